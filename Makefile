@@ -1,0 +1,43 @@
+# Everything runs from .venv, which the first target that needs it creates. Needs Python 3.11 or newer and make.
+PYTHON ?= python3
+PYTEST_FLAGS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test test-slow docs lint format bench clean
+
+demo: $(INSTALLED)
+	$(BIN)/surmin compare --methods sm,adam,gd --data digits --layers 8 --out runs/demo
+
+test: $(INSTALLED)
+	$(BIN)/pytest -m "not slow" $(PYTEST_FLAGS)
+
+test-slow: $(INSTALLED)
+	$(BIN)/pytest -m slow $(PYTEST_FLAGS)
+
+# The examples in the docstrings.
+docs: $(INSTALLED)
+	$(BIN)/pytest --doctest-modules src $(PYTEST_FLAGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
+
+# Leaves .venv and runs/ alone.
+clean:
+	rm -rf build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,62 @@
+"""Largest eigenvalue of many symmetric matrices at once, known only through their product with a vector."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+BatchedProduct = Callable[[Tensor], Tensor]
+
+
+def power_iteration(product: BatchedProduct, start: Tensor, steps: int) -> Tensor:
+    """Estimate λ_max of each of n symmetric matrices, from below.
+
+    Args:
+        product: (n, *in) to (n, *in), row j multiplied by matrix j.
+        start: starting vectors (n, *in), not zero.
+        steps: products; the Rayleigh quotient after the last one is returned. Where it is negative the iteration found
+            the other end of the spectrum, and a second one on the shifted matrices finds λ_max.
+
+    Returns:
+        One estimate per matrix, shape (n,).
+    """
+    estimate = _rayleigh_after(product, start, steps)
+    if bool((estimate < 0).any()):
+        shift = estimate.abs()
+        broadcast = shift.view(-1, *[1] * (start.dim() - 1))
+        estimate = _rayleigh_after(lambda v: product(v) + broadcast * v, start, steps) - shift
+    return estimate
+
+
+def lanczos(product: BatchedProduct, start: Tensor, steps: int) -> Tensor:
+    """λ_max of each of n symmetric matrices by Lanczos with full reorthogonalization; arguments as in `power_iteration`."""
+    n = len(start)
+    shape = start.shape
+    steps = min(steps, start[0].numel())
+    basis = _normalize(start).reshape(n, 1, -1)
+    projected = start.new_zeros(n, steps, steps)
+    for step in range(steps):
+        image = product(basis[:, step].reshape(shape)).reshape(n, -1)
+        coefficients = torch.einsum("nkd,nd->nk", basis, image)
+        projected[:, : step + 1, step] = coefficients
+        projected[:, step, : step + 1] = coefficients
+        for _ in range(2):
+            image = image - torch.einsum("nkd,nk->nd", basis, torch.einsum("nkd,nd->nk", basis, image))
+        if step + 1 < steps:
+            basis = torch.cat([basis, _normalize(image).unsqueeze(1)], dim=1)
+    return torch.linalg.eigvalsh(projected)[:, -1]
+
+
+def _rayleigh_after(product: BatchedProduct, start: Tensor, steps: int) -> Tensor:
+    vector = _normalize(start)
+    quotient = start.new_zeros(len(start))
+    for _ in range(steps):
+        image = product(vector)
+        quotient = (vector * image).flatten(1).sum(1)
+        vector = _normalize(image)
+    return quotient
+
+
+def _normalize(vectors: Tensor) -> Tensor:
+    norms = vectors.flatten(1).norm(dim=1).clamp_min(torch.finfo(vectors.dtype).tiny)
+    return vectors / norms.view(-1, *[1] * (vectors.dim() - 1))

@@ -1,0 +1,140 @@
+"""Matrix output curvature M_j = R_j R_jᵀ (Proposition 1 in its general form) and the block Gauss-Newton matrices it leaves.
+
+Legend: R columns of a sample's output curvature, (k, q, *out) for q sampled rows; G_i = (1/n) Σ_j J_θᵀ R_j R_jᵀ J_θ.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from surmin.curvature.output_curvature import Message
+from surmin.curvature.sampling import importance_rows
+from surmin.losses import ConvexLoss, identity_factor
+from surmin.stages.block import Block
+from surmin.stages.layer import LayerAtPoint
+from surmin.stages.linearize import linearize
+from surmin.stages.stage import Tape
+
+
+@dataclass(frozen=True)
+class FactorPiece:
+    """One layer of a block on the sampled rows of one micro-batch: the layer at its point, and R at its output."""
+
+    point: LayerAtPoint
+    columns: Tensor
+
+    def project(self, direction: Tensor) -> Tensor:
+        """Rᵀ J_θ v: a flat vector to (k, q)."""
+        tangent = self.point.parameter_jvp(direction)
+        return torch.linalg.vecdot(self.columns.flatten(2), tangent.flatten(1))
+
+    def lift(self, coefficients: Tensor) -> Tensor:
+        """J_θᵀ R c: (k, q) to a flat vector."""
+        weights = coefficients.view(*coefficients.shape, *[1] * (self.columns.dim() - 2))
+        cotangent = self.columns[0] * weights[0]
+        for column, weight in zip(self.columns[1:], weights[1:], strict=True):
+            cotangent.addcmul_(column, weight)
+        return self.point.parameter_vjp(cotangent)
+
+
+class GaussNewton:
+    """G of one block. A block of several layers shares the coefficients c = Σ_layers Rᵀ J_θ v, so its couplings are exact."""
+
+    def __init__(self, pieces: list[list[FactorPiece]], sizes: list[int], samples: int) -> None:
+        self.pieces = pieces
+        self.sizes = sizes
+        self.samples = samples
+
+    def product(self, direction: Tensor) -> Tensor:
+        """G v = (1/n) Σ_j J_θᵀ R_j R_jᵀ J_θ v."""
+        parts = direction.split(self.sizes)
+        total = torch.zeros_like(direction)
+        for layers in self.pieces:
+            coefficients = sum(piece.project(part) for piece, part in zip(layers, parts, strict=True))
+            assert isinstance(coefficients, Tensor)
+            total += torch.cat([piece.lift(coefficients) for piece in layers])
+        return total / self.samples
+
+
+@dataclass(frozen=True)
+class FactorCurvature:
+    """Columns R_j go down the pipe; every layer replaces them by J_zᵀ R_j.
+
+    Attributes:
+        rank: random columns per sample, or None for the exact factor of the loss.
+        fraction: the part of the batch that carries the curvature, in (0, 1].
+        share: the part of those samples drawn by how curved their loss is (`importance_rows`).
+        top_factor: "hessian" starts from ∇²ℓ, "smoothness" from the paper's bound L I.
+    """
+
+    rank: int | None = None
+    fraction: float = 0.25
+    share: float = 0.8
+    top_factor: Literal["hessian", "smoothness"] = "hessian"
+
+    needs_cotangents = False
+    decoupled = False
+
+    def top(self, loss: ConvexLoss, outputs: Sequence[Tensor], targets: Sequence[Tensor], seed: int) -> list[Message]:
+        """One message per micro-batch: the columns √weight · S_j, and the rows they belong to (left out: all rows)."""
+        sizes = [len(part) for part in outputs]
+        joined, labels = torch.cat(list(outputs)), torch.cat(list(targets))
+        generator = torch.Generator(joined.device).manual_seed(seed)
+        if self.fraction == 1:
+            return [(part,) for part in self._columns(loss, joined, labels, generator).split(sizes, dim=1)]
+        count = self.sample_count(len(joined))
+        rows, weights = importance_rows(loss.trace(joined, labels), count, self.share, generator)
+        columns = self._columns(loss, joined[rows], labels[rows], generator)
+        columns = columns * weights.sqrt().view(1, -1, *[1] * (columns.dim() - 2))
+        return _split_by_microbatch(columns, rows, sizes)
+
+    def descend(
+        self, block: Block, tapes: Sequence[Tape], messages: Sequence[Message], seed: int
+    ) -> tuple[GaussNewton, list[Message]]:
+        """The block's Gauss-Newton matrix, and the columns at the block's input."""
+        pieces, below = [], []
+        for tape, (columns, *rows) in zip(tapes, messages, strict=True):
+            layers, remaining = _descend_one(block, tape, columns, rows[0] if rows else None)
+            pieces.append(layers)
+            below.append((remaining, *rows))
+        sizes = [layer.size for layer in block.layers if layer.size]
+        return GaussNewton(pieces, sizes, self.sample_count(sum(len(tape.output) for tape in tapes))), below
+
+    def sample_count(self, batch: int) -> int:
+        """How many samples of a batch carry the curvature, at least one."""
+        return max(1, round(self.fraction * batch))
+
+    def _columns(self, loss: ConvexLoss, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        if self.rank is not None:
+            return loss.sampled_factor(outputs, targets, self.rank, generator)
+        if self.top_factor == "smoothness":
+            return identity_factor(outputs, loss.smoothness(outputs))
+        return loss.factor(outputs, targets)
+
+
+def _descend_one(block: Block, tape: Tape, columns: Tensor, rows: Tensor | None) -> tuple[list[FactorPiece], Tensor]:
+    """Pull the columns of one micro-batch through a block, keeping them at the output of every trainable layer."""
+    pieces: list[FactorPiece] = []
+    trainable = sum(1 for layer in block.layers if layer.size)
+    for index in reversed(range(block.start, block.stop)):
+        layer, inputs = block.stage.layers[index], tape.inputs[index].detach()
+        point = linearize(layer, inputs if rows is None else inputs[rows])
+        if layer.size:
+            pieces.append(FactorPiece(point, columns))
+        if block.index == 0 and len(pieces) == trainable:
+            break
+        columns = point.input_vjp(columns)
+    return pieces[::-1], columns
+
+
+def _split_by_microbatch(columns: Tensor, rows: Tensor, sizes: Sequence[int]) -> list[Message]:
+    """Cut columns of ascending rows of the whole batch into those of each micro-batch, rows counted from its start."""
+    starts = torch.tensor([0, *sizes]).cumsum(0)
+    cuts = torch.searchsorted(rows, starts.to(rows.device)).tolist()
+    return [
+        (columns[:, cut:end], rows[cut:end] - start)
+        for cut, end, start in zip(cuts, cuts[1:], starts.tolist(), strict=False)
+    ]

@@ -1,0 +1,129 @@
+"""Products with the Hessian of a block's surrogate, exact: the blocks H_zz, H_zθ and H_θθ of Appendix A.
+
+Legend: Ψ(z, θ) = Σ_j [⟨g_j, f(z_j, θ) - f̄_j⟩ + ½ L_j ‖f(z_j, θ) - f̄_j‖²] in per-sample units (the caller divides by n);
+u a direction in the block's input (n, *in), v a flat direction in its parameters (P,).
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import grad, jvp
+
+from surmin.stages.block import Block
+from surmin.stages.elementwise import ELEMENTWISE, elementwise_derivative, elementwise_second_derivative
+from surmin.stages.layer import Layer, flatten
+
+
+class SurrogateHessian(Protocol):
+    """The Hessian of Ψ at the expansion point of one micro-batch."""
+
+    def input_product(self, direction: Tensor) -> Tensor:
+        """H_zz u, (n, *in); block-diagonal over samples."""
+
+    def parameter_product(self, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """H_θθ v (P,), and H_zθ v (n, *in)."""
+
+    def mixed_transpose(self, direction: Tensor) -> Tensor:
+        """H_zθᵀ u, (P,)."""
+
+
+def surrogate_hessian(block: Block, inputs: Tensor, cotangent: Tensor, curvature: Tensor) -> SurrogateHessian:
+    """The Hessian of a block's Ψ: closed form for a linear layer with its activation, `torch.func` for any other.
+
+    Args:
+        block: the block.
+        inputs: its input at the expansion point, (n, *in).
+        cotangent: g, per-sample gradients at its output, (n, *out).
+        curvature: L_j of each sample, (n,).
+    """
+    shape = (-1, *[1] * (cotangent.dim() - 1))
+    modules = [type(layer.module) for layer in block.layers]
+    closed = modules[:1] == [nn.Linear] and block.layers[0].all_trainable and len(modules) <= 2
+    if closed and all(module in ELEMENTWISE for module in modules[1:]) and inputs.dim() == 2:
+        return LinearHessian(block.layers, inputs, cotangent, curvature.view(shape))
+    return GenericHessian(block, inputs, cotangent, curvature.view(shape))
+
+
+class LinearHessian:
+    """f = σ(z Wᵀ + b): with s' = σ'(a), s'' = σ''(a), the Hessian acts through D = s''⊙g + L s'² and e = s'⊙g."""
+
+    def __init__(self, layers: list[Layer], inputs: Tensor, cotangent: Tensor, curvature: Tensor) -> None:
+        self.layer = layers[0]
+        module = self.layer.module
+        assert isinstance(module, nn.Linear)
+        self.inputs = inputs
+        self.weight = module.weight.detach()
+        if len(layers) == 1:
+            self.e = cotangent
+            self.d = curvature.expand_as(cotangent)
+            return
+        activation = F.linear(inputs, self.weight, None if module.bias is None else module.bias.detach())
+        first = elementwise_derivative(layers[1], activation)
+        self.e = first * cotangent
+        self.d = elementwise_second_derivative(layers[1], activation) * cotangent + curvature * first.square()
+
+    def input_product(self, direction: Tensor) -> Tensor:
+        """(D ⊙ u Wᵀ) W."""
+        return (self.d * (direction @ self.weight.t())) @ self.weight
+
+    def parameter_product(self, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """With a = z Vᵀ + v_b: (D ⊙ a)ᵀ z for θ, and (D ⊙ a) W + e V for z."""
+        tangent = self.layer.unflatten(direction)
+        change = self.d * F.linear(self.inputs, tangent["weight"], tangent.get("bias"))
+        return self._pull(change), change @ self.weight + self.e @ tangent["weight"]
+
+    def mixed_transpose(self, direction: Tensor) -> Tensor:
+        """(D ⊙ u Wᵀ)ᵀ z + eᵀ u."""
+        change = self.d * (direction @ self.weight.t())
+        pulled = self._pull(change)
+        pulled[: self.weight.numel()] += (self.e.t() @ direction).reshape(-1)
+        return pulled
+
+    def _pull(self, change: Tensor) -> Tensor:
+        pieces = [change.t() @ self.inputs]
+        if "bias" in self.layer.parameters:
+            pieces.append(change.sum(0))
+        return flatten(pieces)
+
+
+class GenericHessian:
+    """Forward over reverse mode through any block."""
+
+    def __init__(self, block: Block, inputs: Tensor, cotangent: Tensor, curvature: Tensor) -> None:
+        self.block = block
+        self.inputs = inputs.detach()
+        self.cotangent = cotangent
+        self.curvature = curvature
+        self.parameters = block.vector() if block.size else inputs.new_zeros(0)
+        self.output = self._forward(self.inputs, self.parameters).detach()
+
+    def input_product(self, direction: Tensor) -> Tensor:
+        """Forward over reverse in z."""
+        gradient = grad(lambda z: self._surrogate(z, self.parameters))
+        return jvp(gradient, (self.inputs,), (direction,))[1]
+
+    def parameter_product(self, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """Forward in θ over reverse in (θ, z); an integer input has no H_zθ."""
+        if not self.inputs.is_floating_point():
+            gradient = grad(lambda theta: self._surrogate(self.inputs, theta))
+            return jvp(gradient, (self.parameters,), (direction,))[1], torch.zeros_like(self.inputs)
+        both = grad(lambda theta, z: self._surrogate(z, theta), argnums=(0, 1))
+        own, mixed = jvp(lambda theta: both(theta, self.inputs), (self.parameters,), (direction,))[1]
+        return own, mixed
+
+    def mixed_transpose(self, direction: Tensor) -> Tensor:
+        """Forward in z over reverse in θ."""
+        gradient = grad(lambda theta, z: self._surrogate(z, theta))
+        return jvp(lambda z: gradient(self.parameters, z), (self.inputs,), (direction,))[1]
+
+    def _forward(self, inputs: Tensor, parameters: Tensor) -> Tensor:
+        state = inputs
+        for layer, piece in zip(self.block.layers, self.block.split(parameters), strict=True):
+            state = layer.forward(state, layer.unflatten(piece))
+        return state
+
+    def _surrogate(self, inputs: Tensor, parameters: Tensor) -> Tensor:
+        change = self._forward(inputs, parameters) - self.output
+        return (self.cotangent * change).sum() + 0.5 * (self.curvature * change.square()).sum()

@@ -1,0 +1,94 @@
+"""Second moments of a layer's inputs and columns, from which the Kronecker preconditioner is built."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from surmin.curvature.factor import FactorPiece, GaussNewton
+from surmin.solvers.kronecker import KroneckerMoments, MeanDiagonal, Moments
+from surmin.stages.layer import KroneckerPoint
+
+
+class InputMomentCache:
+    """The moment of the network's own inputs, kept while they stay the same tensors (a full batch, say)."""
+
+    def __init__(self) -> None:
+        self._inputs: list[Tensor] = []
+        self._versions: list[int] = []
+        self._moment: Tensor | None = None
+
+    def moment(self, inputs: Sequence[Tensor], samples: int) -> Tensor:
+        """Mean outer product, with a 1 appended, of evenly spaced rows: at least `samples` of them."""
+        if self._moment is None or not self._same(inputs):
+            stride = max(1, sum(len(part) for part in inputs) // samples)
+            self._inputs, self._versions = list(inputs), [part._version for part in inputs]
+            starts = accumulate((len(part) for part in inputs[:-1]), initial=0)
+            spaced = [part[-start % stride :: stride] for part, start in zip(inputs, starts, strict=True)]
+            self._moment = _input_moment([rows.flatten(1) for rows in spaced])
+        return self._moment
+
+    def _same(self, inputs: Sequence[Tensor]) -> bool:
+        return len(inputs) == len(self._inputs) and all(
+            new.data_ptr() == old.data_ptr() and new.shape == old.shape and new._version == version
+            for new, old, version in zip(inputs, self._inputs, self._versions, strict=True)
+        )
+
+
+def estimate_moments(
+    curvature: GaussNewton, network_inputs: Sequence[Tensor] | None, cache: InputMomentCache, seed: int
+) -> list[Moments]:
+    """One entry per trainable layer of a block.
+
+    Args:
+        curvature: the block's Gauss-Newton matrix.
+        network_inputs: the network's inputs, one tensor per micro-batch, where the block's first trainable layer is linear
+            and reads them (flattened); None for any other block.
+        cache: where the moment of those is kept.
+        seed: of the random signs spent on layers without Kronecker structure.
+    """
+    moments: list[Moments] = []
+    for position, pieces in enumerate(zip(*curvature.pieces, strict=True)):
+        if all(isinstance(piece.point, KroneckerPoint) for piece in pieces):
+            known = cache.moment(network_inputs, curvature.samples) if position == 0 and network_inputs else None
+            moments.append(_kronecker(pieces, known, curvature.samples))
+        else:
+            moments.append(_mean_diagonal(pieces, curvature.sizes[position], curvature.samples, seed))
+    return moments
+
+
+def _kronecker(pieces: Sequence[FactorPiece], known_inputs: Tensor | None, samples: int) -> KroneckerMoments:
+    points = [piece.point for piece in pieces if isinstance(piece.point, KroneckerPoint)]
+    inputs = _input_moment([point.kronecker_rows() for point in points]) if known_inputs is None else known_inputs
+    columns = [point.kronecker_columns(piece.columns) for point, piece in zip(points, pieces, strict=True)]
+    outputs = _gram(columns) / samples
+    bias = points[0].has_bias
+    return KroneckerMoments(inputs if bias else inputs[:-1, :-1], outputs, bias)
+
+
+def _input_moment(parts: Sequence[Tensor]) -> Tensor:
+    """[Σ z zᵀ, Σ z; Σ zᵀ, N] / N over all rows."""
+    count = sum(len(rows) for rows in parts)
+    size = parts[0].shape[1]
+    moment = parts[0].new_ones(size + 1, size + 1)
+    moment[:-1, :-1] = _gram(parts) / count
+    moment[:-1, -1] = moment[-1, :-1] = torch.stack([rows.sum(0) for rows in parts]).sum(0) / count
+    return moment
+
+
+def _gram(parts: Sequence[Tensor]) -> Tensor:
+    """Σ rowsᵀ rows."""
+    total = parts[0].t() @ parts[0]
+    for rows in parts[1:]:
+        total += rows.t() @ rows
+    return total
+
+
+def _mean_diagonal(pieces: Sequence[FactorPiece], size: int, samples: int, seed: int) -> MeanDiagonal:
+    """Tr G / P by one random-sign probe: E‖Σ_jk ε_jk J_θᵀ r_jk‖² = n tr G."""
+    columns, rows = len(pieces[0].columns), [piece.columns.shape[1] for piece in pieces]
+    generator = torch.Generator(pieces[0].columns.device).manual_seed(seed)
+    signs = pieces[0].columns.new_empty(columns, sum(rows)).bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+    lifted = [piece.lift(part) for piece, part in zip(pieces, signs.split(rows, dim=1), strict=True)]
+    return MeanDiagonal(torch.stack(lifted).sum(0).square().sum() / (samples * size), size)

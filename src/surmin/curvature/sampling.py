@@ -1,0 +1,31 @@
+"""Which samples carry the curvature when only a fraction of the batch does."""
+
+import torch
+from torch import Tensor
+
+
+def importance_rows(traces: Tensor, count: int, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw `count` samples, preferring those whose loss is most curved, by systematic sampling.
+
+    A sample of a network that already fits it has almost no curvature: drawing such samples wastes their share of the work
+    and leaves the others unbounded. Sample j is drawn with probability p_j = share · trace_j / Σ trace + (1 - share) / n.
+
+    Args:
+        traces: tr ∇²ℓ_j of every sample, (n,).
+        count: how many to draw; a very curved sample can come twice.
+        share: the part of the draws that follows the curvature; the rest is uniform, so no weight exceeds 1 / (1 - share).
+        generator: source of the single random number that the draw needs.
+
+    Returns:
+        Indices (count,) in ascending order, and weights 1 / (n p_j) with which the sampled mean is unbiased.
+    """
+    n = len(traces)
+    total = traces.sum()
+    uniform = torch.full_like(traces, 1 / n)
+    p = torch.where(total > 0, share * traces / total.clamp_min(torch.finfo(traces.dtype).tiny), share * uniform)
+    p = p + (1 - share) * uniform
+    offset = torch.rand(1, generator=generator, dtype=torch.float64, device=generator.device).to(traces.device)
+    points = (torch.arange(count, device=traces.device) + offset) / count
+    cumulative = p.double().cumsum(0)
+    rows = torch.searchsorted(cumulative / cumulative[-1], points).clamp_max(n - 1)
+    return rows, 1 / (n * p[rows])

@@ -1,0 +1,99 @@
+"""Scalar output curvatures of Appendix A: one L for all samples (`scalar`), or one L_j for each (`sample`).
+
+Legend: H the Hessian of Ψ_i∘f_i, λ = λ_max(H_zz), δ > 0 the decoupling constant. Going down, L_{i-1} = λ + δ and
+ℍ_i = H_θθ + H_zθᵀ H_zθ / δ; the first block has nothing below it and keeps H_θθ alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from surmin.curvature.eigenvalue import lanczos, power_iteration
+from surmin.curvature.hessian import SurrogateHessian, surrogate_hessian
+from surmin.curvature.output_curvature import Message
+from surmin.losses import ConvexLoss
+from surmin.stages.block import Block
+from surmin.stages.stage import Tape
+
+
+class DecoupledHessian:
+    """ℍ_i of one block, condition (2) of Lemma 1 with [ℍ_zz - λ I]⁻¹ = I/δ."""
+
+    def __init__(self, hessians: list[SurrogateHessian], inverse_deltas: list[Tensor] | None, samples: int) -> None:
+        self.hessians = hessians
+        self.inverse_deltas = inverse_deltas
+        self.samples = samples
+
+    def product(self, direction: Tensor) -> Tensor:
+        """ℍ v = (1/n) [H_θθ v + H_zθᵀ (H_zθ v) / δ]."""
+        total = torch.zeros_like(direction)
+        for index, hessian in enumerate(self.hessians):
+            own, mixed = hessian.parameter_product(direction)
+            total += own
+            if self.inverse_deltas is not None:
+                total += hessian.mixed_transpose(mixed * _broadcast(self.inverse_deltas[index], mixed))
+        return total / self.samples
+
+
+@dataclass(frozen=True)
+class ScalarCurvature:
+    """M_j = L_j I, with L_j the same for all samples or not.
+
+    Attributes:
+        per_sample: False for the paper's one number, True for one number a sample (tighter).
+        delta: the decoupling constant δ, in per-sample units.
+        delta_relative: when given, δ = delta_relative · λ instead.
+        power_steps: products spent on λ_max; both methods estimate it from below.
+        eigenvalue: "power" (the paper's) or "lanczos" (closer for the same number of products).
+    """
+
+    per_sample: bool = False
+    delta: float = 1.0
+    delta_relative: float | None = None
+    power_steps: int = 20
+    eigenvalue: Literal["power", "lanczos"] = "power"
+
+    needs_cotangents = True
+    decoupled = True
+
+    def top(self, loss: ConvexLoss, outputs: Sequence[Tensor], targets: Sequence[Tensor], seed: int) -> list[Message]:
+        """L_m, the smoothness constant of the loss."""
+        return [(part.new_full((len(part) if self.per_sample else 1,), loss.smoothness(part)),) for part in outputs]
+
+    def descend(
+        self, block: Block, tapes: Sequence[Tape], messages: Sequence[Message], seed: int
+    ) -> tuple[DecoupledHessian, list[Message]]:
+        """ℍ_i, and L_{i-1} for the block below."""
+        samples = sum(len(tape.output) for tape in tapes)
+        hessians = [
+            surrogate_hessian(block, tape.inputs[block.start].detach(), samples * tape.cotangents[block.stop], constant)
+            for tape, (constant,) in zip(tapes, messages, strict=True)
+        ]
+        if block.index == 0:
+            return DecoupledHessian(hessians, None, samples), []
+        largest = [self._largest(h, tape.inputs[block.start], seed) for h, tape in zip(hessians, tapes, strict=True)]
+        if not self.per_sample:
+            overall = torch.cat(largest).max().view(1)
+            largest = [overall] * len(largest)
+        deltas = [self._delta(value) if block.size else torch.zeros_like(value) for value in largest]
+        below: list[Message] = [(value + delta,) for value, delta in zip(largest, deltas, strict=True)]
+        return DecoupledHessian(hessians, [1 / delta for delta in deltas] if block.size else None, samples), below
+
+    def _largest(self, hessian: SurrogateHessian, inputs: Tensor, seed: int) -> Tensor:
+        """λ_max of every sample's H_zz; the same starting vector for each, so that micro-batching changes nothing."""
+        generator = torch.Generator(inputs.device).manual_seed(seed)
+        vector = torch.randn(inputs.shape[1:], generator=generator, dtype=inputs.dtype, device=inputs.device)
+        search = power_iteration if self.eigenvalue == "power" else lanczos
+        return search(hessian.input_product, vector.expand_as(inputs).clone(), self.power_steps)
+
+    def _delta(self, largest: Tensor) -> Tensor:
+        if self.delta_relative is None:
+            return torch.full_like(largest, self.delta)
+        return (self.delta_relative * largest).clamp_min(torch.finfo(largest.dtype).eps)
+
+
+def _broadcast(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.dim() - 1))

@@ -1,0 +1,44 @@
+"""Accepting a step and adapting the damping λ and the inflation κ (DESIGN 2.4, after Levenberg and Marquardt)."""
+
+import math
+from dataclasses import dataclass, replace
+
+ACCEPT_ABOVE = 0.25
+TRUST_ABOVE = 0.75
+RAISE, LOWER = 2.0, 1 / 3
+TIGHTEN_ABOVE, TIGHTEN = 1.1, 0.7
+SMALLEST, LARGEST = 1e-12, 1e12
+
+
+def reduction_ratio(loss: float, new_loss: float, predicted: float) -> float:
+    """Actual over predicted decrease; NaN when nothing was predicted or a loss is not finite."""
+    if not (math.isfinite(new_loss) and math.isfinite(predicted) and predicted > 0):
+        return math.nan
+    return (loss - new_loss) / predicted
+
+
+def is_acceptable(loss: float, new_loss: float, predicted: float) -> bool:
+    """Majorisation needs the bound only at the new point: the loss fell, by a fair part of what was predicted."""
+    return new_loss < loss and reduction_ratio(loss, new_loss, predicted) > ACCEPT_ABOVE
+
+
+@dataclass(frozen=True)
+class Damping:
+    """λ, and the share of the decoupling's inflation that is in use (1: all of it, a bound by Lemma 1)."""
+
+    value: float
+    inflation_share: float = 1.0
+
+    def after_rejection(self) -> "Damping":
+        """λ up, inflation back towards the bound."""
+        return Damping(min(self.value * RAISE, LARGEST), min(1.0, self.inflation_share / TIGHTEN))
+
+    def after_acceptance(self, ratio: float, *, tighten: bool) -> "Damping":
+        """λ down where the model was trusted; less inflation where the bound was loose."""
+        value = max(self.value * LOWER, SMALLEST) if ratio > TRUST_ABOVE else self.value
+        share = self.inflation_share * TIGHTEN if tighten and ratio > TIGHTEN_ABOVE else self.inflation_share
+        return Damping(value, share)
+
+    def scaled(self, factor: float) -> "Damping":
+        """Another λ at the same inflation."""
+        return replace(self, value=self.value * factor)

@@ -1,0 +1,66 @@
+"""A NumPy archive (.npz) with the arrays x_train, y_train, x_test and y_test.
+
+- x_train, x_test: (samples, ...), of any number type. Unsigned bytes are taken for pixels: scaled as MNIST's, and a
+  (samples, height, width) array gains a channel axis. Anything else is taken as it is.
+- y_train, y_test: (samples,), of an integer type, class numbers from 0.
+"""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from surmin.data.checks import check_finite, check_pair, check_same_shape, count_classes, samples_to_keep
+from surmin.data.dataset import Dataset
+from surmin.data.errors import DataError
+from surmin.data.npy import read_npy
+from surmin.data.pixels import labels_to_tensor, scale_pixels
+
+NAMES = ("x_train", "y_train", "x_test", "y_test")
+
+
+def load_arrays(path: Path, train_samples: int | None, dtype: torch.dtype) -> Dataset:
+    """Loads the archive; `classes` is one more than the largest label, whatever `train_samples` is."""
+    x_train, y_train, x_test, y_test = _read_archive(path)
+    for inputs, labels, part in ((x_train, y_train, "train"), (x_test, y_test, "test")):
+        _check_types(inputs, labels, part, path)
+        check_pair(inputs, labels, f"{path} ({part})")
+    check_same_shape(x_train, x_test, str(path))
+    classes = count_classes(y_train, y_test, str(path))
+    kept = samples_to_keep(train_samples, len(x_train), str(path))
+    return Dataset(
+        path.stem,
+        _to_inputs(x_train[:kept], dtype, f"{path}: x_train"),
+        labels_to_tensor(y_train[:kept]),
+        _to_inputs(x_test, dtype, f"{path}: x_test"),
+        labels_to_tensor(y_test),
+        classes,
+    )
+
+
+def _read_archive(path: Path) -> list[NDArray[np.generic]]:
+    try:
+        stored = path.stat().st_size
+        with zipfile.ZipFile(path) as archive:
+            return [read_npy(archive, name, stored, f"{path}: {name}") for name in NAMES]
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read as an .npz file: {error}") from error
+
+
+def _check_types(inputs: NDArray[np.generic], labels: NDArray[np.generic], part: str, path: Path) -> None:
+    if inputs.dtype.kind not in "fiu":
+        raise DataError(f"{path}: x_{part} must hold numbers, has type {inputs.dtype}")
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"{path}: y_{part} must hold integers, has type {labels.dtype}")
+
+
+def _to_inputs(values: NDArray[np.generic], dtype: torch.dtype, where: str) -> Tensor:
+    if values.dtype == np.uint8:
+        return scale_pixels(values.view(np.uint8), dtype)
+    inputs = torch.from_numpy(np.array(values, dtype=np.float64, order="C")).to(dtype)
+    check_finite(inputs, where)
+    return inputs

@@ -1,0 +1,8 @@
+"""The one exception of this package."""
+
+
+class DataError(ValueError):
+    """Data that cannot be loaded; the message is one line and names the file or the argument at fault."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))

@@ -1,0 +1,112 @@
+"""The local phase (wave 4): what every block minimises, with which solver. No communication happens here."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from surmin.curvature.factor import GaussNewton
+from surmin.curvature.moments import InputMomentCache, estimate_moments
+from surmin.options import Options
+from surmin.pipeline.in_process import BlockWaves
+from surmin.pipeline.work import WorkMeter
+from surmin.solvers.conjugate_gradient import ConjugateGradient
+from surmin.solvers.cubic import CubicGradientDescent, CubicKrylov
+from surmin.solvers.gradient_descent import ArmijoGradientDescent, GradientDescent
+from surmin.solvers.kronecker import KroneckerPreconditioner, Moments
+from surmin.solvers.nonlinear import Adam, GaussNewtonDescent, Lbfgs, NonlinearSolver
+from surmin.solvers.result import Solver, SolverResult
+from surmin.stages.block import Block
+from surmin.surrogates.local_loss import LocalLoss
+from surmin.surrogates.nonlinear import NonlinearLocalLoss, nonlinear_local_loss
+
+QUADRATIC_SOLVERS: dict[str, Callable[[Options], Solver]] = {
+    "cg": lambda options: ConjugateGradient(options.inner_steps),
+    "gd": lambda options: GradientDescent(options.inner_steps, options.inner_learning_rate),
+    "gd-armijo": lambda options: ArmijoGradientDescent(options.inner_steps, options.inner_learning_rate),
+    "cubic-gd": lambda options: CubicGradientDescent(options.inner_steps),
+    "cubic-krylov": lambda options: CubicKrylov(options.inner_steps),
+}
+NONLINEAR_SOLVERS: dict[str, Callable[[Options], NonlinearSolver]] = {
+    "lbfgs": lambda options: Lbfgs(options.inner_steps),
+    "gauss-newton": lambda options: GaussNewtonDescent(options.inner_steps),
+    "adam": lambda options: Adam(options.inner_steps, options.inner_learning_rate),
+}
+
+
+@dataclass(frozen=True)
+class QuadraticProblem:
+    """One block's quadratic local loss, its solver, and the moments its preconditioner is built from."""
+
+    block: Block
+    loss: LocalLoss
+    solver: Solver
+    moments: Sequence[Moments] | None
+    work: WorkMeter
+
+    def solve(self, inflation: float, damping: float) -> SolverResult:
+        """Minimise at this κ and λ."""
+        loss = self.loss.inflated(inflation).damped(damping)
+        if self.moments is None:
+            return self.solver.solve(loss)
+        with self.work.phase(("invert", self.block.index)):
+            preconditioner = KroneckerPreconditioner(self.moments, inflation, damping)
+        return self.solver.solve(loss, self.work.counted(("precondition", self.block.index), preconditioner))
+
+
+@dataclass(frozen=True)
+class NonlinearProblem:
+    """One block's nonlinear local loss and its solver."""
+
+    block: Block
+    loss: NonlinearLocalLoss
+    solver: NonlinearSolver
+
+    def solve(self, inflation: float, damping: float) -> SolverResult:
+        """Minimise at this κ and λ."""
+        return self.solver.solve(self.loss.inflated(inflation).damped(damping))
+
+
+Problem = QuadraticProblem | NonlinearProblem
+
+
+class LocalPhase:
+    """Turns what the waves left in each block into the problem the block solves."""
+
+    def __init__(self, options: Options, work: WorkMeter) -> None:
+        self.options = options
+        self.work = work
+        self._network_moment = InputMomentCache()
+
+    def problem(self, waves: BlockWaves, network_inputs: Sequence[Tensor], seed: int) -> Problem:
+        """The local loss of one block and its solver.
+
+        Args:
+            waves: what the gradient and curvature waves left.
+            network_inputs: the network's inputs by micro-batch; their second moment is kept while they stay the same.
+            seed: of the random probe that scales layers without Kronecker structure.
+        """
+        options, block = self.options, waves.block
+        if options.local == "nonlinear":
+            assert isinstance(waves.curvature, GaussNewton)
+            loss = nonlinear_local_loss(block, waves.tapes, waves.messages, waves.curvature.samples, self.work)
+            return NonlinearProblem(block, loss, NONLINEAR_SOLVERS[options.solver](options))
+        product = self.work.counted(("product", block.index, waves.shape), waves.curvature.product)
+        quadratic = LocalLoss(waves.gradient, product, cubic=options.cubic)
+        moments = None
+        if options.preconditioner == "kronecker":
+            assert isinstance(waves.curvature, GaussNewton)
+            direct = network_inputs if _reads_network_input(block) else None
+            with self.work.phase(("moments", block.index, waves.shape)):
+                moments = estimate_moments(waves.curvature, direct, self._network_moment, seed)
+        return QuadraticProblem(block, quadratic, QUADRATIC_SOLVERS[options.solver](options), moments, self.work)
+
+
+def _reads_network_input(block: Block) -> bool:
+    """Whether the block's first trainable layer is a linear one that sees the network's input, flattened at most."""
+    for layer in block.stage.layers[: block.stop] if block.index == 0 and block.stage.layers[0].name == "0" else ():
+        if layer.size:
+            return type(layer.module) is nn.Linear
+        if type(layer.module) is not nn.Flatten:
+            return False
+    return False

@@ -1,0 +1,1 @@
+"""Carrying waves through the stages, and counting what that costs."""

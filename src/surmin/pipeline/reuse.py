@@ -1,0 +1,33 @@
+"""Using the forward wave that accepted a step as the next iteration's first wave."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from surmin.pipeline.in_process import Wave
+from surmin.stages.stage import Stage
+
+
+@dataclass(frozen=True)
+class AcceptedWave:
+    """A forward wave at the current parameters, with what tells whether it still is one."""
+
+    wave: Wave
+    batch: tuple[Tensor, Tensor]
+    versions: tuple[int, ...]
+
+    @classmethod
+    def of(cls, wave: Wave, inputs: Tensor, targets: Tensor, stages: Sequence[Stage]) -> "AcceptedWave":
+        """Note the batch and the versions of everything the wave depends on."""
+        return cls(wave, (inputs, targets), _versions(inputs, targets, stages))
+
+    def fits(self, inputs: Tensor, targets: Tensor, stages: Sequence[Stage]) -> bool:
+        """Whether batch and parameters are the same tensors, unchanged since."""
+        same = inputs is self.batch[0] and targets is self.batch[1]
+        return same and self.versions == _versions(inputs, targets, stages)
+
+
+def _versions(inputs: Tensor, targets: Tensor, stages: Sequence[Stage]) -> tuple[int, ...]:
+    parameters = [parameter for stage in stages for parameter in stage.parameters]
+    return tuple(tensor._version for tensor in (inputs, targets, *parameters))

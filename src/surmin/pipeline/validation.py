@@ -1,0 +1,76 @@
+"""Clear errors for what cannot be trained, before anything changes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def check_modules(stages: Sequence[nn.Module]) -> None:
+    """Raise ValueError for stages whose local losses would not mean anything, naming the module and the way out."""
+    if not stages:
+        raise ValueError("a network needs at least one stage")
+    for position, stage in enumerate(stages):
+        if not isinstance(stage, nn.Module):
+            raise TypeError(f"stage {position} is a {type(stage).__name__}, not an nn.Module")
+        _check_deterministic(stage, position)
+    _check_parameters(stages)
+
+
+def check_batch(inputs: Tensor, targets: Tensor, microbatches: int) -> None:
+    """Raise ValueError for an empty, mismatched, non-finite or unequally cut batch."""
+    if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
+        raise TypeError(f"inputs and targets must be tensors, got {type(inputs).__name__} and {type(targets).__name__}")
+    if inputs.dim() == 0 or targets.dim() == 0 or len(inputs) == 0:
+        raise ValueError("the batch is empty: inputs and targets need at least one sample along their first dimension")
+    if len(inputs) != len(targets):
+        raise ValueError(f"{len(inputs)} inputs do not match {len(targets)} targets")
+    if len(inputs) % microbatches:
+        raise ValueError(
+            f"a batch of {len(inputs)} samples cannot be cut into {microbatches} equal micro-batches: "
+            "change the batch size or the number of micro-batches"
+        )
+    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+        raise ValueError("inputs contain NaN or infinite values")
+
+
+def _check_deterministic(stage: nn.Module, position: int) -> None:
+    for name, module in stage.named_modules():
+        where = f"{type(module).__name__} {name!r} in stage {position}" if name else f"stage {position}"
+        if isinstance(module, _DropoutNd) and module.training and module.p > 0:
+            raise ValueError(
+                f"{where} is in training mode: dropout draws another network at every pass, so no bound and no comparison "
+                "of losses would hold; call .eval() on it or remove it"
+            )
+        if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
+            raise ValueError(
+                f"{where} is in training mode: batch statistics tie the samples of a batch together, and local losses need "
+                "one sample's output to depend on that sample alone; call .eval() on it or use LayerNorm or GroupNorm"
+            )
+
+
+def _check_parameters(stages: Sequence[nn.Module]) -> None:
+    owners: dict[int, int] = {}
+    trainable = []
+    for position, stage in enumerate(stages):
+        for name, parameter in stage.named_parameters():
+            if owners.setdefault(id(parameter), position) != position:
+                raise ValueError(
+                    f"parameter {name!r} of stage {position} is shared with stage {owners[id(parameter)]}: "
+                    "a local loss owns its parameters, so copy it or put both layers into one module"
+                )
+            if parameter.dtype in HALF:
+                raise ValueError(
+                    f"parameter {name!r} of stage {position} has dtype {parameter.dtype}: the solvers need float32 or float64"
+                )
+            if parameter.requires_grad:
+                trainable.append(parameter)
+    if not trainable:
+        raise ValueError("no parameter of the network requires a gradient: there is nothing to train")
+    kinds = {(parameter.dtype, str(parameter.device)) for parameter in trainable}
+    if len({dtype for dtype, _ in kinds}) > 1:
+        raise ValueError(f"all parameters must have one dtype, got {sorted(str(dtype) for dtype, _ in kinds)}")

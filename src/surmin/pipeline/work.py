@@ -1,0 +1,69 @@
+"""Counting work in operations of matrix products, convolutions and factorizations."""
+
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+aten = torch.ops.aten
+
+OPERATIONS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    aten.linalg_cholesky_ex: lambda matrix, *_, **__: len(matrix) ** 3 // 3,
+    aten.cholesky_inverse: lambda factor, *_, **__: 2 * len(factor) ** 3 // 3,
+}
+
+
+class _OperationCounter(TorchDispatchMode):
+    """Adds up the operations of everything that runs under it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is compiled; saying so spares a second of imports at the first step."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        count = OPERATIONS.get(func._overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+class WorkMeter:
+    """Operations so far. A phase is counted by running it once under a counter; later runs of the same key add that."""
+
+    def __init__(self) -> None:
+        self.operations = 0
+        self._known: dict[Hashable, int] = {}
+
+    @contextmanager
+    def phase(self, key: Hashable) -> Iterator[None]:
+        """Count what is done inside; equal keys promise equal work."""
+        if key in self._known:
+            yield
+        else:
+            with _OperationCounter() as counter:
+                yield
+            self._known[key] = counter.total
+        self.operations += self._known[key]
+
+    def counted(self, key: Hashable, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, every call of it a phase."""
+
+        def call(*arguments: Any) -> Any:
+            with self.phase(key):
+                return function(*arguments)
+
+        return call
+
+    def known(self, key: Hashable) -> int:
+        """Operations of one run of a phase seen before."""
+        return self._known[key]

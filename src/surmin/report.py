@@ -1,0 +1,38 @@
+"""What one outer iteration of any method tells about itself."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One outer iteration ("round").
+
+    Attributes:
+        loss: mean loss over the batch before the step.
+        new_loss: mean loss over the same batch after it; NaN where the method does not evaluate it.
+        predicted_decrease: decrease of the summed local losses, NaN for methods without a model.
+        reduction_ratio: (loss - new_loss) / predicted_decrease; NaN where either is unknown.
+        damping: λ of the accepted step, or of the last one tried.
+        accepted: whether the parameters changed.
+        tries: forward waves spent on testing steps.
+        gradient_norm: Euclidean norm of the gradient before the step.
+        gradient_equivalents: work, in forward and backward passes over this batch, counted from operations.
+        bytes_sent: bytes that crossed between stages.
+        messages: messages that crossed between stages.
+        forward_waves: forward waves, those of the acceptance test included.
+        note: a word on what was unusual, empty as a rule.
+    """
+
+    loss: float
+    new_loss: float
+    predicted_decrease: float
+    reduction_ratio: float
+    damping: float
+    accepted: bool
+    tries: int
+    gradient_norm: float
+    gradient_equivalents: float
+    bytes_sent: int
+    messages: int
+    forward_waves: int
+    note: str = ""

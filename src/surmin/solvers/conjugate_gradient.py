@@ -1,0 +1,65 @@
+"""Preconditioned conjugate gradient on the quadratic local loss (Section 4 of the paper), without waiting for the device.
+
+Legend: A = κ G + λ I, d the step, r = -g - A d the residual, y = P⁻¹ r, p the search direction.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surmin.solvers.result import Preconditioner, Reason, SolverResult, undamped_decrease
+from surmin.surrogates.local_loss import LocalLoss
+
+CHECK_EVERY = 16
+"""Steps between two looks at whether anything is left to do: the only synchronisation with the device."""
+
+
+@dataclass(frozen=True)
+class ConjugateGradient:
+    """At most `steps` products; stops early at a relative residual of `tolerance`, or at negative curvature."""
+
+    steps: int
+    tolerance: float = 0.0
+
+    def solve(self, loss: LocalLoss, preconditioner: Preconditioner | None = None) -> SolverResult:
+        """Minimise ⟨g, d⟩ + ½ dᵀ A d from d = 0. The cubic term must be zero.
+
+        Raises:
+            ValueError: when the local loss has a cubic term; use a cubic solver.
+        """
+        if loss.cubic:
+            raise ValueError("conjugate gradient minimises quadratics: solve a cubic local loss with a cubic solver")
+        apply = preconditioner or (lambda vector: vector)
+        step, residual = torch.zeros_like(loss.gradient), -loss.gradient
+        y = apply(residual)
+        direction, slope = y, residual.dot(y)
+        target = self.tolerance**2 * residual.dot(residual)
+        code = _code(residual.dot(residual) <= target, slope)
+        taken = 0
+        for taken in range(1, self.steps + 1):
+            image = loss.product(direction)
+            curvature = direction.dot(image)
+            code = torch.where((code == 0) & ~torch.isfinite(curvature + slope), int(Reason.NON_FINITE), code)
+            code = torch.where((code == 0) & (curvature <= 0), int(Reason.NEGATIVE_CURVATURE), code)
+            length = torch.where(code == 0, slope / curvature, 0.0)
+            step = step + _scaled(length, direction)
+            residual = residual - _scaled(length, image)
+            y = apply(residual)
+            previous, slope = slope, residual.dot(y)
+            code = torch.where((code == 0) & (residual.dot(residual) <= target), int(Reason.CONVERGED), code)
+            direction = y + slope / previous * direction
+            if taken % CHECK_EVERY == 0 and bool(code != 0):
+                break
+        product = -loss.gradient - residual
+        return SolverResult(step, undamped_decrease(loss, step, product), code, taken)
+
+
+def _code(converged: Tensor, slope: Tensor) -> Tensor:
+    code = torch.where(converged, int(Reason.CONVERGED), int(Reason.MAX_STEPS))
+    return torch.where(torch.isfinite(slope), code, int(Reason.NON_FINITE))
+
+
+def _scaled(length: Tensor, vector: Tensor) -> Tensor:
+    """Length · vector, exactly zero for length zero even where the vector is not finite."""
+    return torch.where(length == 0, torch.zeros_like(vector), length * vector)

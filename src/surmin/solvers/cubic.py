@@ -1,0 +1,151 @@
+"""Cubic-regularised local losses (ρ > 0): gradient descent (Carmon and Duchi 2019) and a Krylov method (Cartis et al. 2011).
+
+Legend: A = κ G + λ I, which may be indefinite; L(d) = ⟨g, d⟩ + ½ dᵀ A d + (2ρ/3)‖d‖³; V a Lanczos basis, T = Vᵀ A V.
+At the global minimiser (A + 2ρ‖d‖ I) d = -g with A + 2ρ‖d‖ I ⪰ 0 (Nesterov and Polyak 2006).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surmin.solvers.result import Preconditioner, Reason, SolverResult, undamped_decrease
+from surmin.surrogates.local_loss import LocalLoss
+
+BISECTIONS = 100
+
+
+@dataclass(frozen=True)
+class CubicGradientDescent:
+    """Gradient descent from the Cauchy point with the step size of Carmon and Duchi, 1 / (4 (β + ρ̃ R))."""
+
+    steps: int
+    power_steps: int = 10
+
+    def solve(self, loss: LocalLoss, preconditioner: Preconditioner | None = None) -> SolverResult:
+        """N steps; β = ‖A‖ is estimated by power iteration, and R bounds the norm of the minimiser."""
+        gradient = loss.gradient
+        norm = gradient.norm()
+        beta = self._largest(loss)
+        rho = 2 * loss.cubic
+        radius = _cauchy_bound(beta, norm, rho)
+        step_size = 1 / (4 * (beta + rho * radius)).clamp_min(torch.finfo(gradient.dtype).tiny)
+        unit = gradient / norm.clamp_min(torch.finfo(gradient.dtype).tiny)
+        image_of_unit = loss.product(unit)
+        length = _line_minimiser(norm, unit.dot(image_of_unit), rho)
+        step, image = -length * unit, -length * image_of_unit
+        for _ in range(self.steps):
+            step = step - step_size * (gradient + image + rho * step.norm() * step)
+            image = loss.product(step)
+        decrease = undamped_decrease(loss, step, image)
+        code = torch.where(torch.isfinite(decrease), int(Reason.MAX_STEPS), int(Reason.NON_FINITE))
+        return SolverResult(step, decrease, code, self.steps + self.power_steps + 1)
+
+    def _largest(self, loss: LocalLoss) -> Tensor:
+        """‖A‖, from below; the factor 1.5 covers the estimate."""
+        vector = loss.gradient
+        size = vector.norm()
+        for _ in range(self.power_steps):
+            vector = loss.product(vector / vector.norm().clamp_min(torch.finfo(vector.dtype).tiny))
+            size = vector.norm()
+        return 1.5 * size
+
+
+@dataclass(frozen=True)
+class CubicKrylov:
+    """Minimise L exactly in the Krylov space of `steps` products: Lanczos basis, then the secular equation."""
+
+    steps: int
+
+    def solve(self, loss: LocalLoss, preconditioner: Preconditioner | None = None) -> SolverResult:
+        """Full reorthogonalization; ρ = 0 needs a positive definite A on the space, else the reason says otherwise."""
+        basis, tridiagonal = self._lanczos(loss)
+        norm = loss.gradient.norm()
+        right = torch.zeros(len(basis), dtype=norm.dtype, device=norm.device)
+        right[0] = norm
+        coefficients, code = solve_cubic_dense(tridiagonal, right, loss.cubic)
+        step = coefficients @ basis
+        quadratic = 0.5 * (coefficients @ tridiagonal @ coefficients - loss.damping * coefficients.square().sum())
+        decrease = -(right @ coefficients + quadratic + 2 * loss.cubic / 3 * coefficients.norm() ** 3)
+        return SolverResult(step, decrease, code, len(basis))
+
+    def _lanczos(self, loss: LocalLoss) -> tuple[Tensor, Tensor]:
+        """Rows V and T. A space exhausted early leaves zero rows, which change nothing."""
+        gradient = loss.gradient
+        count = min(self.steps, len(gradient))
+        tiny = torch.finfo(gradient.dtype).tiny
+        basis = gradient.new_zeros(count, len(gradient))
+        projected = gradient.new_zeros(count, count)
+        norm = gradient.norm()
+        basis[0] = gradient / norm.clamp_min(tiny)
+        scale = torch.zeros_like(norm)
+        for index in range(count):
+            image = loss.product(basis[index])
+            row = basis @ image
+            projected[index, : index + 1] = row[: index + 1]
+            projected[: index + 1, index] = row[: index + 1]
+            scale = torch.maximum(scale, image.norm())
+            for _ in range(2):
+                image = image - (basis @ image) @ basis
+            if index + 1 < count:
+                rest = image.norm()
+                exhausted = rest <= 100 * torch.finfo(gradient.dtype).eps * scale
+                basis[index + 1] = torch.where(exhausted, torch.zeros_like(image), image / rest.clamp_min(tiny))
+        return basis, projected
+
+
+def solve_cubic_dense(matrix: Tensor, gradient: Tensor, cubic: float) -> tuple[Tensor, Tensor]:
+    """Global minimiser of ⟨g, y⟩ + ½ yᵀ A y + (2ρ/3)‖y‖³ for a small dense symmetric A.
+
+    The secular equation ‖(A + s I)⁻¹ g‖ = s / (2ρ) is solved for s ≥ max(0, -λ_min) by bisection, all on the device. In the
+    hard case (g orthogonal to the lowest eigenvector) that eigenvector is added until the norm fits.
+
+    Returns:
+        y, and a `Reason` code.
+    """
+    values, vectors = torch.linalg.eigh(matrix)
+    projected = vectors.t() @ gradient
+    eps = torch.finfo(matrix.dtype).eps
+    scale = values.abs().max() + gradient.norm() + torch.finfo(matrix.dtype).tiny
+    active = projected.abs() > eps * gradient.norm()
+    if cubic == 0:
+        definite = (values > eps * scale) | ~active
+        coefficients = torch.where(active & (values > eps * scale), -projected / values, 0.0)
+        code = torch.where(definite.all(), int(Reason.CONVERGED), int(Reason.NEGATIVE_CURVATURE))
+        return vectors @ torch.where(definite.all(), coefficients, torch.zeros_like(coefficients)), code
+    rho = 2 * cubic
+    low = (-values[0]).clamp_min(0)
+    high = low + (rho * gradient.norm()).sqrt() + rho * low + scale * eps
+    high = torch.maximum(high, 2 * low + (rho * gradient.norm()).sqrt())
+    for _ in range(BISECTIONS):
+        middle = 0.5 * (low + high)
+        too_long = rho * _norm_at(values, projected, middle) > middle
+        low, high = torch.where(too_long, middle, low), torch.where(too_long, high, middle)
+    shift = high
+    denominator = values + shift
+    coefficients = torch.where(denominator > eps * scale * eps, -projected / denominator, 0.0)
+    missing = ((shift / rho) ** 2 - coefficients.square().sum()).clamp_min(0).sqrt()
+    hard = (values[0] < 0) & (missing > 1e-6 * shift / rho)
+    direction = torch.where(coefficients[0] < 0, -1.0, 1.0)
+    lifted = coefficients.clone()
+    lifted[0] = lifted[0] + direction * torch.where(hard, missing, torch.zeros_like(missing))
+    code = torch.where(torch.isfinite(shift), int(Reason.CONVERGED), int(Reason.NON_FINITE))
+    return vectors @ lifted, code
+
+
+def _norm_at(values: Tensor, projected: Tensor, shift: Tensor) -> Tensor:
+    return (projected / (values + shift).clamp_min(torch.finfo(values.dtype).tiny)).norm()
+
+
+def _cauchy_bound(beta: Tensor, norm: Tensor, rho: float) -> Tensor:
+    """R with ‖d*‖ ≤ R (Carmon and Duchi, claim 2.1); 0 without a cubic term."""
+    if rho == 0:
+        return torch.zeros_like(beta)
+    return beta / (2 * rho) + ((beta / (2 * rho)) ** 2 + norm / rho).sqrt()
+
+
+def _line_minimiser(norm: Tensor, bend: Tensor, rho: float) -> Tensor:
+    """T ≥ 0 minimising -t‖g‖ + ½ t² uᵀAu + (ρ̃/3) t³ along u = g/‖g‖."""
+    if rho == 0:
+        return torch.where(bend > 0, norm / bend.clamp_min(torch.finfo(norm.dtype).tiny), torch.zeros_like(norm))
+    return -bend / (2 * rho) + ((bend / (2 * rho)) ** 2 + norm / rho).sqrt()

@@ -1,0 +1,57 @@
+"""What every solver of a local loss returns. Failure is a value with a name, not an exception."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+from torch import Tensor
+
+from surmin.surrogates.local_loss import LocalLoss
+
+Preconditioner = Callable[[Tensor], Tensor]
+
+
+class Reason(IntEnum):
+    """Why a solver stopped."""
+
+    MAX_STEPS = 0
+    CONVERGED = 1
+    NEGATIVE_CURVATURE = 2
+    NON_FINITE = 3
+    NO_DECREASE = 4
+
+
+@dataclass(frozen=True)
+class SolverResult:
+    """A step and how it came about. The fields stay on the device until they are asked for.
+
+    Attributes:
+        step: d, a flat vector (P,).
+        decrease: -L(d) of the undamped local loss, 0-dimensional: the predicted decrease of equation (1).
+        code: 0-dimensional integer tensor holding a `Reason`.
+        products: curvature products spent.
+    """
+
+    step: Tensor
+    decrease: Tensor
+    code: Tensor
+    products: int
+
+    @property
+    def reason(self) -> Reason:
+        """Why the solver stopped (waits for the device)."""
+        return Reason(int(self.code))
+
+
+class Solver(Protocol):
+    """Minimises a local loss approximately."""
+
+    def solve(self, loss: LocalLoss, preconditioner: Preconditioner | None = None) -> SolverResult:
+        """A step d with L(d) ≤ L(0), unless the reason says otherwise."""
+
+
+def undamped_decrease(loss: LocalLoss, step: Tensor, damped_product: Tensor) -> Tensor:
+    """-L(d) without the damping term, given (κ G + λ I) d: no further product is needed."""
+    quadratic = 0.5 * (step.dot(damped_product) - loss.damping * step.dot(step))
+    return -(loss.gradient.dot(step) + quadratic + 2 * loss.cubic / 3 * step.norm() ** 3)

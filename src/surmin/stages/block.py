@@ -1,0 +1,66 @@
+"""Blocks: the runs of layers that get a local loss of their own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from surmin.stages.layer import Layer
+from surmin.stages.stage import Stage, group_by_trainable
+
+
+@dataclass(frozen=True)
+class Block:
+    """Layers `start` to `stop` of one stage.
+
+    `index` counts trainable blocks through the whole network (−1 for a block without parameters); block 0 is the first that
+    trains, below which no curvature is needed.
+    """
+
+    stage: Stage
+    start: int
+    stop: int
+    index: int
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The block's layers in order."""
+        return self.stage.layers[self.start : self.stop]
+
+    @property
+    def size(self) -> int:
+        """Number of trainable numbers."""
+        return sum(layer.size for layer in self.layers)
+
+    def split(self, vector: Tensor) -> tuple[Tensor, ...]:
+        """A flat vector of the block as one flat vector per layer (views)."""
+        return vector.split([layer.size for layer in self.layers])
+
+    def vector(self) -> Tensor:
+        """A copy of the block's parameters as one flat vector."""
+        return torch.cat([p.detach().reshape(-1) for layer in self.layers for p in layer.parameters.values()])
+
+    def add(self, step: Tensor, parameters: list[Tensor]) -> None:
+        """Replace the block's entries of a stage's parameter list by new tensors moved by a flat step."""
+        position = sum(len(layer.parameters) for layer in self.stage.layers[: self.start])
+        for layer, piece in zip(self.layers, self.split(step), strict=True):
+            for move in layer.unflatten(piece).values():
+                parameters[position] = parameters[position] + move
+                position += 1
+
+
+def cut_blocks(stages: Sequence[Stage], blocks: Literal["layer", "stage"], first_index: int = 0) -> list[list[Block]]:
+    """The blocks of every stage, trainable ones numbered from `first_index`."""
+    result = []
+    index = first_index
+    for stage in stages:
+        groups = group_by_trainable(stage.layers) if blocks == "layer" else [list(range(len(stage.layers)))]
+        own = []
+        for group in groups:
+            trains = any(stage.layers[i].size for i in group)
+            own.append(Block(stage, group[0], group[-1] + 1, index if trains else -1))
+            index += trains
+        result.append(own)
+    return result

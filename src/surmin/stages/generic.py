@@ -1,0 +1,44 @@
+"""Any other module at one point, by `torch.func`."""
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vjp, vmap
+
+from surmin.stages.layer import Layer, flatten
+
+
+class GenericAtPoint:
+    """Jacobian products of an arbitrary differentiable module from one tensor to one tensor."""
+
+    def __init__(self, layer: Layer, inputs: Tensor) -> None:
+        self.layer = layer
+        self.inputs = inputs.detach()
+        self.parameters = {name: parameter.detach() for name, parameter in layer.parameters.items()}
+
+    def parameter_jvp(self, direction: Tensor) -> Tensor:
+        """Forward mode in the parameters."""
+        if not self.parameters:
+            return torch.zeros_like(self._call(self.parameters, self.inputs))
+        tangent = self.layer.unflatten(direction)
+        return jvp(lambda parameters: self._call(parameters, self.inputs), (self.parameters,), (tangent,))[1]
+
+    def parameter_vjp(self, cotangent: Tensor) -> Tensor:
+        """Reverse mode in the parameters."""
+        if not self.parameters:
+            return cotangent.new_zeros(0)
+        pull = vjp(lambda parameters: self._call(parameters, self.inputs), self.parameters)[1]
+        (gradient,) = pull(cotangent)
+        return flatten(list(gradient.values()))
+
+    def input_jvp(self, tangent: Tensor) -> Tensor:
+        """Forward mode in the input."""
+        return jvp(lambda inputs: self._call(self.parameters, inputs), (self.inputs,), (tangent,))[1]
+
+    def input_vjp(self, cotangents: Tensor) -> Tensor:
+        """Reverse mode in the input, all columns at once."""
+        pull = vjp(lambda inputs: self._call(self.parameters, inputs), self.inputs)[1]
+        (columns,) = vmap(pull)(cotangents)
+        return columns
+
+    def _call(self, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        return self.layer.forward(inputs, parameters)

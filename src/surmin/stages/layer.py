@@ -1,0 +1,97 @@
+"""A layer (one leaf module of the network) and what it can do at one point.
+
+Legend: z the layer's input (n, *in), f its output (n, *out), θ its trainable parameters as one flat vector (P,),
+J_z and J_θ the Jacobians of f at (z, θ). Cotangents of several columns carry a leading axis: (k, n, *out).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One leaf module, its global name (its index in the whole network) and its trainable parameters."""
+
+    module: nn.Module
+    name: str
+    parameters: Mapping[str, nn.Parameter] = field(repr=False)
+
+    @classmethod
+    def of(cls, module: nn.Module, name: str) -> "Layer":
+        """The layer of a leaf module; frozen parameters are left out and left alone."""
+        trainable = {key: value for key, value in module.named_parameters() if value.requires_grad}
+        return cls(module, name, trainable)
+
+    @property
+    def size(self) -> int:
+        """Number of trainable numbers P."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+    @property
+    def all_trainable(self) -> bool:
+        """Whether no parameter of the module is frozen."""
+        return len(self.parameters) == sum(1 for _ in self.module.parameters())
+
+    def forward(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The module's output, at other parameters where some are given.
+
+        An in-place module gets a copy, because the input is kept for the curvature.
+        """
+        if getattr(self.module, "inplace", False):
+            inputs = inputs.clone()
+        output = functional_call(self.module, dict(parameters), (inputs,)) if parameters else self.module(inputs)
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"layer {self.name} ({type(self.module).__name__}) returned {type(output).__name__}; "
+                "a layer must map one tensor to one tensor"
+            )
+        return output
+
+    def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
+        """A flat vector (P,) as tensors of the parameters' shapes (views)."""
+        sizes = [parameter.numel() for parameter in self.parameters.values()]
+        pieces = vector.split(sizes)
+        return {
+            name: piece.view(parameter.shape)
+            for (name, parameter), piece in zip(self.parameters.items(), pieces, strict=True)
+        }
+
+
+class LayerAtPoint(Protocol):
+    """A layer linearized at one input: products with its Jacobians, never the Jacobians themselves."""
+
+    def parameter_jvp(self, direction: Tensor) -> Tensor:
+        """J_θ v: a flat vector (P,) to a tangent of the output (n, *out)."""
+
+    def parameter_vjp(self, cotangent: Tensor) -> Tensor:
+        """J_θᵀ s summed over samples: (n, *out) to a flat vector (P,)."""
+
+    def input_jvp(self, tangent: Tensor) -> Tensor:
+        """J_z u: (n, *in) to (n, *out)."""
+
+    def input_vjp(self, cotangents: Tensor) -> Tensor:
+        """J_zᵀ r for every column: (k, n, *out) to (k, n, *in)."""
+
+
+@runtime_checkable
+class KroneckerPoint(LayerAtPoint, Protocol):
+    """A layer that multiplies its input by a weight matrix, so that J_θᵀ r is a sum of outer products."""
+
+    has_bias: bool
+    """Whether the flat parameter vector ends with a bias."""
+
+    def kronecker_rows(self) -> Tensor:
+        """What the weight matrix multiplies, as rows (n · positions, in)."""
+
+    def kronecker_columns(self, columns: Tensor) -> Tensor:
+        """Columns (k, n, *out) as rows (k · n · positions, out)."""
+
+
+def flatten(tensors: list[Tensor]) -> Tensor:
+    """One flat vector out of tensors of any shapes."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])

@@ -1,0 +1,101 @@
+"""A stage: the consecutive layers one device holds, run forwards and backwards with what the curvature needs on tape."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from surmin.stages.layer import Layer, flatten
+
+
+@dataclass
+class Tape:
+    """What one forward pass of one micro-batch leaves behind in a stage.
+
+    Attributes:
+        inputs: every layer's input, and last the stage's output; still attached to the graph until `backward`.
+        parameters: the tensors the pass ran with, in the order of `Stage.parameters`.
+        cotangents: after `backward`, the gradient of the mean loss with respect to `inputs[i]`, for the i asked for.
+    """
+
+    inputs: list[Tensor]
+    parameters: Sequence[Tensor]
+    cotangents: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def output(self) -> Tensor:
+        """The stage's output."""
+        return self.inputs[-1]
+
+
+class Stage:
+    """Layers in order. Nested `nn.Sequential`s are flattened; any other module is one layer.
+
+    Args:
+        module: the stage as a module.
+        first_index: the number of layers in the stages before it, so that layers are named through the whole network.
+    """
+
+    def __init__(self, module: nn.Module, first_index: int = 0) -> None:
+        self.layers = [Layer.of(leaf, str(index)) for index, leaf in enumerate(leaf_modules(module), start=first_index)]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Trainable parameters in layer order."""
+        return [parameter for layer in self.layers for parameter in layer.parameters.values()]
+
+    def forward(self, inputs: Tensor, parameters: Sequence[Tensor] | None = None) -> Tape:
+        """Run the layers on one micro-batch and keep every layer's input.
+
+        Args:
+            inputs: what the stage below sent, or the network's input.
+            parameters: other values to run with, as `Stage.parameters` orders them.
+        """
+        state = inputs.detach().requires_grad_(torch.is_grad_enabled() and inputs.is_floating_point())
+        values = iter(parameters or ())
+        states = [state]
+        for layer in self.layers:
+            own = {name: next(values) for name in layer.parameters} if parameters else None
+            state = layer.forward(state, own)
+            states.append(state)
+        return Tape(states, parameters or self.parameters)
+
+    def backward(self, tape: Tape, cotangent: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+        """The gradient of each layer's parameters (flat), given that of the output.
+
+        Args:
+            tape: of a forward pass with gradients enabled; it can be differentiated once.
+            cotangent: gradient of the mean loss in the stage's output.
+            wanted: the layers in whose inputs the gradient is wanted too; it is left in `tape.cotangents`.
+        """
+        tape.cotangents[len(self.layers)] = cotangent
+        targets = [*tape.parameters, *(tape.inputs[index] for index in wanted)]
+        if tape.output.requires_grad and targets:
+            gradients = torch.autograd.grad(tape.output, targets, cotangent, allow_unused=True, materialize_grads=True)
+        else:
+            gradients = tuple(torch.zeros_like(target) for target in targets)
+        tape.cotangents.update(zip(wanted, gradients[len(tape.parameters) :], strict=True))
+        remaining = iter(gradients)
+        own = [[next(remaining) for _ in layer.parameters] for layer in self.layers]
+        return [flatten(pieces) if pieces else cotangent.new_zeros(0) for pieces in own]
+
+
+def leaf_modules(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules that run one after the other: `nn.Sequential`s opened, everything else whole."""
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        for child in module:
+            yield from leaf_modules(child)
+    else:
+        yield module
+
+
+def group_by_trainable(layers: Sequence[Layer]) -> list[list[int]]:
+    """Indices of consecutive layers in groups of one trainable layer each, with the parameter-free layers after it."""
+    groups: list[list[int]] = []
+    for index, layer in enumerate(layers):
+        opens = layer.size > 0 and any(layers[i].size > 0 for i in (groups[-1] if groups else []))
+        if not groups or opens:
+            groups.append([])
+        groups[-1].append(index)
+    return groups

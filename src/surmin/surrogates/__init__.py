@@ -1,0 +1,1 @@
+"""Local losses: the surrogates that blocks minimise, and the rules that decouple them."""
