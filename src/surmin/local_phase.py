@@ -27,11 +27,6 @@ QUADRATIC_SOLVERS: dict[str, Callable[[Options], Solver]] = {
     "cubic-gd": lambda options: CubicGradientDescent(options.inner_steps),
     "cubic-krylov": lambda options: CubicKrylov(options.inner_steps),
 }
-NONLINEAR_SOLVERS: dict[str, Callable[[Options], NonlinearSolver]] = {
-    "lbfgs": lambda options: Lbfgs(options.inner_steps),
-    "gauss-newton": lambda options: GaussNewtonDescent(options.inner_steps),
-    "adam": lambda options: Adam(options.inner_steps, options.inner_learning_rate),
-}
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ class LocalPhase:
         if options.local == "nonlinear":
             assert isinstance(waves.curvature, GaussNewton)
             loss = nonlinear_local_loss(block, waves.tapes, waves.messages, waves.curvature.samples, self.work)
-            return NonlinearProblem(block, loss, NONLINEAR_SOLVERS[options.solver](options))
+            return NonlinearProblem(block, loss, self._nonlinear_solver(block))
         product = self.work.counted(("product", block.index, waves.shape), waves.curvature.product)
         quadratic = LocalLoss(waves.gradient, product, cubic=options.cubic)
         moments = None
@@ -100,6 +95,15 @@ class LocalPhase:
             with self.work.phase(("moments", block.index, waves.shape)):
                 moments = estimate_moments(waves.curvature, direct, self._network_moment, seed)
         return QuadraticProblem(block, quadratic, QUADRATIC_SOLVERS[options.solver](options), moments, self.work)
+
+    def _nonlinear_solver(self, block: Block) -> NonlinearSolver:
+        options = self.options
+        if options.solver == "lbfgs":
+            return Lbfgs(options.inner_steps)
+        if options.solver == "adam":
+            return Adam(options.inner_steps, options.inner_learning_rate)
+        network_moment = self._network_moment if _reads_network_input(block) else None
+        return GaussNewtonDescent(options.inner_steps, network_moment=network_moment)
 
 
 def _reads_network_input(block: Block) -> bool:

@@ -58,6 +58,8 @@ class CrossEntropy:
                 f"expected {tuple(outputs.shape[:-1])}"
             )
         lowest, highest, classes = int(targets.min()), int(targets.max()), outputs.shape[-1]
+        if classes < 2:
+            raise ValueError(f"cross-entropy needs at least two classes, the network has {classes} output")
         if lowest < 0 or highest >= classes:
             raise ValueError(
                 f"labels run from {lowest} to {highest}, but the network has {classes} outputs (0 to {classes - 1})"
@@ -69,19 +71,22 @@ class CrossEntropy:
         return losses.view(len(outputs), -1).mean(1)
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """(p - e_y) / positions."""
-        gradient = outputs.softmax(-1)
+        """(p - e_y) / positions, with p_y - 1 as minus the sum of the others: exact to rounding where p_y is nearly 1."""
         labels = targets.long().unsqueeze(-1)
-        gradient.scatter_add_(-1, labels, -torch.ones_like(labels, dtype=gradient.dtype))
-        return gradient / _positions(outputs)
+        gradient = outputs.softmax(-1).scatter_(-1, labels, 0.0)
+        return gradient.scatter_(-1, labels, -gradient.sum(-1, keepdim=True)) / _positions(outputs)
 
     def smoothness(self, outputs: Tensor) -> float:
         """½ / positions: the largest eigenvalue of diag(p) - ppᵀ is at most ½ (¼ is the binary logistic constant)."""
         return 0.5 / _positions(outputs)
 
     def trace(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """1 - ‖p‖², mean over positions."""
-        return (1 - outputs.softmax(-1).square().sum(-1)).view(len(outputs), -1).mean(1)
+        """Σ p(1 - p), mean over positions; 1 - p of the most probable class is the sum of the others, without cancellation."""
+        p = outputs.softmax(-1)
+        largest = p.argmax(-1, keepdim=True)
+        others = p.scatter(-1, largest, 0.0)
+        trace = (others * (1 - others)).sum(-1) + p.gather(-1, largest).squeeze(-1) * others.sum(-1)
+        return trace.view(len(outputs), -1).mean(1)
 
     def factor(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Lower-triangular factor of diag(p) - ppᵀ in classes - 1 columns (Tanabe and Sagae 1992, Theorem 1)."""
@@ -158,13 +163,11 @@ class LogisticLoss:
 
     def trace(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Σ σ(1 - σ), mean over positions."""
-        p = outputs.sigmoid()
-        return (p * (1 - p)).sum(-1).view(len(outputs), -1).mean(1)
+        return _logistic_variance(outputs).sum(-1).view(len(outputs), -1).mean(1)
 
     def factor(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Diag √(σ(1 - σ)), one column per output."""
-        p = outputs.sigmoid()
-        root = (p * (1 - p) / _positions(outputs)).sqrt()
+        root = (_logistic_variance(outputs) / _positions(outputs)).sqrt()
         return _one_block_per_position(torch.diag_embed(root))
 
     def sampled_factor(self, outputs: Tensor, targets: Tensor, rank: int, generator: torch.Generator) -> Tensor:
@@ -247,6 +250,11 @@ def _multinomial_cholesky(p: Tensor) -> Tensor:
     below = -p.unsqueeze(-1) / after.clamp_min(tiny).unsqueeze(-2)
     unit = below.tril(-1) + torch.eye(p.shape[-1], p.shape[-1] - 1, dtype=p.dtype, device=p.device)
     return unit * pivot.unsqueeze(-2)
+
+
+def _logistic_variance(outputs: Tensor) -> Tensor:
+    """σ(1 - σ), exact to rounding at both ends: 1 - σ(z) = σ(-z)."""
+    return outputs.sigmoid() * (-outputs).sigmoid()
 
 
 def _one_block_per_position(blocks: Tensor) -> Tensor:

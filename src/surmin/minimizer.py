@@ -20,6 +20,7 @@ from surmin.pipeline.reuse import AcceptedWave
 from surmin.report import StepReport
 from surmin.solvers.result import Reason, SolverResult
 from surmin.stages.block import cut_blocks
+from surmin.stages.stage import Stage
 from surmin.surrogates.decoupling import check_decoupling, uniform_decoupling
 
 
@@ -247,10 +248,11 @@ class SurrogateMinimizer:
 
     def _moved(self, problems: Sequence[Problem], results: Sequence[SolverResult]) -> StageParameters:
         """The parameters θ̄ + d as tensors of their own; the network's stay as they are."""
-        moved = {stage: [parameter.detach() for parameter in stage.parameters] for stage in self.pipeline.stages}
+        moved: dict[Stage, list[Mapping[str, Tensor]]] = {stage: [{}] * len(stage.layers) for stage in self.pipeline.stages}
         for problem, result in zip(problems, results, strict=True):
-            problem.block.add(result.step, moved[problem.block.stage])
-        return {stage: [value.requires_grad_() for value in values] for stage, values in moved.items()}
+            block = problem.block
+            moved[block.stage][block.start : block.stop] = block.moved(result.step)
+        return moved
 
     def _is_accepted(self, trial: _Trial) -> bool:
         if self.options.adapt_damping:
@@ -260,8 +262,9 @@ class SurrogateMinimizer:
     @torch.no_grad()
     def _commit(self, trial: _Trial, inputs: Tensor, targets: Tensor) -> None:
         for stage, values in trial.parameters.items():
-            for parameter, value in zip(stage.parameters, values, strict=True):
-                parameter.copy_(value)
+            for layer, own in zip(stage.layers, values, strict=True):
+                for name, value in own.items():
+                    layer.parameters[name].copy_(value)
         if trial.wave is not None:
             self._accepted = AcceptedWave.of(trial.wave, inputs, targets, self.pipeline.stages)
 

@@ -72,7 +72,7 @@ class Options:
     blocks: Literal["layer", "stage"] = "layer"
     local: Literal["quadratic", "nonlinear"] = "quadratic"
     solver: SolverName = "cg"
-    inner_steps: int = 4
+    inner_steps: int = 3
     inner_learning_rate: float = 1.0
     preconditioner: Literal["kronecker"] | None = "kronecker"
     rank: int | None = None

@@ -33,11 +33,7 @@ class FactorPiece:
 
     def lift(self, coefficients: Tensor) -> Tensor:
         """J_θᵀ R c: (k, q) to a flat vector."""
-        weights = coefficients.view(*coefficients.shape, *[1] * (self.columns.dim() - 2))
-        cotangent = self.columns[0] * weights[0]
-        for column, weight in zip(self.columns[1:], weights[1:], strict=True):
-            cotangent.addcmul_(column, weight)
-        return self.point.parameter_vjp(cotangent)
+        return self.point.parameter_vjp(weighted_sum(self.columns, coefficients))
 
 
 class GaussNewton:
@@ -95,13 +91,8 @@ class FactorCurvature:
         self, block: Block, tapes: Sequence[Tape], messages: Sequence[Message], seed: int
     ) -> tuple[GaussNewton, list[Message]]:
         """The block's Gauss-Newton matrix, and the columns at the block's input."""
-        pieces, below = [], []
-        for tape, (columns, *rows) in zip(tapes, messages, strict=True):
-            layers, remaining = _descend_one(block, tape, columns, rows[0] if rows else None)
-            pieces.append(layers)
-            below.append((remaining, *rows))
-        sizes = [layer.size for layer in block.layers if layer.size]
-        return GaussNewton(pieces, sizes, self.sample_count(sum(len(tape.output) for tape in tapes))), below
+        samples = self.sample_count(sum(len(tape.output) for tape in tapes))
+        return gauss_newton(block, tapes, messages, samples)
 
     def sample_count(self, batch: int) -> int:
         """How many samples of a batch carry the curvature, at least one."""
@@ -115,13 +106,41 @@ class FactorCurvature:
         return loss.factor(outputs, targets)
 
 
+def weighted_sum(columns: Tensor, coefficients: Tensor) -> Tensor:
+    """R c: columns (k, q, *out) and coefficients (k, q) to (q, *out), one pass over the columns."""
+    weights = coefficients.view(*coefficients.shape, *[1] * (columns.dim() - 2))
+    total = columns[0] * weights[0]
+    for column, weight in zip(columns[1:], weights[1:], strict=True):
+        total.addcmul_(column, weight)
+    return total
+
+
+def gauss_newton(
+    block: Block, tapes: Sequence[Tape], messages: Sequence[Message], samples: int
+) -> tuple[GaussNewton, list[Message]]:
+    """G of a block at the tapes' point, and the columns at the block's input.
+
+    Args:
+        block: the block.
+        tapes: of its stage, by micro-batch.
+        messages: the columns at its output and their rows, by micro-batch.
+        samples: how many samples carry the curvature of the whole batch.
+    """
+    pieces, below = [], []
+    for tape, (columns, *rows) in zip(tapes, messages, strict=True):
+        layers, remaining = _descend_one(block, tape, columns, rows[0] if rows else None)
+        pieces.append(layers)
+        below.append((remaining, *rows))
+    return GaussNewton(pieces, [layer.size for layer in block.layers if layer.size], samples), below
+
+
 def _descend_one(block: Block, tape: Tape, columns: Tensor, rows: Tensor | None) -> tuple[list[FactorPiece], Tensor]:
     """Pull the columns of one micro-batch through a block, keeping them at the output of every trainable layer."""
     pieces: list[FactorPiece] = []
     trainable = sum(1 for layer in block.layers if layer.size)
     for index in reversed(range(block.start, block.stop)):
         layer, inputs = block.stage.layers[index], tape.inputs[index].detach()
-        point = linearize(layer, inputs if rows is None else inputs[rows])
+        point = linearize(layer, inputs if rows is None else inputs[rows], tape.parameters[index])
         if layer.size:
             pieces.append(FactorPiece(point, columns))
         if block.index == 0 and len(pieces) == trainable:

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad, jvp
 
+from surmin.stages.attention_kernel import math_attention
 from surmin.stages.block import Block
-from surmin.stages.elementwise import ELEMENTWISE, elementwise_derivative, elementwise_second_derivative
+from surmin.stages.closed_form import is_plain_elementwise, is_plain_linear
+from surmin.stages.elementwise import elementwise_derivative, elementwise_second_derivative
 from surmin.stages.layer import Layer, flatten
 
 
@@ -39,9 +41,9 @@ def surrogate_hessian(block: Block, inputs: Tensor, cotangent: Tensor, curvature
         curvature: L_j of each sample, (n,).
     """
     shape = (-1, *[1] * (cotangent.dim() - 1))
-    modules = [type(layer.module) for layer in block.layers]
-    closed = modules[:1] == [nn.Linear] and block.layers[0].all_trainable and len(modules) <= 2
-    if closed and all(module in ELEMENTWISE for module in modules[1:]) and inputs.dim() == 2:
+    first, others = block.layers[:1], block.layers[1:]
+    linear = bool(first) and is_plain_linear(first[0]) and inputs.dim() == 2
+    if linear and len(others) <= 1 and all(is_plain_elementwise(layer) for layer in others):
         return LinearHessian(block.layers, inputs, cotangent, curvature.view(shape))
     return GenericHessian(block, inputs, cotangent, curvature.view(shape))
 
@@ -120,8 +122,9 @@ class GenericHessian:
 
     def _forward(self, inputs: Tensor, parameters: Tensor) -> Tensor:
         state = inputs
-        for layer, piece in zip(self.block.layers, self.block.split(parameters), strict=True):
-            state = layer.forward(state, layer.unflatten(piece))
+        with math_attention():
+            for layer, piece in zip(self.block.layers, self.block.split(parameters), strict=True):
+                state = layer.forward(state, layer.unflatten(piece))
         return state
 
     def _surrogate(self, inputs: Tensor, parameters: Tensor) -> Tensor:

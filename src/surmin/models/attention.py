@@ -37,7 +37,7 @@ class CausalSelfAttention(nn.Module):
         return projected
 
     def _split_heads(self, part: Tensor) -> Tensor:
-        return part.reshape(*part.shape[:-1], self.heads, -1).transpose(-2, -3)
+        return part.unflatten(-1, (self.heads, part.shape[-1] // self.heads)).transpose(-2, -3)
 
 
 class TransformerBlock(nn.Module):

@@ -13,10 +13,10 @@ from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.validation import check_batch, check_modules
 from surmin.pipeline.work import WorkMeter
 from surmin.stages.block import Block
-from surmin.stages.stage import Stage, Tape
+from surmin.stages.stage import LayerParameters, Stage, Tape
 
-StageParameters = Mapping[Stage, Sequence[Tensor]]
-"""For every stage the values of its parameters, in the order of `Stage.parameters`."""
+StageParameters = Mapping[Stage, LayerParameters]
+"""For every stage the values of its layers' parameters."""
 
 
 @dataclass
@@ -87,7 +87,7 @@ class InProcessPipeline:
         self.microbatches = microbatches
         self.stages: list[Stage] = []
         for module in stages:
-            self.stages.append(Stage(module, sum(len(stage.layers) for stage in self.stages)))
+            self.stages.append(Stage.of(module, sum(len(stage.layers) for stage in self.stages)))
         self.traffic = Traffic()
         self.work = WorkMeter()
         self._checked: tuple[Tensor, int, Tensor, int] | None = None

@@ -29,5 +29,5 @@ class AcceptedWave:
 
 
 def _versions(inputs: Tensor, targets: Tensor, stages: Sequence[Stage]) -> tuple[int, ...]:
-    parameters = [parameter for stage in stages for parameter in stage.parameters]
+    parameters = [value for stage in stages for own in stage.parameters for value in own.values()]
     return tuple(tensor._version for tensor in (inputs, targets, *parameters))

@@ -17,7 +17,10 @@ CHECK_EVERY = 16
 
 @dataclass(frozen=True)
 class ConjugateGradient:
-    """At most `steps` products; stops early at a relative residual of `tolerance`, or at negative curvature."""
+    """At most `steps` products; stops early at a relative residual of `tolerance`, or at negative curvature.
+
+    A relative residual below a rounding error counts as converged: going on would only underflow.
+    """
 
     steps: int
     tolerance: float = 0.0
@@ -34,7 +37,7 @@ class ConjugateGradient:
         step, residual = torch.zeros_like(loss.gradient), -loss.gradient
         y = apply(residual)
         direction, slope = y, residual.dot(y)
-        target = self.tolerance**2 * residual.dot(residual)
+        target = max(self.tolerance, torch.finfo(residual.dtype).eps) ** 2 * residual.dot(residual)
         code = _code(residual.dot(residual) <= target, slope)
         taken = 0
         for taken in range(1, self.steps + 1):

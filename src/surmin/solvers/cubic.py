@@ -95,46 +95,54 @@ class CubicKrylov:
 
 
 def solve_cubic_dense(matrix: Tensor, gradient: Tensor, cubic: float) -> tuple[Tensor, Tensor]:
-    """Global minimiser of ⟨g, y⟩ + ½ yᵀ A y + (2ρ/3)‖y‖³ for a small dense symmetric A.
-
-    The secular equation ‖(A + s I)⁻¹ g‖ = s / (2ρ) is solved for s ≥ max(0, -λ_min) by bisection, all on the device. In the
-    hard case (g orthogonal to the lowest eigenvector) that eigenvector is added until the norm fits.
+    """Global minimiser of ⟨g, y⟩ + ½ yᵀ A y + (2ρ/3)‖y‖³ for a small dense symmetric A, all on the device.
 
     Returns:
-        y, and a `Reason` code.
+        y, and a `Reason` code. Without a cubic term A must be positive definite where g is not zero, else y is zero.
     """
-    values, vectors = torch.linalg.eigh(matrix)
-    projected = vectors.t() @ gradient
-    eps = torch.finfo(matrix.dtype).eps
-    scale = values.abs().max() + gradient.norm() + torch.finfo(matrix.dtype).tiny
-    active = projected.abs() > eps * gradient.norm()
-    if cubic == 0:
-        definite = (values > eps * scale) | ~active
-        coefficients = torch.where(active & (values > eps * scale), -projected / values, 0.0)
-        code = torch.where(definite.all(), int(Reason.CONVERGED), int(Reason.NEGATIVE_CURVATURE))
-        return vectors @ torch.where(definite.all(), coefficients, torch.zeros_like(coefficients)), code
-    rho = 2 * cubic
-    low = (-values[0]).clamp_min(0)
-    high = low + (rho * gradient.norm()).sqrt() + rho * low + scale * eps
-    high = torch.maximum(high, 2 * low + (rho * gradient.norm()).sqrt())
+    finite = torch.isfinite(matrix).all() & torch.isfinite(gradient).all()
+    values, vectors = torch.linalg.eigh(torch.where(finite, matrix, torch.zeros_like(matrix)))
+    projected = vectors.t() @ torch.where(finite, gradient, torch.zeros_like(gradient))
+    if cubic:
+        coefficients, code = _solve_secular(values, projected, 2 * cubic), torch.tensor(int(Reason.CONVERGED))
+    else:
+        coefficients, code = _solve_definite(values, projected)
+    return vectors @ coefficients, torch.where(finite, code.to(matrix.device), int(Reason.NON_FINITE))
+
+
+def _solve_definite(values: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
+    """-g/λ along every eigenvector that g has a part in, or zero when one of those λ is not positive."""
+    eps = torch.finfo(values.dtype).eps
+    needed = projected.abs() > eps * projected.norm()
+    positive = values > eps * (values.abs().max() + projected.norm() + torch.finfo(values.dtype).tiny)
+    definite = (positive | ~needed).all()
+    coefficients = torch.where(needed & positive & definite, -projected / values, 0.0)
+    return coefficients, torch.where(definite, int(Reason.CONVERGED), int(Reason.NEGATIVE_CURVATURE))
+
+
+def _solve_secular(values: Tensor, projected: Tensor, rho: float) -> Tensor:
+    """Solve ‖(A + s I)⁻¹ g‖ = s / ρ̃ for s = max(0, -λ_min) + t by bisection in t, which keeps A + s I free of cancellation.
+
+    In the hard case (g orthogonal to the lowest eigenvector) t is zero and that eigenvector is added until the norm fits.
+    """
+    least = (-values[0]).clamp_min(0)
+    gaps = values + least
+    low, high = torch.zeros_like(least), (rho * projected.norm()).sqrt()
     for _ in range(BISECTIONS):
         middle = 0.5 * (low + high)
-        too_long = rho * _norm_at(values, projected, middle) > middle
+        too_long = rho * _shifted_solution(gaps, projected, middle).norm() > least + middle
         low, high = torch.where(too_long, middle, low), torch.where(too_long, high, middle)
-    shift = high
-    denominator = values + shift
-    coefficients = torch.where(denominator > eps * scale * eps, -projected / denominator, 0.0)
-    missing = ((shift / rho) ** 2 - coefficients.square().sum()).clamp_min(0).sqrt()
-    hard = (values[0] < 0) & (missing > 1e-6 * shift / rho)
-    direction = torch.where(coefficients[0] < 0, -1.0, 1.0)
-    lifted = coefficients.clone()
-    lifted[0] = lifted[0] + direction * torch.where(hard, missing, torch.zeros_like(missing))
-    code = torch.where(torch.isfinite(shift), int(Reason.CONVERGED), int(Reason.NON_FINITE))
-    return vectors @ lifted, code
+    coefficients = _shifted_solution(gaps, projected, high)
+    radius = (least + high) / rho
+    missing = (radius**2 - coefficients.square().sum()).clamp_min(0).sqrt()
+    hard = (least > 0) & (missing > 1e-6 * radius)
+    lift = torch.where(coefficients[0] < 0, -missing, missing) * hard
+    return torch.cat([coefficients[:1] + lift, coefficients[1:]])
 
 
-def _norm_at(values: Tensor, projected: Tensor, shift: Tensor) -> Tensor:
-    return (projected / (values + shift).clamp_min(torch.finfo(values.dtype).tiny)).norm()
+def _shifted_solution(gaps: Tensor, projected: Tensor, shift: Tensor) -> Tensor:
+    shifted = gaps + shift
+    return torch.where(shifted > 0, -projected / shifted, 0.0)
 
 
 def _cauchy_bound(beta: Tensor, norm: Tensor, rho: float) -> Tensor:

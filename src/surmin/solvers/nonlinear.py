@@ -1,16 +1,18 @@
 """Solvers of nonlinear local losses: L-BFGS, re-linearised Gauss-Newton and Adam."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
 
+from surmin.curvature.moments import InputMomentCache, estimate_moments
 from surmin.solvers.conjugate_gradient import ConjugateGradient
+from surmin.solvers.kronecker import KroneckerPreconditioner
 from surmin.solvers.result import Reason, SolverResult
+from surmin.stages.stage import Tape
 from surmin.surrogates.local_loss import LocalLoss
 from surmin.surrogates.nonlinear import NonlinearLocalLoss
 
@@ -31,7 +33,7 @@ class Lbfgs:
 
     def solve(self, loss: NonlinearLocalLoss) -> SolverResult:
         """Quasi-Newton steps on the flat parameter vector."""
-        step = torch.zeros_like(loss.origin, requires_grad=True)
+        step = loss.block.vector().zero_().requires_grad_()
         optimizer = torch.optim.LBFGS(
             [step], lr=1, max_iter=self.steps, max_eval=2 * self.steps, history_size=self.history,
             tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe",
@@ -57,7 +59,7 @@ class Adam:
 
     def solve(self, loss: NonlinearLocalLoss) -> SolverResult:
         """First-order steps on the flat parameter vector."""
-        step = torch.zeros_like(loss.origin, requires_grad=True)
+        step = loss.block.vector().zero_().requires_grad_()
         optimizer = torch.optim.Adam([step], lr=self.learning_rate)
         for _ in range(self.steps):
             _, step.grad = loss.value_and_gradient(step.detach())
@@ -69,57 +71,57 @@ class Adam:
 class GaussNewtonDescent:
     """Re-linearise the block, solve the quadratic by conjugate gradient, keep the step if the local loss falls.
 
-    `steps` re-linearisations of `products` conjugate-gradient products each, with a damping of its own that adapts.
+    Attributes:
+        steps: re-linearisations.
+        products: conjugate-gradient products each, Kronecker-preconditioned.
+        network_moment: where the second moment of the network's input is kept, for the block that reads it.
     """
 
     steps: int
-    products: int = 10
-    initial_damping: float = 1e-3
+    products: int = 5
+    network_moment: InputMomentCache | None = None
 
     def solve(self, loss: NonlinearLocalLoss) -> SolverResult:
-        """Levenberg-Marquardt within the block."""
-        step = torch.zeros_like(loss.origin)
-        value, gradient = loss.value_and_gradient(step)
-        inner = ConjugateGradient(self.products)
-        damping, used = self.initial_damping, 1
+        """Levenberg-Marquardt within the block: damping is added after a step that failed."""
+        step = loss.block.vector().zero_()
+        extra, used = 0.0, 0
+        with torch.enable_grad():
+            tapes = loss.forward(step)
+        value, gradient, model = torch.zeros_like(step[0]), loss.gradient(tapes, step), self._model(loss, tapes)
         for _ in range(self.steps):
-            model = LocalLoss(gradient, _gauss_newton_product(loss, step), damping=loss.damping + damping)
-            move = inner.solve(model).step
-            trial = step + move
-            new_value, new_gradient = loss.value_and_gradient(trial)
-            used += self.products + 1
+            move = model(gradient, loss.damping + extra).step
+            used += self.products
+            with torch.enable_grad():
+                tapes = loss.forward(step + move)
+            new_value = loss.value(tapes, step + move)
             if bool(new_value < value):
-                step, value, gradient, damping = trial, new_value, new_gradient, damping / 3
+                step, value, extra = step + move, new_value, extra / 3
+                gradient, model = loss.gradient(tapes, step), self._model(loss, tapes)
             else:
-                damping *= 4
+                extra = max(4 * extra, loss.damping)
         return _finish(loss, step, used)
 
+    def _model(self, loss: NonlinearLocalLoss, tapes: Sequence[Tape]) -> Callable[[Tensor, float], SolverResult]:
+        """The quadratic at the tapes' point, ready to be minimised from a gradient at some damping."""
+        curvature = loss.linearized(tapes)
+        inputs = [piece.inputs for piece in loss.pieces] if self.network_moment is not None else None
+        block, shape = loss.block.index, loss.pieces[0].inputs.shape
+        with loss.work.phase(("inner moments", block, shape)):
+            moments = estimate_moments(curvature, inputs, self.network_moment or InputMomentCache(), seed=0)
+        product = loss.work.counted(("inner product", block, shape), curvature.product)
 
-def _gauss_newton_product(loss: NonlinearLocalLoss, step: Tensor) -> Callable[[Tensor], Tensor]:
-    """V ↦ (κ/q) Σ_j J(θ)ᵀ R_j R_jᵀ J(θ) v at the current inner point."""
-    parameters = loss.origin + step
+        def minimise(gradient: Tensor, damping: float) -> SolverResult:
+            with loss.work.phase(("inner invert", block)):
+                preconditioner = KroneckerPreconditioner(moments, loss.inflation, damping)
+            model = LocalLoss(gradient, product, loss.inflation, damping=damping)
+            counted = loss.work.counted(("inner precondition", block), preconditioner)
+            return ConjugateGradient(self.products).solve(model, counted)
 
-    def product(direction: Tensor) -> Tensor:
-        total = torch.zeros_like(direction)
-        for piece in loss.pieces:
-
-            def forward(theta: Tensor, inputs: Tensor = piece.sampled_inputs) -> Tensor:
-                return loss.forward(inputs, theta)
-
-            tangent = jvp(forward, (parameters,), (direction,))[1]
-            coefficients = torch.linalg.vecdot(piece.columns.flatten(2), tangent.flatten(1))
-            cotangent = torch.einsum("kn...,kn->n...", piece.columns, coefficients)
-            total = total + vjp(forward, parameters)[1](cotangent)[0]
-        return loss.inflation / loss.samples * total
-
-    return product
+        return minimise
 
 
 def _finish(loss: NonlinearLocalLoss, step: Tensor, evaluations: int) -> SolverResult:
-    with torch.no_grad():
-        decrease = -loss.damped(0.0)(step)
-    finite = bool(torch.isfinite(decrease)) and math.isfinite(float(step.sum()))
-    reason = Reason.MAX_STEPS if finite else Reason.NON_FINITE
-    if finite and float(decrease) <= 0:
-        reason = Reason.NO_DECREASE
-    return SolverResult(step, decrease, torch.tensor(int(reason)), evaluations)
+    decrease = -loss.damped(0.0)(step)
+    code = torch.where(decrease > 0, int(Reason.MAX_STEPS), int(Reason.NO_DECREASE))
+    code = torch.where(torch.isfinite(decrease), code, int(Reason.NON_FINITE))
+    return SolverResult(step, decrease, code, evaluations)

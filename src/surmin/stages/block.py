@@ -42,13 +42,15 @@ class Block:
         """A copy of the block's parameters as one flat vector."""
         return torch.cat([p.detach().reshape(-1) for layer in self.layers for p in layer.parameters.values()])
 
-    def add(self, step: Tensor, parameters: list[Tensor]) -> None:
-        """Replace the block's entries of a stage's parameter list by new tensors moved by a flat step."""
-        position = sum(len(layer.parameters) for layer in self.stage.layers[: self.start])
-        for layer, piece in zip(self.layers, self.split(step), strict=True):
-            for move in layer.unflatten(piece).values():
-                parameters[position] = parameters[position] + move
-                position += 1
+    def moved(self, step: Tensor) -> list[dict[str, Tensor]]:
+        """The parameters of the block's layers moved by a flat step, as tensors of their own that require gradients."""
+        return [
+            {
+                name: (layer.parameters[name].detach() + move).requires_grad_()
+                for name, move in layer.unflatten(piece).items()
+            }
+            for layer, piece in zip(self.layers, self.split(step), strict=True)
+        ]
 
 
 def cut_blocks(stages: Sequence[Stage], blocks: Literal["layer", "stage"], first_index: int = 0) -> list[list[Block]]:
@@ -58,9 +60,10 @@ def cut_blocks(stages: Sequence[Stage], blocks: Literal["layer", "stage"], first
     for stage in stages:
         groups = group_by_trainable(stage.layers) if blocks == "layer" else [list(range(len(stage.layers)))]
         own = []
-        for group in groups:
+        for group in groups or [[]]:
             trains = any(stage.layers[i].size for i in group)
-            own.append(Block(stage, group[0], group[-1] + 1, index if trains else -1))
+            start, stop = (group[0], group[-1] + 1) if group else (0, 0)
+            own.append(Block(stage, start, stop, index if trains else -1))
             index += trains
         result.append(own)
     return result

@@ -1,5 +1,7 @@
 """A convolution at one point, with its columns folded into the sample axis."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,13 +12,13 @@ from surmin.stages.layer import Layer, flatten
 class ConvolutionAtPoint:
     """f = W ∗ z + b for a `Conv2d` of one group with zero padding. Linear in W, so J_θ v is the convolution with v's kernel."""
 
-    def __init__(self, layer: Layer, inputs: Tensor) -> None:
+    def __init__(self, layer: Layer, inputs: Tensor, parameters: Mapping[str, Tensor]) -> None:
         assert isinstance(layer.module, nn.Conv2d)
         self.layer = layer
         self.module = layer.module
         self.inputs = inputs
         self.has_bias = "bias" in layer.parameters
-        self.weight = layer.module.weight.detach()
+        self.weight = parameters["weight"]
 
     def parameter_jvp(self, direction: Tensor) -> Tensor:
         """V ∗ z + v_b."""

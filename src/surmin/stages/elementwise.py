@@ -9,6 +9,7 @@ ELEMENTWISE: tuple[type[nn.Module], ...] = (
     nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,
     nn.LogSigmoid, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Tanhshrink, nn.Identity,
 )  # fmt: skip
+PIECEWISE_LINEAR = (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardtanh, nn.Hardsigmoid, nn.Identity)
 
 
 class ElementwiseAtPoint:
@@ -44,10 +45,10 @@ def elementwise_derivative(layer: Layer, inputs: Tensor) -> Tensor:
 
 def elementwise_second_derivative(layer: Layer, inputs: Tensor) -> Tensor:
     """σ''(z), zero where σ is piecewise linear."""
+    if type(layer.module) in PIECEWISE_LINEAR:
+        return torch.zeros_like(inputs)
     with torch.enable_grad():
         leaf = inputs.detach().requires_grad_()
         (first,) = torch.autograd.grad(layer.forward(leaf).sum(), leaf, create_graph=True)
-        if not first.requires_grad:
-            return torch.zeros_like(inputs)
-        (second,) = torch.autograd.grad(first.sum(), leaf, allow_unused=True)
-    return torch.zeros_like(inputs) if second is None else second
+        (second,) = torch.autograd.grad(first.sum(), leaf)
+    return second

@@ -1,19 +1,22 @@
 """Any other module at one point, by `torch.func`."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
+from surmin.stages.attention_kernel import math_attention
 from surmin.stages.layer import Layer, flatten
 
 
 class GenericAtPoint:
     """Jacobian products of an arbitrary differentiable module from one tensor to one tensor."""
 
-    def __init__(self, layer: Layer, inputs: Tensor) -> None:
+    def __init__(self, layer: Layer, inputs: Tensor, parameters: Mapping[str, Tensor]) -> None:
         self.layer = layer
         self.inputs = inputs.detach()
-        self.parameters = {name: parameter.detach() for name, parameter in layer.parameters.items()}
+        self.parameters = dict(parameters)
 
     def parameter_jvp(self, direction: Tensor) -> Tensor:
         """Forward mode in the parameters."""
@@ -41,4 +44,5 @@ class GenericAtPoint:
         return columns
 
     def _call(self, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        return self.layer.forward(inputs, parameters)
+        with math_attention():
+            return self.layer.forward(inputs, parameters)

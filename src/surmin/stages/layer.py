@@ -20,37 +20,52 @@ class Layer:
     module: nn.Module
     name: str
     parameters: Mapping[str, nn.Parameter] = field(repr=False)
+    in_place: bool = False
 
     @classmethod
     def of(cls, module: nn.Module, name: str) -> "Layer":
         """The layer of a leaf module; frozen parameters are left out and left alone."""
         trainable = {key: value for key, value in module.named_parameters() if value.requires_grad}
-        return cls(module, name, trainable)
+        return cls(module, name, trainable, any(getattr(part, "inplace", False) for part in module.modules()))
 
     @property
     def size(self) -> int:
         """Number of trainable numbers P."""
         return sum(parameter.numel() for parameter in self.parameters.values())
 
-    @property
-    def all_trainable(self) -> bool:
-        """Whether no parameter of the module is frozen."""
-        return len(self.parameters) == sum(1 for _ in self.module.parameters())
-
     def forward(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """The module's output, at other parameters where some are given.
 
-        An in-place module gets a copy, because the input is kept for the curvature.
+        A module that works in place, or has one inside, gets a copy, because the input is kept for the curvature.
+
+        Raises:
+            ValueError: when the module changes its input all the same.
+            TypeError: when it does not return one tensor.
         """
-        if getattr(self.module, "inplace", False):
+        if self.in_place:
             inputs = inputs.clone()
-        output = functional_call(self.module, dict(parameters), (inputs,)) if parameters else self.module(inputs)
+        version = inputs._version
+        try:
+            output = functional_call(self.module, dict(parameters), (inputs,)) if parameters else self.module(inputs)
+        except RuntimeError as error:
+            if "leaf Variable that requires grad is being used in an in-place operation" in str(error):
+                raise ValueError(self._in_place_message) from error
+            raise
+        if inputs._version != version and not self.in_place:
+            raise ValueError(self._in_place_message)
         if not isinstance(output, Tensor):
             raise TypeError(
                 f"layer {self.name} ({type(self.module).__name__}) returned {type(output).__name__}; "
                 "a layer must map one tensor to one tensor"
             )
         return output
+
+    @property
+    def _in_place_message(self) -> str:
+        return (
+            f"layer {self.name} ({type(self.module).__name__}) changes its input in place, which the curvature still needs: "
+            "let it work on a copy"
+        )
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """A flat vector (P,) as tensors of the parameters' shapes (views)."""

@@ -1,7 +1,9 @@
 """A linear layer at one point: every product is one or two matrix products."""
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from surmin.stages.layer import Layer, flatten
 
@@ -9,20 +11,19 @@ from surmin.stages.layer import Layer, flatten
 class LinearAtPoint:
     """f = z Wᵀ + b. Positions between the sample axis and the features are allowed."""
 
-    def __init__(self, layer: Layer, inputs: Tensor) -> None:
-        assert isinstance(layer.module, nn.Linear)
+    def __init__(self, layer: Layer, inputs: Tensor, parameters: Mapping[str, Tensor]) -> None:
         self.layer = layer
         self.inputs = inputs
         self.has_bias = "bias" in layer.parameters
-        self.weight = layer.module.weight.detach()
+        self.weight = parameters["weight"]
 
     def parameter_jvp(self, direction: Tensor) -> Tensor:
-        """Z Vᵀ + v_b."""
+        """Tangent z Vᵀ + v_b."""
         tangent = self.layer.unflatten(direction)
         return F.linear(self.inputs, tangent["weight"], tangent.get("bias"))
 
     def parameter_vjp(self, cotangent: Tensor) -> Tensor:
-        """(sᵀ z, Σ s)."""
+        """Gradient (sᵀ z, Σ s)."""
         rows = cotangent.flatten(0, -2)
         pieces = [rows.t() @ self.inputs.flatten(0, -2)]
         if self.has_bias:
@@ -30,11 +31,11 @@ class LinearAtPoint:
         return flatten(pieces)
 
     def input_jvp(self, tangent: Tensor) -> Tensor:
-        """U Wᵀ."""
+        """Tangent u Wᵀ."""
         return tangent @ self.weight.t()
 
     def input_vjp(self, cotangents: Tensor) -> Tensor:
-        """R W."""
+        """Columns r W."""
         return cotangents @ self.weight
 
     def kronecker_rows(self) -> Tensor:

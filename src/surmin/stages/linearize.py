@@ -1,25 +1,24 @@
 """Choosing the way a layer is linearized: closed forms where there are some, `torch.func` for everything else."""
 
-from torch import Tensor, nn
+from collections.abc import Mapping
 
+from torch import Tensor
+
+from surmin.stages.closed_form import is_plain_convolution, is_plain_elementwise, is_plain_linear
 from surmin.stages.convolution import ConvolutionAtPoint
-from surmin.stages.elementwise import ELEMENTWISE, ElementwiseAtPoint
+from surmin.stages.elementwise import ElementwiseAtPoint
 from surmin.stages.generic import GenericAtPoint
 from surmin.stages.layer import Layer, LayerAtPoint
 from surmin.stages.linear import LinearAtPoint
 
 
-def linearize(layer: Layer, inputs: Tensor) -> LayerAtPoint:
-    """The layer at this input. Subclasses of torch's layers may compute anything, so only exact types take a fast path."""
-    module = layer.module
-    if type(module) is nn.Linear and layer.all_trainable and inputs.dim() >= 2:
-        return LinearAtPoint(layer, inputs)
-    if type(module) is nn.Conv2d and layer.all_trainable and _is_plain(module) and inputs.dim() == 4:
-        return ConvolutionAtPoint(layer, inputs)
-    if type(module) in ELEMENTWISE:
+def linearize(layer: Layer, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> LayerAtPoint:
+    """The layer at this input, and at other parameters than its own where some are given."""
+    values = {name: value.detach() for name, value in (parameters or layer.parameters).items()}
+    if is_plain_linear(layer) and inputs.dim() >= 2:
+        return LinearAtPoint(layer, inputs, values)
+    if is_plain_convolution(layer) and inputs.dim() == 4:
+        return ConvolutionAtPoint(layer, inputs, values)
+    if is_plain_elementwise(layer):
         return ElementwiseAtPoint(layer, inputs)
-    return GenericAtPoint(layer, inputs)
-
-
-def _is_plain(module: nn.Conv2d) -> bool:
-    return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return GenericAtPoint(layer, inputs, values)

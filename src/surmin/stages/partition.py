@@ -89,7 +89,7 @@ def _forward_seconds(modules: Sequence[nn.Module], inputs: Tensor, repeats: int 
     """Least time of each module over a few passes."""
     seconds = [float("inf")] * len(modules)
     for _ in range(repeats):
-        state = inputs
+        state = inputs.clone()  # the first module may work in place
         for index, module in enumerate(modules):
             start = time.perf_counter()
             state = module(state)

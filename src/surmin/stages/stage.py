@@ -1,6 +1,6 @@
 """A stage: the consecutive layers one device holds, run forwards and backwards with what the curvature needs on tape."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,18 +9,22 @@ from torch import Tensor, nn
 from surmin.stages.layer import Layer, flatten
 
 
+LayerParameters = Sequence[Mapping[str, Tensor]]
+"""For every layer of a stage the values of its trainable parameters, by name."""
+
+
 @dataclass
 class Tape:
     """What one forward pass of one micro-batch leaves behind in a stage.
 
     Attributes:
         inputs: every layer's input, and last the stage's output; still attached to the graph until `backward`.
-        parameters: the tensors the pass ran with, in the order of `Stage.parameters`.
+        parameters: what the pass ran with.
         cotangents: after `backward`, the gradient of the mean loss with respect to `inputs[i]`, for the i asked for.
     """
 
     inputs: list[Tensor]
-    parameters: Sequence[Tensor]
+    parameters: LayerParameters
     cotangents: dict[int, Tensor] = field(default_factory=dict)
 
     @property
@@ -30,38 +34,45 @@ class Tape:
 
 
 class Stage:
-    """Layers in order. Nested `nn.Sequential`s are flattened; any other module is one layer.
+    """Layers in order.
 
     Args:
-        module: the stage as a module.
-        first_index: the number of layers in the stages before it, so that layers are named through the whole network.
+        layers: what the stage consists of, from its input to its output.
     """
 
-    def __init__(self, module: nn.Module, first_index: int = 0) -> None:
-        self.layers = [Layer.of(leaf, str(index)) for index, leaf in enumerate(leaf_modules(module), start=first_index)]
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.layers = list(layers)
+
+    @classmethod
+    def of(cls, module: nn.Module, first_index: int = 0) -> "Stage":
+        """The stage of a module: nested `nn.Sequential`s are flattened, any other module is one layer.
+
+        Args:
+            module: the stage as a module.
+            first_index: the number of layers in the stages before it, so that layers are named through the whole network.
+        """
+        return cls([Layer.of(leaf, str(index)) for index, leaf in enumerate(leaf_modules(module), start=first_index)])
 
     @property
-    def parameters(self) -> list[Tensor]:
-        """Trainable parameters in layer order."""
-        return [parameter for layer in self.layers for parameter in layer.parameters.values()]
+    def parameters(self) -> LayerParameters:
+        """The trainable parameters."""
+        return [layer.parameters for layer in self.layers]
 
-    def forward(self, inputs: Tensor, parameters: Sequence[Tensor] | None = None) -> Tape:
+    def forward(self, inputs: Tensor, parameters: LayerParameters | None = None) -> Tape:
         """Run the layers on one micro-batch and keep every layer's input.
 
         Args:
             inputs: what the stage below sent, or the network's input.
-            parameters: other values to run with, as `Stage.parameters` orders them.
+            parameters: other values to run with.
         """
         state = inputs.detach().requires_grad_(torch.is_grad_enabled() and inputs.is_floating_point())
-        values = iter(parameters or ())
         states = [state]
-        for layer in self.layers:
-            own = {name: next(values) for name in layer.parameters} if parameters else None
-            state = layer.forward(state, own)
+        for index, layer in enumerate(self.layers):
+            state = layer.forward(state, parameters[index] if parameters else None)
             states.append(state)
         return Tape(states, parameters or self.parameters)
 
-    def backward(self, tape: Tape, cotangent: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+    def backward(self, tape: Tape, cotangent: Tensor, wanted: Sequence[int] = ()) -> list[Tensor]:
         """The gradient of each layer's parameters (flat), given that of the output.
 
         Args:
@@ -70,15 +81,17 @@ class Stage:
             wanted: the layers in whose inputs the gradient is wanted too; it is left in `tape.cotangents`.
         """
         tape.cotangents[len(self.layers)] = cotangent
-        targets = [*tape.parameters, *(tape.inputs[index] for index in wanted)]
+        targets = [value for own in tape.parameters for value in own.values()]
+        count = len(targets)
+        targets += [tape.inputs[index] for index in wanted]
         if tape.output.requires_grad and targets:
             gradients = torch.autograd.grad(tape.output, targets, cotangent, allow_unused=True, materialize_grads=True)
         else:
             gradients = tuple(torch.zeros_like(target) for target in targets)
-        tape.cotangents.update(zip(wanted, gradients[len(tape.parameters) :], strict=True))
+        tape.cotangents.update(zip(wanted, gradients[count:], strict=True))
         remaining = iter(gradients)
-        own = [[next(remaining) for _ in layer.parameters] for layer in self.layers]
-        return [flatten(pieces) if pieces else cotangent.new_zeros(0) for pieces in own]
+        by_layer = [[next(remaining) for _ in own] for own in tape.parameters]
+        return [flatten(pieces) if pieces else cotangent.new_zeros(0) for pieces in by_layer]
 
 
 def leaf_modules(module: nn.Module) -> Iterator[nn.Module]:

@@ -10,26 +10,33 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from surmin.curvature.factor import GaussNewton, gauss_newton, weighted_sum
 from surmin.curvature.output_curvature import Message
 from surmin.pipeline.work import WorkMeter
 from surmin.stages.block import Block
-from surmin.stages.stage import Tape
+from surmin.stages.stage import Stage, Tape
 
 
 @dataclass(frozen=True)
 class SurrogatePiece:
-    """Ψ on one micro-batch."""
+    """Ψ on one micro-batch: z̄, f̄, g, and R with the rows it belongs to (none: all)."""
 
     inputs: Tensor
     output: Tensor
     cotangent: Tensor
-    columns: Tensor
-    rows: Tensor | None
+    message: Message
 
-    @property
-    def sampled_inputs(self) -> Tensor:
-        """The inputs of the samples that carry the curvature."""
-        return self.inputs if self.rows is None else self.inputs[self.rows]
+    def project(self, output: Tensor) -> Tensor:
+        """Rᵀ(f - f̄) on the sampled rows, (k, q)."""
+        columns, *rows = self.message
+        change = output - self.output
+        return torch.linalg.vecdot(columns.flatten(2), (change[rows[0]] if rows else change).flatten(1))
+
+    def lift(self, coefficients: Tensor) -> Tensor:
+        """g + R c at the block's output, (n, *out)."""
+        columns, *rows = self.message
+        lifted = weighted_sum(columns, coefficients)
+        return self.cotangent.index_add(0, rows[0], lifted) if rows else self.cotangent + lifted
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,7 @@ class NonlinearLocalLoss:
     """L(d) = Σ_j ⟨g_j, f_j(θ) - f̄_j⟩ + (κ/2q) Σ_j ‖R_jᵀ(f_j(θ) - f̄_j)‖² + ½ λ‖d‖².
 
     Attributes:
-        block: the block whose parameters are minimised.
-        origin: θ̄, a flat vector (P,).
+        block: the block whose parameters are minimised, the only one of a stage of its own.
         pieces: one per micro-batch.
         samples: q, how many samples carry the curvature.
         work: where evaluations are counted.
@@ -47,7 +53,6 @@ class NonlinearLocalLoss:
     """
 
     block: Block
-    origin: Tensor
     pieces: Sequence[SurrogatePiece]
     samples: int
     work: WorkMeter
@@ -55,32 +60,45 @@ class NonlinearLocalLoss:
     damping: float = 0.0
 
     def __call__(self, step: Tensor) -> Tensor:
-        """L(d), differentiable in the step."""
-        parameters = self.origin + step
+        """L(d), a 0-dimensional tensor; L(0) = 0."""
+        with torch.no_grad():
+            return self.value(self.forward(step), step)
+
+    def forward(self, step: Tensor) -> list[Tape]:
+        """Run the block at θ̄ + d, one tape per micro-batch."""
+        parameters = self.block.moved(step)
+        with self.work.phase(self._key("inner forward")):
+            return [self.block.stage.forward(piece.inputs, parameters) for piece in self.pieces]
+
+    def value(self, tapes: Sequence[Tape], step: Tensor) -> Tensor:
+        """L(d) from the tapes of `forward(d)`."""
         total = 0.5 * self.damping * step.dot(step)
-        for piece in self.pieces:
-            change = self.forward(piece.inputs, parameters) - piece.output
-            sampled = change if piece.rows is None else change[piece.rows]
-            projected = torch.linalg.vecdot(piece.columns.flatten(2), sampled.flatten(1))
-            total = total + (piece.cotangent * change).sum()
-            total = total + self.inflation / (2 * self.samples) * projected.square().sum()
+        for piece, tape in zip(self.pieces, tapes, strict=True):
+            output = tape.output.detach()
+            total = total + (piece.cotangent * (output - piece.output)).sum()
+            total = total + self.inflation / (2 * self.samples) * piece.project(output).square().sum()
+        return total
+
+    def gradient(self, tapes: Sequence[Tape], step: Tensor) -> Tensor:
+        """∇L(d) from the tapes of `forward(d)`, run with gradients enabled; they can be used once."""
+        total = self.damping * step
+        with self.work.phase(self._key("inner backward")):
+            for piece, tape in zip(self.pieces, tapes, strict=True):
+                coefficients = self.inflation / self.samples * piece.project(tape.output.detach())
+                total = total + torch.cat(self.block.stage.backward(tape, piece.lift(coefficients)))
         return total
 
     def value_and_gradient(self, step: Tensor) -> tuple[Tensor, Tensor]:
         """L(d) and ∇L(d)."""
-        key = ("local", self.block.index, self.pieces[0].output.shape)
-        with torch.enable_grad(), self.work.phase(key):
-            leaf = step.detach().requires_grad_()
-            value = self(leaf)
-            (gradient,) = torch.autograd.grad(value, leaf)
-        return value.detach(), gradient
+        with torch.enable_grad():
+            tapes = self.forward(step)
+        with torch.no_grad():
+            return self.value(tapes, step), self.gradient(tapes, step)
 
-    def forward(self, inputs: Tensor, parameters: Tensor) -> Tensor:
-        """f(z̄, θ) for a flat θ."""
-        state = inputs
-        for layer, piece in zip(self.block.layers, self.block.split(parameters), strict=True):
-            state = layer.forward(state, layer.unflatten(piece))
-        return state
+    def linearized(self, tapes: Sequence[Tape]) -> GaussNewton:
+        """G at the tapes' point, with the output curvature of the expansion point."""
+        with torch.no_grad(), self.work.phase(self._key("inner curvature")):
+            return gauss_newton(self.block, tapes, [piece.message for piece in self.pieces], self.samples)[0]
 
     def damped(self, damping: float) -> "NonlinearLocalLoss":
         """The same local loss with another λ."""
@@ -89,6 +107,9 @@ class NonlinearLocalLoss:
     def inflated(self, inflation: float) -> "NonlinearLocalLoss":
         """The same local loss with another κ."""
         return replace(self, inflation=inflation)
+
+    def _key(self, phase: str) -> tuple[str, int, torch.Size]:
+        return phase, self.block.index, self.pieces[0].inputs.shape
 
 
 def nonlinear_local_loss(
@@ -100,9 +121,9 @@ def nonlinear_local_loss(
             inputs=tape.inputs[block.start].detach(),
             output=tape.inputs[block.stop].detach(),
             cotangent=tape.cotangents[block.stop].detach(),
-            columns=columns,
-            rows=rows[0] if rows else None,
+            message=message,
         )
-        for tape, (columns, *rows) in zip(tapes, messages, strict=True)
+        for tape, message in zip(tapes, messages, strict=True)
     ]
-    return NonlinearLocalLoss(block, block.vector(), pieces, samples, work)
+    alone = Block(Stage(block.layers), 0, len(block.layers), block.index)
+    return NonlinearLocalLoss(alone, pieces, samples, work)

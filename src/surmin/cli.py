@@ -1,0 +1,118 @@
+"""The command line: parsing only. What a command does is in `surmin.commands`.
+
+To add a command: a dataclass of its arguments, and a line in `COMMANDS`.
+"""
+
+import contextlib
+import io
+import itertools
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+import tyro
+
+from surmin.commands.exit_codes import INTERRUPTED, USER_ERROR
+from surmin.experiments.config import CompareConfig, RunConfig
+
+DEBUG_VARIABLE = "SURMIN_DEBUG"
+"""Set it to see where an error comes from."""
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train one network with one method; writes config.json, metrics.jsonl, checkpoint/ and curves.png.
+
+    Attributes:
+        out: folder to write; named under runs/ by method, data and time if not given. Must be new or empty.
+        resume: folder of a run to continue, into --out if given; its options hold where no others are given.
+    """
+
+    config: tyro.conf.OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
+    out: Path | None = None
+    resume: Path | None = None
+
+
+@dataclass(frozen=True)
+class CompareArguments:
+    """Compare methods on the same problem; writes results.csv, report.html and pictures of the curves.
+
+    Attributes:
+        out: folder to write; named under runs/ by data and time if not given. Must be new or empty.
+        resume: folder of a comparison to continue, into --out if given; finished runs are kept.
+    """
+
+    config: tyro.conf.OmitArgPrefixes[CompareConfig] = field(default_factory=CompareConfig)
+    out: Path | None = None
+    resume: Path | None = None
+
+
+COMMANDS: dict[str, tuple[Any, str]] = {
+    "train": (TrainArguments, "train:train"),
+    "compare": (CompareArguments, "compare:compare"),
+}
+"""A command's arguments, and the function in `surmin.commands` that gets their fields by name."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; what it returns is the exit code. Errors are one line, unless `DEBUG_VARIABLE` is set."""
+    try:
+        command, arguments = parse(sys.argv[1:] if words is None else words)
+        module, function = COMMANDS[command][1].split(":")
+        code: int = getattr(import_module(f"surmin.commands.{module}"), function)(**vars(arguments))
+        return code
+    except (OSError, ValueError) as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        print(f"surmin: {_one_line(error)}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("surmin: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def parse(words: Sequence[str]) -> tuple[str, Any]:
+    """The command and its arguments; with `--resume`, those of the run are the defaults.
+
+    Raises:
+        ValueError: for what cannot be parsed, in one line.
+    """
+    kinds = [Annotated[kind, tyro.conf.subcommand(name)] for name, (kind, _) in COMMANDS.items()]
+    arguments = _parse_as(Union[tuple(kinds)], "surmin", words)  # noqa: UP007 (made at run time)
+    command = next(name for name, (kind, _) in COMMANDS.items() if isinstance(arguments, kind))
+    if getattr(arguments, "resume", None) is not None:
+        from surmin.experiments.saved import read_config  # here: it imports torch
+
+        saved = replace(type(arguments)(), config=read_config(arguments.resume, type(arguments.config)))
+        arguments = _parse_as(type(arguments), f"surmin {command}", words[1:], saved)
+    return command, arguments
+
+
+def _parse_as(kind: Any, program: str, words: Sequence[str], default: Any = tyro.MISSING_NONPROP) -> Any:
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, prog=program, args=words, default=default, config=(tyro.conf.DisallowNone,))
+    except SystemExit as end:
+        if end.code == 0:
+            raise
+        raise ValueError(_squeeze(complaint.getvalue(), program)) from None
+
+
+def _squeeze(box: str, program: str) -> str:
+    """The first paragraph of tyro's framed complaint, and the option it thinks was meant."""
+    lines = [line.strip("│| \t") for line in box.splitlines()[1:]]
+    text = " ".join(itertools.takewhile(lambda line: line.strip("─-"), lines))
+    meant = re.search(r"Perhaps you meant:\W+(--[\w-]+)", " ".join(lines))
+    return f"{text.rstrip('.')}; {f'did you mean {meant[1]}?' if meant else f'see {program} --help'}"
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())

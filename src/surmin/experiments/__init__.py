@@ -1,0 +1,1 @@
+"""Experiments: configuration, the run folder, training with checkpoints, and comparisons."""

@@ -1,0 +1,183 @@
+"""What an experiment is: the options of the command line as values, checked, and to and from JSON.
+
+Importing this imports no torch, so that options can be parsed and refused at once.
+"""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from tyro.conf import arg
+
+from surmin.methods.registry import METHODS, check_options
+
+METHOD_OPTIONS = (
+    "preset", "curvature", "local", "blocks", "inner_steps", "rank", "curvature_fraction", "damping", "delta",
+)  # fmt: skip
+"""Options of methods, the learning rate aside; None leaves the method's own default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """The problem and everything that runs on it have in common.
+
+    Attributes:
+        data: digits, mnist, text, a folder of IDX files, or an .npz file.
+        data_dir: where the files of mnist or text are.
+        train_samples: keep only the first so many training samples.
+        model: kind of network.
+        layers: layers with weights; for gpt, transformer blocks.
+        width: size of a hidden layer, channels of a convolution, or size of a token's vector.
+        activation: relu, tanh, softplus, sigmoid, gelu, elu, silu or identity; relu if not given, gelu for gpt.
+        stages: parts the network is cut into; at most 4 if not given.
+        workers: processes; more than 1 needs the distributed pipeline, which is not available yet.
+        microbatches: equal parts every batch goes through the stages in.
+        preset: of sm: compute (least time where trips are cheap), trips (fewest trips) or paper.
+        curvature: of sm: what goes down the pipe, factor, sample or scalar.
+        local: of sm: local losses that are quadratic or nonlinear.
+        blocks: of sm: what gets a local loss of its own, a layer or a stage.
+        inner_steps: inner steps per round (sm, sm-paper), or L-BFGS iterations per round (lbfgs, 20 if not given).
+        rank: of sm: random curvature columns per sample; exact if not given.
+        curvature_fraction: of sm: part of the batch that carries the curvature.
+        damping: of sm: first value of λ.
+        delta: of sm with scalar or sample curvature, and sm-paper: δ of Appendix A.
+        dtype: of inputs and parameters.
+        device: auto is cuda where there is one.
+        rounds: outer iterations to do.
+        batch_size: samples per round, drawn anew every epoch, a remainder left out; 0 is the full batch.
+        target_loss: stop at the first round whose training loss is this or lower.
+        seed: of the initial weights, the batches and everything else random.
+        threads: of the processor; 1 gives the same numbers on every machine of a kind, and comparable times.
+    """
+
+    data: str = "digits"
+    data_dir: str | None = None
+    train_samples: int | None = None
+    model: Literal["mlp", "cnn", "gpt"] = "mlp"
+    layers: int = 8
+    width: int = 64
+    activation: str | None = None
+    stages: int | None = None
+    workers: int = 1
+    microbatches: int = 1
+    preset: Literal["compute", "trips", "paper"] | None = None
+    curvature: Literal["factor", "sample", "scalar"] | None = None
+    local: Literal["quadratic", "nonlinear"] | None = None
+    blocks: Literal["layer", "stage"] | None = None
+    inner_steps: int | None = None
+    rank: int | None = None
+    curvature_fraction: float | None = None
+    damping: float | None = None
+    delta: float | None = None
+    dtype: Literal["float32", "float64"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    rounds: int = 50
+    batch_size: int = 0
+    target_loss: float | None = None
+    seed: int = 0
+    threads: int = 1
+
+    def check(self) -> None:
+        """Raise ValueError for an impossible value, naming the option; what needs the data is checked later."""
+        for name, hint in get_type_hints(type(self)).items():
+            _check_type(name, getattr(self, name), hint)
+        least = {"layers": 1, "width": 1, "stages": 1, "workers": 1, "microbatches": 1, "threads": 1, "rounds": 0}
+        for name, bound in {**least, "batch_size": 0, "seed": 0}.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise ValueError(f"{name} must be at least {bound}, got {value}")
+        if self.target_loss is not None and not math.isfinite(self.target_loss):
+            raise ValueError(f"target_loss must be a finite number, got {self.target_loss}")
+        if self.workers > 1:
+            raise ValueError(
+                f"workers={self.workers} needs the distributed pipeline, which is not available yet; "
+                "leave it at 1: all stages then run in one process"
+            )
+
+    def given_options(self) -> dict[str, Any]:
+        """The method options that were given."""
+        values = {name: getattr(self, name) for name in METHOD_OPTIONS}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by option name."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """The config that `to_json` described.
+
+        Raises:
+            ValueError: when it is none, saying which option is wrong.
+        """
+        if not isinstance(values, dict):
+            raise ValueError("not a table of options")
+        known = {field.name for field in fields(cls)}
+        foreign = sorted(set(values) - known)
+        if foreign:
+            raise ValueError(f"unknown option {foreign[0]!r}")
+        plain: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
+        config = cls(**plain)
+        config.check()
+        return config
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(ExperimentConfig):
+    """One network trained by one method.
+
+    Attributes:
+        lr: learning rate of gd, sgd and adam; first step tried by gd-armijo and lbfgs.
+    """
+
+    method: Annotated[str, arg(help=f"one of {', '.join(METHODS)}.")] = "sm"
+    lr: float | None = None
+
+    def given_options(self) -> dict[str, Any]:
+        """The method options that were given, the learning rate among them."""
+        return super().given_options() | ({} if self.lr is None else {"lr": self.lr})
+
+    def check(self) -> None:
+        """As above; the method must be known and take the options given."""
+        super().check()
+        check_options(self.method, self.given_options())
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be a positive number, got {self.lr}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(ExperimentConfig):
+    """Several methods on the same problem; for every seed all start from the same network and see the same batches.
+
+    A method option goes to the methods that take it.
+
+    Attributes:
+        lr: learning rates to try, apart by commas, for all methods that take one, or METHOD=RATES for one; several
+            apart by spaces.
+        seeds: how many seeds, counted from --seed up.
+    """
+
+    methods: Annotated[str, arg(help=f"names apart by commas, or all: {', '.join(METHODS)}.")] = "sm,adam,gd-armijo"
+    lr: tuple[str, ...] = ()
+    seeds: int = 1
+
+    def check(self) -> None:
+        """As above; methods and learning rates are checked where the runs are planned."""
+        super().check()
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    """Raise ValueError when a value read from a file, or given from Python, is not of its field's type."""
+    for choice in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
+        if get_origin(choice) is Literal:
+            if value in get_args(choice):
+                return
+        elif get_origin(choice) is tuple:
+            if isinstance(value, tuple) and all(isinstance(item, get_args(choice)[0]) for item in value):
+                return
+        elif isinstance(value, (int, float) if choice is float else choice) and not isinstance(value, bool):
+            return
+    raise ValueError(f"{name} cannot be {value!r}")

@@ -1,0 +1,67 @@
+"""The folder that records one run: `config.json`, `metrics.jsonl` and `checkpoint/`."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from surmin import __version__
+from surmin.experiments.config import ExperimentConfig
+from surmin.experiments.files import write_json
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run's files are. `curves.png` is drawn from them later."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The options, and what they ran on."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One row a round."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The network and the method's memory."""
+        return self.path / "checkpoint" / "state.safetensors"
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            ValueError: when there is something in it already.
+            OSError: when it cannot be made.
+        """
+        claim_folder(self.path)
+        self.checkpoint.parent.mkdir()
+
+
+def claim_folder(path: Path) -> None:
+    """Make an empty folder, or take one that is there and empty.
+
+    Raises:
+        ValueError: when something is there already; nothing has changed then.
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file, not a folder to write a run into")
+    if path.is_dir() and any(path.iterdir()):
+        raise ValueError(f"{path} is not empty: continue it with --resume {path}, or name another folder with --out")
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def write_config(path: Path, command: str, config: ExperimentConfig, device: torch.device) -> None:
+    """Write `config.json`: the options under their names, and beside them what they ran with."""
+    environment = {
+        "surmin": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+    }
+    write_json(path, {"command": command, "options": config.to_json(), "environment": environment})

@@ -1,0 +1,37 @@
+"""Ctrl-C that lets the round in progress end."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """While inside, a first interrupt only makes the given function return True; a second one acts at once.
+
+    Outside the main thread, where signals cannot be received, the function returns False always.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def receive(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        restore()
+
+    for number in SIGNALS:
+        signal.signal(number, receive)
+    try:
+        yield lambda: bool(received)
+    finally:
+        restore()

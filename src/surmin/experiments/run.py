@@ -1,0 +1,152 @@
+"""One run: a network, a method, and the folder that records what happens."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from surmin.data import Dataset
+from surmin.errors import NonFiniteError
+from surmin.experiments.batches import Batches
+from surmin.experiments.checkpoint import Checkpoint
+from surmin.experiments.config import RunConfig
+from surmin.experiments.folder import RunFolder, write_config
+from surmin.experiments.interrupts import deferred_interrupt
+from surmin.experiments.metrics import Row, append_row, write_rows
+from surmin.experiments.problem import build_problem, load_data
+from surmin.experiments.saved import SavedRun
+from surmin.methods.registry import build_method
+
+CHECKPOINT_SECONDS = 30.0
+Status = Literal["reached", "finished", "diverged", "interrupted"]
+
+
+class Run:
+    """A run that is ready to train: everything is checked and built, and nothing is written yet.
+
+    Args:
+        config: the options; `stages` is filled in where it was left open.
+        path: the run's folder.
+        data: the data if it is loaded already.
+
+    Raises:
+        ValueError: for options that are not possible, alone or with this data.
+    """
+
+    def __init__(self, config: RunConfig, path: Path, data: Dataset | None = None) -> None:
+        config.check()
+        torch.set_num_threads(config.threads)
+        self.problem = build_problem(config, data or load_data(config))
+        self.config = replace(config, stages=len(self.problem.pipeline.stages))
+        self.folder = RunFolder(path)
+        self.rows: list[Row] = []
+        self._batches = Batches(
+            self.problem.data.train_inputs, self.problem.data.train_targets, config.batch_size, config.seed
+        )
+        if self._batches.size % config.microbatches:
+            raise ValueError(
+                f"{self._batches.size} samples cannot be cut into {config.microbatches} equal microbatches"
+            )
+        self._method = build_method(config.method, self.problem.pipeline, config.given_options(), config.seed)
+
+    @property
+    def status(self) -> Status:
+        """How far the run has come."""
+        return status_of(self.rows, self.config)
+
+    def start(self) -> None:
+        """Make the folder and record the starting point.
+
+        Raises:
+            ValueError: when the folder has something in it already.
+        """
+        self.folder.create()
+        self.rows = [Row.start(self.problem.evaluate())]
+        self._record()
+
+    def resume(self, saved: SavedRun) -> None:
+        """Take up a run where its checkpoint is, in its own folder or in a copy; then this folder must be empty.
+
+        Raises:
+            ValueError: when checkpoint or options do not fit; no file has changed then.
+        """
+        saved.check_continues(self.config)
+        self._restore(saved)
+        self.rows = saved.rows
+        if self.folder.path != saved.folder.path:
+            self.folder.create()
+        self._record()
+
+    def train(self, on_row: Callable[[Row], None] = lambda row: None) -> Status:
+        """Train until the target, the last round, divergence or Ctrl-C.
+
+        Args:
+            on_row: called with every new row.
+        """
+        _warm_up()
+        saved = time.monotonic()
+        with deferred_interrupt() as is_interrupted:
+            while self.status == "interrupted" and not is_interrupted():
+                self.rows.append(self._next_row())
+                append_row(self.folder.metrics, self.rows[-1])
+                on_row(self.rows[-1])
+                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self._save()
+                    saved = time.monotonic()
+            self._save()
+        return self.status
+
+    def _next_row(self) -> Row:
+        last = self.rows[-1]
+        start = time.perf_counter()
+        inputs, targets = self._batches.batch(last.round)
+        try:
+            report = self._method.step(inputs, targets)
+        except NonFiniteError:
+            return replace(last, round=last.round + 1, loss=None, test_accuracy=None, accepted=False)
+        if inputs.is_cuda:
+            torch.cuda.synchronize(inputs.device)
+        return last.next(report, time.perf_counter() - start, self.problem.evaluate())
+
+    def _record(self) -> None:
+        """Write the files anew from what is known now."""
+        write_config(self.folder.config, "train", self.config, self.problem.data.train_inputs.device)
+        write_rows(self.folder.metrics, self.rows)
+        self._save()
+
+    def _save(self) -> None:
+        """Write the checkpoint; a network that has diverged does not replace the last good one."""
+        if self.status != "diverged":
+            self._checkpoint().save(self.folder.checkpoint)
+
+    def _checkpoint(self) -> Checkpoint:
+        parameters = self.problem.pipeline.parameters
+        return Checkpoint(self.rows[-1].round, self.config.method, parameters, self._method.state_dict())
+
+    def _restore(self, saved: SavedRun) -> None:
+        parameters = self.problem.pipeline.parameters
+        try:
+            saved.checkpoint.check(self.config.method, parameters)
+            self._method.load_state_dict(saved.checkpoint.state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{saved.folder.checkpoint}: {error}") from error
+        saved.checkpoint.restore(parameters)
+
+
+def _warm_up() -> None:
+    """Have torch import now what it imports at the first gradient: half a second that is no method's work."""
+    point = torch.ones(1, requires_grad=True)
+    torch.autograd.grad(2 * point, point, torch.ones(1))
+
+
+def status_of(rows: Sequence[Row], config: RunConfig) -> Status:
+    """What the rows of a run say about it; a run that was cut off in any way is interrupted."""
+    last = rows[-1]
+    if last.loss is None:
+        return "diverged"
+    if config.target_loss is not None and last.loss <= config.target_loss:
+        return "reached"
+    return "finished" if last.round >= config.rounds else "interrupted"

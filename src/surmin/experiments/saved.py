@@ -1,0 +1,75 @@
+"""A run as its folder tells it: what is needed to continue it."""
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from surmin.experiments.checkpoint import Checkpoint
+from surmin.experiments.config import ExperimentConfig, RunConfig
+from surmin.experiments.files import read_json
+from surmin.experiments.folder import RunFolder
+from surmin.experiments.metrics import Row, read_rows
+from surmin.methods.registry import flag
+
+MAY_CHANGE = frozenset({"rounds", "target_loss", "stages", "microbatches", "workers", "threads", "device", "data_dir"})
+"""Options that may be others when a run is continued; the rest decide what is computed."""
+
+Config = TypeVar("Config", bound=ExperimentConfig)
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run's options, its rows up to its checkpoint, and the checkpoint."""
+
+    folder: RunFolder
+    config: RunConfig
+    rows: list[Row]
+    checkpoint: Checkpoint
+
+    @classmethod
+    def read(cls, path: Path) -> "SavedRun":
+        """Read a run folder; rows after the checkpoint will be computed again and are left out.
+
+        Raises:
+            ValueError: when a file is missing or damaged, or the run has diverged.
+        """
+        folder = RunFolder(path)
+        config = read_config(path, RunConfig)
+        rows = read_rows(folder.metrics)
+        checkpoint = Checkpoint.load(folder.checkpoint)
+        if checkpoint.round >= len(rows):
+            raise ValueError(f"{folder.metrics} ends before round {checkpoint.round}, where the checkpoint is")
+        if rows[-1].loss is None:
+            raise ValueError(f"{path}: the run diverged in round {rows[-1].round}, there is nothing to continue")
+        return cls(folder, config, rows[: checkpoint.round + 1], checkpoint)
+
+    def check_continues(self, config: RunConfig) -> None:
+        """Raise ValueError when these options would make it another run."""
+        check_unchanged(self.config, config)
+
+
+def read_config(path: Path, kind: type[Config]) -> Config:
+    """The options in a folder's `config.json`.
+
+    Raises:
+        ValueError: when there is no such file or its options are not of that kind.
+    """
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such folder to resume")
+    config: Config = read_json(path / "config.json", lambda document: kind.from_json(_options(document)))
+    return config
+
+
+def check_unchanged(old: ExperimentConfig, new: ExperimentConfig, may_change: Set[str] = frozenset()) -> None:
+    """Raise ValueError for an option that was changed and may not be."""
+    for field in fields(old):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if before != after and field.name not in MAY_CHANGE | may_change:
+            raise ValueError(f"{flag(field.name)} cannot change on resuming: the run has {before}, not {after}")
+
+
+def _options(document: Any) -> Any:
+    if not isinstance(document, Mapping) or "options" not in document:
+        raise ValueError("no options in it")
+    return document["options"]

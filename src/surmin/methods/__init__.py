@@ -1,0 +1,1 @@
+"""Everything Surrogate Minimization is compared with, behind one interface; `registry` has the names."""

@@ -1,0 +1,58 @@
+"""Methods that take one step along each gradient: gradient descent, SGD with momentum, Adam."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from surmin.methods.base import StepMeter
+from surmin.methods.gradients import assign_gradients, squared_norm
+from surmin.methods.optimizer_state import load_named_state, named_state
+from surmin.pipeline.in_process import InProcessPipeline
+from surmin.report import StepReport
+
+MOMENTUM = 0.9
+
+
+class FirstOrder:
+    """One forward wave, one backward wave, one step of a torch optimizer."""
+
+    def __init__(self, pipeline: InProcessPipeline, optimizer: Optimizer) -> None:
+        self.pipeline = pipeline
+        self.optimizer = optimizer
+
+    def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
+        """One gradient step on the batch."""
+        meter = StepMeter(self.pipeline)
+        wave = self.pipeline.forward(inputs, targets)
+        gradients = self.pipeline.backward(wave)
+        assign_gradients(gradients)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return meter.report(wave.shape, float(wave.loss), math.sqrt(float(squared_norm(gradients))))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's memory by parameter."""
+        return named_state(self.optimizer, self.pipeline.parameters)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        load_named_state(self.optimizer, self.pipeline.parameters, state)
+
+
+def gradient_descent(pipeline: InProcessPipeline, *, lr: float = 0.1) -> FirstOrder:
+    """θ ← θ - lr ∇h."""
+    return FirstOrder(pipeline, torch.optim.SGD(pipeline.parameters.values(), lr=lr))
+
+
+def sgd(pipeline: InProcessPipeline, *, lr: float = 0.05) -> FirstOrder:
+    """Gradient descent with momentum 0.9."""
+    return FirstOrder(pipeline, torch.optim.SGD(pipeline.parameters.values(), lr=lr, momentum=MOMENTUM))
+
+
+def adam(pipeline: InProcessPipeline, *, lr: float = 3e-3) -> FirstOrder:
+    """Adam with torch's defaults."""
+    return FirstOrder(pipeline, torch.optim.Adam(pipeline.parameters.values(), lr=lr))

@@ -1,0 +1,30 @@
+"""The gradients that a pipeline returns, in the shapes that optimizers take."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from surmin.stages.layer import Layer
+from surmin.stages.stage import Stage
+
+Gradients = Mapping[Stage, Sequence[Tensor]]
+"""For every stage one flat gradient a layer, as `backward` returns them."""
+
+
+def by_name(layer: Layer, gradient: Tensor) -> Mapping[str, Tensor]:
+    """A layer's flat gradient as tensors of its parameters' shapes; empty for a layer without parameters."""
+    return layer.unflatten(gradient) if layer.size else {}
+
+
+def assign_gradients(gradients: Gradients) -> None:
+    """Put every gradient into its parameter's `.grad`, where torch's optimizers look for it."""
+    for stage, own in gradients.items():
+        for layer, flat in zip(stage.layers, own, strict=True):
+            for name, gradient in by_name(layer, flat).items():
+                layer.parameters[name].grad = gradient
+
+
+def squared_norm(gradients: Gradients) -> Tensor:
+    """Sum of squares over all layers, 0-dimensional."""
+    return torch.stack([flat.dot(flat) for own in gradients.values() for flat in own]).sum()

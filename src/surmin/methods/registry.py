@@ -1,0 +1,96 @@
+"""The methods by name. Nothing is imported until a method is built, so that names and options can be checked at once.
+
+To add a method: write a file with its builder, `build(pipeline, *, option=default, ...) -> Method`, and a line here.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from surmin.methods.base import Method
+    from surmin.pipeline.in_process import InProcessPipeline
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a method's builder is, "module:function", and the options it takes, apart by spaces."""
+
+    builder: str
+    options: str
+
+    def load(self) -> "Callable[..., Method]":
+        """Import the builder."""
+        module, function = self.builder.split(":")
+        builder: Callable[..., Method] = getattr(import_module(f"surmin.methods.{module}"), function)
+        return builder
+
+
+SM_OPTIONS = "preset curvature local blocks inner_steps rank curvature_fraction damping delta seed"
+
+METHODS: Mapping[str, Entry] = {
+    "sm": Entry("surrogate:surrogate_minimization", SM_OPTIONS),
+    "sm-paper": Entry("surrogate:paper", "inner_steps delta seed"),
+    "gd": Entry("first_order:gradient_descent", "lr"),
+    "gd-armijo": Entry("armijo:ArmijoDescent", "lr"),
+    "sgd": Entry("first_order:sgd", "lr"),
+    "adam": Entry("first_order:adam", "lr"),
+    "lbfgs": Entry("lbfgs:Lbfgs", "lr inner_steps"),
+}
+
+
+def find_method(name: str) -> Entry:
+    """The entry of a method.
+
+    Raises:
+        ValueError: for an unknown name, naming the known ones.
+    """
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"unknown method {name!r}: {hint}known are {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether a method takes an option."""
+    return option in find_method(name).options.split()
+
+
+def check_options(name: str, options: Iterable[str]) -> None:
+    """Raise ValueError for options that the method does not take."""
+    taken = find_method(name).options.split()
+    foreign = [option for option in options if option not in taken]
+    if foreign:
+        own = ", ".join(flag(option) for option in taken if option != "seed")
+        raise ValueError(f"method {name} does not take {', '.join(map(flag, foreign))}; it takes {own}")
+
+
+def default_option(name: str, option: str) -> Any:
+    """The value an option has when it is not given."""
+    return inspect.signature(find_method(name).load()).parameters[option].default
+
+
+def build_method(name: str, pipeline: "InProcessPipeline", options: Mapping[str, Any], seed: int = 0) -> "Method":
+    """A method at work on a pipeline.
+
+    Args:
+        name: a key of `METHODS`.
+        pipeline: holds the network and its loss.
+        options: those given; the others have the method's defaults.
+        seed: for methods that draw at random.
+
+    Raises:
+        ValueError: for an unknown method, an option it does not take, or a value that is not possible.
+    """
+    check_options(name, options)
+    seeded = {"seed": seed} if takes(name, "seed") else {}
+    return find_method(name).load()(pipeline, **seeded, **options)
+
+
+def flag(option: str) -> str:
+    """An option as it is written on the command line."""
+    return "--" + option.replace("_", "-")

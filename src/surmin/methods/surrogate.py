@@ -1,0 +1,16 @@
+"""Surrogate Minimization as a method: the minimizer itself, built from the command line's options."""
+
+from typing import Any
+
+from surmin.minimizer import SurrogateMinimizer
+from surmin.pipeline.in_process import InProcessPipeline
+
+
+def surrogate_minimization(pipeline: InProcessPipeline, **options: Any) -> SurrogateMinimizer:
+    """`SurrogateMinimizer` with a preset and options over it."""
+    return SurrogateMinimizer(pipeline, **options)
+
+
+def paper(pipeline: InProcessPipeline, **options: Any) -> SurrogateMinimizer:
+    """Appendix A to the letter."""
+    return SurrogateMinimizer(pipeline, preset="paper", **options)

@@ -1,0 +1,1 @@
+"""Curves and the report page: data first, then drawn."""

@@ -1,0 +1,95 @@
+"""Pictures of loss curves."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from surmin.experiments.files import replacing
+from surmin.plots.series import Axis, Curve
+from surmin.plots.style import RC, LineStyle
+
+MARKERS_PER_CURVE = 12
+COMPRESS_ABOVE = 4.0
+
+
+def draw_curves(path: Path, title: str, panels: Sequence[tuple[Axis, Sequence[Curve]]], target: float | None) -> None:
+    """Replace a PNG file: one panel an axis, side by side in rows of two, with one legend below them all.
+
+    Args:
+        path: the file.
+        title: the first line.
+        panels: the same curves against each axis.
+        target: a loss to mark.
+    """
+    with matplotlib.rc_context(RC):
+        columns = min(2, len(panels))
+        rows = -(-len(panels) // columns)
+        figure = Figure(figsize=(6.2 * columns + 0.6, 4.0 * rows + 0.9), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+        for index, axes in enumerate(grid):
+            if index >= len(panels):
+                axes.set_axis_off()
+                continue
+            _draw_panel(axes, *panels[index], target)
+            if index % columns == 0:
+                axes.set_ylabel("training loss, log scale")
+        _label(figure, title)
+        with replacing(path) as unfinished:
+            figure.savefig(unfinished, format="png")
+
+
+def _draw_panel(axes: Axes, axis: Axis, curves: Sequence[Curve], target: float | None) -> None:
+    for index, curve in enumerate(curves):
+        _draw_curve(axes, curve, LineStyle.number(index))
+    if target is not None:
+        axes.axhline(target, color="#666666", linewidth=1, linestyle=(0, (1, 2)), label=f"target {target:g}")
+    axes.set_yscale("log")
+    is_compressed = _scale_x(axes, curves)
+    axes.set_xlabel(f"{axis.label}, log scale" if is_compressed else axis.label)
+
+
+def _draw_curve(axes: Axes, curve: Curve, style: LineStyle) -> None:
+    every = max(1, len(curve.x) // MARKERS_PER_CURVE)
+    axes.plot(
+        curve.x,
+        curve.median,
+        color=style.color,
+        linestyle=style.dashes,
+        linewidth=1.8,
+        marker=style.marker,
+        markersize=5,
+        markevery=every,
+        label=curve.label,
+    )
+    if curve.runs > 1:
+        axes.fill_between(curve.x, curve.low, curve.high, color=style.color, alpha=0.18, linewidth=0)
+    for x, loss in curve.ends:
+        axes.plot([x], [loss], color=style.color, marker="x", markersize=11, markeredgewidth=2.5)
+
+
+def _scale_x(axes: Axes, curves: Sequence[Curve]) -> bool:
+    """Start at 0; use a logarithmic scale (linear near 0) when one curve is much longer."""
+    ends = [float(curve.x[-1]) for curve in curves if curve.x[-1] > 0]
+    is_compressed = bool(ends) and max(ends) > COMPRESS_ABOVE * min(ends)
+    if is_compressed:
+        first = min(float(curve.x[curve.x > 0][0]) for curve in curves if curve.x[-1] > 0)
+        linear_below = 10.0 ** math.floor(math.log10(max(first, min(ends) / 10)))
+        axes.set_xscale("symlog", linthresh=linear_below, linscale=0.3)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.set_xlim(left=0)
+    return is_compressed
+
+
+def _label(figure: Figure, title: str) -> None:
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.suptitle(title)
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(4, len(handles)))

@@ -1,0 +1,25 @@
+"""The picture of one run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from surmin.experiments.config import ExperimentConfig, RunConfig
+from surmin.experiments.metrics import Row
+from surmin.plots.curves import draw_curves
+from surmin.plots.series import loss_curve, visible_axes
+
+PANELS = 4
+
+
+def draw_run(path: Path, config: RunConfig, rows: Sequence[Row]) -> None:
+    """Replace `curves.png`: the training loss against what it cost."""
+    panels = [(axis, [loss_curve(config.method, [rows], axis)]) for axis in visible_axes([rows])[:PANELS]]
+    draw_curves(path, f"{config.method} on {describe(config)}", panels, config.target_loss)
+
+
+def describe(config: ExperimentConfig) -> str:
+    """The problem in a few words."""
+    samples = f", first {config.train_samples:,} samples" if config.train_samples else ""
+    activation = f", {config.activation}" if config.activation else ""
+    batch = f", batches of {config.batch_size:,}" if config.batch_size else ""
+    return f"{Path(config.data).stem}{samples}, {config.model} {config.layers} × {config.width}{activation}{batch}"

@@ -1,0 +1,38 @@
+"""How pictures look: colours that everyone can tell apart, with markers and line styles that differ as well."""
+
+from dataclasses import dataclass
+from typing import Any
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito (2008), the yellow left out: too faint on white."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+DASHES = ("-", "--", "-.", ":")
+
+RC: dict[Any, Any] = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.labelsize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.handlelength": 3.2,
+    "savefig.dpi": 130,
+}
+"""matplotlib's settings."""
+
+
+@dataclass(frozen=True)
+class LineStyle:
+    """Colour, marker and dashes of one curve."""
+
+    color: str
+    marker: str
+    dashes: str
+
+    @classmethod
+    def number(cls, index: int) -> "LineStyle":
+        """The style of the curve with that number; no two of the first hundred are the same."""
+        return cls(PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])

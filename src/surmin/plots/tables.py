@@ -1,0 +1,82 @@
+"""Tables as text cells, for the page and the terminal alike."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from surmin.experiments.metrics import Row
+from surmin.experiments.results import Result, Spread, Summary
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings and rows of text; a cell's second line is an aside; columns from `numbers_from` on are flush right."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers_from: int = 1
+
+
+def short(value: float | None) -> str:
+    """Three digits, all those of a number from 100 up; a dash for what is not there."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    size = abs(value)
+    if 100 <= size < 1e6 or (value == int(value) and size < 1e6):
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if 1e-2 <= size < 100 else f"{value:.2e}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage."""
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"
+
+
+def megabytes(value: float | None) -> str:
+    """Bytes in units of a million."""
+    return short(None if value is None else value / 1e6)
+
+
+FIGURE_COLUMNS: Sequence[tuple[str, str, Callable[[float | None], str]]] = (
+    ("round", "rounds", short),
+    ("loss", "training loss", short),
+    ("test_accuracy", "test accuracy", percent),
+    ("seconds", "time, s", short),
+    ("gradient_equivalents", "work, gradients", short),
+    ("forward_waves", "forward waves", short),
+    ("messages", "messages", short),
+    ("bytes", "sent, MB", megabytes),
+)
+"""Figure, heading, and how it is written."""
+
+
+def summary_table(summaries: Sequence[Summary], *, ranges: bool) -> Table:
+    """One line a method: medians over seeds, and the ranges if wanted."""
+    rows = [
+        [
+            summary.label,
+            summary.statuses,
+            *(_spread(summary.figures[figure], write, ranges) for figure, _, write in FIGURE_COLUMNS),
+        ]
+        for summary in summaries
+    ]
+    return Table(["method", "outcome", *(heading for _, heading, _ in FIGURE_COLUMNS)], rows, numbers_from=2)
+
+
+def runs_table(results: Sequence[Result]) -> Table:
+    """One line a run."""
+    rows = [
+        [result.run.method, short(result.run.lr), str(result.run.seed), result.status, *_cells(result.last)]
+        for result in results
+    ]
+    headings = ["method", "lr", "seed", "outcome", *(heading for _, heading, _ in FIGURE_COLUMNS)]
+    return Table(headings, rows, numbers_from=4)
+
+
+def _cells(row: Row) -> list[str]:
+    return [write(getattr(row, figure)) for figure, _, write in FIGURE_COLUMNS]
+
+
+def _spread(spread: Spread, write: Callable[[float | None], str], ranges: bool) -> str:
+    median, low, high = write(spread.median), write(spread.low), write(spread.high)
+    return f"{median}\n{low} to {high}" if ranges and low != high else median

@@ -1,0 +1,19 @@
+"""Attention that can be differentiated in forward mode and twice."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+@contextmanager
+def math_attention() -> Iterator[None]:
+    """Inside, torch's attention is made of plain products: its fused kernels know neither forward mode nor second derivatives."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

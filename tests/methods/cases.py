@@ -1,0 +1,29 @@
+import torch
+from torch import Tensor, nn
+
+from surmin.losses import CrossEntropy
+from surmin.models import mlp
+from surmin.pipeline.in_process import InProcessPipeline
+from surmin.stages.partition import partition
+
+SAMPLES, FEATURES, WIDTH, CLASSES, LAYERS = 24, 5, 7, 3, 3
+
+
+def make_model(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return mlp((FEATURES,), CLASSES, LAYERS, WIDTH, "tanh").double()
+
+
+def make_pipeline(model: nn.Sequential, stages: int = 2, microbatches: int = 1) -> InProcessPipeline:
+    return InProcessPipeline(partition(model, stages), CrossEntropy(), microbatches=microbatches)
+
+
+def make_batch(seed: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(SAMPLES, FEATURES, dtype=torch.float64, generator=generator)
+    return inputs, torch.randint(CLASSES, (SAMPLES,), generator=generator)
+
+
+def largest_difference(first: nn.Module, second: nn.Module) -> float:
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)

@@ -1,0 +1,44 @@
+"""Messages, bytes, forward waves and work of each method on a network of known size."""
+
+import pytest
+
+from surmin.methods.registry import build_method
+from tests.methods.cases import SAMPLES, WIDTH, make_batch, make_model, make_pipeline
+
+STAGES = 3
+BOUNDARIES = STAGES - 1
+ACTIVATION_BYTES = SAMPLES * WIDTH * 8
+
+
+@pytest.mark.parametrize("microbatches", [1, 4])
+@pytest.mark.parametrize("name", ["gd", "sgd", "adam"])
+def test_a_gradient_step(name: str, microbatches: int) -> None:
+    method = build_method(name, make_pipeline(make_model(), STAGES, microbatches), {})
+    for _ in range(2):
+        report = method.step(*make_batch())
+        assert report.forward_waves == 1
+        assert report.messages == 2 * BOUNDARIES * microbatches
+        assert report.bytes_sent == 2 * BOUNDARIES * ACTIVATION_BYTES
+        assert report.gradient_equivalents == 1
+
+
+def test_a_line_search_counts_every_trial() -> None:
+    pipeline = make_pipeline(make_model(), STAGES)
+    report = build_method("gd-armijo", pipeline, {"lr": 100.0}).step(*make_batch())
+    waves = 1 + report.tries
+    assert report.tries > 1 and report.forward_waves == waves
+    assert report.messages == BOUNDARIES * (waves + 1) + 2 * BOUNDARIES * waves
+    numbers = 2 + report.tries  # loss and gradient once, then the loss of every trial
+    assert report.bytes_sent == BOUNDARIES * (ACTIVATION_BYTES * (waves + 1) + 2 * 8 * numbers)
+    forward = pipeline.work.known(("forward", make_batch()[0].shape))
+    backward = pipeline.work.known(("backward", make_batch()[0].shape))
+    assert report.gradient_equivalents == pytest.approx((waves * forward + backward) / (forward + backward))
+
+
+def test_lbfgs_counts_every_evaluation() -> None:
+    report = build_method("lbfgs", make_pipeline(make_model(), STAGES), {"inner_steps": 5}).step(*make_batch())
+    evaluations = 1 + report.tries
+    assert evaluations > 5
+    assert report.forward_waves == report.gradient_equivalents == evaluations
+    assert report.messages == 4 * BOUNDARIES * evaluations
+    assert report.bytes_sent == BOUNDARIES * evaluations * (2 * ACTIVATION_BYTES + 2 * 8 * 2)

@@ -1,0 +1,147 @@
+"""Cubic solvers against a dense reference: SciPy's scalar root of the secular equation, and plain minimisation from many starts."""
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from surmin.solvers.cubic import CubicGradientDescent, CubicKrylov, solve_cubic_dense
+from surmin.solvers.result import Reason
+from tests.solvers.problems import quadratic, spectrum_problem, undamped_value
+
+spectra = st.lists(st.floats(-5, 5).map(lambda x: round(x, 2)), min_size=1, max_size=6)
+
+
+def best_value(matrix: Tensor, gradient: Tensor, cubic: float, starts: int = 12) -> float:
+    """The least of many runs of SciPy's BFGS: no secular equation, no eigenvalues."""
+    a, g = matrix.numpy(), gradient.numpy()
+    generator = np.random.default_rng(0)
+
+    def value(d: np.ndarray) -> float:
+        return float(g @ d + d @ a @ d / 2 + 2 * cubic / 3 * np.linalg.norm(d) ** 3)
+
+    def slope(d: np.ndarray) -> np.ndarray:
+        return g + a @ d + 2 * cubic * np.linalg.norm(d) * d
+
+    radius = (np.abs(np.linalg.eigvalsh(a)).max() + 1) / cubic
+    runs = [
+        scipy.optimize.minimize(value, radius * generator.standard_normal(len(g)), jac=slope, method="BFGS").fun
+        for _ in range(starts)
+    ]
+    return min(0.0, *runs)
+
+
+def assert_global_minimiser(matrix: Tensor, gradient: Tensor, cubic: float, step: Tensor, tolerance: float) -> None:
+    """Nesterov and Polyak's conditions, necessary and sufficient: (A + 2ρ‖d‖ I) d = -g and A + 2ρ‖d‖ I ⪰ 0."""
+    shifted = matrix + 2 * cubic * step.norm() * torch.eye(len(gradient), dtype=torch.float64)
+    scale = 1 + matrix.abs().max() + gradient.norm()
+    assert torch.linalg.eigvalsh(shifted)[0] >= -tolerance * scale
+    assert (shifted @ step + gradient).norm() <= tolerance * scale * (1 + step.norm())
+
+
+@given(spectrum=spectra, seed=st.integers(0, 999), cubic=st.sampled_from([1e-2, 0.3, 4.0]))
+def test_the_dense_solver_finds_the_global_minimum(spectrum: list[float], seed: int, cubic: float) -> None:
+    matrix, gradient = spectrum_problem(spectrum, seed)
+    step, code = solve_cubic_dense(matrix, gradient, cubic)
+    assert Reason(int(code)) is Reason.CONVERGED
+    assert_global_minimiser(matrix, gradient, cubic, step, 1e-7)
+
+
+@given(spectrum=spectra, seed=st.integers(0, 999), cubic=st.sampled_from([0.1, 4.0]), size=st.floats(-12, 0))
+def test_the_hard_case_and_its_neighbourhood(spectrum: list[float], seed: int, cubic: float, size: float) -> None:
+    """The gradient has no part, or a tiny one, along the lowest eigenvector."""
+    matrix, gradient = spectrum_problem(spectrum, seed)
+    _, vectors = torch.linalg.eigh(matrix)
+    lowest = vectors[:, 0]
+    for along in (0.0, 10.0**size):
+        hard = gradient - (gradient @ lowest) * lowest + along * lowest
+        step, code = solve_cubic_dense(matrix, hard, cubic)
+        assert Reason(int(code)) is Reason.CONVERGED
+        assert_global_minimiser(matrix, hard, cubic, step, 1e-6)
+
+
+@settings(max_examples=20)
+@given(spectrum=spectra, seed=st.integers(0, 999), cubic=st.sampled_from([0.1, 2.0]))
+def test_nothing_lies_below_the_dense_solution(spectrum: list[float], seed: int, cubic: float) -> None:
+    matrix, gradient = spectrum_problem(spectrum, seed)
+    step, _ = solve_cubic_dense(matrix, gradient, cubic)
+    found, best = float(undamped_value(matrix, gradient, step, cubic=cubic)), best_value(matrix, gradient, cubic)
+    assert found <= best + 1e-6 * (1 + abs(best))
+
+
+@given(spectrum=spectra, seed=st.integers(0, 999), inflation=st.floats(1, 4), damping=st.floats(0, 1))
+def test_krylov_with_all_dimensions_is_the_dense_solution(
+    spectrum: list[float], seed: int, inflation: float, damping: float
+) -> None:
+    matrix, gradient = spectrum_problem(spectrum, seed)
+    loss = quadratic(matrix, gradient, inflation=inflation, damping=damping, cubic=0.5)
+    result = CubicKrylov(20).solve(loss)
+    full = inflation * matrix + damping * torch.eye(len(spectrum), dtype=torch.float64)
+    exact, _ = solve_cubic_dense(full, gradient, 0.5)
+    torch.testing.assert_close(loss(result.step), loss(exact), rtol=1e-7, atol=1e-8)
+    assert result.reason is Reason.CONVERGED
+    assert result.products == len(spectrum)
+    expected = -undamped_value(matrix, gradient, result.step, inflation, 0.5)
+    torch.testing.assert_close(result.decrease, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_krylov_minimises_over_the_krylov_space() -> None:
+    """With N products: no point of span(g, Ag, …, A^{N-1}g) is better, by a basis from QR and a minimum from SciPy."""
+    matrix, gradient = spectrum_problem([-2.0, -1.0, 0.5, 1.0, 3.0, 10.0, 12.0])
+    values = []
+    for steps in (1, 2, 3, 5):
+        loss = quadratic(matrix, gradient, cubic=0.3)
+        result = CubicKrylov(steps).solve(loss)
+        powers = torch.stack([torch.linalg.matrix_power(matrix, k) @ gradient for k in range(steps)], dim=1)
+        basis, _ = torch.linalg.qr(powers)
+        best = best_value(basis.t() @ matrix @ basis, basis.t() @ gradient, 0.3)
+        values.append(float(loss(result.step)))
+        assert values[-1] == pytest.approx(best, rel=1e-6)
+        assert (result.step - basis @ (basis.t() @ result.step)).norm() < 1e-9
+    assert values == sorted(values, reverse=True)
+
+
+def test_krylov_in_an_exhausted_space_stops_growing() -> None:
+    """Two distinct eigenvalues: the space has dimension two, whatever is asked for."""
+    matrix, gradient = spectrum_problem([1.0] * 4 + [-2.0] * 3)
+    exact, _ = solve_cubic_dense(matrix, gradient, 0.5)
+    for steps in (2, 3, 7):
+        torch.testing.assert_close(CubicKrylov(steps).solve(quadratic(matrix, gradient, cubic=0.5)).step, exact)
+
+
+def test_krylov_without_a_cubic_term_is_conjugate_gradient_s_limit() -> None:
+    matrix, gradient = spectrum_problem([0.5, 1.0, 3.0, 7.0])
+    result = CubicKrylov(4).solve(quadratic(matrix, gradient))
+    torch.testing.assert_close(result.step, torch.linalg.solve(matrix, -gradient))
+    assert result.reason is Reason.CONVERGED
+    indefinite, gradient = spectrum_problem([0.5, 1.0, -3.0, 7.0])
+    unbounded = CubicKrylov(4).solve(quadratic(indefinite, gradient))
+    assert unbounded.reason is Reason.NEGATIVE_CURVATURE
+    assert not unbounded.step.any()
+
+
+@pytest.mark.parametrize("spectrum", [[0.5, 1.0, 3.0], [-1.0, 0.2, 4.0], [-3.0, -2.0, -1.0]], ids=str)
+@pytest.mark.parametrize("cubic", [0.3, 3.0])
+def test_gradient_descent_reaches_the_global_minimum(spectrum: list[float], cubic: float) -> None:
+    """Carmon and Duchi: with a generic gradient, from the Cauchy point, at their step size."""
+    for seed in range(3):
+        matrix, gradient = spectrum_problem(spectrum, seed)
+        loss = quadratic(matrix, gradient, cubic=cubic)
+        result = CubicGradientDescent(4000, power_steps=30).solve(loss)
+        exact, _ = solve_cubic_dense(matrix, gradient, cubic)
+        torch.testing.assert_close(loss(result.step), loss(exact), rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(result.decrease, -loss(result.step))
+        short = CubicGradientDescent(1).solve(loss)
+        assert loss(result.step) < loss(short.step) < 0
+
+
+@pytest.mark.parametrize("solver", [CubicGradientDescent(5), CubicKrylov(3)], ids=lambda s: type(s).__name__)
+def test_zero_gradients_and_numbers_that_are_not_finite(solver: CubicGradientDescent | CubicKrylov) -> None:
+    matrix, gradient = spectrum_problem([0.5, 1.0, 3.0])
+    still = solver.solve(quadratic(matrix, torch.zeros_like(gradient), cubic=1.0))
+    assert not still.step.any() and still.decrease == 0
+    broken = solver.solve(quadratic(matrix, gradient * float("nan"), cubic=1.0))
+    assert broken.reason is Reason.NON_FINITE

@@ -1,0 +1,28 @@
+"""From a case to what the waves leave in every block."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from surmin.curvature.output_curvature import OutputCurvature
+from surmin.pipeline.in_process import BlockWaves, InProcessPipeline
+from surmin.stages.block import cut_blocks
+from tests.cases import Case
+
+
+def block_waves(
+    stages: Sequence[nn.Module], case: Case, batch: tuple[Tensor, Tensor], curvature: OutputCurvature, *,
+    blocks: Literal["layer", "stage"] = "layer", microbatches: int = 1, seed: int = 0,
+) -> list[BlockWaves]:  # fmt: skip
+    """Waves 1 to 3 over stages, keeping the cotangents at every block's boundary."""
+    pipeline = InProcessPipeline(stages, case.loss, microbatches=microbatches)
+    own = cut_blocks(pipeline.stages, blocks)
+    boundaries = {}
+    if curvature.needs_cotangents:
+        boundaries = {cut[0].stage: [block.start for block in cut if block.start] for cut in own}
+    wave = pipeline.forward(*batch)
+    gradients = pipeline.backward(wave, boundaries)
+    with torch.no_grad():
+        return pipeline.curvature(wave, gradients, own, curvature, seed)
