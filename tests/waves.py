@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from surmin.curvature.output_curvature import OutputCurvature
 from surmin.pipeline.in_process import BlockWaves, InProcessPipeline
-from surmin.stages.block import cut_blocks
+from surmin.stages.block import Block, cut_blocks
+from surmin.stages.stage import Stage
 from tests.cases import Case
 
 
@@ -26,3 +27,9 @@ def block_waves(
     gradients = pipeline.backward(wave, boundaries)
     with torch.no_grad():
         return pipeline.curvature(wave, gradients, own, curvature, seed)
+
+
+def only_block(module: nn.Module) -> Block:
+    """A module as the one block of the one stage of a network."""
+    ((block,),) = cut_blocks([Stage.of(module)], "stage")
+    return block

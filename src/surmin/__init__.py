@@ -1,9 +1,13 @@
 """Train neural networks split over devices with Surrogate Minimization."""
 
-from surmin.losses import ConvexLoss, CrossEntropy, GradientOracle, LogisticLoss, SquaredError
-from surmin.minimizer import SurrogateMinimizer
-from surmin.report import StepReport
-from surmin.stages.partition import partition
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from surmin.losses import ConvexLoss, CrossEntropy, GradientOracle, LogisticLoss, SquaredError
+    from surmin.minimizer import SurrogateMinimizer
+    from surmin.report import StepReport
+    from surmin.stages.partition import partition
 
 __all__ = [
     "ConvexLoss",
@@ -16,3 +20,17 @@ __all__ = [
     "partition",
 ]
 __version__ = "0.1.0"
+
+_MODULES = {
+    **dict.fromkeys(["ConvexLoss", "CrossEntropy", "GradientOracle", "LogisticLoss", "SquaredError"], "losses"),
+    "SurrogateMinimizer": "minimizer",
+    "StepReport": "report",
+    "partition": "stages.partition",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `surmin --help` need not wait for torch."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'surmin' has no attribute {name!r}")
+    return getattr(import_module(f"surmin.{_MODULES[name]}"), name)

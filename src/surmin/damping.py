@@ -1,12 +1,13 @@
 """Accepting a step and adapting the damping λ and the inflation κ (DESIGN 2.4, after Levenberg and Marquardt)."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 ACCEPT_ABOVE = 0.25
 TRUST_ABOVE = 0.75
 RAISE, LOWER = 2.0, 1 / 3
 TIGHTEN_ABOVE, TIGHTEN = 1.1, 0.7
+INFLATION_POWER = 0.25
 SMALLEST, LARGEST = 1e-12, 1e12
 
 
@@ -29,9 +30,10 @@ class Damping:
     value: float
     inflation_share: float = 1.0
 
-    def after_rejection(self) -> "Damping":
-        """λ up, inflation back towards the bound."""
-        return Damping(min(self.value * RAISE, LARGEST), min(1.0, self.inflation_share / TIGHTEN))
+    def after_rejection(self, largest_candidate: float = 1.0) -> "Damping":
+        """λ above the largest that was tried, inflation back towards the bound."""
+        value = min(self.value * RAISE * max(1.0, largest_candidate), LARGEST)
+        return Damping(value, min(1.0, self.inflation_share / TIGHTEN))
 
     def after_acceptance(self, ratio: float, *, tighten: bool) -> "Damping":
         """λ down where the model was trusted; less inflation where the bound was loose."""
@@ -39,6 +41,7 @@ class Damping:
         share = self.inflation_share * TIGHTEN if tighten and ratio > TIGHTEN_ABOVE else self.inflation_share
         return Damping(value, share)
 
-    def scaled(self, factor: float) -> "Damping":
-        """Another λ at the same inflation."""
-        return replace(self, value=self.value * factor)
+    def candidate(self, factor: float, *, tighten: bool) -> "Damping":
+        """Another λ; a bolder candidate uses less inflation as well where that may be adapted."""
+        share = self.inflation_share * factor**INFLATION_POWER if tighten else self.inflation_share
+        return Damping(self.value * factor, min(1.0, share))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Unpack
 
 import torch
@@ -11,44 +10,17 @@ from torch import Tensor, nn
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.output_curvature import OutputCurvature, draw_seed
 from surmin.curvature.scalar import ScalarCurvature
-from surmin.damping import Damping, is_acceptable, reduction_ratio
-from surmin.local_phase import LocalPhase, Problem
+from surmin.damping import Damping
+from surmin.local_phase import LocalPhase
 from surmin.losses import ConvexLoss
 from surmin.options import Options, OptionValues, resolve_options
-from surmin.pipeline.in_process import InProcessPipeline, StageParameters, Wave
+from surmin.pipeline.in_process import InProcessPipeline, Wave
 from surmin.pipeline.reuse import AcceptedWave
 from surmin.report import StepReport
-from surmin.solvers.result import Reason, SolverResult
+from surmin.search import Point, Search, Trial
+from surmin.solvers.result import Reason
 from surmin.stages.block import cut_blocks
-from surmin.stages.stage import Stage
 from surmin.surrogates.decoupling import check_decoupling, uniform_decoupling
-
-
-@dataclass(frozen=True)
-class _Point:
-    """The current parameters with all that the waves left there."""
-
-    wave: Wave
-    problems: Sequence[Problem]
-    gradient_square: Tensor
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """A step that has been computed, where it leads, and what it promised."""
-
-    damping: Damping
-    results: Sequence[SolverResult]
-    parameters: StageParameters
-    wave: Wave | None
-    loss: float
-    gradient_norm: float
-    new_loss: float
-    predicted: float
-
-    @property
-    def ratio(self) -> float:
-        return reduction_ratio(self.loss, self.new_loss, self.predicted)
 
 
 class SurrogateMinimizer:
@@ -93,18 +65,19 @@ class SurrogateMinimizer:
             self.pipeline = InProcessPipeline(stages, loss, microbatches=microbatches)
         self.blocks = cut_blocks(self.pipeline.stages, self.options.blocks)
         self._curvature = _output_curvature(self.options)
-        self._inflation = self._choose_inflation()
+        self._search = Search(self.pipeline, self.options, self._choose_inflation())
         self._boundaries = {
             own[0].stage: [block.start for block in own] for own in self.blocks if self._curvature.needs_cotangents
         }
         self._local_phase = LocalPhase(self.options, self.pipeline.work)
         self._damping = Damping(self.options.damping)
         self._round = 0
+        self._previous: dict[str, Tensor] = {}
         self._accepted: AcceptedWave | None = None
 
     @classmethod
     def paper(
-        cls, stages: Sequence[nn.Module], loss: ConvexLoss, *, inner_steps: int = 20, delta: float = 1.0,
+        cls, stages: Sequence[nn.Module] | InProcessPipeline, loss: ConvexLoss | None = None, *, inner_steps: int = 20, delta: float = 1.0,
         power_steps: int = 20, microbatches: int = 1,
     ) -> "SurrogateMinimizer":  # fmt: skip
         """Appendix A to the letter: layer blocks, one scalar curvature, plain CG, no damping and no acceptance test."""
@@ -135,14 +108,10 @@ class SurrogateMinimizer:
             ValueError: for a batch that does not fit, or a loss that is not finite to begin with; nothing has changed then.
         """
         before, operations = self.pipeline.traffic.copy(), self.pipeline.work.operations
-        point = self._expand(self._wave(inputs, targets))
-        trial, tries = self._search(inputs, targets, point)
-        accepted = self._is_accepted(trial)
-        if accepted:
-            self._commit(trial, inputs, targets)
-            self._damping = trial.damping.after_acceptance(trial.ratio, tighten=self.options.adapt_decoupling)
-        elif self.options.adapt_damping:
-            self._damping = trial.damping.after_rejection()
+        point = self._expand(inputs, targets)
+        trial, tries, self._damping = self._search.run(point, self._damping)
+        if trial.accepted:
+            self._commit(trial, point)
         self._round += 1
         sent = self.pipeline.traffic
         work = self.pipeline.work.operations - operations
@@ -152,23 +121,24 @@ class SurrogateMinimizer:
             predicted_decrease=trial.predicted,
             reduction_ratio=trial.ratio,
             damping=trial.damping.value,
-            accepted=accepted,
+            accepted=trial.accepted,
             tries=tries,
             gradient_norm=trial.gradient_norm,
             gradient_equivalents=work / self.pipeline.gradient_operations(point.wave.shape),
             bytes_sent=sent.bytes - before.bytes,
             messages=sent.messages - before.messages,
             forward_waves=sent.forward_waves - before.forward_waves,
-            note=_note(trial.results, accepted),
+            note=_note(trial),
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers that, with the network's parameters, continue the run exactly."""
+        """Plain numbers, and the last step by global parameter names: with the parameters they continue the run exactly."""
         return {
             "round": self._round,
             "damping": self._damping.value,
             "inflation_share": self._damping.inflation_share,
             "seed": self.options.seed,
+            "previous_step": {name: step.clone() for name, step in self._previous.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -185,6 +155,12 @@ class SurrogateMinimizer:
             raise ValueError(f"the state of a SurrogateMinimizer is out of range: {dict(state)}")
         if state["seed"] != self.options.seed:
             raise ValueError(f"the state was saved with seed {state['seed']}, this minimizer has {self.options.seed}")
+        previous = dict(state["previous_step"])
+        shapes = {name: parameter.shape for name, parameter in self.pipeline.parameters.items()}
+        if previous and {name: step.shape for name, step in previous.items()} != shapes:
+            raise ValueError("the state of a SurrogateMinimizer is of another network: its last step does not fit")
+        like = {name: parameter.detach() for name, parameter in self.pipeline.parameters.items()}
+        self._previous = {name: step.to(like[name]).clone() for name, step in previous.items()}
         self._damping = Damping(damping, share)
         self._round = int(state["round"])
         self._accepted = None
@@ -196,85 +172,29 @@ class SurrogateMinimizer:
             return accepted.wave
         return self.pipeline.forward(inputs, targets)
 
-    def _expand(self, wave: Wave) -> _Point:
-        """Waves 2 and 3: gradients and curvature of every block, made into local problems."""
+    def _expand(self, inputs: Tensor, targets: Tensor) -> Point:
+        """Waves 1 to 3: gradients and curvature of every block, made into local problems."""
+        wave = self._wave(inputs, targets)
         seed = draw_seed(self.options.seed, self._round)
         gradients = self.pipeline.backward(wave, self._boundaries)
         blocks = self.pipeline.curvature(wave, gradients, self.blocks, self._curvature, seed)
         problems = [
             self._local_phase.problem(block, wave.inputs, draw_seed(seed, block.block.index)) for block in blocks
         ]
-        return _Point(wave, problems, torch.stack([block.gradient.dot(block.gradient) for block in blocks]).sum())
-
-    def _search(self, inputs: Tensor, targets: Tensor, point: _Point) -> tuple[_Trial, int]:
-        """Raise the damping until a step passes the test; solving again needs no new backward wave."""
-        damping = self._damping
-        for tries in range(1, self.options.max_tries + 1):
-            trials = self._attempt(inputs, targets, point, damping)
-            best = min(trials, key=lambda trial: trial.new_loss if math.isfinite(trial.new_loss) else math.inf)
-            if self._is_accepted(best) or not self.options.adapt_damping:
-                break
-            damping = damping.after_rejection()
-        return best, tries
-
-    def _attempt(self, inputs: Tensor, targets: Tensor, point: _Point, damping: Damping) -> list[_Trial]:
-        """Waves 4 and 5 for every damping candidate: solve, try all in one forward wave, add up over stages."""
-        dampings = [damping.scaled(factor) for factor in self.options.damping_candidates]
-        solved = [self._solve(point.problems, candidate) for candidate in dampings]
-        moved = [self._moved(point.problems, results) for results in solved]
-        waves: list[Wave | None] = [None] * len(moved)
-        if self.options.adapt_damping:
-            waves = list(self.pipeline.forward_candidates(inputs, targets, moved))
-        unknown = torch.full_like(point.wave.loss, math.nan)
-        numbers = [point.wave.loss, point.gradient_square]
-        for results, wave in zip(solved, waves, strict=True):
-            numbers += [unknown if wave is None else wave.loss, torch.stack([r.decrease for r in results]).sum()]
-        loss, gradient_square, *pairs = self.pipeline.total(torch.stack(numbers))
-        self._check_start(loss, gradient_square)
-        return [
-            _Trial(candidate, results, parameters, wave, loss, math.sqrt(gradient_square), new_loss, predicted)
-            for candidate, results, parameters, wave, new_loss, predicted in zip(
-                dampings, solved, moved, waves, pairs[::2], pairs[1::2], strict=True
-            )
-        ]
-
-    def _solve(self, problems: Sequence[Problem], damping: Damping) -> list[SolverResult]:
-        """Every block minimises its local loss at this λ and share of κ."""
-        with torch.no_grad():
-            return [
-                problem.solve(max(1.0, damping.inflation_share * self._inflation[problem.block.index]), damping.value)
-                for problem in problems
-            ]
-
-    def _moved(self, problems: Sequence[Problem], results: Sequence[SolverResult]) -> StageParameters:
-        """The parameters θ̄ + d as tensors of their own; the network's stay as they are."""
-        moved: dict[Stage, list[Mapping[str, Tensor]]] = {stage: [{}] * len(stage.layers) for stage in self.pipeline.stages}
-        for problem, result in zip(problems, results, strict=True):
-            block = problem.block
-            moved[block.stage][block.start : block.stop] = block.moved(result.step)
-        return moved
-
-    def _is_accepted(self, trial: _Trial) -> bool:
-        if self.options.adapt_damping:
-            return is_acceptable(trial.loss, trial.new_loss, trial.predicted)
-        return math.isfinite(trial.predicted)
+        squares = torch.stack([block.gradient.dot(block.gradient) for block in blocks])
+        return Point(inputs, targets, wave, problems, squares.sum(), self._previous)
 
     @torch.no_grad()
-    def _commit(self, trial: _Trial, inputs: Tensor, targets: Tensor) -> None:
+    def _commit(self, trial: Trial, point: Point) -> None:
         for stage, values in trial.parameters.items():
             for layer, own in zip(stage.layers, values, strict=True):
                 for name, value in own.items():
                     layer.parameters[name].copy_(value)
+        if any(self.options.momentum_candidates):
+            named = [p.block.named(step) for p, step in zip(point.problems, trial.steps, strict=True)]
+            self._previous = {name: value for own in named for name, value in own.items()}
         if trial.wave is not None:
-            self._accepted = AcceptedWave.of(trial.wave, inputs, targets, self.pipeline.stages)
-
-    def _check_start(self, loss: float, gradient_square: float) -> None:
-        if not math.isfinite(gradient_square) or (self.options.adapt_damping and not math.isfinite(loss)):
-            raise ValueError(
-                f"the loss is {loss:g} and its gradient's norm {math.sqrt(max(gradient_square, 0)):g} at the current "
-                "parameters: no step can be computed or tested from there; check the data's scale and the initialisation "
-                "(a gradient oracle has no loss value and needs adapt_damping=False)"
-            )
+            self._accepted = AcceptedWave.of(trial.wave, point.inputs, point.targets, self.pipeline.stages)
 
     def _choose_inflation(self) -> list[float]:
         """κ of every trainable block; curvatures that are decoupled already have κ = 1."""
@@ -294,8 +214,8 @@ def _output_curvature(options: Options) -> OutputCurvature:
     )
 
 
-def _note(results: Sequence[SolverResult], accepted: bool) -> str:
+def _note(trial: Trial) -> str:
     """The unusual reasons for which solvers stopped, and a rejection."""
-    reasons = {Reason(code) for code in torch.stack([result.code for result in results]).tolist()}
+    reasons = {Reason(code) for code in torch.stack([result.code for result in trial.results]).tolist()}
     unusual = sorted(reason.name.lower().replace("_", " ") for reason in reasons - {Reason.MAX_STEPS, Reason.CONVERGED})
-    return ", ".join(([] if accepted else ["rejected"]) + unusual)
+    return ", ".join(([] if trial.accepted else ["rejected"]) + unusual)

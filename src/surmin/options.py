@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, get_args
 
 SolverName = Literal["cg", "gd", "gd-armijo", "cubic-gd", "cubic-krylov", "lbfgs", "gauss-newton", "adam"]
@@ -27,6 +27,7 @@ class OptionValues(TypedDict, total=False):
     damping: float
     adapt_damping: bool
     damping_candidates: Sequence[float]
+    momentum_candidates: Sequence[float]
     max_tries: int
     decoupling: Sequence[float] | None
     adapt_decoupling: bool
@@ -46,17 +47,18 @@ class Options:
         curvature: what goes down the pipe: "factor" (columns R with M = R Rᵀ), "sample" or "scalar" (Appendix A).
         blocks: what gets a local loss of its own, a "layer" or a whole "stage".
         local: "quadratic" (equation 1) or "nonlinear", the surrogate through the block's own nonlinearity.
-        solver: of the quadratic "cg", "gd" (fixed step), "gd-armijo", "cubic-gd", "cubic-krylov"; of the nonlinear "lbfgs",
-            "gauss-newton", "adam".
+        solver: of the quadratic "cg", "gd" (fixed step), "gd-armijo", "cubic-gd", "cubic-krylov"; of the nonlinear
+            "gauss-newton", "lbfgs", "adam".
         inner_steps: N, inner steps per round.
         inner_learning_rate: step size of "gd", first trial of "gd-armijo", and rate of "adam".
         preconditioner: "kronecker" or None; for conjugate gradient on factor curvature.
         rank: random columns per sample, or None for the exact factor.
-        curvature_fraction: part of the batch that carries the curvature, in (0, 1]; the gradient is always on all of it.
+        curvature_fraction: part of the batch that carries the curvature, in (0, 1]; the gradient is always on all.
         top_factor: "hessian" of the loss, or its "smoothness" bound √L I.
         damping: λ of the first step.
         adapt_damping: test every step and adapt λ; False keeps λ and accepts every step.
         damping_candidates: multiples of λ that are solved for and tried in one forward wave; the best is taken.
+        momentum_candidates: shares of the last accepted step that are added to the new one and tried in the same wave.
         max_tries: rejected steps after which a round gives up.
         decoupling: κ of every trainable block, Σ 1/κ = 1; None for κ = m.
         adapt_decoupling: let the inflation shrink where the bound proves loose (not below κ = 1).
@@ -81,6 +83,7 @@ class Options:
     damping: float = 1e-2
     adapt_damping: bool = True
     damping_candidates: Sequence[float] = (1.0,)
+    momentum_candidates: Sequence[float] = (0.0, 0.5)
     max_tries: int = 8
     decoupling: Sequence[float] | None = None
     adapt_decoupling: bool = True
@@ -89,24 +92,24 @@ class Options:
     delta_relative: float | None = None
     power_steps: int = 20
     eigenvalue: Literal["power", "lanczos"] = "power"
-    seed: int = field(default=0)
+    seed: int = 0
 
 
 PRESETS: Mapping[str, Options] = {
     "compute": Options(),
     "trips": Options(
-        blocks="stage", local="nonlinear", solver="lbfgs", inner_steps=80, preconditioner=None, curvature_fraction=1.0,
-        damping_candidates=(0.1, 0.3, 1.0, 3.0),
+        blocks="stage", local="nonlinear", solver="gauss-newton", inner_steps=5, preconditioner=None,
+        curvature_fraction=0.5, damping_candidates=(0.1, 0.4, 1.5, 6.0),
     ),
     "paper": Options(
-        curvature="scalar", inner_steps=20, preconditioner=None, curvature_fraction=1.0, damping=0.0, adapt_damping=False,
-        adapt_decoupling=False,
+        curvature="scalar", inner_steps=20, preconditioner=None, curvature_fraction=1.0, damping=0.0,
+        adapt_damping=False, adapt_decoupling=False, momentum_candidates=(0.0,),
     ),
 }  # fmt: skip
 
 
 def resolve_options(preset: str, given: Mapping[str, Any]) -> Options:
-    """A preset with explicit options over it; options the preset has only for its own curvature or solver give way.
+    """A preset with explicit options over it; what the preset has only for other choices than those gives way.
 
     Raises:
         ValueError: for an unknown preset, an unknown option, a value out of range, or options that do not go together.
@@ -119,26 +122,29 @@ def resolve_options(preset: str, given: Mapping[str, Any]) -> Options:
             close = difflib.get_close_matches(name, known, 1)
             raise ValueError(f"unknown option {name!r}" + (f": did you mean {close[0]!r}?" if close else ""))
     options = replace(PRESETS[preset], **given)
-    quiet: dict[str, Any] = {}
-    if "solver" not in given and options.local == "nonlinear" and options.solver not in NONLINEAR_SOLVERS:
-        quiet["solver"] = "lbfgs"
-    if "solver" not in given and options.local == "quadratic" and options.solver in NONLINEAR_SOLVERS:
-        quiet["solver"] = "cubic-krylov" if options.cubic else "cg"
-    if "solver" not in given and options.cubic and options.solver == "cg":
-        quiet["solver"] = "cubic-krylov"
-    options = replace(options, **quiet)
-    if "preconditioner" not in given and (options.curvature != "factor" or options.solver != "cg"):
-        options = replace(options, preconditioner=None)
-    if "adapt_decoupling" not in given and (options.curvature != "factor" or not options.adapt_damping):
-        options = replace(options, adapt_decoupling=False)
-    _check(options)
-    return options
-
-
-def _check(options: Options) -> None:
+    if "solver" not in given:
+        options = replace(options, solver=_default_solver(options))
+    gives_way: dict[str, Any] = {}
+    if options.curvature != "factor" or options.solver != "cg":
+        gives_way["preconditioner"] = None
+    if options.curvature != "factor" or not options.adapt_damping:
+        gives_way["adapt_decoupling"] = False
+    if not options.adapt_damping:
+        gives_way |= {"damping_candidates": (1.0,), "momentum_candidates": (0.0,)}
+    options = replace(options, **{name: value for name, value in gives_way.items() if name not in given})
     _check_choices(options)
     _check_ranges(options)
     _check_combinations(options)
+    return options
+
+
+def _default_solver(options: Options) -> SolverName:
+    """The preset's solver if it solves this kind of local loss, otherwise the usual one that does."""
+    if options.local == "nonlinear":
+        return options.solver if options.solver in NONLINEAR_SOLVERS else "gauss-newton"
+    if options.cubic:
+        return options.solver if options.solver in CUBIC_SOLVERS else "cubic-krylov"
+    return "cg" if options.solver in NONLINEAR_SOLVERS else options.solver
 
 
 def _check_choices(options: Options) -> None:
@@ -162,6 +168,7 @@ def _check_ranges(options: Options) -> None:
         ("delta", 0 < options.delta < math.inf, "positive"),
         ("delta_relative", options.delta_relative is None or options.delta_relative > 0, "positive, or None"),
         ("power_steps", options.power_steps >= 1, "at least 1"),
+        ("momentum_candidates", _are_shares(options.momentum_candidates), "one or more shares in [0, 1)"),
         ("damping_candidates", _are_positive(options.damping_candidates), "one or more positive factors of λ"),
     ]
     for name, holds, rule in rules:
@@ -171,17 +178,29 @@ def _check_ranges(options: Options) -> None:
 
 def _check_combinations(options: Options) -> None:
     nonlinear = options.local == "nonlinear"
+    scalar, untested = options.curvature != "factor", not options.adapt_damping
+    preconditioned = options.preconditioner is not None
     rules: list[tuple[bool, str]] = [
-        (nonlinear != (options.solver in NONLINEAR_SOLVERS), f"solver {options.solver!r} does not solve {options.local} local losses"),
-        (nonlinear and options.curvature != "factor", "nonlinear local losses need curvature='factor'"),
-        (options.preconditioner is not None and options.curvature != "factor", "the Kronecker preconditioner needs curvature='factor'"),
-        (options.preconditioner is not None and options.solver != "cg", "the Kronecker preconditioner needs solver='cg'"),
-        (options.cubic > 0 and options.solver not in CUBIC_SOLVERS, f"solver {options.solver!r} cannot minimise a cubic term"),
-        (options.decoupling is not None and options.curvature != "factor", "decoupling (κ) needs curvature='factor'; the others take delta"),
-        (options.adapt_decoupling and not options.adapt_damping, "adapt_decoupling needs adapt_damping=True, which tests the steps"),
-        (not options.adapt_damping and len(options.damping_candidates) > 1, "several damping_candidates need adapt_damping=True"),
-        (options.adapt_damping and options.damping == 0, "adapt_damping needs a positive damping to adapt"),
-    ]  # fmt: skip
+        (
+            nonlinear != (options.solver in NONLINEAR_SOLVERS),
+            f"solver {options.solver!r} does not solve {options.local} local losses",
+        ),
+        (nonlinear and scalar, "nonlinear local losses need curvature='factor'"),
+        (preconditioned and scalar, "the Kronecker preconditioner needs curvature='factor'"),
+        (preconditioned and options.solver != "cg", "the Kronecker preconditioner needs solver='cg'"),
+        (
+            options.cubic > 0 and options.solver not in CUBIC_SOLVERS,
+            f"solver {options.solver!r} cannot minimise a cubic term",
+        ),
+        (
+            options.decoupling is not None and scalar,
+            "decoupling (κ) needs curvature='factor'; the other curvatures take delta",
+        ),
+        (options.adapt_decoupling and untested, "adapt_decoupling needs adapt_damping=True, which tests the steps"),
+        (untested and len(options.damping_candidates) > 1, "several damping_candidates need adapt_damping=True"),
+        (untested and any(options.momentum_candidates), "momentum_candidates need adapt_damping=True"),
+        (options.damping == 0 and not untested, "adapt_damping needs a positive damping to adapt"),
+    ]
     for broken, message in rules:
         if broken:
             raise ValueError(message)
@@ -189,3 +208,7 @@ def _check_combinations(options: Options) -> None:
 
 def _are_positive(values: Sequence[float]) -> bool:
     return len(values) > 0 and all(0 < value < math.inf for value in values)
+
+
+def _are_shares(values: Sequence[float]) -> bool:
+    return len(values) > 0 and all(0 <= value < 1 for value in values)

@@ -92,9 +92,17 @@ def test_a_damaged_document(tmp_path: Path, document: str) -> None:
     ("method", "parameters", "message"),
     [
         ("sgd", PARAMETERS, "of method adam, not sgd"),
-        ("adam", {**PARAMETERS, "1.bias": torch.zeros(2)}, "parameter 1.bias is missing there and float32 \\[2\\] here"),
+        (
+            "adam",
+            {**PARAMETERS, "1.bias": torch.zeros(2)},
+            "parameter 1.bias is missing there and float32 \\[2\\] here",
+        ),
         ("adam", {"0.bias": PARAMETERS["0.bias"]}, "parameter 0.weight is float64 \\[3, 2\\] there and missing here"),
-        ("adam", {**PARAMETERS, "0.bias": torch.zeros(4, dtype=torch.float64)}, "float64 \\[3\\] there and float64 \\[4\\]"),
+        (
+            "adam",
+            {**PARAMETERS, "0.bias": torch.zeros(4, dtype=torch.float64)},
+            "float64 \\[3\\] there and float64 \\[4\\]",
+        ),
         ("adam", {**PARAMETERS, "0.bias": torch.zeros(3)}, "float64 \\[3\\] there and float32 \\[3\\] here"),
     ],
 )

@@ -8,8 +8,8 @@ from surmin.experiments.metrics import Evaluation, Row, append_row, read_rows, w
 from surmin.report import StepReport
 
 KEYS = [
-    "round", "loss", "test_accuracy", "seconds", "gradient_equivalents", "messages", "bytes", "forward_waves", "accepted",
-    "damping", "reduction_ratio",
+    "round", "loss", "test_accuracy", "seconds", "gradient_equivalents", "messages", "bytes", "forward_waves",
+    "accepted", "damping", "reduction_ratio",
 ]  # fmt: skip
 
 

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def test_every_accepted_step_lowers_the_loss() -> None:
     inputs, targets = make_batch()
     reports = [method.step(inputs, targets) for _ in range(30)]
     assert all(report.new_loss < report.loss for report in reports)
-    assert all(after.loss == before.new_loss for before, after in zip(reports, reports[1:], strict=False))
+    assert all(after.loss == before.new_loss for before, after in pairwise(reports))
 
 
 def test_without_a_good_trial_the_parameters_stay(monkeypatch: pytest.MonkeyPatch) -> None:

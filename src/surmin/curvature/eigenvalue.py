@@ -24,7 +24,8 @@ def power_iteration(product: BatchedProduct, start: Tensor, steps: int) -> Tenso
     if bool((estimate < 0).any()):
         shift = estimate.abs()
         broadcast = shift.view(-1, *[1] * (start.dim() - 1))
-        estimate = _rayleigh_after(lambda v: product(v) + broadcast * v, start, steps) - shift
+        shifted = _rayleigh_after(lambda v: product(v) + broadcast * v, start, steps) - shift
+        estimate = torch.where(estimate < 0, shifted, estimate)  # a matrix's estimate does not depend on its neighbours
     return estimate
 
 

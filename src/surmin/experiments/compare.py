@@ -81,7 +81,7 @@ class Comparison:
         return cls(config, path, data, planned)
 
     def _write_config(self) -> None:
-        write_config(self.path / "config.json", "compare", self.config, self.data.train_inputs.device)
+        write_config(self.path / "config.json", self.config, self.data.train_inputs.device)
 
     def _folder(self, planned: PlannedRun) -> RunFolder:
         return RunFolder(self.path / "runs" / planned.name)

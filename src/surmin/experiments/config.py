@@ -6,7 +6,7 @@ Importing this imports no torch, so that options can be parsed and refused at on
 import math
 from dataclasses import asdict, dataclass, fields
 from types import UnionType
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from tyro.conf import arg
 
@@ -51,6 +51,8 @@ class ExperimentConfig:
         threads: of the processor; 1 gives the same numbers on every machine of a kind, and comparable times.
     """
 
+    command: ClassVar[str]
+
     data: str = "digits"
     data_dir: str | None = None
     train_samples: int | None = None
@@ -80,8 +82,9 @@ class ExperimentConfig:
 
     def check(self) -> None:
         """Raise ValueError for an impossible value, naming the option; what needs the data is checked later."""
-        for name, hint in get_type_hints(type(self)).items():
-            _check_type(name, getattr(self, name), hint)
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            _check_type(field.name, getattr(self, field.name), hints[field.name])
         least = {"layers": 1, "width": 1, "stages": 1, "workers": 1, "microbatches": 1, "threads": 1, "rounds": 0}
         for name, bound in {**least, "batch_size": 0, "seed": 0}.items():
             value = getattr(self, name)
@@ -131,6 +134,8 @@ class RunConfig(ExperimentConfig):
         lr: learning rate of gd, sgd and adam; first step tried by gd-armijo and lbfgs.
     """
 
+    command: ClassVar[str] = "train"
+
     method: Annotated[str, arg(help=f"one of {', '.join(METHODS)}.")] = "sm"
     lr: float | None = None
 
@@ -157,6 +162,8 @@ class CompareConfig(ExperimentConfig):
             apart by spaces.
         seeds: how many seeds, counted from --seed up.
     """
+
+    command: ClassVar[str] = "compare"
 
     methods: Annotated[str, arg(help=f"names apart by commas, or all: {', '.join(METHODS)}.")] = "sm,adam,gd-armijo"
     lr: tuple[str, ...] = ()

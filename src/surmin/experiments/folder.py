@@ -56,7 +56,7 @@ def claim_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
 
 
-def write_config(path: Path, command: str, config: ExperimentConfig, device: torch.device) -> None:
+def write_config(path: Path, config: ExperimentConfig, device: torch.device) -> None:
     """Write `config.json`: the options under their names, and beside them what they ran with."""
     environment = {
         "surmin": __version__,
@@ -64,4 +64,4 @@ def write_config(path: Path, command: str, config: ExperimentConfig, device: tor
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
     }
-    write_json(path, {"command": command, "options": config.to_json(), "environment": environment})
+    write_json(path, {"command": config.command, "options": config.to_json(), "environment": environment})

@@ -113,7 +113,7 @@ class Run:
 
     def _record(self) -> None:
         """Write the files anew from what is known now."""
-        write_config(self.folder.config, "train", self.config, self.problem.data.train_inputs.device)
+        write_config(self.folder.config, self.config, self.problem.data.train_inputs.device)
         write_rows(self.folder.metrics, self.rows)
         self._save()
 

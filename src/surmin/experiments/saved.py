@@ -57,7 +57,7 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     """
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder to resume")
-    config: Config = read_json(path / "config.json", lambda document: kind.from_json(_options(document)))
+    config: Config = read_json(path / "config.json", lambda document: kind.from_json(_options(document, kind)))
     return config
 
 
@@ -69,7 +69,9 @@ def check_unchanged(old: ExperimentConfig, new: ExperimentConfig, may_change: Se
             raise ValueError(f"{flag(field.name)} cannot change on resuming: the run has {before}, not {after}")
 
 
-def _options(document: Any) -> Any:
-    if not isinstance(document, Mapping) or "options" not in document:
-        raise ValueError("no options in it")
+def _options(document: Any, kind: type[ExperimentConfig]) -> Any:
+    if not isinstance(document, Mapping) or not {"command", "options"} <= document.keys():
+        raise ValueError("no command and options in it")
+    if document["command"] != kind.command:
+        raise ValueError(f"written by surmin {document['command']}, not surmin {kind.command}")
     return document["options"]

@@ -15,7 +15,7 @@ class AcceptedWave:
 
     wave: Wave
     batch: tuple[Tensor, Tensor]
-    versions: tuple[int, ...]
+    versions: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, wave: Wave, inputs: Tensor, targets: Tensor, stages: Sequence[Stage]) -> "AcceptedWave":
@@ -28,6 +28,8 @@ class AcceptedWave:
         return same and self.versions == _versions(inputs, targets, stages)
 
 
-def _versions(inputs: Tensor, targets: Tensor, stages: Sequence[Stage]) -> tuple[int, ...]:
-    parameters = [value for stage in stages for own in stage.parameters for value in own.values()]
-    return tuple(tensor._version for tensor in (inputs, targets, *parameters))
+def _versions(inputs: Tensor, targets: Tensor, stages: Sequence[Stage]) -> tuple[tuple[int, int], ...]:
+    """Place and version of the batch and of all parameters and buffers, frozen ones included."""
+    modules = [layer.module for stage in stages for layer in stage.layers]
+    held = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    return tuple((tensor.data_ptr(), tensor._version) for tensor in (inputs, targets, *held))

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from surmin.stages.stage import leaf_modules
+
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -18,6 +20,7 @@ def check_modules(stages: Sequence[nn.Module]) -> None:
         if not isinstance(stage, nn.Module):
             raise TypeError(f"stage {position} is a {type(stage).__name__}, not an nn.Module")
         _check_deterministic(stage, position)
+    _check_owners(stages)
     _check_parameters(stages)
 
 
@@ -41,9 +44,9 @@ def check_batch(inputs: Tensor, targets: Tensor, microbatches: int) -> None:
 def _check_deterministic(stage: nn.Module, position: int) -> None:
     for name, module in stage.named_modules():
         where = f"{type(module).__name__} {name!r} in stage {position}" if name else f"stage {position}"
-        if isinstance(module, _DropoutNd) and module.training and module.p > 0:
+        if _is_random(module):
             raise ValueError(
-                f"{where} is in training mode: dropout draws another network at every pass, so no bound and no comparison "
+                f"{where} is in training mode: it draws another network at every pass, so no bound and no comparison "
                 "of losses would hold; call .eval() on it or remove it"
             )
         if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
@@ -53,16 +56,31 @@ def _check_deterministic(stage: nn.Module, position: int) -> None:
             )
 
 
+def _is_random(module: nn.Module) -> bool:
+    if not module.training:
+        return False
+    attention = isinstance(module, nn.MultiheadAttention) and module.dropout > 0
+    return attention or isinstance(module, nn.RReLU) or (isinstance(module, _DropoutNd) and module.p > 0)
+
+
+def _check_owners(stages: Sequence[nn.Module]) -> None:
+    """Every trainable parameter belongs to one layer, used once."""
+    owners: dict[int, str] = {}
+    leaves = [(position, leaf) for position, stage in enumerate(stages) for leaf in leaf_modules(stage)]
+    for index, (position, leaf) in enumerate(leaves):
+        where = f"layer {index} ({type(leaf).__name__}) in stage {position}"
+        for name, parameter in leaf.named_parameters():
+            if parameter.requires_grad and owners.setdefault(id(parameter), where) != where:
+                raise ValueError(
+                    f"parameter {name!r} of {where} is shared with {owners[id(parameter)]}: a local loss owns its "
+                    "parameters, so copy it or put both layers into one module"
+                )
+
+
 def _check_parameters(stages: Sequence[nn.Module]) -> None:
-    owners: dict[int, int] = {}
     trainable = []
     for position, stage in enumerate(stages):
         for name, parameter in stage.named_parameters():
-            if owners.setdefault(id(parameter), position) != position:
-                raise ValueError(
-                    f"parameter {name!r} of stage {position} is shared with stage {owners[id(parameter)]}: "
-                    "a local loss owns its parameters, so copy it or put both layers into one module"
-                )
             if parameter.dtype in HALF:
                 raise ValueError(
                     f"parameter {name!r} of stage {position} has dtype {parameter.dtype}: the solvers need float32 or float64"

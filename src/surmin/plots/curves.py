@@ -47,6 +47,10 @@ def draw_curves(path: Path, title: str, panels: Sequence[tuple[Axis, Sequence[Cu
 def _draw_panel(axes: Axes, axis: Axis, curves: Sequence[Curve], target: float | None) -> None:
     for index, curve in enumerate(curves):
         _draw_curve(axes, curve, LineStyle.number(index))
+    if any(curve.ends for curve in curves):
+        axes.plot(
+            [], [], color="#666666", linestyle="", marker="x", markersize=9, markeredgewidth=2.5, label="diverged"
+        )
     if target is not None:
         axes.axhline(target, color="#666666", linewidth=1, linestyle=(0, (1, 2)), label=f"target {target:g}")
     axes.set_yscale("log")
@@ -70,7 +74,7 @@ def _draw_curve(axes: Axes, curve: Curve, style: LineStyle) -> None:
     if curve.runs > 1:
         axes.fill_between(curve.x, curve.low, curve.high, color=style.color, alpha=0.18, linewidth=0)
     for x, loss in curve.ends:
-        axes.plot([x], [loss], color=style.color, marker="x", markersize=11, markeredgewidth=2.5)
+        axes.plot([x], [loss], color=style.color, marker="x", markersize=9, markeredgewidth=2.5)
 
 
 def _scale_x(axes: Axes, curves: Sequence[Curve]) -> bool:

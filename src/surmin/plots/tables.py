@@ -66,11 +66,15 @@ def summary_table(summaries: Sequence[Summary], *, ranges: bool) -> Table:
 def runs_table(results: Sequence[Result]) -> Table:
     """One line a run."""
     rows = [
-        [result.run.method, short(result.run.lr), str(result.run.seed), result.status, *_cells(result.last)]
+        [result.run.method, _rate(result.run.lr), str(result.run.seed), result.status, *_cells(result.last)]
         for result in results
     ]
     headings = ["method", "lr", "seed", "outcome", *(heading for _, heading, _ in FIGURE_COLUMNS)]
     return Table(headings, rows, numbers_from=4)
+
+
+def _rate(rate: float | None) -> str:
+    return "–" if rate is None else f"{rate:g}"
 
 
 def _cells(row: Row) -> list[str]:

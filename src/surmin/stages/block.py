@@ -1,6 +1,6 @@
 """Blocks: the runs of layers that get a local loss of their own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +41,19 @@ class Block:
     def vector(self) -> Tensor:
         """A copy of the block's parameters as one flat vector."""
         return torch.cat([p.detach().reshape(-1) for layer in self.layers for p in layer.parameters.values()])
+
+    def named(self, vector: Tensor) -> dict[str, Tensor]:
+        """A flat vector as tensors of the parameters' shapes under their global names (views)."""
+        pieces = zip(self.layers, self.split(vector), strict=True)
+        return {
+            f"{layer.name}.{name}": value for layer, piece in pieces for name, value in layer.unflatten(piece).items()
+        }
+
+    def flatten(self, named: Mapping[str, Tensor]) -> Tensor:
+        """The block's share of tensors under global names, as one flat vector."""
+        return torch.cat(
+            [named[f"{layer.name}.{name}"].reshape(-1) for layer in self.layers for name in layer.parameters]
+        )
 
     def moved(self, step: Tensor) -> list[dict[str, Tensor]]:
         """The parameters of the block's layers moved by a flat step, as tensors of their own that require gradients."""

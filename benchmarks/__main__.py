@@ -1,0 +1,63 @@
+"""`python -m benchmarks`: runs benchmarks by name, prints their tables and writes their results as JSON."""
+
+import argparse
+import sys
+import traceback
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmarks.harness import MissingDataError, Result, Settings, describe_machine, print_result, write_result
+
+NAMES = ("rounds", "trips", "minibatch", "products", "growth", "memory", "models")
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmarks asked for; 1 if one of them broke, 0 otherwise, whether or not targets were reached."""
+    options = _parse(arguments)
+    torch.set_num_threads(options.threads)
+    settings = Settings(quick=options.quick, device=torch.device(options.device))
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    return max([_run(name, settings, options, console) for name in options.names or NAMES])
+
+
+def _run(name: str, settings: Settings, options: argparse.Namespace, console: Console) -> int:
+    machine = describe_machine(settings)
+    console.rule(f"{name}{' (quick: cut down, targets not judged)' if settings.quick else ''}")
+    try:
+        result: Result = import_module(f"benchmarks.{name}").run(settings)
+    except MissingDataError as missing:
+        console.print(f"skipped: {missing}")
+        return 0
+    except Exception:
+        console.print(f"broke:\n{traceback.format_exc()}", markup=False)
+        return 1
+    print_result(console, result, settings, machine)
+    folder = RESULTS / "saved" if options.save else options.out
+    for path in write_result(folder, name, result, settings, machine):
+        console.print(f"written: {path}", markup=False)
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all of them if none is given")
+    parser.add_argument("--quick", action="store_true", help="each cut down to less than a minute, to see that it works")
+    parser.add_argument("--threads", type=int, default=1, help="that torch computes with (default 1)")
+    parser.add_argument("--device", default="cpu", help="that torch computes on (default cpu)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for results (default benchmarks/results)")
+    parser.add_argument("--save", action="store_true", help="write to benchmarks/results/saved, which git does not ignore")
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.names) - set(NAMES))
+    if unknown:
+        parser.error(f"unknown benchmark {', '.join(unknown)}: known are {', '.join(NAMES)}")
+    if options.quick and options.save:
+        parser.error("--save keeps full results, not those of --quick")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

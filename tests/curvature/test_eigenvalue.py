@@ -1,0 +1,73 @@
+"""Power iteration and Lanczos on many matrices at once, against eigvalsh."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from surmin.curvature.eigenvalue import lanczos, power_iteration
+from tests.solvers.problems import spectrum_problem
+
+SPECTRA = {
+    "definite": [[1.0, 2.0, 3.0, 4.0], [0.1, 0.2, 0.3, 5.0]],
+    "indefinite": [[-3.0, -1.0, 0.5, 2.0], [-1.0, 0.0, 1.0, 4.0], [-10.0, -9.0, -8.0, 0.1]],
+    "negative definite": [[-4.0, -3.0, -2.0, -1.0], [-5.0, -5.0, -5.0, -0.1]],
+    "mixed signs of the largest": [[-4.0, 0.0, 1.0, 3.0], [1.0, 2.0, 3.0, 9.0]],
+    "degenerate": [[2.0, 2.0, 2.0, 2.0], [-1.0, -1.0, -1.0, -1.0], [0.0, 0.0, 0.0, 0.0]],
+}
+OPPOSITE = [[-2.0, 0.0, 1.0, 2.0], [-2.0, -1.0, 1.0, 1.9]]
+METHODS = {"power": power_iteration, "lanczos": lanczos}
+
+
+def batch(spectra: list[list[float]]) -> Tensor:
+    return torch.stack([spectrum_problem(spectrum, seed)[0] for seed, spectrum in enumerate(spectra)])
+
+
+def start(n: int, size: int) -> Tensor:
+    """One vector for all matrices, as the curvature wave does."""
+    vector = torch.randn(1, size // 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return vector.expand(n, -1, -1).clone()
+
+
+def product(matrices: Tensor):  # noqa: ANN201
+    return lambda v: torch.einsum("nij,nj->ni", matrices, v.flatten(1)).view(v.shape)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+@pytest.mark.parametrize("spectra", SPECTRA.values(), ids=SPECTRA.keys())
+def test_many_steps_find_the_largest_eigenvalue(method, spectra: list[list[float]]) -> None:  # noqa: ANN001
+    matrices = batch(spectra)
+    exact = torch.linalg.eigvalsh(matrices)[:, -1]
+    found = method(product(matrices), start(len(spectra), 4), 3000 if method is power_iteration else 4)
+    torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-9)
+
+
+def test_lanczos_is_not_held_up_by_an_opposite_pair() -> None:
+    """Power iteration is: between -2 and 2 it cannot choose."""
+    matrices = batch(OPPOSITE)
+    exact = torch.tensor([2.0, 1.9], dtype=torch.float64)
+    torch.testing.assert_close(lanczos(product(matrices), start(2, 4), 4), exact)
+    assert power_iteration(product(matrices), start(2, 4), 1000)[0] < 2 - 1e-3
+
+
+@given(
+    spectrum=st.lists(st.floats(-10, 10), min_size=4, max_size=4), steps=st.integers(1, 30), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_estimates_never_exceed_it_and_lanczos_is_the_closer_one(
+    spectrum: list[float], steps: int, seed: int
+) -> None:
+    matrix, _ = spectrum_problem(spectrum, seed)
+    exact = max(spectrum)
+    found = {name: float(method(product(matrix[None]), start(1, 4), steps)[0]) for name, method in METHODS.items()}
+    assert all(value <= exact + 1e-9 for value in found.values())
+    assert found["lanczos"] >= found["power"] - 1e-9
+
+
+def test_a_matrix_s_estimate_does_not_depend_on_its_neighbours() -> None:
+    spectra = [spectrum for group in (*SPECTRA.values(), OPPOSITE) for spectrum in group]
+    matrices, begin = batch(spectra), start(len(spectra), 4)
+    for method in METHODS.values():
+        together = method(product(matrices), begin, 25)
+        alone = torch.cat([method(product(matrices[j : j + 1]), begin[:1], 25) for j in range(len(spectra))])
+        torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,113 @@
+"""Products with the Hessian of Ψ∘f against a dense one from nested reverse mode — of Ψ, which is not that of h."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.functional import hessian
+
+from surmin.curvature.hessian import GenericHessian, LinearHessian, SurrogateHessian, surrogate_hessian
+from surmin.stages.elementwise import ELEMENTWISE
+from tests.oracles import DenseBlock, dense
+from tests.waves import only_block
+
+SAMPLES = 3
+MODULES = {
+    "linear": (lambda: [nn.Linear(3, 4)], (3,), LinearHessian),
+    "linear, no bias": (lambda: [nn.Linear(3, 4, bias=False), nn.Tanh()], (3,), LinearHessian),
+    "linear, two activations": (lambda: [nn.Linear(3, 2), nn.Tanh(), nn.Softplus()], (3,), GenericHessian),
+    "linear on positions": (lambda: [nn.Linear(3, 2), nn.Tanh()], (2, 3), GenericHessian),
+    "two linear layers": (lambda: [nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2), nn.Sigmoid()], (3,), GenericHessian),
+    "convolution": (lambda: [nn.Conv2d(1, 2, 2), nn.Softplus()], (1, 3, 3), GenericHessian),
+    "layer norm": (lambda: [nn.LayerNorm(4), nn.GELU()], (4,), GenericHessian),
+    "no parameters": (lambda: [nn.Tanh(), nn.Flatten()], (2, 2), GenericHessian),
+    **{
+        f"linear, {kind.__name__}": (lambda kind=kind: [nn.Linear(3, 4), kind()], (3,), LinearHessian)
+        for kind in ELEMENTWISE
+        if kind is not nn.Hardsigmoid  # torch has no second derivative of it to compare with
+    },
+}
+
+
+def reference(block: DenseBlock, z: Tensor, cotangent: Tensor, constants: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """∇²Ψ in (z, θ): Ψ = Σ_j ⟨g_j, f_j - f̄_j⟩ + ½ L_j ‖f_j - f̄_j‖²."""
+    theta = block.vector()
+    output = block(z, theta).detach()
+
+    def surrogate(both: Tensor) -> Tensor:
+        change = block(both[: z.numel()].view(z.shape), both[z.numel() :]) - output
+        squares = change.flatten(1).square().sum(1)
+        return (cotangent * change).sum() + (constants * squares).sum() / 2
+
+    full = hessian(surrogate, torch.cat([z.flatten(), theta]))
+    k = z.numel()
+    return full[:k, :k], full[:k, k:], full[k:, k:]
+
+
+def assert_products(found: SurrogateHessian, expected: tuple[Tensor, Tensor, Tensor], z: Tensor, size: int) -> None:
+    zz, zt, tt = expected
+    close = torch.testing.assert_close
+    close(dense(lambda u: found.input_product(u.view(z.shape)).flatten(), z.numel()), zz, rtol=1e-9, atol=1e-9)
+    if size:
+        close(dense(lambda v: found.parameter_product(v)[0], size), tt, rtol=1e-9, atol=1e-9)
+        close(dense(lambda v: found.parameter_product(v)[1].flatten(), size), zt, rtol=1e-9, atol=1e-9)
+        close(dense(lambda u: found.mixed_transpose(u.view(z.shape)), z.numel()), zt.t(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_block_of_the_hessian(name: str) -> None:
+    make, shape, kind = MODULES[name]
+    torch.manual_seed(0)
+    network = nn.Sequential(*make()).double()
+    z = torch.randn(SAMPLES, *shape, dtype=torch.float64)
+    output = network(z).detach()
+    cotangent, constants = torch.randn_like(output), torch.rand(SAMPLES, dtype=torch.float64) + 0.5
+    found = surrogate_hessian(only_block(network), z, cotangent, constants)
+    assert type(found) is kind
+    block = DenseBlock(network)
+    assert_products(found, reference(block, z, cotangent, constants), z, block.size)
+
+
+def test_the_closed_form_and_the_general_one_agree() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Mish()).double()
+    z, cotangent = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
+    constants = torch.rand(5, dtype=torch.float64)
+    block = only_block(network)
+    general = GenericHessian(block, z, cotangent, constants.view(-1, 1))
+    closed = surrogate_hessian(block, z, cotangent, constants)
+    v, u = torch.randn(16, dtype=torch.float64), torch.randn_like(z)
+    for left, right in zip(general.parameter_product(v), closed.parameter_product(v), strict=True):
+        torch.testing.assert_close(left, right)
+    torch.testing.assert_close(general.input_product(u), closed.input_product(u))
+    torch.testing.assert_close(general.mixed_transpose(u), closed.mixed_transpose(u))
+
+
+def test_token_inputs_have_no_hessian_of_their_own() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Embedding(4, 3), nn.Tanh()).double()
+    tokens = torch.tensor([[0, 1], [3, 3]])
+    output = network(tokens).detach()
+    cotangent, constants = torch.randn_like(output), torch.ones(2, dtype=torch.float64)
+    found, block = surrogate_hessian(only_block(network), tokens, cotangent, constants), DenseBlock(network)
+
+    def surrogate(theta: Tensor) -> Tensor:
+        change = block(tokens, theta) - output
+        return (cotangent * change).sum() + change.square().sum() / 2
+
+    expected = hessian(surrogate, block.vector())
+    torch.testing.assert_close(dense(lambda v: found.parameter_product(v)[0], 12), expected)
+
+
+def test_it_is_the_hessian_of_the_surrogate_and_not_that_of_the_loss() -> None:
+    """With L = 1/η ≠ ∇²ℓ the two differ (the paper's appendix equates them): a test against ∇²h would be wrong."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4)).double()
+    z, labels = torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0])
+    block = DenseBlock(network)
+    loss = lambda theta: nn.functional.cross_entropy(block(z, theta), labels, reduction="sum")  # noqa: E731
+    cotangent = network(z).detach().softmax(1) - nn.functional.one_hot(labels, 4)
+    found = surrogate_hessian(only_block(network), z, cotangent, torch.full((5,), 0.5, dtype=torch.float64))
+    surrogate = dense(lambda v: found.parameter_product(v)[0], block.size)
+    of_loss = hessian(loss, block.vector())
+    assert torch.linalg.eigvalsh(surrogate - of_loss)[0] > -1e-12  # a bound, and a strict one
+    assert (surrogate - of_loss).norm() > 0.5 * of_loss.norm()

@@ -1,0 +1,111 @@
+"""Second moments for the Kronecker preconditioner, against sums over explicit rows."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from surmin.curvature.factor import FactorCurvature, GaussNewton
+from surmin.curvature.moments import InputMomentCache, estimate_moments
+from surmin.pipeline.in_process import BlockWaves
+from surmin.solvers.kronecker import KroneckerMoments, MeanDiagonal
+from tests.cases import BY_NAME
+from tests.oracles import dense
+from tests.waves import block_waves
+
+
+def waves_of(name: str, microbatches: int = 1, fraction: float = 1) -> list[BlockWaves]:
+    case = BY_NAME[name]
+    return block_waves([case.network()], case, case.batch(), FactorCurvature(fraction=fraction), microbatches=microbatches)
+
+
+def moments_of(waves: BlockWaves, seed: int = 0) -> list[KroneckerMoments | MeanDiagonal]:
+    assert isinstance(waves.curvature, GaussNewton)
+    return estimate_moments(waves.curvature, None, InputMomentCache(), seed)
+
+
+def with_one(rows: Tensor) -> Tensor:
+    return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+
+
+@pytest.mark.parametrize("microbatches", [1, 3])
+@pytest.mark.parametrize("name", ["tanh", "softplus", "logistic"])
+def test_linear_layers_on_the_whole_batch(name: str, microbatches: int) -> None:
+    for waves in waves_of(name, microbatches):
+        (moment,) = moments_of(waves)
+        assert isinstance(moment, KroneckerMoments)
+        bias = "bias" in waves.block.layers[0].parameters
+        assert moment.bias is bias
+        z = torch.cat([tape.inputs[waves.block.start].detach() for tape in waves.tapes])
+        rows = with_one(z) if bias else z
+        torch.testing.assert_close(moment.inputs, rows.t() @ rows / 6)
+        # the mean diagonal blocks of G, taken apart: tr(G) = tr over samples of |z|² |r|²
+        (pieces,) = zip(*waves.curvature.pieces, strict=True)
+        columns = torch.cat([piece.columns for piece in pieces], dim=1)
+        torch.testing.assert_close(moment.outputs, torch.einsum("kni,knj->ij", columns, columns) / 6)
+
+
+def test_one_sample_makes_the_kronecker_product_exact() -> None:
+    """With a single sample and one column per output, G = C ⊗ Ĝ."""
+    case = BY_NAME["tanh"]
+    for waves in block_waves([case.network()], case, case.batch(samples=1), FactorCurvature(fraction=1)):
+        (moment,) = moments_of(waves)
+        assert isinstance(moment, KroneckerMoments)
+        rows, columns = len(moment.outputs), len(moment.inputs)
+        full = torch.kron(moment.outputs, moment.inputs)
+        weights = [row * columns + column for row in range(rows) for column in range(columns - 1)]
+        order = torch.tensor(weights + [row * columns + columns - 1 for row in range(rows)])
+        found = dense(waves.curvature.product, waves.block.size)
+        torch.testing.assert_close(full[order][:, order], found, rtol=1e-9, atol=1e-14)
+
+
+def test_a_convolution_s_rows_are_its_patches() -> None:
+    waves = waves_of("convolution")[0]
+    (moment,) = moments_of(waves)
+    assert isinstance(moment, KroneckerMoments)
+    images = waves.tapes[0].inputs[0].detach()
+    padded = F.pad(images, (1, 1, 1, 1))
+    patches = torch.stack([padded[n, :, i : i + 3, j : j + 3].flatten() for n in range(6) for i in range(4) for j in range(4)])
+    rows = with_one(patches)
+    torch.testing.assert_close(moment.inputs, rows.t() @ rows / len(rows))
+    (pieces,) = waves.curvature.pieces
+    columns = pieces[0].columns.movedim(2, -1).flatten(0, -2)
+    torch.testing.assert_close(moment.outputs, columns.t() @ columns / 6)
+
+
+@pytest.mark.parametrize("name", ["positions", "embedding", "frozen"])
+def test_layers_without_kronecker_structure_get_their_mean_diagonal(name: str) -> None:
+    """An unbiased probe of tr G / P: the mean over seeds must come out right."""
+    for waves in waves_of(name):
+        exact = dense(waves.curvature.product, waves.block.size).diagonal().mean()
+        found = [moments_of(waves, seed) for seed in range(300)]
+        if isinstance(found[0][0], KroneckerMoments):
+            continue
+        values = torch.stack([moment.mean for (moment,) in found])
+        assert (values.mean() - exact).abs() < 4 * values.std() / 300**0.5
+        assert found[0][0].size == waves.block.size
+
+
+def test_the_network_s_own_moment_is_kept_until_its_inputs_change() -> None:
+    cache, data = InputMomentCache(), torch.randn(12, 3, dtype=torch.float64)
+
+    def exact(rows: Tensor) -> Tensor:
+        return with_one(rows).t() @ with_one(rows) / len(rows)
+
+    first = cache.moment(data.chunk(2), 12)
+    torch.testing.assert_close(first, exact(data))
+    assert cache.moment(data.chunk(2), 12) is first
+    data[0] += 1
+    torch.testing.assert_close(cache.moment(data.chunk(2), 12), exact(data))
+    other = data.clone()
+    other[3] += 1
+    torch.testing.assert_close(cache.moment(other.chunk(2), 12), exact(other))
+    images = torch.randn(4, 1, 2, 2, dtype=torch.float64)
+    torch.testing.assert_close(cache.moment([images], 4), exact(images.flatten(1)))
+
+
+def test_the_network_s_own_moment_on_a_fraction_takes_evenly_spaced_rows_however_the_batch_is_cut() -> None:
+    data = torch.randn(12, 3, dtype=torch.float64)
+    expected = with_one(data[::4]).t() @ with_one(data[::4]) / 3
+    for parts in (1, 2, 3, 4, 6):
+        torch.testing.assert_close(InputMomentCache().moment(data.chunk(parts), 3), expected)

@@ -1,0 +1,120 @@
+"""ℍ_i, L_i and both conditions of Lemma 1 against a dense recursion of Appendix A with exact eigenvalues."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from surmin.curvature.scalar import ScalarCurvature
+from surmin.stages.partition import partition
+from tests.cases import BY_NAME, CASES, Case
+from tests.oracles import DenseBlock, DenseRecursion, appendix_a, dense, layer_blocks, points, stage_blocks
+from tests.waves import block_waves
+
+STEPS = 3000
+VARIANTS = {
+    "scalar": dict(per_sample=False, delta=1.0),
+    "sample": dict(per_sample=True, delta=0.3),
+    "scalar, relative": dict(per_sample=False, delta_relative=0.5),
+    "sample, relative": dict(per_sample=True, delta_relative=2.0),
+}
+by_case = pytest.mark.parametrize("case", CASES, ids=str)
+by_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def recursion(blocks: list[DenseBlock], case: Case, batch: tuple[Tensor, Tensor], variant: str) -> list[DenseRecursion]:
+    outputs = points(blocks, batch[0])[-1]
+    return appendix_a(blocks, case, *batch, case.loss.smoothness(outputs), **VARIANTS[variant])
+
+
+def relative(variant: str) -> bool:
+    return "relative" in variant
+
+
+@by_variant
+@by_case
+def test_blocks_equal_the_dense_recursion(case: Case, variant: str) -> None:
+    if case.name == "attention" and variant != "sample":
+        pytest.skip("seconds each, and one variant goes through the same code")
+    network, batch = case.network(), case.batch()
+    curvature = ScalarCurvature(power_steps=18, eigenvalue="lanczos", **VARIANTS[variant])
+    found = block_waves([network], case, batch, curvature)
+    expected = recursion(layer_blocks(network), case, batch, variant)
+    assert len(found) == len(expected)
+    for waves, exact in zip(found, expected, strict=True):
+        matrix = dense(waves.curvature.product, waves.block.size)
+        torch.testing.assert_close(matrix, exact.local, rtol=1e-8, atol=1e-8 * float(exact.local.abs().max()))
+        arrived = torch.cat([constant for (constant,) in waves.messages])
+        torch.testing.assert_close(arrived.expand(len(exact.above)), exact.above, rtol=1e-9, atol=1e-12)
+
+
+@by_variant
+@pytest.mark.parametrize("name", ["relu", "tanh", "convolution"])
+def test_both_conditions_of_lemma_1_hold(name: str, variant: str) -> None:
+    """Condition (1): ℍ_zz - H_zz ⪰ 0. Condition (2): ℍ - H_θθ - H_zθᵀ [ℍ_zz - H_zz]⁻¹ H_zθ ⪰ 0, with the package's ℍ and L."""
+    case = BY_NAME[name]
+    network, batch = case.network(), case.batch()
+    curvature = ScalarCurvature(power_steps=60, eigenvalue="lanczos", **VARIANTS[variant])
+    found = block_waves([network], case, batch, curvature)
+    dense_blocks = recursion(layer_blocks(network), case, batch, variant)
+    for index in range(1, len(found)):
+        exact, below = dense_blocks[index], found[index - 1]
+        constants = torch.cat([constant for (constant,) in below.messages]).expand(len(batch[0])) / len(batch[0])
+        z_size = len(exact.zz)
+        above_z = torch.diag(constants.repeat_interleave(z_size // len(batch[0])))
+        scale = float(exact.zz.abs().max())
+        assert torch.linalg.eigvalsh(above_z - exact.zz)[0] > -1e-9 * scale
+        local = dense(found[index].curvature.product, found[index].block.size)
+        schur = local - exact.tt - exact.zt.t() @ torch.linalg.pinv(above_z - exact.zz, hermitian=True) @ exact.zt
+        assert torch.linalg.eigvalsh(schur)[0] > -1e-8 * float(local.abs().max())
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "parameter-free"])
+def test_power_iteration_reaches_the_same_blocks_as_lanczos(name: str) -> None:
+    case = BY_NAME[name]
+    network, batch = case.network(), case.batch()
+    exact = block_waves([network], case, batch, ScalarCurvature(power_steps=60, eigenvalue="lanczos"))
+    found = block_waves([network], case, batch, ScalarCurvature(power_steps=STEPS))
+    for left, right in zip(found, exact, strict=True):
+        v = torch.ones(left.block.size, dtype=torch.float64)
+        torch.testing.assert_close(left.curvature.product(v), right.curvature.product(v), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("variant", ["scalar", "sample"])
+@pytest.mark.parametrize("name", ["tanh", "frozen", "parameter-free"])
+def test_stage_blocks_equal_the_dense_recursion(name: str, variant: str) -> None:
+    case = BY_NAME[name]
+    stages = partition(case.network(), 2)
+    batch = case.batch()
+    curvature = ScalarCurvature(power_steps=60, eigenvalue="lanczos", **VARIANTS[variant])
+    found = block_waves(stages, case, batch, curvature, blocks="stage")
+    for waves, exact in zip(found, recursion(stage_blocks(stages), case, batch, variant), strict=True):
+        matrix = dense(waves.curvature.product, waves.block.size)
+        torch.testing.assert_close(matrix, exact.local, rtol=1e-8, atol=1e-8 * float(exact.local.abs().max()))
+
+
+@by_variant
+@pytest.mark.parametrize("name", ["tanh", "convolution", "parameter-free"])
+def test_stages_and_microbatches_change_nothing(name: str, variant: str) -> None:
+    case = BY_NAME[name]
+    network, batch = case.network(), case.batch()
+    curvature = ScalarCurvature(power_steps=15, **VARIANTS[variant])
+    whole = block_waves([network], case, batch, curvature)
+    for stages, microbatches in ((2, 1), (1, 3), (2, 6)):
+        cut = block_waves(partition(network, stages), case, batch, curvature, microbatches=microbatches)
+        for left, right in zip(cut, whole, strict=True):
+            v = torch.ones(left.block.size, dtype=torch.float64)
+            torch.testing.assert_close(left.curvature.product(v), right.curvature.product(v), rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(left.gradient, right.gradient, rtol=1e-10, atol=1e-14)
+
+
+def test_a_stage_without_parameters_needs_no_delta() -> None:
+    """Nothing is decoupled there: L goes down as λ_max alone."""
+    case = BY_NAME["tanh"]
+    network, batch = case.network(), case.batch()
+    curvature = ScalarCurvature(power_steps=60, eigenvalue="lanczos")
+    split = [network[:3], network[3:4], network[4:]]
+    found = block_waves(split, case, batch, curvature, blocks="stage")
+    expected = recursion(stage_blocks(split), case, batch, "scalar")
+    for waves, exact in zip(found, [expected[0], expected[2]], strict=True):
+        matrix = dense(waves.curvature.product, waves.block.size)
+        torch.testing.assert_close(matrix, exact.local, rtol=1e-9, atol=1e-9)

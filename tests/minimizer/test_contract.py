@@ -1,0 +1,149 @@
+"""A step against dense algebra: d_i = -(κ_i G_i + λI)⁻¹ g_i, and for `paper` d_i = -ℍ_i⁻¹ g_i."""
+
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from surmin import SurrogateMinimizer
+from surmin.options import OptionValues
+from surmin.solvers.cubic import solve_cubic_dense
+from surmin.stages.partition import partition
+from tests.cases import BY_NAME, CASES, Case
+from tests.oracles import (
+    DenseBlock,
+    appendix_a,
+    gauss_newton,
+    gradients,
+    layer_blocks,
+    points,
+    reference_mean_loss,
+    stage_blocks,
+)
+
+EXACT: OptionValues = {
+    "curvature_fraction": 1, "rank": None, "preconditioner": None, "adapt_damping": False, "damping": 0.1,
+    "inner_steps": 400,
+}  # fmt: skip
+
+
+def vectors(blocks: list[DenseBlock]) -> list[Tensor]:
+    return [block.vector() for block in blocks]
+
+
+def identity(like: Tensor) -> Tensor:
+    return torch.eye(len(like), dtype=torch.float64)
+
+
+def cut(case: Case, blocks: Literal["layer", "stage"], network: nn.Sequential) -> tuple[list[nn.Module], list[DenseBlock]]:
+    stages = partition(network, 2)
+    return stages, layer_blocks(network) if blocks == "layer" else stage_blocks(stages)
+
+
+@pytest.mark.parametrize("blocks", ["layer", "stage"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_factor_is_the_dense_solution(case: Case, blocks: Literal["layer", "stage"]) -> None:
+    network, batch = case.network(), case.batch()
+    stages, dense_blocks = cut(case, blocks, network)
+    slopes, matrices = gradients(dense_blocks, case, *batch), gauss_newton(dense_blocks, case, *batch)
+    before, m = vectors(dense_blocks), len(dense_blocks)
+    report = SurrogateMinimizer(stages, case.loss, blocks=blocks, **EXACT).step(*batch)
+    assert report.accepted
+    predicted = 0.0
+    for i, (old, new) in enumerate(zip(before, vectors(dense_blocks), strict=True)):
+        damped = m * matrices[i][i] + 0.1 * identity(old)
+        exact = torch.linalg.solve(damped, -slopes[i])
+        torch.testing.assert_close(new - old, exact, rtol=1e-8, atol=1e-8 * float(exact.abs().max()))
+        predicted -= float(slopes[i] @ exact + exact @ (m * matrices[i][i]) @ exact / 2)
+    assert report.predicted_decrease == pytest.approx(predicted, rel=1e-8)
+    assert report.gradient_norm == pytest.approx(float(torch.cat(slopes).norm()), rel=1e-10)
+
+
+@pytest.mark.parametrize("kappas", [[2.0, 4.0, 8.0, 8.0], [10.0, 2.0, 5.0, 5.0]], ids=str)
+def test_any_decoupling_given(kappas: list[float]) -> None:
+    case = BY_NAME["tanh"]
+    network, batch = case.network(), case.batch()
+    blocks = layer_blocks(network)
+    slopes, matrices, before = gradients(blocks, case, *batch), gauss_newton(blocks, case, *batch), vectors(blocks)
+    SurrogateMinimizer([network], case.loss, decoupling=kappas, **EXACT).step(*batch)
+    for i, (old, new) in enumerate(zip(before, vectors(blocks), strict=True)):
+        exact = torch.linalg.solve(kappas[i] * matrices[i][i] + 0.1 * identity(old), -slopes[i])
+        torch.testing.assert_close(new - old, exact, rtol=1e-8, atol=1e-10)
+
+
+def test_a_wrong_decoupling_is_refused_when_the_blocks_are_known() -> None:
+    case = BY_NAME["tanh"]
+    with pytest.raises(ValueError, match="got 2 for 4 blocks"):
+        SurrogateMinimizer([case.network()], case.loss, decoupling=[2.0, 2.0])
+
+
+def test_the_smoothness_factor_takes_the_bound_in_place_of_the_hessian() -> None:
+    """For squared error the two are the same; for cross-entropy the step differs from the exact factor's."""
+    same, other = BY_NAME["softplus"], BY_NAME["tanh"]
+    for case, equal in ((same, True), (other, False)):
+        left, right = case.network(), case.network()
+        SurrogateMinimizer([left], case.loss, **EXACT).step(*case.batch())
+        SurrogateMinimizer([right], case.loss, top_factor="smoothness", **EXACT).step(*case.batch())
+        assert torch.allclose(left[0].weight, right[0].weight, rtol=1e-9, atol=1e-12) is equal
+
+
+@pytest.mark.parametrize("blocks", ["layer", "stage"])
+@pytest.mark.parametrize("name", ["relu", "tanh", "softplus", "parameter-free"])
+def test_paper_is_the_dense_solution_of_appendix_a(name: str, blocks: Literal["layer", "stage"]) -> None:
+    """With far more samples than parameters ℍ_i is regular; where it is not positive definite CG must stop and say so."""
+    case, delta = BY_NAME[name], 0.7
+    network, batch = case.network(seed=3), case.batch(samples=60)
+    stages, dense_blocks = cut(case, blocks, network)
+    outputs = points(dense_blocks, batch[0])[-1]
+    exact = appendix_a(dense_blocks, case, *batch, case.loss.smoothness(outputs), per_sample=False, delta=delta)
+    slopes, before = gradients(dense_blocks, case, *batch), vectors(dense_blocks)
+    options = {"inner_steps": 500, "delta": delta, "power_steps": 2500}
+    if blocks == "layer":
+        sm = SurrogateMinimizer.paper(stages, case.loss, **options)
+    else:
+        sm = SurrogateMinimizer(stages, case.loss, preset="paper", blocks=blocks, **options)
+    report = sm.step(*batch)
+    compared = 0
+    for i, (old, new) in enumerate(zip(before, vectors(dense_blocks), strict=True)):
+        if torch.linalg.eigvalsh(exact[i].local)[0] < 1e-6:
+            assert "negative curvature" in report.note
+            continue
+        step = torch.linalg.solve(exact[i].local, -slopes[i])
+        torch.testing.assert_close(new - old, step, rtol=1e-7, atol=1e-8 * float(step.abs().max()))
+        compared += 1
+    assert compared >= len(dense_blocks) - 1
+    assert report.accepted
+
+
+def test_paper_tests_nothing_and_damps_nothing() -> None:
+    case = BY_NAME["tanh"]
+    report = SurrogateMinimizer.paper([case.network()], case.loss).step(*case.batch())
+    assert report.accepted and report.forward_waves == 1 and report.damping == 0
+    assert report.new_loss != report.new_loss and report.reduction_ratio != report.reduction_ratio  # unknown: NaN
+
+
+@pytest.mark.parametrize("solver", ["cubic-krylov", "cubic-gd"])
+def test_a_cubic_term_gives_the_global_minimiser_of_equation_1(solver: Literal["cubic-krylov", "cubic-gd"]) -> None:
+    case, cubic = BY_NAME["softplus"], 0.3
+    network, batch = case.network(), case.batch()
+    blocks = layer_blocks(network)
+    slopes, matrices, before = gradients(blocks, case, *batch), gauss_newton(blocks, case, *batch), vectors(blocks)
+    options: OptionValues = {**EXACT, "solver": solver, "cubic": cubic, "inner_steps": 40 if "krylov" in solver else 3000}
+    SurrogateMinimizer([network], case.loss, **options).step(*batch)
+    for i, (old, new) in enumerate(zip(before, vectors(blocks), strict=True)):
+        damped = 3 * matrices[i][i] + 0.1 * identity(old)
+        exact, _ = solve_cubic_dense(damped, -slopes[i] * -1, cubic)
+        torch.testing.assert_close(new - old, exact, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_reports_tell_the_true_losses(case: Case) -> None:
+    network, (inputs, targets) = case.network(), case.batch()
+    before = reference_mean_loss(case.loss, network(inputs), targets).item()
+    report = SurrogateMinimizer([network], case.loss).step(inputs, targets)
+    after = reference_mean_loss(case.loss, network(inputs), targets).item()
+    assert report.loss == pytest.approx(before, rel=1e-12)
+    assert report.accepted
+    assert report.new_loss == pytest.approx(after, rel=1e-12)
+    assert report.reduction_ratio == pytest.approx((before - after) / report.predicted_decrease, rel=1e-9)

@@ -1,0 +1,248 @@
+"""Whatever the options, an accepted full-batch round lowers the loss, and a rejected one changes nothing."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from surmin import CrossEntropy, GradientOracle, SquaredError, StepReport, SurrogateMinimizer
+from surmin.options import OptionValues
+from surmin.stages.partition import partition
+from tests.cases import BY_NAME, CASES, Case
+
+VARIANTS: dict[str, OptionValues] = {
+    "default": {},
+    "whole batch": {"curvature_fraction": 1},
+    "stage blocks": {"blocks": "stage"},
+    "random columns": {"rank": 2},
+    "no preconditioner": {"preconditioner": None, "inner_steps": 5},
+    "scalar": {"curvature": "scalar", "inner_steps": 5},
+    "sample": {"curvature": "sample", "delta_relative": 1.0, "inner_steps": 5},
+    "gradient descent": {"solver": "gd", "inner_learning_rate": 0.02, "inner_steps": 5},
+    "armijo": {"solver": "gd-armijo", "inner_steps": 5},
+    "cubic": {"cubic": 0.5, "inner_steps": 5},
+    "cubic gradient descent": {"cubic": 0.5, "solver": "cubic-gd", "inner_steps": 5},
+    "several dampings": {"damping_candidates": (0.1, 1.0, 3.0)},
+    "nonlinear": {"local": "nonlinear", "blocks": "stage", "inner_steps": 4},
+    "nonlinear layers": {"local": "nonlinear", "inner_steps": 4},
+    "nonlinear gauss-newton": {"local": "nonlinear", "blocks": "stage", "solver": "gauss-newton", "inner_steps": 2},
+    "nonlinear adam": {
+        "local": "nonlinear", "blocks": "stage", "solver": "adam", "inner_steps": 4, "inner_learning_rate": 0.01,
+    },
+}  # fmt: skip
+
+
+def snapshot(network: nn.Module) -> list[Tensor]:
+    return [value.clone() for value in network.state_dict().values()]
+
+
+def assert_descends(sm: SurrogateMinimizer, network: nn.Module, batch: tuple[Tensor, Tensor], rounds: int) -> list[StepReport]:
+    reports: list[StepReport] = []
+    for _ in range(rounds):
+        kept = snapshot(network)
+        report = sm.step(*batch)
+        if report.accepted:
+            assert report.new_loss < report.loss
+        else:
+            assert "rejected" in report.note
+            assert all(torch.equal(now, then) for now, then in zip(snapshot(network), kept, strict=True))
+        if reports and reports[-1].accepted:
+            assert report.loss == reports[-1].new_loss
+        reports.append(report)
+    return reports
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_accepted_round_lowers_the_loss(case: Case, variant: str) -> None:
+    network = case.network()
+    frozen = [p.clone() for p in network.parameters() if not p.requires_grad]
+    sm = SurrogateMinimizer(partition(network, 2), case.loss, **VARIANTS[variant])
+    reports = assert_descends(sm, network, case.batch(), 4)
+    assert any(report.accepted for report in reports)
+    kept = [p for p in network.parameters() if not p.requires_grad]
+    assert all(torch.equal(now, then) for now, then in zip(kept, frozen, strict=True))
+    assert all(p.grad is None for p in network.parameters())
+
+
+@pytest.mark.parametrize("preset", ["compute", "trips"])
+def test_presets_train_far(preset: str) -> None:
+    case = BY_NAME["tanh"]
+    network = case.network()
+    sm = SurrogateMinimizer(partition(network, 2), case.loss, preset=preset)
+    reports = assert_descends(sm, network, case.batch(), 20)
+    assert reports[-1].new_loss < 1e-2 * reports[0].loss
+
+
+def wild(scale: float = 8.0) -> nn.Sequential:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter *= scale
+    return network
+
+
+def test_a_rejected_round_leaves_every_bit_and_raises_the_damping() -> None:
+    case, network = BY_NAME["relu"], wild()
+    sm = SurrogateMinimizer([network], case.loss, damping=1e-9, max_tries=1, adapt_decoupling=False)
+    kept, damping = snapshot(network), sm.damping
+    report = sm.step(*case.batch())
+    assert not report.accepted and report.tries == 1
+    assert "rejected" in report.note
+    assert all(torch.equal(now, then) for now, then in zip(snapshot(network), kept, strict=True))
+    assert sm.damping > damping
+    reports = assert_descends(sm, network, case.batch(), 60)
+    assert any(report.accepted for report in reports)
+
+
+def test_candidates_on_a_rejected_round_raise_the_damping_too() -> None:
+    case, network = BY_NAME["relu"], wild()
+    sm = SurrogateMinimizer([network], case.loss, damping=1e-9, max_tries=1, damping_candidates=(0.01, 0.1))
+    dampings = [sm.damping]
+    for _ in range(5):
+        assert not sm.step(*case.batch()).accepted
+        dampings.append(sm.damping)
+    assert dampings == sorted(dampings) and dampings[-1] > dampings[0]
+
+
+def test_tries_raise_the_damping_until_a_step_passes() -> None:
+    case, network = BY_NAME["relu"], wild()
+    sm = SurrogateMinimizer([network], case.loss, damping=1e-9, max_tries=60, adapt_decoupling=False)
+    report = sm.step(*case.batch())
+    assert report.accepted and report.tries > 1
+    assert report.damping > 1e-9
+
+
+def test_the_best_of_several_dampings_is_taken() -> None:
+    """Each alone, then all in one wave: the winner is the one with the least loss."""
+    case, factors = BY_NAME["tanh"], (0.01, 1.0, 100.0)
+    alone = []
+    for factor in factors:
+        network = case.network()
+        options: OptionValues = {"damping": 0.1 * factor, "adapt_decoupling": False}
+        alone.append(SurrogateMinimizer([network], case.loss, **options).step(*case.batch()))
+    together = SurrogateMinimizer(
+        [case.network()], case.loss, damping=0.1, damping_candidates=factors, adapt_decoupling=False
+    ).step(*case.batch())
+    best = min(alone, key=lambda report: report.new_loss)
+    assert len({report.new_loss for report in alone}) == 3
+    assert together.new_loss == best.new_loss
+    assert together.damping == pytest.approx(best.damping)
+
+
+def test_a_rejection_after_loose_rounds_brings_the_inflation_back_at_once() -> None:
+    """Shares of κ below 1/m change nothing, so they must not pile up."""
+    case = BY_NAME["tanh"]
+    sm = SurrogateMinimizer([case.network()], case.loss, curvature_fraction=1)
+    damping = sm._damping
+    for _ in range(50):
+        damping = damping.after_acceptance(2.0, tighten=True)
+    sm._damping = damping
+    sm.step(*case.batch())
+    assert sm._damping.after_rejection().inflation_share * 4 > 1
+
+
+def test_a_stationary_point_is_left_alone() -> None:
+    case = BY_NAME["softplus"]
+    network = case.network()
+    inputs, _ = case.batch()
+    kept = snapshot(network)
+    report = SurrogateMinimizer([network], case.loss).step(inputs, network(inputs).detach())
+    assert not report.accepted and report.gradient_norm == 0
+    assert all(torch.equal(now, then) for now, then in zip(snapshot(network), kept, strict=True))
+
+
+def test_a_gradient_oracle_takes_the_same_steps_as_the_loss_it_describes() -> None:
+    case = BY_NAME["softplus"]
+    options: OptionValues = {"adapt_damping": False, "damping": 0.5, "curvature_fraction": 1}
+    left, right = case.network(), case.network()
+    oracle = GradientOracle(lambda z, y: z - y, 1.0)
+    told, unknown = SurrogateMinimizer([left], case.loss, **options), SurrogateMinimizer([right], oracle, **options)
+    for _ in range(4):
+        told.step(*case.batch())
+        report = unknown.step(*case.batch())
+    assert report.accepted and report.loss != report.loss
+    for name, value in left.state_dict().items():
+        torch.testing.assert_close(right.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("curvature", ["scalar", "factor"])
+def test_a_gradient_oracle_alone_lowers_a_loss_it_never_tells(curvature: str) -> None:
+    """Algorithm 1 as in reinforcement learning: only a gradient and a constant are known."""
+    case = BY_NAME["softplus"]
+    network, (inputs, targets) = case.network(), case.batch()
+    weights = torch.tensor([1.0, 0.25], dtype=torch.float64)
+    oracle = GradientOracle(lambda z, y: weights * (z - y), 1.0)
+
+    def hidden() -> float:
+        return (weights * (network(inputs) - targets).square()).sum().item()
+
+    sm = SurrogateMinimizer([network], oracle, curvature=curvature, adapt_damping=False, damping=0.5)  # type: ignore[arg-type]
+    losses = [hidden()]
+    for _ in range(10):
+        sm.step(inputs, targets)
+        losses.append(hidden())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_gradient_oracle_cannot_be_tested_against() -> None:
+    case = BY_NAME["softplus"]
+    network = case.network()
+    kept = snapshot(network)
+    sm = SurrogateMinimizer([network], GradientOracle(lambda z, y: z - y, 1.0))
+    with pytest.raises(ValueError, match="a gradient oracle has no loss value and needs adapt_damping=False"):
+        sm.step(*case.batch())
+    assert all(torch.equal(now, then) for now, then in zip(snapshot(network), kept, strict=True))
+
+
+@pytest.mark.parametrize("options", [{}, {"curvature": "scalar"}, {"local": "nonlinear", "blocks": "stage"}], ids=str)
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.ELU])
+def test_in_place_activations_train_like_the_others(kind: type[nn.Module], options: OptionValues) -> None:
+    def make(inplace: bool) -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Linear(5, 6), kind(inplace=inplace), kind(inplace=inplace), nn.Linear(6, 4), kind(inplace=inplace),
+            nn.Linear(4, 3),
+        ).double()  # fmt: skip
+
+    batch = BY_NAME["relu"].batch()
+    networks = [make(False), make(True)]
+    for network in networks:
+        sm = SurrogateMinimizer([network[:2], network[2:]], CrossEntropy(), **options)
+        for _ in range(4):
+            sm.step(*batch)
+    for name, value in networks[0].state_dict().items():
+        torch.testing.assert_close(networks[1].state_dict()[name], value, rtol=1e-9, atol=1e-12)
+
+
+def test_an_in_place_activation_on_the_network_s_input_leaves_the_data_alone() -> None:
+    inputs, targets = torch.randn(6, 3), torch.randn(6, 2)
+    kept = inputs.clone()
+    SurrogateMinimizer([nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2))], SquaredError()).step(inputs, targets)
+    assert torch.equal(inputs, kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_step_computes_in_the_parameters_dtype(dtype: torch.dtype) -> None:
+    case = BY_NAME["tanh"]
+    network = case.network(dtype)
+    sm = SurrogateMinimizer(partition(network, 2), case.loss)
+    assert_descends(sm, network, case.batch(dtype=dtype), 5)
+    assert all(p.dtype == dtype for p in network.parameters())
+
+
+def test_linear_layers_on_positions_may_come_first() -> None:
+    """Kronecker moments of the network's own inputs: one row per position, not one per sample."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    inputs, targets = torch.randn(8, 5, 3, dtype=torch.float64), torch.randn(8, 5, 2, dtype=torch.float64)
+    assert_descends(SurrogateMinimizer([network], SquaredError()), network, (inputs, targets), 3)
+
+
+def test_a_micro_batch_without_sampled_rows() -> None:
+    """Max pooling takes no empty batch, so none must be made."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 3)).double()
+    inputs, labels = torch.randn(8, 1, 4, 4, dtype=torch.float64), torch.arange(8) % 3
+    sm = SurrogateMinimizer([network], CrossEntropy(), microbatches=8)
+    assert_descends(sm, network, (inputs, labels), 3)

@@ -1,0 +1,153 @@
+"""However network and batch are cut, whatever is resumed: the same parameters."""
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from surmin import SurrogateMinimizer
+from surmin.options import OptionValues
+from surmin.pipeline.in_process import InProcessPipeline
+from surmin.stages.partition import partition
+from tests.cases import BY_NAME
+
+ROUNDS, SAMPLES = 5, 24
+VARIANTS: dict[str, OptionValues] = {
+    "default": {},
+    "whole batch": {"curvature_fraction": 1},
+    "random columns": {"rank": 2, "preconditioner": None},
+    "several dampings": {"damping_candidates": (0.1, 1.0, 3.0)},
+    "scalar": {"curvature": "scalar"},
+    "sample": {"curvature": "sample", "delta_relative": 1.0},
+    "lanczos": {"curvature": "scalar", "eigenvalue": "lanczos", "power_steps": 4},
+    "paper": {"curvature": "scalar", "adapt_damping": False, "damping": 0.0},
+    "cubic": {"cubic": 0.5},
+    "nonlinear": {"local": "nonlinear", "solver": "gauss-newton", "inner_steps": 2},
+}
+
+
+def train(
+    name: str, options: OptionValues, *, stages: int = 1, microbatches: int = 1, rounds: int = ROUNDS
+) -> dict[str, Tensor]:
+    case = BY_NAME[name]
+    network, batch = case.network(), case.batch(samples=SAMPLES)
+    sm = SurrogateMinimizer(partition(network, stages), case.loss, microbatches=microbatches, **options)
+    for _ in range(rounds):
+        sm.step(*batch)
+    return dict(network.state_dict())
+
+
+def assert_same(left: dict[str, Tensor], right: dict[str, Tensor], tolerance: float) -> None:
+    for name, value in left.items():
+        torch.testing.assert_close(right[name], value, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_stages_and_microbatches_give_equal_parameters(variant: str) -> None:
+    options = VARIANTS[variant]
+    whole = train("tanh", options)
+    start = BY_NAME["tanh"].network().state_dict()
+    assert max((whole[name] - value).abs().max() for name, value in start.items()) > 1e-3
+    for stages, microbatches in product((1, 2, 4), (1, 3, 8)):
+        if (stages, microbatches) != (1, 1):
+            assert_same(whole, train("tanh", options, stages=stages, microbatches=microbatches), 1e-9)
+
+
+@pytest.mark.parametrize("name", ["attention", "convolution", "embedding", "positions"])
+@pytest.mark.parametrize("variant", ["default", "sample"])
+def test_on_other_networks_too(name: str, variant: str) -> None:
+    options = VARIANTS[variant]
+    whole = train(name, options, rounds=2)
+    assert_same(whole, train(name, options, stages=2, microbatches=8, rounds=2), 1e-8)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_same_seed_gives_the_same_bits(variant: str) -> None:
+    left, right = train("tanh", VARIANTS[variant]), train("tanh", VARIANTS[variant])
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_another_seed_draws_other_rows() -> None:
+    left, right = train("tanh", {"seed": 0}), train("tanh", {"seed": 1})
+    assert not torch.equal(left["0.weight"], right["0.weight"])
+
+
+def test_nothing_is_drawn_from_the_global_generator() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    for variant in ("random columns", "scalar", "nonlinear"):
+        train("tanh", VARIANTS[variant], rounds=1)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_resumed_run_continues_bit_for_bit(variant: str) -> None:
+    case, options = BY_NAME["tanh"], VARIANTS[variant]
+    batch = case.batch(samples=SAMPLES)
+    network = case.network()
+    sm = SurrogateMinimizer(partition(network, 2), case.loss, **options)
+    for _ in range(3):
+        sm.step(*batch)
+    saved = {name: value.clone() for name, value in network.state_dict().items()}, dict(sm.state_dict())
+    expected = [sm.step(*batch) for _ in range(3)]
+    other = case.network(seed=9)
+    other.load_state_dict(saved[0])
+    resumed = SurrogateMinimizer(partition(other, 4), case.loss, **options)
+    if options.get("local") == "nonlinear" or variant in ("scalar", "sample", "lanczos", "paper"):
+        resumed = SurrogateMinimizer(partition(other, 2), case.loss, **options)
+    resumed.load_state_dict(saved[1])
+    found = [resumed.step(*batch) for _ in range(3)]
+    for left, right in zip(expected, found, strict=True):
+        assert _numbers(left) == _numbers(right)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in network.state_dict().items())
+
+
+def _numbers(report: object) -> list[str]:
+    names = ("loss", "new_loss", "predicted_decrease", "reduction_ratio", "damping", "accepted", "tries", "gradient_norm")
+    return [repr(getattr(report, name)) for name in names]
+
+
+BAD_STATES: dict[str, object] = {
+    "missing": {"round": 3},
+    "foreign": {"step": 1, "exp_avg": 2, "lr": 3, "betas": 4},
+    "round": {"round": -1},
+    "damping": {"damping": float("nan")},
+    "negative damping": {"damping": -1.0},
+    "share": {"inflation_share": 0.0},
+    "large share": {"inflation_share": 1.5},
+    "seed": {"seed": 7},
+}
+
+
+@pytest.mark.parametrize("bad", BAD_STATES.values(), ids=BAD_STATES.keys())
+def test_a_foreign_state_is_refused_and_changes_nothing(bad: dict[str, object]) -> None:
+    sm = SurrogateMinimizer([nn.Linear(2, 2)], BY_NAME["tanh"].loss)
+    before = sm.state_dict()
+    state = {**before, **bad} if set(bad) < set(before) and "round" not in bad or bad.get("round") == -1 else bad
+    with pytest.raises(ValueError, match="state"):
+        sm.load_state_dict(state)
+    assert sm.state_dict() == before
+
+
+def test_a_pipeline_may_be_given_in_place_of_the_stages() -> None:
+    case = BY_NAME["tanh"]
+    network, batch = case.network(), case.batch(samples=SAMPLES)
+    sm = SurrogateMinimizer(InProcessPipeline(partition(network, 2), case.loss, microbatches=3))
+    for _ in range(ROUNDS):
+        sm.step(*batch)
+    assert_same(train("tanh", {}), dict(network.state_dict()), 1e-9)
+
+
+def test_mini_batches_train_and_reuse_nothing() -> None:
+    case = BY_NAME["relu"]
+    network, (inputs, targets) = case.network(), case.batch(samples=SAMPLES)
+    sm = SurrogateMinimizer([network], case.loss, curvature_fraction=1)
+    losses = []
+    for epoch in range(6):
+        for rows in torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(epoch)).chunk(2):
+            report = sm.step(inputs[rows], targets[rows])
+            assert report.forward_waves == 1 + report.tries
+            losses.append(report.loss)
+    assert sum(losses[-2:]) < 0.7 * sum(losses[:2])

@@ -1,0 +1,122 @@
+"""The wave that accepted a step is used again for the very same batch and parameters, and for nothing else."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from surmin import CrossEntropy, SquaredError, SurrogateMinimizer
+from surmin.losses import ConvexLoss
+
+
+class Shifted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.zeros(4, dtype=torch.float64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + self.shift
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    result = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), Shifted(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    result[3].requires_grad_(False)
+    return result
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(8, 3, generator=generator, dtype=torch.float64), torch.rand(8, 2, generator=generator, dtype=torch.float64)
+
+
+def trained(loss: ConvexLoss) -> tuple[SurrogateMinimizer, nn.Sequential, Tensor, Tensor]:
+    net, (inputs, targets) = network(), batch()
+    sm = SurrogateMinimizer([net], loss)
+    assert sm.step(inputs, targets).accepted
+    return sm, net, inputs, targets
+
+
+def change_inputs(net: nn.Sequential, inputs: Tensor, targets: Tensor) -> None:
+    inputs.mul_(0.5)
+
+
+def change_targets(net: nn.Sequential, inputs: Tensor, targets: Tensor) -> None:
+    targets.add_(1.0)
+
+
+def change_parameters(net: nn.Sequential, inputs: Tensor, targets: Tensor) -> None:
+    with torch.no_grad():
+        net[0].weight.mul_(1.5)
+
+
+def load_parameters(net: nn.Sequential, inputs: Tensor, targets: Tensor) -> None:
+    net.load_state_dict({name: 1.5 * value for name, value in net.state_dict().items()})
+
+
+def change_frozen_parameters(net: nn.Sequential, inputs: Tensor, targets: Tensor) -> None:
+    with torch.no_grad():
+        net[3].weight.mul_(1.5)
+
+
+def change_buffers(net: nn.Sequential, inputs: Tensor, targets: Tensor) -> None:
+    net[2].shift.add_(0.5)
+
+
+def replace_data(net: nn.Sequential, inputs: Tensor, targets: Tensor) -> None:
+    net[0].weight.data = net[0].weight.data * 1.5
+
+
+CHANGES = [
+    change_inputs, change_targets, change_parameters, load_parameters, change_frozen_parameters, change_buffers,
+    replace_data,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_after_a_change_the_loss_is_computed_anew(change: Callable[[nn.Sequential, Tensor, Tensor], None]) -> None:
+    sm, net, inputs, targets = trained(SquaredError())
+    change(net, inputs, targets)
+    expected = 0.5 * (net(inputs) - targets).square().sum(1).mean()
+    report = sm.step(inputs, targets)
+    assert report.loss == pytest.approx(expected.item(), rel=1e-12)
+    assert report.forward_waves == 1 + report.tries
+
+
+def test_without_a_change_the_wave_is_used_again_and_nothing_differs() -> None:
+    sm, _, inputs, targets = trained(SquaredError())
+    other, _, _, _ = trained(SquaredError())
+    first, second = sm.step(inputs, targets), other.step(inputs.clone(), targets.clone())
+    assert first.forward_waves == first.tries
+    assert second.forward_waves == 1 + second.tries
+    assert (first.loss, first.new_loss, first.gradient_norm) == (second.loss, second.new_loss, second.gradient_norm)
+    pairs = zip(sm.pipeline.parameters.values(), other.pipeline.parameters.values(), strict=True)
+    assert all(torch.equal(left, right) for left, right in pairs)
+
+
+def test_another_batch_of_equal_values_is_another_batch() -> None:
+    sm, net, inputs, _ = trained(SquaredError())
+    other = torch.zeros(8, 2, dtype=torch.float64)
+    expected = 0.5 * net(inputs).square().sum(1).mean()
+    assert sm.step(inputs, other).loss == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_labels_changed_in_place() -> None:
+    net, (inputs, _) = network(), batch()
+    labels = torch.zeros(8, dtype=torch.int64)
+    sm = SurrogateMinimizer([net], CrossEntropy())
+    assert sm.step(inputs, labels).accepted
+    labels.fill_(1)
+    expected = nn.functional.cross_entropy(net(inputs), labels)
+    assert sm.step(inputs, labels).loss == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_a_rejected_step_leaves_no_wave_behind() -> None:
+    """At the largest damping nothing improves on a stationary point, so there is nothing to use again."""
+    net, (inputs, _) = network(), batch()
+    targets = net(inputs).detach()
+    sm = SurrogateMinimizer([net], SquaredError(), max_tries=2)
+    first = sm.step(inputs, targets)
+    assert not first.accepted
+    assert sm.step(inputs, targets).forward_waves == 3

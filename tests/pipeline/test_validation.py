@@ -1,0 +1,196 @@
+"""What cannot be trained says so, in one line, before anything changes."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from surmin import CrossEntropy, SquaredError, SurrogateMinimizer
+from surmin.pipeline.validation import check_batch, check_modules
+
+
+def minimizer(*stages: nn.Module, microbatches: int = 1) -> SurrogateMinimizer:
+    return SurrogateMinimizer(list(stages), CrossEntropy(), microbatches=microbatches)
+
+
+INPUTS, LABELS = torch.randn(8, 3), torch.arange(8) % 2
+BAD_BATCHES: dict[str, tuple[Tensor, Tensor, str]] = {
+    "nan": (INPUTS.clone().index_fill_(0, torch.tensor([2]), math.nan), LABELS, "inputs contain NaN or infinite"),
+    "inf": (INPUTS.clone().index_fill_(0, torch.tensor([2]), math.inf), LABELS, "inputs contain NaN or infinite"),
+    "labels too large": (INPUTS, LABELS + 1, "labels run from 1 to 2, but the network has 2 outputs"),
+    "labels negative": (INPUTS, LABELS - 1, "labels run from -1 to 0"),
+    "labels not integers": (INPUTS, LABELS.float(), "integer class labels"),
+    "mismatched": (INPUTS, LABELS[:7], "8 inputs do not match 7 targets"),
+    "empty": (INPUTS[:0], LABELS[:0], "the batch is empty"),
+    "a single number": (torch.tensor(1.0), LABELS, "the batch is empty"),
+    "wrong width": (torch.randn(8, 4), LABELS, "mat1 and mat2"),
+}
+
+
+@pytest.mark.parametrize(("inputs", "labels", "message"), BAD_BATCHES.values(), ids=BAD_BATCHES.keys())
+def test_bad_batches_are_refused_and_leave_everything_as_it_was(inputs: Tensor, labels: Tensor, message: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    sm, reference = minimizer(network), minimizer(_copy(network))
+    before = [p.detach().clone() for p in network.parameters()]
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        sm.step(inputs, labels)
+    assert all(torch.equal(p, kept) for p, kept in zip(network.parameters(), before, strict=True))
+    assert sm.state_dict() == reference.state_dict()
+    after = [sm.step(INPUTS, LABELS).new_loss, reference.step(INPUTS, LABELS).new_loss]
+    assert after[0] == after[1]
+
+
+def _copy(network: nn.Sequential) -> nn.Sequential:
+    other = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    other.load_state_dict(network.state_dict())
+    return other
+
+
+def test_a_bad_batch_after_good_ones_is_still_checked() -> None:
+    """Checks are spared only for the very same, unchanged tensors."""
+    torch.manual_seed(0)
+    sm = minimizer(nn.Sequential(nn.Linear(3, 2)))
+    inputs, labels = INPUTS.clone(), LABELS.clone()
+    sm.step(inputs, labels)
+    inputs[0, 0] = math.nan
+    with pytest.raises(ValueError, match="NaN"):
+        sm.step(inputs, labels)
+    inputs[0, 0] = 0
+    labels[0] = 9
+    with pytest.raises(ValueError, match="labels run"):
+        sm.step(inputs, labels)
+
+
+def test_microbatches_must_be_equal() -> None:
+    sm = minimizer(nn.Sequential(nn.Linear(3, 2)), microbatches=3)
+    with pytest.raises(ValueError, match="8 samples cannot be cut into 3 equal micro-batches"):
+        sm.step(INPUTS, LABELS)
+    with pytest.raises(ValueError, match="microbatches must be at least 1, got 0"):
+        minimizer(nn.Sequential(nn.Linear(3, 2)), microbatches=0)
+    with pytest.raises(ValueError, match="cannot be cut"):
+        check_batch(INPUTS, LABELS, 16)
+
+
+@pytest.mark.parametrize("bad", [[1.0, 2.0], None])
+def test_a_batch_must_be_tensors(bad: object) -> None:
+    with pytest.raises(TypeError, match="must be tensors"):
+        check_batch(bad, LABELS, 1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="must be tensors"):
+        check_batch(INPUTS, bad, 1)  # type: ignore[arg-type]
+
+
+def shared() -> nn.Module:
+    first = nn.Linear(3, 3)
+    second = nn.Linear(3, 3)
+    second.weight = first.weight
+    return nn.Sequential(first, nn.Tanh(), second)
+
+
+def repeated() -> nn.Module:
+    layer = nn.Linear(3, 3)
+    return nn.Sequential(layer, nn.Tanh(), layer)
+
+
+BAD_NETWORKS: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
+    "no stages": (lambda: [], "at least one stage"),
+    "nothing trainable": (lambda: [nn.Linear(3, 2).requires_grad_(False)], "nothing to train"),
+    "no parameters": (lambda: [nn.Tanh()], "nothing to train"),
+    "half": (lambda: [nn.Linear(3, 2).half()], r"dtype torch.float16: the solvers need float32 or float64"),
+    "bfloat16": (lambda: [nn.Linear(3, 2).bfloat16()], r"dtype torch.bfloat16"),
+    "two dtypes": (lambda: [nn.Linear(3, 2), nn.Linear(2, 2).double()], "one dtype"),
+    "dropout": (lambda: [nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))], "Dropout '1' in stage 0 is in training mode"),
+    "dropout 2d": (lambda: [nn.Conv2d(1, 1, 1), nn.Dropout2d(0.5)], "stage 1 is in training mode"),
+    "batch norm": (lambda: [nn.Linear(3, 2), nn.BatchNorm1d(2)], "stage 1 is in training mode: batch statistics"),
+    "batch norm without statistics": (
+        lambda: [nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, track_running_stats=False).eval())], "BatchNorm1d '1'",
+    ),
+    "attention with dropout": (lambda: [nn.MultiheadAttention(4, 2, dropout=0.1)], "stage 0 is in training mode"),
+    "random slopes": (lambda: [nn.Sequential(nn.Linear(3, 2), nn.RReLU())], "RReLU '1' in stage 0 is in training mode"),
+    "shared between stages": (lambda: list(shared())[::2], "shared with"),
+    "shared within a stage": (lambda: [shared()], "shared with"),
+    "a layer used twice": (lambda: [repeated()], "shared with"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "message"), BAD_NETWORKS.values(), ids=BAD_NETWORKS.keys())
+def test_bad_networks_are_refused_with_the_way_out(make: Callable[[], list[nn.Module]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_modules(make())
+
+
+def test_a_stage_must_be_a_module() -> None:
+    with pytest.raises(TypeError, match="stage 1 is a str, not an nn.Module"):
+        check_modules([nn.Linear(2, 2), "nn.ReLU"])  # type: ignore[list-item]
+
+
+GOOD_NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
+    "dropout in eval": lambda: [nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5).eval(), nn.Linear(4, 2))],
+    "dropout that does nothing": lambda: [nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.0), nn.Linear(4, 2))],
+    "batch norm in eval": lambda: [nn.Linear(3, 4), nn.BatchNorm1d(4).eval(), nn.Linear(4, 2)],
+    "stages without parameters": lambda: [nn.Flatten(), nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2), nn.Identity()],
+    "an empty stage": lambda: [nn.Sequential(), nn.Linear(3, 2), nn.Sequential()],
+    "an activation used twice": lambda: [nn.Sequential(nn.Linear(3, 4), (act := nn.Tanh()), nn.Linear(4, 2), act)],
+    "a frozen layer used twice": lambda: frozen_twice(),
+    "tied inside one module": lambda: [_Tied(), nn.Linear(3, 2)],
+}
+
+
+def frozen_twice() -> list[nn.Module]:
+    layer = nn.Linear(3, 3).requires_grad_(False)
+    return [nn.Sequential(layer, nn.Tanh(), layer, nn.Linear(3, 2))]
+
+
+class _Tied(nn.Module):
+    """One layer whose two parts share a weight: allowed, because one block owns it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.second = nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.second(self.first(inputs).tanh())
+
+
+@pytest.mark.parametrize("options", [{}, {"curvature": "scalar"}], ids=["factor", "scalar"])
+@pytest.mark.parametrize("make", GOOD_NETWORKS.values(), ids=GOOD_NETWORKS.keys())
+def test_what_looks_similar_and_is_fine_trains(make: Callable[[], list[nn.Module]], options: dict[str, str]) -> None:
+    torch.manual_seed(0)
+    sm = SurrogateMinimizer(make(), CrossEntropy(), **options)  # type: ignore[arg-type]
+    reports = [sm.step(INPUTS, LABELS) for _ in range(3)]
+    assert any(report.accepted for report in reports)
+    assert reports[-1].new_loss < reports[0].loss
+
+
+def test_an_output_that_does_not_fit_the_targets() -> None:
+    sm = SurrogateMinimizer([nn.Linear(3, 2)], SquaredError())
+    with pytest.raises(ValueError, match=r"targets of shape \(8, 3\) do not fit outputs of shape \(8, 2\)"):
+        sm.step(INPUTS, torch.zeros(8, 3))
+
+
+class _Folding(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.view(len(inputs) // 2, 2, -1).sum(1)
+
+
+def test_a_network_that_mixes_samples() -> None:
+    sm = minimizer(nn.Sequential(nn.Linear(3, 2), _Folding()))
+    with pytest.raises(ValueError, match="returned 4 rows for a micro-batch of 8 samples"):
+        sm.step(INPUTS, LABELS)
+
+
+def test_a_loss_is_needed_with_a_list_of_stages() -> None:
+    with pytest.raises(ValueError, match="a loss is needed"):
+        SurrogateMinimizer([nn.Linear(3, 2)])
+
+
+def test_a_start_that_is_not_finite_is_named() -> None:
+    network = nn.Sequential(nn.Linear(3, 2))
+    with torch.no_grad():
+        network[0].weight.fill_(1e38)
+    with pytest.raises(ValueError, match="no step can be computed or tested from there"):
+        minimizer(network).step(1e5 * INPUTS, LABELS)

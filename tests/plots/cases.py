@@ -1,0 +1,41 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from surmin.experiments.grid import plan_runs
+from surmin.experiments.metrics import Row
+from surmin.experiments.results import Result
+from tests.experiments.cases import tiny_comparison
+
+COMPARISON = tiny_comparison(methods="sm,adam,gd", lr=("0.1,0.2",), seeds=2, target_loss=0.1)
+
+
+def make_rows(losses: Sequence[float | None], seconds: float = 0.5) -> list[Row]:
+    return [
+        Row(
+            number, loss, 0.9, seconds=seconds * number, gradient_equivalents=4.0 * number, messages=6 * number,
+            bytes=3_000_000 * number, forward_waves=2 * number,
+        )
+        for number, loss in enumerate(losses)
+    ]  # fmt: skip
+
+
+def make_results() -> list[Result]:
+    shapes: dict[str, list[float | None]] = {
+        "sm": [2.3, 1.0, 0.01],
+        "adam": [2.3 * 0.9**number for number in range(40)],
+        "gd": [2.3, 5.0, None],
+    }
+    return [
+        Result(
+            run, make_rows(shapes[run.method], 0.5 + 0.1 * run.seed), "diverged" if run.method == "gd" else "reached"
+        )
+        for run in plan_runs(COMPARISON)
+    ]
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        picture.verify()
+        return picture.size

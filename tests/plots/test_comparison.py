@@ -1,0 +1,91 @@
+import base64
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from surmin.plots.comparison import draw_comparison
+from tests.plots.cases import COMPARISON, make_results, picture_size
+
+PICTURES = [
+    "curves.png", "loss-rounds.png", "loss-seconds.png", "loss-gradient-equivalents.png", "loss-bytes.png",
+    "loss-messages.png", "loss-forward-waves.png",
+]  # fmt: skip
+
+
+class Outline(HTMLParser):
+    """What a page consists of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.sources: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in {"meta", "img", "br"}:
+            self.open.append(tag)
+        for name, value in attrs:
+            if tag == "img" and name == "src":
+                self.sources.append(value or "")
+            elif name in {"src", "href"}:
+                self.addresses.append(value or "")
+        if tag == "br":
+            self.tables[-1][-1][-1] += "\n"
+        elif tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in {"td", "th"}:
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+
+def outline_of(page: str) -> Outline:
+    outline = Outline()
+    outline.feed(page)
+    assert outline.open == []
+    return outline
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("comparison")
+    draw_comparison(path, COMPARISON, make_results())
+    return path
+
+
+def test_pictures_and_page(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*PICTURES, "report.html"])
+    assert all(min(picture_size(folder / name)) > 400 for name in PICTURES)
+    page = (folder / "report.html").read_text()
+    outline = outline_of(page)
+    embedded = [base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in outline.sources]
+    assert embedded == [(folder / name).read_bytes() for name in PICTURES]
+    assert outline.addresses == [] and not re.search(r"https?://", page)
+
+
+def test_the_tables_of_the_page(folder: Path) -> None:
+    summary, runs, settings = outline_of((folder / "report.html").read_text()).tables
+    assert [row[0] for row in summary] == ["method", "sm", "adam, lr 0.1", "gd, lr 0.1"]
+    assert summary[0][1:4] == ["outcome", "rounds", "training loss"]
+    assert summary[1][1:6] == ["reached", "2", "0.01", "90.0 %", "1.1\n1 to 1.2"]
+    assert summary[3][1:4] == ["diverged", "2", "–"]
+    assert len(runs) == 1 + 10
+    assert ["target_loss", "0.1"] in settings and ["lr", "0.1,0.2"] in settings
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    draw_comparison(tmp_path, replace(COMPARISON, data="a<b>&.npz"), make_results())
+    page = (tmp_path / "report.html").read_text()
+    assert "a&lt;b&gt;&amp;" in page and "a<b>" not in page
+    outline_of(page)

@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import matplotlib
+import pytest
+from matplotlib.figure import Figure
+
+from surmin.plots import curves as curves_module
+from surmin.plots.curves import draw_curves
+from surmin.plots.run import describe, draw_run
+from surmin.plots.series import AXES, loss_curve
+from surmin.plots.style import LineStyle
+from tests.experiments.cases import tiny_run
+from tests.plots.cases import make_rows, picture_size
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Figures made while the test runs."""
+    made: list[Figure] = []
+
+    class Kept(Figure):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(*arguments, **options)  # type: ignore[arg-type]
+            made.append(self)
+
+    monkeypatch.setattr(curves_module, "Figure", Kept)
+    return made
+
+
+def test_one_panel_an_axis(tmp_path: Path, figures: list[Figure]) -> None:
+    panels = [(axis, [loss_curve("sm", [make_rows([2, 1]), make_rows([2, 0.5])], axis)]) for axis in AXES[:3]]
+    draw_curves(tmp_path / "curves.png", "a title", panels, target=0.7)
+    (figure,) = figures
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_xlabel() for axes in shown] == [axis.label for axis in AXES[:3]]
+    assert all(axes.get_yscale() == "log" and axes.get_xlim()[0] == 0 for axes in shown)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["sm", "target 0.7"]
+    width, height = picture_size(tmp_path / "curves.png")
+    assert width > 1000 and height > 800
+
+
+def test_a_much_longer_curve_is_compressed(tmp_path: Path, figures: list[Figure]) -> None:
+    axis = AXES[0]
+    curves = [loss_curve("sm", [make_rows([2, 1, 0.1])], axis), loss_curve("gd", [make_rows([2.0] * 200)], axis)]
+    draw_curves(tmp_path / "curves.png", "a title", [(axis, curves)], None)
+    axes = figures[0].axes[0]
+    assert axes.get_xscale() == "symlog" and axes.get_xlabel() == "rounds, log scale"
+
+
+def test_divergence_is_marked(tmp_path: Path, figures: list[Figure]) -> None:
+    axis = AXES[0]
+    draw_curves(tmp_path / "curves.png", "", [(axis, [loss_curve("gd", [make_rows([2, 9, None])], axis)])], None)
+    crosses = [line for line in figures[0].axes[0].lines if line.get_marker() == "x" and len(line.get_xdata())]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in crosses] == [(1.0, pytest.approx(9))]
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["gd", "diverged"]
+
+
+@pytest.mark.parametrize("losses", [[2.0], [None], [2.0, None]])
+def test_runs_that_hardly_began_can_be_drawn(tmp_path: Path, losses: list[float | None]) -> None:
+    draw_run(tmp_path / "curves.png", tiny_run(), make_rows(losses))
+    assert picture_size(tmp_path / "curves.png")[0] > 500
+
+
+def test_the_settings_of_matplotlib_are_left_alone(tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    draw_run(tmp_path / "curves.png", tiny_run(), make_rows([2, 1]))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_styles_differ() -> None:
+    assert len({LineStyle.number(number) for number in range(100)}) == 100
+
+
+def test_the_problem_in_words() -> None:
+    assert describe(tiny_run(activation="tanh", batch_size=1000)) == (
+        "digits, first 60 samples, mlp 3 × 8, tanh, batches of 1,000"
+    )
+    assert describe(tiny_run(data="a/b.npz", train_samples=None)) == "b, mlp 3 × 8"

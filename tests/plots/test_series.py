@@ -1,0 +1,58 @@
+import math
+
+import numpy as np
+import pytest
+
+from surmin.experiments.metrics import Row
+from surmin.plots.series import AXES, loss_curve, visible_axes
+from tests.plots.cases import make_rows
+
+ROUNDS, SECONDS, _, BYTES, *_ = AXES
+
+
+def test_median_and_range_at_every_round() -> None:
+    curve = loss_curve("sm", [make_rows([4, 1]), make_rows([4, 2]), make_rows([4, 3])], ROUNDS)
+    assert curve.x.tolist() == [0, 1]
+    np.testing.assert_allclose([curve.low, curve.median, curve.high], [[4, 1], [4, 2], [4, 3]])
+    assert (curve.runs, curve.ends) == (3, [])
+
+
+def test_a_run_that_has_stopped_counts_with_its_last_loss() -> None:
+    curve = loss_curve("sm", [make_rows([4, 1]), make_rows([4, 3, 2, 0.5])], ROUNDS)
+    assert curve.x.tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(curve.high, [4, 3, 2, 1])
+    np.testing.assert_allclose(curve.low, [4, 1, 1, 0.5])
+
+
+def test_between_rows_the_logarithm_is_interpolated() -> None:
+    slow = make_rows([1, 1e-4], seconds=2.0)
+    fast = make_rows([1, 1e-4], seconds=1.0)
+    curve = loss_curve("sm", [slow, fast], SECONDS)
+    assert curve.x.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(curve.high, [1, 1e-2, 1e-4])
+
+
+def test_units() -> None:
+    assert loss_curve("sm", [make_rows([2, 1])], BYTES).x.tolist() == [0, 3]
+
+
+def test_where_runs_diverged() -> None:
+    curve = loss_curve("gd", [make_rows([2, 8, None]), make_rows([2, 1, 1])], ROUNDS)
+    assert curve.ends == [(1.0, pytest.approx(8))]
+    assert np.isfinite(curve.high).all()
+
+
+def test_losses_that_cannot_be_drawn() -> None:
+    assert loss_curve("sm", [make_rows([1, 0.0])], ROUNDS).median[-1] == pytest.approx(1e-30)
+    assert math.isnan(loss_curve("sm", [make_rows([None])], ROUNDS).median[0])
+
+
+def test_axes_with_nothing_to_see_are_left_out() -> None:
+    silent = [Row(0, 2.0, 0.1), Row(1, 1.0, 0.1, seconds=1.0, gradient_equivalents=1.0, forward_waves=1)]
+    assert [axis.name for axis in visible_axes([silent])] == [
+        "rounds",
+        "seconds",
+        "gradient-equivalents",
+        "forward-waves",
+    ]
+    assert [axis.name for axis in visible_axes([silent[:1]])] == ["rounds"]

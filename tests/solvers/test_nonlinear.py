@@ -1,0 +1,101 @@
+import pytest
+import torch
+
+from surmin.curvature.factor import FactorCurvature
+from surmin.pipeline.work import WorkMeter
+from surmin.solvers.nonlinear import Adam, GaussNewtonDescent, Lbfgs
+from surmin.solvers.result import Reason
+from surmin.stages.partition import partition
+from surmin.surrogates.nonlinear import NonlinearLocalLoss, nonlinear_local_loss
+from tests.cases import BY_NAME
+from tests.waves import block_waves
+
+SOLVERS = {
+    "lbfgs": lambda steps: Lbfgs(steps),
+    "gauss-newton": lambda steps: GaussNewtonDescent(steps),
+    "adam": lambda steps: Adam(steps, 1e-2),
+}
+by_solver = pytest.mark.parametrize("make", SOLVERS.values(), ids=SOLVERS.keys())
+
+
+def local_loss(name: str, index: int, *, fraction: float = 1, damping: float = 0.05) -> NonlinearLocalLoss:
+    case = BY_NAME[name]
+    curvature = FactorCurvature(fraction=fraction)
+    waves = block_waves(partition(case.network(), 2), case, case.batch(), curvature, blocks="stage")[index]
+    samples = curvature.sample_count(6)
+    loss = nonlinear_local_loss(waves.block, waves.tapes, waves.messages, samples, WorkMeter())
+    return loss.inflated(2.0).damped(damping)
+
+
+@by_solver
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("name", ["relu", "tanh", "convolution", "embedding", "attention", "frozen"])
+def test_every_solver_decreases_the_local_loss(name: str, index: int, make) -> None:  # noqa: ANN001
+    loss = local_loss(name, index, fraction=0.5)
+    with torch.no_grad():  # as the minimizer calls it
+        result = make(8).solve(loss)
+    assert result.reason is Reason.MAX_STEPS
+    torch.testing.assert_close(result.decrease, -loss.damped(0.0)(result.step))
+    assert result.decrease > 0
+    assert loss(result.step) < 0
+    assert result.products > 0
+
+
+@by_solver
+def test_more_steps_reach_a_stationary_point(make) -> None:  # noqa: ANN001
+    loss = local_loss("tanh", 1)
+    with torch.no_grad():
+        short, long = make(3).solve(loss), make(400).solve(loss)
+    assert loss(long.step) < loss(short.step)
+    _, start = loss.value_and_gradient(torch.zeros_like(long.step))
+    _, end = loss.value_and_gradient(long.step)
+    assert end.norm() < 1e-3 * start.norm()
+
+
+def test_lbfgs_and_gauss_newton_agree_on_the_minimum() -> None:
+    for name in ("tanh", "softplus"):
+        loss = local_loss(name, 1)
+        with torch.no_grad():
+            left, right = Lbfgs(300).solve(loss), GaussNewtonDescent(80).solve(loss)
+        torch.testing.assert_close(loss(left.step), loss(right.step), rtol=1e-6, atol=1e-10)
+
+
+@by_solver
+def test_the_network_s_parameters_stay_where_they_are(make) -> None:  # noqa: ANN001
+    case = BY_NAME["tanh"]
+    network = case.network()
+    before = [p.detach().clone() for p in network.parameters()]
+    (waves,) = block_waves([network], case, case.batch(), FactorCurvature(fraction=1), blocks="stage")
+    loss = nonlinear_local_loss(waves.block, waves.tapes, waves.messages, 6, WorkMeter()).damped(0.1)
+    with torch.no_grad():
+        make(3).solve(loss)
+    assert all(torch.equal(p, kept) for p, kept in zip(network.parameters(), before, strict=True))
+    assert all(p.grad is None for p in network.parameters())
+
+
+@by_solver
+def test_a_loss_that_is_not_finite_is_named(make) -> None:  # noqa: ANN001
+    case = BY_NAME["softplus"]
+    network = case.network()
+    inputs, targets = case.batch()
+    with torch.no_grad():
+        network[0].weight.fill_(float("nan"))
+    (waves,) = block_waves([network], case, (inputs, targets), FactorCurvature(fraction=1), blocks="stage")
+    loss = nonlinear_local_loss(waves.block, waves.tapes, waves.messages, 6, WorkMeter()).damped(0.1)
+    with torch.no_grad():
+        assert make(3).solve(loss).reason is Reason.NON_FINITE
+
+
+@by_solver
+def test_a_stationary_block_stays(make) -> None:  # noqa: ANN001
+    """Targets equal to the outputs: no gradient, no step."""
+    case = BY_NAME["softplus"]
+    network = case.network()
+    inputs, _ = case.batch()
+    batch = (inputs, network(inputs).detach())
+    (waves,) = block_waves([network], case, batch, FactorCurvature(fraction=1), blocks="stage")
+    loss = nonlinear_local_loss(waves.block, waves.tapes, waves.messages, 6, WorkMeter()).damped(0.1)
+    with torch.no_grad():
+        result = make(3).solve(loss)
+    assert not result.step.any()
+    assert result.reason is Reason.NO_DECREASE

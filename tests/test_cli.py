@@ -1,0 +1,151 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from surmin.cli import DEBUG_VARIABLE, main
+from surmin.experiments.metrics import read_rows
+from tests.experiments.cases import contents
+
+TINY = ["--train-samples", "60", "--layers", "3", "--width", "8", "--stages", "2", "--rounds", "3"]
+
+
+def run_python(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120)
+
+
+def test_train(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", *TINY, "--method", "adam", "--lr", "0.01", "--out", str(folder)]) == 0
+    output, errors = capfd.readouterr()
+    assert errors == "" and output.startswith("finished after 3 rounds, ")
+    assert sorted(contents(folder)) == ["checkpoint/state.safetensors", "config.json", "curves.png", "metrics.jsonl"]
+    options = json.loads((folder / "config.json").read_text())["options"]
+    assert (options["method"], options["lr"], options["width"]) == ("adam", 0.01, 8)
+
+
+def test_train_resumed_takes_the_options_of_the_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    main(["train", *TINY, "--method", "adam", "--out", str(first)])
+    assert main(["train", "--resume", str(first), "--rounds", "5", "--out", str(second)]) == 0
+    assert len(read_rows(first / "metrics.jsonl")) == 4 and len(read_rows(second / "metrics.jsonl")) == 6
+    assert json.loads((second / "config.json").read_text())["options"]["width"] == 8
+    capfd.readouterr()
+    assert main(["train", "--resume", str(first), "--width", "9"]) == 2
+    assert capfd.readouterr().err == "surmin: --width cannot change on resuming: the run has 8, not 9\n"
+
+
+def test_divergence_is_no_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *TINY, "--method", "gd", "--lr", "1e30", "--out", str(tmp_path / "run")]) == 0
+    output, errors = capfd.readouterr()
+    assert errors == "" and output.startswith("diverged after ")
+
+
+def test_the_default_folder_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *TINY]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("sm-digits-")
+
+
+def test_compare(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "all"
+    words = ["compare", *TINY, "--methods", "sm,adam", "--lr", "adam=0.01,0.1", "--seeds", "2", "--out", str(folder)]
+    assert main(words) == 0
+    output, errors = capfd.readouterr()
+    assert errors == ""
+    assert "sm" in output and "adam, lr" in output and "medians over 2 seeds" in output
+    assert f"picture: {folder / 'curves.png'}\npage:    {folder / 'report.html'}\n" in output
+    assert {"config.json", "results.csv", "report.html", "curves.png", "loss-rounds.png"} <= set(contents(folder))
+    assert main(["compare", "--resume", str(folder)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "Expected one of {train, compare"),
+        (["trian"], "Unrecognized options: trian"),
+        (["train", "--laers", "8"], "Unrecognized options: --laers, 8; did you mean --layers?"),
+        (["train", "--layers", "x"], "Error parsing --layers"),
+        (["train", "--layers"], "Missing value for argument '--layers'"),
+        (["train", "--dtype", "float16"], "invalid choice 'float16' for argument '--dtype'"),
+        (["train", "--layers", "0"], "layers must be at least 1, got 0"),
+        (["train", "--workers", "2"], "workers=2 needs the distributed pipeline, which is not available yet"),
+        (["train", "--method", "adan"], "unknown method 'adan': did you mean 'adam'?"),
+        (["train", "--method", "adam", "--damping", "1"], "method adam does not take --damping; it takes --lr"),
+        (["train", "--curvature", "scalar", "--delta", "-1"], "delta must be positive, got -1.0"),
+        (["train", "--data", "nowhere"], "no data 'nowhere'"),
+        (["train", "--data-dir", "x"], "data_dir is for the sources mnist and text"),
+        (["train", "--microbatches", "7"], "1437 samples cannot be cut into 7 equal microbatches"),
+        (["train", "--model", "cnn", "--data", "text"], "cnn needs numbers, this data has token ids"),
+        (["train", "--resume", "nowhere"], "nowhere: no such folder to resume"),
+        (["train", "--out", "/dev/null/run"], "/dev/null/run: Not a directory"),
+        (["train", "--out", "/dev/null"], "/dev/null is a file, not a folder"),
+        (["compare", "--methods", "sm,foo"], "unknown method 'foo': known are sm"),
+        (["compare", "--methods", "sm", "--lr", "1"], "none of the methods sm takes --lr"),
+        (["compare", "--lr", "adam=x"], "--lr adam=x: 'x' is not a positive number"),
+        (["compare", "--resume", "nowhere"], "nowhere: no such folder to resume"),
+    ],
+)
+def test_user_errors_are_one_line(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    output, errors = capfd.readouterr()
+    assert output == "" and errors.count("\n") == 1
+    assert errors.startswith(f"surmin: {message}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_an_error_comes_from_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DEBUG_VARIABLE, "1")
+    with pytest.raises(ValueError, match="layers must be at least 1"):
+        main(["train", "--layers", "0"])
+
+
+def test_an_interrupt_before_training(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("surmin.experiments.run.load_data", interrupted)
+    assert main(["train", *TINY]) == 130
+    assert capfd.readouterr().err == "surmin: interrupted\n"
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_help_names_every_option_of_the_contract(command: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    text = capfd.readouterr().out
+    options = (
+        "data data-dir train-samples model layers width activation stages workers microbatches lr curvature delta rank "
+        "inner-steps curvature-fraction damping blocks preset local dtype device rounds batch-size target-loss seed "
+        "threads out resume " + {"train": "method", "compare": "methods"}[command]
+    )
+    missing = [option for option in options.split() if f"--{option} " not in text]
+    assert missing == []
+
+
+def test_help_does_not_wait_for_what_it_does_not_need() -> None:
+    program = (
+        "import sys\nfrom surmin.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print({'sklearn', 'matplotlib', 'scipy'} & set(sys.modules))"
+    )
+    assert run_python("-c", program).stdout.endswith("set()\n")
+
+
+@pytest.mark.slow
+def test_as_a_module_and_as_a_program(tmp_path: Path) -> None:
+    done = run_python("-m", "surmin", "train", *TINY, "--out", str(tmp_path / "run"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 2
+    program = Path(sys.executable).with_name("surmin")
+    if os.access(program, os.X_OK):
+        failed = subprocess.run([program, "train", "--layers", "0"], capture_output=True, text=True, timeout=120)
+        assert (failed.returncode, failed.stdout) == (2, "")
+        assert failed.stderr == "surmin: layers must be at least 1, got 0\n"

@@ -1,0 +1,126 @@
+import math
+from typing import Any, get_args
+
+import pytest
+
+import surmin.options as options_module
+from surmin.options import PRESETS, Options, OptionValues, resolve_options
+
+
+def test_presets() -> None:
+    compute, trips, paper = (resolve_options(name, {}) for name in ("compute", "trips", "paper"))
+    assert (compute.curvature, compute.local, compute.solver, compute.preconditioner) == (
+        "factor", "quadratic", "cg", "kronecker",
+    )  # fmt: skip
+    assert (compute.inner_steps, compute.curvature_fraction, compute.rank) == (3, 0.25, None)
+    assert trips.curvature_fraction == 1 and trips.adapt_decoupling and len(trips.damping_candidates) > 1
+    assert trips.local == "nonlinear"
+    assert (paper.curvature, paper.solver, paper.damping, paper.cubic) == ("scalar", "cg", 0.0, 0.0)
+    assert not paper.adapt_damping and paper.preconditioner is None and paper.blocks == "layer"
+    assert set(PRESETS) == {"compute", "trips", "paper"}
+
+
+def test_every_option_can_be_given_as_a_keyword() -> None:
+    assert set(OptionValues.__annotations__) == set(Options.__annotations__)
+
+
+def test_explicit_options_override_the_preset() -> None:
+    resolved = resolve_options("trips", {"inner_steps": 7, "seed": 3, "damping": 0.5})
+    assert (resolved.inner_steps, resolved.seed, resolved.damping) == (7, 3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"curvature": "scalar"}, {"preconditioner": None, "adapt_decoupling": False, "solver": "cg"}),
+        ({"curvature": "sample"}, {"preconditioner": None, "adapt_decoupling": False}),
+        ({"cubic": 0.5}, {"solver": "cubic-krylov", "preconditioner": None}),
+        ({"solver": "gd"}, {"preconditioner": None}),
+        ({"adapt_damping": False}, {"adapt_decoupling": False}),
+    ],
+)
+def test_what_a_preset_only_has_for_its_own_choices_gives_way(given: dict[str, Any], expected: dict[str, Any]) -> None:
+    resolved = resolve_options("compute", given)
+    assert {name: getattr(resolved, name) for name in expected} == expected
+
+
+def test_a_solver_of_the_other_kind_gives_way_to_one_that_fits() -> None:
+    nonlinear = resolve_options("compute", {"local": "nonlinear"})
+    assert nonlinear.solver in options_module.NONLINEAR_SOLVERS and nonlinear.preconditioner is None
+    assert resolve_options("trips", {"local": "quadratic"}).solver == "cg"
+    assert resolve_options("trips", {"local": "quadratic", "cubic": 1.0}).solver == "cubic-krylov"
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"), [("inner_step", "inner_steps"), ("dampings", "damping"), ("curvture", "curvature")]
+)
+def test_an_unknown_option_gets_a_suggestion(name: str, suggestion: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown option '{name}': did you mean '{suggestion}'"):
+        resolve_options("compute", {name: 1})
+
+
+def test_an_unknown_option_unlike_any_other() -> None:
+    with pytest.raises(ValueError, match="^unknown option 'zzz'$"):
+        resolve_options("compute", {"zzz": 1})
+
+
+def test_an_unknown_preset_names_those_there_are() -> None:
+    with pytest.raises(ValueError, match="unknown preset 'fast': choose one of compute, trips, paper"):
+        resolve_options("fast", {})
+
+
+@pytest.mark.parametrize("name", ["curvature", "blocks", "local", "solver", "top_factor", "eigenvalue"])
+def test_an_unknown_choice_names_those_there_are(name: str) -> None:
+    every = ", ".join(get_args(Options.__annotations__[name]))
+    with pytest.raises(ValueError, match=f"{name} must be one of {every}, got 'zzz'"):
+        resolve_options("compute", {name: "zzz"})
+
+
+def test_an_unknown_preconditioner() -> None:
+    with pytest.raises(ValueError, match="preconditioner must be 'kronecker' or None, got 'jacobi'"):
+        resolve_options("compute", {"preconditioner": "jacobi"})
+
+
+RANGES: list[tuple[str, list[Any], list[Any]]] = [
+    ("inner_steps", [0, -1], [1]),
+    ("inner_learning_rate", [0.0, -1.0, math.nan], [1e-3]),
+    ("rank", [0, -2], [None, 1]),
+    ("curvature_fraction", [0.0, -0.1, 1.1, math.nan], [0.01, 1]),
+    ("damping", [-1.0, math.inf, math.nan], [1e-3]),
+    ("max_tries", [0], [1]),
+    ("delta", [0.0, -1.0, math.inf, math.nan], [0.1]),
+    ("delta_relative", [0.0, -1.0, math.nan], [None, 0.5]),
+    ("power_steps", [0], [1]),
+    ("damping_candidates", [(), (0.0,), (1.0, -1.0), (math.inf,), (math.nan,)], [(0.5, 1.0)]),
+    ("cubic", [-1.0, math.inf, math.nan], [0.0]),
+]
+
+
+@pytest.mark.parametrize(("name", "bad", "good"), RANGES, ids=[row[0] for row in RANGES])
+def test_values_out_of_range_are_named(name: str, bad: list[Any], good: list[Any]) -> None:
+    for value in bad:
+        with pytest.raises(ValueError, match=f"^{name} must be "):
+            resolve_options("compute", {name: value})
+    for value in good:
+        assert getattr(resolve_options("compute", {name: value}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"solver": "lbfgs"}, "solver 'lbfgs' does not solve quadratic local losses"),
+        ({"solver": "cg", "local": "nonlinear"}, "solver 'cg' does not solve nonlinear local losses"),
+        ({"local": "nonlinear", "curvature": "scalar"}, "nonlinear local losses need curvature='factor'"),
+        ({"preconditioner": "kronecker", "curvature": "sample"}, "needs curvature='factor'"),
+        ({"preconditioner": "kronecker", "solver": "gd"}, "needs solver='cg'"),
+        ({"cubic": 1.0, "solver": "cg"}, "solver 'cg' cannot minimise a cubic term"),
+        ({"cubic": 1.0, "local": "nonlinear"}, "cannot minimise a cubic term"),
+        ({"decoupling": [2.0, 2.0], "curvature": "scalar"}, "needs curvature='factor'"),
+        ({"adapt_decoupling": True, "adapt_damping": False}, "adapt_decoupling needs adapt_damping=True"),
+        ({"damping_candidates": (0.5, 1.0), "adapt_damping": False}, "need adapt_damping=True"),
+        ({"damping": 0.0}, "adapt_damping needs a positive damping"),
+    ],
+)  # fmt: skip
+def test_options_that_do_not_go_together_say_why(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolve_options("compute", given)
