@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks.harness import MissingDataError, Result, Settings, describe_machine, print_result, write_result
+from benchmarks.harness import CannotRunError, Result, Settings, describe_machine, print_result, write_result
 
 NAMES = ("rounds", "trips", "minibatch", "products", "growth", "memory", "models")
 RESULTS = Path(__file__).parent / "results"
@@ -28,8 +28,9 @@ def _run(name: str, settings: Settings, options: argparse.Namespace, console: Co
     machine = describe_machine(settings)
     console.rule(f"{name}{' (quick: cut down, targets not judged)' if settings.quick else ''}")
     try:
-        result: Result = import_module(f"benchmarks.{name}").run(settings)
-    except MissingDataError as missing:
+        with console.status(name):
+            result: Result = import_module(f"benchmarks.{name}").run(settings)
+    except CannotRunError as missing:
         console.print(f"skipped: {missing}")
         return 0
     except Exception:
@@ -45,11 +46,15 @@ def _run(name: str, settings: Settings, options: argparse.Namespace, console: Co
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all of them if none is given")
-    parser.add_argument("--quick", action="store_true", help="each cut down to less than a minute, to see that it works")
+    parser.add_argument(
+        "--quick", action="store_true", help="each cut down to less than a minute, to see that it works"
+    )
     parser.add_argument("--threads", type=int, default=1, help="that torch computes with (default 1)")
     parser.add_argument("--device", default="cpu", help="that torch computes on (default cpu)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for results (default benchmarks/results)")
-    parser.add_argument("--save", action="store_true", help="write to benchmarks/results/saved, which git does not ignore")
+    parser.add_argument(
+        "--save", action="store_true", help="write to benchmarks/results/saved, which git does not ignore"
+    )
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(NAMES))
     if unknown:

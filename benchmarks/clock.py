@@ -48,4 +48,3 @@ def in_turns(
 def ratios(ours: Sequence[float], peers: Sequence[float]) -> list[float]:
     """Turn by turn, our time over the peer's."""
     return [a / b for a, b in zip(ours, peers, strict=True)]
-

@@ -20,8 +20,8 @@ import surmin
 from surmin.experiments.files import write_json
 
 
-class MissingDataError(Exception):
-    """Data that this benchmark needs and the project does not contain."""
+class CannotRunError(Exception):
+    """Something that this benchmark needs is not here; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Settings:
         device: that torch computes on.
     """
 
-    quick: bool = False
-    device: torch.device = torch.device("cpu")
+    quick: bool
+    device: torch.device
 
     def seeds(self, count: int) -> range:
         """The seeds of the networks' initial values: so many, or one in a quick run."""
@@ -65,9 +65,9 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Result:
-    """What a benchmark found.
+    """What a benchmark found; filled as it goes along.
 
     Attributes:
         tables: to be printed.
@@ -76,8 +76,8 @@ class Result:
         picture: kept beside the JSON file.
     """
 
-    tables: Sequence[Table]
-    targets: Sequence[Target] = ()
+    tables: list[Table] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
     picture: Figure | None = None
 
@@ -118,7 +118,8 @@ def print_result(console: Console, result: Result, settings: Settings, machine: 
     targets = [_target_row(target, settings.quick) for target in result.targets]
     tables = [*result.tables, *([Table("Targets", ("what", "measured", "target", ""), targets)] if targets else [])]
     for table in tables:
-        shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
+        console.print(table.title, style="bold", markup=False, highlight=False)
+        shown = RichTable(box=box.SIMPLE_HEAD)
         for position, column in enumerate(table.columns):
             shown.add_column(column, justify="right" if position else "left")
         for row in table.rows:
@@ -129,9 +130,7 @@ def print_result(console: Console, result: Result, settings: Settings, machine: 
         console.print("Other work was running on this machine: do not trust the times.")
 
 
-def write_result(
-    folder: Path, name: str, result: Result, settings: Settings, machine: dict[str, Any]
-) -> list[Path]:
+def write_result(folder: Path, name: str, result: Result, settings: Settings, machine: dict[str, Any]) -> list[Path]:
     """Keep a result as NAME.json (NAME-quick.json after a quick run), and its picture; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{name}-quick" if settings.quick else name

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.harness import MissingDataError, Settings
+from benchmarks.harness import CannotRunError, Settings
 from surmin.data import Dataset, load_dataset
 from surmin.models import mlp
 from tests.mnist_files import ABSENT, mnist_folder
@@ -59,11 +59,11 @@ def mnist(samples: int | None, device: torch.device) -> Dataset:
     """The first so many training images, and all test images.
 
     Raises:
-        MissingDataError: where MNIST is not.
+        CannotRunError: where MNIST is not.
     """
     folder = mnist_folder()
     if folder is None:
-        raise MissingDataError(ABSENT)
+        raise CannotRunError(ABSENT)
     loaded = load_dataset("mnist", data_dir=folder, train_samples=samples)
     inputs, targets = loaded.train_inputs.to(device), loaded.train_targets.to(device)
     test_inputs, test_targets = loaded.test_inputs.to(device), loaded.test_targets.to(device)
@@ -75,9 +75,7 @@ def mnist_mlp(settings: Settings, layers: int, width: int = 64, activation: str 
     data = mnist(1000 if settings.quick else 5000, settings.device)
     layers, width = (min(layers, 4), min(width, 32)) if settings.quick else (layers, width)
     name = f"{activation} {layers} × {width}"
-    return Problem(
-        name, data.train_inputs, data.train_targets, lambda: mlp(IMAGE, CLASSES, layers, width, activation)
-    )
+    return Problem(name, data.train_inputs, data.train_targets, lambda: mlp(IMAGE, CLASSES, layers, width, activation))
 
 
 def gaussian_mlp(
@@ -92,7 +90,7 @@ def gaussian_mlp(
 
 
 def batches(inputs: Tensor, targets: Tensor, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled batches without end; what does not fill the last batch of a pass is left out. Equal seeds, equal batches."""
+    """Shuffled batches without end, equal for equal seeds; what does not fill the last batch of a pass is left out."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         order = torch.randperm(len(inputs), generator=generator).to(inputs.device)

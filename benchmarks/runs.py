@@ -1,13 +1,14 @@
 """Training runs: Surrogate Minimization and the peers it is compared with, on the same clock and counted alike.
 
-The time of round r is when the parameters of round r were in place: what a method then spends to learn their loss is the
-next round's. Losses are full-batch training losses, learnt off the clock, or from the next round's own forward pass.
+The time of round r is when the parameters of round r were in place: what a method then spends to learn their loss
+belongs to the next round. Losses are those of the whole batch.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Adam
 
 from benchmarks.clock import Stopwatch, in_turns, now
+from benchmarks.harness import median
 from benchmarks.problems import Problem, cross_entropy
 from surmin import CrossEntropy, StepReport, SurrogateMinimizer, partition
 
 STAGES = 4
-ADAM_KINDS: dict[str, dict[str, bool]] = {"fused": {"fused": True}, "foreach": {"foreach": True}, "plain": {}}
+ADAM_KINDS: dict[str, dict[str, Any]] = {"fused": {"fused": True}, "foreach": {"foreach": True}, "plain": {}}
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ class Run:
         return NEVER
 
 
-def surrogate(model: nn.Sequential, seed: int, **options: Any) -> SurrogateMinimizer:
+def surrogate(model: nn.Sequential, seed: int, *, stages: int = STAGES, **options: Any) -> SurrogateMinimizer:
     """`sm` on a network cut into stages."""
-    return SurrogateMinimizer(partition(model, STAGES), CrossEntropy(), seed=seed, **options)
+    return SurrogateMinimizer(partition(model, stages), CrossEntropy(), seed=seed, **options)
 
 
 def run_surrogate(problem: Problem, seed: int, until: float, limit: int, **options: Any) -> Run:
@@ -113,8 +115,13 @@ def run_lbfgs(problem: Problem, seed: int, until: float, limit: int) -> Run:
     """Train by torch's L-BFGS with its strong-Wolfe line search; a "round" is one evaluation of loss and gradient."""
     model = problem.network(seed)
     optimizer = LBFGS(
-        model.parameters(), max_iter=limit, max_eval=limit, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
-    )  # fmt: skip
+        model.parameters(),
+        max_iter=limit,
+        max_eval=limit,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=0,
+        tolerance_change=0,
+    )
     run, start = Run(), now(problem.device)
 
     def evaluate() -> Tensor:
@@ -129,16 +136,15 @@ def run_lbfgs(problem: Problem, seed: int, until: float, limit: int) -> Run:
         return loss
 
     with suppress(_Over):
-        optimizer.step(evaluate)  # type: ignore[arg-type]
+        optimizer.step(evaluate)
     return run
 
 
 def fastest_adam(problem: Problem) -> str:
     """Which of torch's ways to compute Adam's step is the fastest here."""
-    kinds = list(ADAM_KINDS)
-    steps = [adam_step(problem.network(0), 1e-3, kind) for kind in kinds]
-    seconds = in_turns([lambda s=s: s(problem.inputs, problem.targets) for s in steps], 7, problem.device)
-    return min(zip(seconds, kinds, strict=True), key=lambda pair: sorted(pair[0])[len(pair[0]) // 2])[1]
+    steps = [partial(adam_step(problem.network(0), 1e-3, kind), problem.inputs, problem.targets) for kind in ADAM_KINDS]
+    seconds = [median(own) for own in in_turns(steps, 9, problem.device)]
+    return list(ADAM_KINDS)[seconds.index(min(seconds))]
 
 
 def adam_step(model: nn.Module, lr: float, kind: str = "fused") -> Callable[[Tensor, Tensor], None]:
@@ -165,47 +171,6 @@ def gradient(problem: Problem, model: nn.Module) -> Callable[[], None]:
 
 class _Over(Exception):
     """Leaves torch's L-BFGS from inside an evaluation."""
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A score after some updates, and the time they took."""
-
-    updates: int
-    seconds: float
-    score: float
-
-
-def follow(
-    step: Callable[[Tensor, Tensor], Any], data: Iterable[tuple[Tensor, Tensor]], score: Callable[[], float],
-    device: torch.device, updates: Sequence[int] = (), times: Sequence[float] = (),
-) -> tuple[list[Mark], list[Mark]]:  # fmt: skip
-    """Train on batches, taking the score (off the clock) after given numbers of updates, and at given times.
-
-    Args:
-        step: one update on a batch.
-        data: the batches.
-        score: of the network as it is.
-        device: where it is.
-        updates: when to take the score, ascending.
-        times: the same in seconds, ascending; the first update that ends later counts.
-
-    Returns:
-        The marks at `updates`, and those at `times`.
-    """
-    watch = Stopwatch(device)
-    at_updates: list[Mark] = []
-    at_times: list[Mark] = []
-    for count, batch in enumerate(data, start=1):
-        with watch:
-            step(*batch)
-        while len(at_updates) < len(updates) and count >= updates[len(at_updates)]:
-            at_updates.append(Mark(count, watch.seconds, score()))
-        while len(at_times) < len(times) and watch.seconds >= times[len(at_times)]:
-            at_times.append(Mark(count, watch.seconds, score()))
-        if len(at_updates) == len(updates) and len(at_times) == len(times):
-            break
-    return at_updates, at_times
 
 
 def _rose(report: StepReport, losses: Sequence[float]) -> bool:

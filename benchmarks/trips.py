@@ -15,7 +15,7 @@ COLUMNS = ("method", "rounds", "forward waves", "seconds", "waves, trips' over i
 
 def run(settings: Settings) -> Result:
     """8 and 4 layers in 4 stages."""
-    result = Result([], [], {})
+    result = Result()
     for layers, rounds in ((4, 8),) if settings.quick else ((8, 11), (4, 8)):
         problem = mnist_mlp(settings, layers)
         runs = _race(problem, settings)

@@ -45,9 +45,7 @@ class Case:
             torch.manual_seed(seed)
             return self.make().to(dtype)
 
-    def batch(
-        self, samples: int = SAMPLES, dtype: torch.dtype = torch.float64, seed: int = 1
-    ) -> tuple[Tensor, Tensor]:
+    def batch(self, samples: int = SAMPLES, dtype: torch.dtype = torch.float64, seed: int = 1) -> tuple[Tensor, Tensor]:
         """Inputs and targets, the same for the same seed."""
         generator = torch.Generator().manual_seed(seed)
         return self._inputs(samples, generator).to(dtype if not self.tokens else torch.int64), self._targets(

@@ -48,7 +48,9 @@ class DenseBlock:
         return sum(p.numel() for p in self.trainable.values())
 
     def vector(self) -> Tensor:
-        return torch.cat([torch.zeros(0, dtype=torch.float64), *(p.detach().reshape(-1) for p in self.trainable.values())])
+        return torch.cat(
+            [torch.zeros(0, dtype=torch.float64), *(p.detach().reshape(-1) for p in self.trainable.values())]
+        )
 
     def __call__(self, inputs: Tensor, vector: Tensor) -> Tensor:
         pieces = vector.split([p.numel() for p in self.trainable.values()]) if self.size else ()
@@ -158,7 +160,9 @@ def appendix_a(
             ])  # fmt: skip
             if not per_sample:
                 largest = largest.max().expand(n)
-            deltas = torch.full((n,), delta, dtype=torch.float64) if delta_relative is None else delta_relative * largest
+            deltas = (
+                torch.full((n,), delta, dtype=torch.float64) if delta_relative is None else delta_relative * largest
+            )
             if not block.size:
                 deltas = torch.zeros(n, dtype=torch.float64)
             constants = largest + deltas

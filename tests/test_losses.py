@@ -85,7 +85,9 @@ def test_the_sampled_factor_is_unbiased(loss: ConvexLoss, shape: tuple[int, ...]
 @by_loss
 def test_the_sampled_factor_depends_on_the_generator_alone(loss: ConvexLoss) -> None:
     outputs, targets = outputs_and_targets(loss, (4, 3))
-    first, again, other = (loss.sampled_factor(outputs, targets, 3, torch.Generator().manual_seed(s)) for s in (5, 5, 6))
+    first, again, other = (
+        loss.sampled_factor(outputs, targets, 3, torch.Generator().manual_seed(s)) for s in (5, 5, 6)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -98,7 +100,14 @@ def softmax_reference(logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return e / e.sum(), rest / e.sum()
 
 
-EXTREME = [[100.0, -100.0, 0.0], [-100.0, 100.0, 100.0], [20.0, 0.0, 0.0], [0.0, 0.0, 30.0], [100.0, 100.0, 100.0], [0.0, 12.0, -12.0]]
+EXTREME = [
+    [100.0, -100.0, 0.0],
+    [-100.0, 100.0, 100.0],
+    [20.0, 0.0, 0.0],
+    [0.0, 0.0, 30.0],
+    [100.0, 100.0, 100.0],
+    [0.0, 12.0, -12.0],
+]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -193,7 +202,9 @@ def test_a_gradient_oracle_is_a_gradient_and_a_constant() -> None:
     assert isinstance(loss, ConvexLoss)
     assert loss.sample_losses(outputs, targets).isnan().all()
     torch.testing.assert_close(loss.gradient(outputs, targets), 2 * outputs)
-    torch.testing.assert_close(outer(loss.factor(outputs, targets)), 2 * torch.eye(2, dtype=torch.float64).expand(3, 2, 2))
+    torch.testing.assert_close(
+        outer(loss.factor(outputs, targets)), 2 * torch.eye(2, dtype=torch.float64).expand(3, 2, 2)
+    )
     drawn = loss.sampled_factor(outputs, targets, 4, torch.Generator().manual_seed(0))
     torch.testing.assert_close(drawn.abs(), torch.full_like(drawn, math.sqrt(2 / 4)))
 

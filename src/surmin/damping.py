@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-ACCEPT_ABOVE = 0.25
+ACCEPT_ABOVE = 0.4
 TRUST_ABOVE = 0.75
 RAISE, LOWER = 2.0, 1 / 3
 TIGHTEN_ABOVE, TIGHTEN = 1.1, 0.7

@@ -3,8 +3,8 @@
 Shapes. `outputs` is (n, *positions, classes) with any number of positions per sample (tokens, pixels), classes last.
 A sample's loss is the mean over its positions, so that the mean over samples equals the mean over all positions.
 
-Units. Everything here is *per sample*: row j of `gradient` is ∇ℓ_j, and Σ_c S_cj S_cjᵀ = ∇²ℓ_j. The factor 1/n of the mean
-loss h = (1/n) Σ_j ℓ_j is applied where a sum over samples is taken, never here.
+Units. Everything here is *per sample*: row j of `gradient` is ∇ℓ_j, and Σ_c S_cj S_cjᵀ = ∇²ℓ_j. The factor 1/n of the
+mean loss h = (1/n) Σ_j ℓ_j is applied where a sum over samples is taken, never here.
 """
 
 import math
@@ -71,7 +71,7 @@ class CrossEntropy:
         return losses.view(len(outputs), -1).mean(1)
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """(p - e_y) / positions, with p_y - 1 as minus the sum of the others: exact to rounding where p_y is nearly 1."""
+        """(p - e_y) / positions, with p_y - 1 as minus the sum of the others: exact to rounding as p_y nears 1."""
         labels = targets.long().unsqueeze(-1)
         gradient = outputs.softmax(-1).scatter_(-1, labels, 0.0)
         return gradient.scatter_(-1, labels, -gradient.sum(-1, keepdim=True)) / _positions(outputs)
@@ -81,7 +81,7 @@ class CrossEntropy:
         return 0.5 / _positions(outputs)
 
     def trace(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Σ p(1 - p), mean over positions; 1 - p of the most probable class is the sum of the others, without cancellation."""
+        """Σ p(1 - p), mean over positions; the likeliest class's 1 - p is the sum of the others: nothing cancels."""
         p = outputs.softmax(-1)
         largest = p.argmax(-1, keepdim=True)
         others = p.scatter(-1, largest, 0.0)
@@ -137,7 +137,7 @@ class SquaredError:
 
 @dataclass(frozen=True)
 class LogisticLoss:
-    """Binary logistic loss log(1 + eᶻ) - y z, summed over the last dimension; targets in [0, 1], shape of the outputs."""
+    """Binary logistic loss log(1 + eᶻ) - y z, summed over the last dimension; targets in [0, 1], shaped as outputs."""
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """Targets must lie between 0 and 1."""
@@ -166,7 +166,7 @@ class LogisticLoss:
         return _logistic_variance(outputs).sum(-1).view(len(outputs), -1).mean(1)
 
     def factor(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Diag √(σ(1 - σ)), one column per output."""
+        """diag √(σ(1 - σ)), one column per output."""
         root = (_logistic_variance(outputs) / _positions(outputs)).sqrt()
         return _one_block_per_position(torch.diag_embed(root))
 
@@ -180,7 +180,7 @@ class LogisticLoss:
 class GradientOracle:
     """A loss known only through its gradient and a smoothness constant: all that Algorithm 1 asks for.
 
-    `oracle(outputs, targets)` returns per-sample gradients of the shape of the outputs; `constant` is L with ∇²ℓ_j ⪯ L I.
+    `oracle(outputs, targets)` returns per-sample gradients of the shape of the outputs; `constant` is L, ∇²ℓ_j ⪯ L I.
     The loss has no value, so no step can be tested against it: use `adapt_damping=False`.
     """
 
@@ -202,7 +202,8 @@ class GradientOracle:
         gradient = self.oracle(outputs, targets)
         if gradient.shape != outputs.shape:
             raise ValueError(
-                f"the gradient oracle returned shape {tuple(gradient.shape)} for outputs of shape {tuple(outputs.shape)}"
+                f"the gradient oracle returned shape {tuple(gradient.shape)} "
+                f"for outputs of shape {tuple(outputs.shape)}"
             )
         return gradient
 
@@ -258,7 +259,7 @@ def _logistic_variance(outputs: Tensor) -> Tensor:
 
 
 def _one_block_per_position(blocks: Tensor) -> Tensor:
-    """Per-position factors (n, *positions, c, k) to columns (positions · k, n, *positions, c) that touch one position each."""
+    """Factors (n, *positions, c, k) as columns (positions · k, n, *positions, c) that touch one position each."""
     n, *positions, c, k = blocks.shape
     if not positions:
         return blocks.permute(2, 0, 1).contiguous()

@@ -77,8 +77,8 @@ class SurrogateMinimizer:
 
     @classmethod
     def paper(
-        cls, stages: Sequence[nn.Module] | InProcessPipeline, loss: ConvexLoss | None = None, *, inner_steps: int = 20, delta: float = 1.0,
-        power_steps: int = 20, microbatches: int = 1,
+        cls, stages: Sequence[nn.Module] | InProcessPipeline, loss: ConvexLoss | None = None, *,
+        inner_steps: int = 20, delta: float = 1.0, power_steps: int = 20, microbatches: int = 1,
     ) -> "SurrogateMinimizer":  # fmt: skip
         """Appendix A to the letter: layer blocks, one scalar curvature, plain CG, no damping and no acceptance test."""
         return cls(
@@ -105,7 +105,7 @@ class SurrogateMinimizer:
             What happened. When the step was rejected or failed, the parameters are bit for bit as they were.
 
         Raises:
-            ValueError: for a batch that does not fit, or a loss that is not finite to begin with; nothing has changed then.
+            ValueError: for a batch that does not fit, or a loss not finite to begin with; nothing has changed then.
         """
         before, operations = self.pipeline.traffic.copy(), self.pipeline.work.operations
         point = self._expand(inputs, targets)
@@ -132,7 +132,7 @@ class SurrogateMinimizer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers, and the last step by global parameter names: with the parameters they continue the run exactly."""
+        """Plain numbers and the last step by global parameter names: with the parameters they continue the run."""
         return {
             "round": self._round,
             "damping": self._damping.value,

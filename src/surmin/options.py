@@ -99,7 +99,7 @@ PRESETS: Mapping[str, Options] = {
     "compute": Options(),
     "trips": Options(
         blocks="stage", local="nonlinear", solver="gauss-newton", inner_steps=5, preconditioner=None,
-        curvature_fraction=0.5, damping_candidates=(0.1, 0.4, 1.5, 6.0),
+        curvature_fraction=0.5, damping_candidates=(0.1, 0.4, 1.5, 6.0), momentum_candidates=(0.0, 0.3, 0.6),
     ),
     "paper": Options(
         curvature="scalar", inner_steps=20, preconditioner=None, curvature_fraction=1.0, damping=0.0,

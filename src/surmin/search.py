@@ -89,8 +89,8 @@ class Search:
         """Solve and test, raising the damping until a step passes; solving again needs no new backward wave.
 
         Returns:
-            The accepted trial or the best of the last rejected ones, the number of forward waves spent, and the damping for
-            the next round.
+            The accepted trial or the best of the last rejected ones, the number of forward waves spent, and the damping
+            for the next round.
         """
         for tries in range(1, self.options.max_tries + 1):
             trials = self._attempt(point, damping)
@@ -164,8 +164,8 @@ class Search:
     def _check_start(self, loss: float, gradient_square: float) -> None:
         if not math.isfinite(gradient_square) or (self.options.adapt_damping and not math.isfinite(loss)):
             raise NonFiniteError(
-                f"the loss is {loss:g} and its gradient's square {gradient_square:g} at the current parameters: no step can "
-                "be computed or tested from there; check the data's scale and the initialisation "
+                f"the loss is {loss:g} and its gradient's square {gradient_square:g} at the current parameters: no step "
+                "can be computed or tested from there; check the data's scale and the initialisation "
                 "(a gradient oracle has no loss value and needs adapt_damping=False)"
             )
 

@@ -54,9 +54,7 @@ def test_lanczos_is_not_held_up_by_an_opposite_pair() -> None:
 @given(
     spectrum=st.lists(st.floats(-10, 10), min_size=4, max_size=4), steps=st.integers(1, 30), seed=st.integers(0, 99),
 )  # fmt: skip
-def test_estimates_never_exceed_it_and_lanczos_is_the_closer_one(
-    spectrum: list[float], steps: int, seed: int
-) -> None:
+def test_estimates_never_exceed_it_and_lanczos_is_the_closer_one(spectrum: list[float], steps: int, seed: int) -> None:
     matrix, _ = spectrum_problem(spectrum, seed)
     exact = max(spectrum)
     found = {name: float(method(product(matrix[None]), start(1, 4), steps)[0]) for name, method in METHODS.items()}

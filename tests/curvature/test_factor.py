@@ -25,7 +25,9 @@ def test_layer_blocks_are_exact(case: Case) -> None:
     assert len(found) == len(blocks)
     for index, waves in enumerate(found):
         torch.testing.assert_close(waves.gradient, slopes[index], rtol=1e-10, atol=1e-13)
-        torch.testing.assert_close(dense(waves.curvature.product, waves.block.size), exact[index][index], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            dense(waves.curvature.product, waves.block.size), exact[index][index], rtol=1e-9, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("name", ["relu", "tanh", "convolution", "attention", "embedding", "frozen", "parameter-free"])
@@ -35,7 +37,9 @@ def test_stage_blocks_keep_the_coupling_of_their_layers(name: str) -> None:
     found = block_waves(stages, case, batch, EXACT, blocks="stage")
     exact = gauss_newton(stage_blocks(stages), case, *batch)
     for index, waves in enumerate(found):
-        torch.testing.assert_close(dense(waves.curvature.product, waves.block.size), exact[index][index], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            dense(waves.curvature.product, waves.block.size), exact[index][index], rtol=1e-9, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("name", ["tanh", "softplus"])
@@ -121,7 +125,9 @@ def test_the_smoothness_factor_bounds_the_exact_one() -> None:
         network, batch = case.network(), case.batch()
         loose = block_waves([network], case, batch, FactorCurvature(fraction=1, top_factor="smoothness"))
         for waves, exact in zip(loose, block_waves([network], case, batch, EXACT), strict=True):
-            difference = dense(lambda v, w=waves, e=exact: w.curvature.product(v) - e.curvature.product(v), waves.block.size)
+            difference = dense(
+                lambda v, w=waves, e=exact: w.curvature.product(v) - e.curvature.product(v), waves.block.size
+            )
             largest = torch.linalg.eigvalsh(dense(waves.curvature.product, waves.block.size))[-1]
             assert torch.linalg.eigvalsh(difference)[0] > -1e-10 * largest
 

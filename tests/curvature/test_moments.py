@@ -16,7 +16,9 @@ from tests.waves import block_waves
 
 def waves_of(name: str, microbatches: int = 1, fraction: float = 1) -> list[BlockWaves]:
     case = BY_NAME[name]
-    return block_waves([case.network()], case, case.batch(), FactorCurvature(fraction=fraction), microbatches=microbatches)
+    return block_waves(
+        [case.network()], case, case.batch(), FactorCurvature(fraction=fraction), microbatches=microbatches
+    )
 
 
 def moments_of(waves: BlockWaves, seed: int = 0) -> list[KroneckerMoments | MeanDiagonal]:
@@ -65,7 +67,9 @@ def test_a_convolution_s_rows_are_its_patches() -> None:
     assert isinstance(moment, KroneckerMoments)
     images = waves.tapes[0].inputs[0].detach()
     padded = F.pad(images, (1, 1, 1, 1))
-    patches = torch.stack([padded[n, :, i : i + 3, j : j + 3].flatten() for n in range(6) for i in range(4) for j in range(4)])
+    patches = torch.stack(
+        [padded[n, :, i : i + 3, j : j + 3].flatten() for n in range(6) for i in range(4) for j in range(4)]
+    )
     rows = with_one(patches)
     torch.testing.assert_close(moment.inputs, rows.t() @ rows / len(rows))
     (pieces,) = waves.curvature.pieces

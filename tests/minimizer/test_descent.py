@@ -35,7 +35,9 @@ def snapshot(network: nn.Module) -> list[Tensor]:
     return [value.clone() for value in network.state_dict().values()]
 
 
-def assert_descends(sm: SurrogateMinimizer, network: nn.Module, batch: tuple[Tensor, Tensor], rounds: int) -> list[StepReport]:
+def assert_descends(
+    sm: SurrogateMinimizer, network: nn.Module, batch: tuple[Tensor, Tensor], rounds: int
+) -> list[StepReport]:
     reports: list[StepReport] = []
     for _ in range(rounds):
         kept = snapshot(network)

@@ -28,7 +28,9 @@ def network() -> nn.Sequential:
 
 def batch() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(8, 3, generator=generator, dtype=torch.float64), torch.rand(8, 2, generator=generator, dtype=torch.float64)
+    return torch.randn(8, 3, generator=generator, dtype=torch.float64), torch.rand(
+        8, 2, generator=generator, dtype=torch.float64
+    )
 
 
 def trained(loss: ConvexLoss) -> tuple[SurrogateMinimizer, nn.Sequential, Tensor, Tensor]:

@@ -23,6 +23,8 @@ def quadratic(matrix: Tensor, gradient: Tensor, **options: float) -> LocalLoss:
     return LocalLoss(gradient, lambda v: matrix @ v, **options)
 
 
-def undamped_value(matrix: Tensor, gradient: Tensor, step: Tensor, inflation: float = 1.0, cubic: float = 0.0) -> Tensor:
+def undamped_value(
+    matrix: Tensor, gradient: Tensor, step: Tensor, inflation: float = 1.0, cubic: float = 0.0
+) -> Tensor:
     """⟨g, d⟩ + (κ/2) dᵀ G d + (2ρ/3)‖d‖³, written out."""
     return gradient @ step + inflation / 2 * step @ matrix @ step + 2 * cubic / 3 * step.norm() ** 3

@@ -68,7 +68,9 @@ def test_going_on_after_convergence_does_no_harm(spectrum: list[float], dtype: t
     """Far more steps than dimensions: the residual underflows, and that is not negative curvature."""
     matrix, gradient = spectrum_problem(spectrum, dtype=dtype)
     result = ConjugateGradient(1000).solve(quadratic(matrix, gradient, damping=1e-2))
-    exact = torch.linalg.solve(matrix.double() + 1e-2 * torch.eye(len(spectrum), dtype=torch.float64), -gradient.double())
+    exact = torch.linalg.solve(
+        matrix.double() + 1e-2 * torch.eye(len(spectrum), dtype=torch.float64), -gradient.double()
+    )
     torch.testing.assert_close(result.step.double(), exact, rtol=5e-3 if dtype == torch.float32 else 1e-10, atol=1e-6)
     assert result.reason is Reason.CONVERGED
 

@@ -40,7 +40,9 @@ def output_curvatures(blocks: list[DenseBlock], index: int, case: Case, batch: t
         return top
     result = []
     for j in range(len(z)):
-        j_z = jacobian(lambda row: run(above, row.view(1, *z.shape[1:]), [b.vector() for b in above]).flatten(), z[j].flatten())
+        j_z = jacobian(
+            lambda row: run(above, row.view(1, *z.shape[1:]), [b.vector() for b in above]).flatten(), z[j].flatten()
+        )
         result.append(j_z.t() @ top[j] @ j_z)
     return torch.stack(result)
 

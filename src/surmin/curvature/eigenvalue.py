@@ -30,7 +30,7 @@ def power_iteration(product: BatchedProduct, start: Tensor, steps: int) -> Tenso
 
 
 def lanczos(product: BatchedProduct, start: Tensor, steps: int) -> Tensor:
-    """λ_max of each of n symmetric matrices by Lanczos with full reorthogonalization; arguments as in `power_iteration`."""
+    """λ_max of n symmetric matrices by Lanczos with full reorthogonalization; arguments as in `power_iteration`."""
     n = len(start)
     shape = start.shape
     steps = min(steps, start[0].numel())

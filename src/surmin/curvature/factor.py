@@ -1,4 +1,4 @@
-"""Matrix output curvature M_j = R_j R_jᵀ (Proposition 1 in its general form) and the block Gauss-Newton matrices it leaves.
+"""Matrix output curvature M_j = R_j R_jᵀ (Proposition 1 in its general form) and the Gauss-Newton blocks it leaves.
 
 Legend: R columns of a sample's output curvature, (k, q, *out) for q sampled rows; G_i = (1/n) Σ_j J_θᵀ R_j R_jᵀ J_θ.
 """
@@ -17,6 +17,9 @@ from surmin.stages.block import Block
 from surmin.stages.layer import LayerAtPoint
 from surmin.stages.linearize import linearize
 from surmin.stages.stage import Tape
+
+MAX_EXACT_COLUMNS = 1024
+"""Outputs per sample up to which a factor without a rank is built."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class FactorPiece:
 
 
 class GaussNewton:
-    """G of one block. A block of several layers shares the coefficients c = Σ_layers Rᵀ J_θ v, so its couplings are exact."""
+    """G of one block. Its layers share the coefficients c = Σ_layers Rᵀ J_θ v, so couplings within it are exact."""
 
     def __init__(self, pieces: list[list[FactorPiece]], sizes: list[int], samples: int) -> None:
         self.pieces = pieces
@@ -101,6 +104,12 @@ class FactorCurvature:
     def _columns(self, loss: ConvexLoss, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
         if self.rank is not None:
             return loss.sampled_factor(outputs, targets, self.rank, generator)
+        count = outputs[0].numel()
+        if count > MAX_EXACT_COLUMNS:
+            raise ValueError(
+                f"the exact factor would have {count} columns per sample, one for every output: "
+                "choose a rank for random columns instead, for instance rank=2"
+            )
         if self.top_factor == "smoothness":
             return identity_factor(outputs, loss.smoothness(outputs))
         return loss.factor(outputs, targets)

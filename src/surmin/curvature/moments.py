@@ -43,8 +43,8 @@ def estimate_moments(
 
     Args:
         curvature: the block's Gauss-Newton matrix.
-        network_inputs: the network's inputs, one tensor per micro-batch, where the block's first trainable layer is linear
-            and reads them (flattened); None for any other block.
+        network_inputs: the network's inputs, one tensor per micro-batch, where the block's first trainable layer is
+            linear and reads them (flattened); None for any other block.
         cache: where the moment of those is kept.
         seed: of the random signs spent on layers without Kronecker structure.
     """

@@ -7,13 +7,15 @@ from torch import Tensor
 def importance_rows(traces: Tensor, count: int, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw `count` samples, preferring those whose loss is most curved, by systematic sampling.
 
-    A sample of a network that already fits it has almost no curvature: drawing such samples wastes their share of the work
-    and leaves the others unbounded. Sample j is drawn with probability p_j = share · trace_j / Σ trace + (1 - share) / n.
+    A sample that the network already fits has almost no curvature: drawing such samples wastes their share of the work
+    and leaves the others unbounded. Sample j is drawn with probability
+    p_j = share · trace_j / Σ trace + (1 - share) / n.
 
     Args:
         traces: tr ∇²ℓ_j of every sample, (n,).
         count: how many to draw; a very curved sample can come twice.
-        share: the part of the draws that follows the curvature; the rest is uniform, so no weight exceeds 1 / (1 - share).
+        share: the part of the draws that follows the curvature; the rest is uniform, so weights stay below
+            1 / (1 - share).
         generator: source of the single random number that the draw needs.
 
     Returns:

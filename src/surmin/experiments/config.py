@@ -38,7 +38,7 @@ class ExperimentConfig:
         local: of sm: local losses that are quadratic or nonlinear.
         blocks: of sm: what gets a local loss of its own, a layer or a stage.
         inner_steps: inner steps per round (sm, sm-paper), or L-BFGS iterations per round (lbfgs, 20 if not given).
-        rank: of sm: random curvature columns per sample; exact if not given.
+        rank: of sm: random curvature columns per sample; if not given the factor is exact, and of rank 2 for tokens.
         curvature_fraction: of sm: part of the batch that carries the curvature.
         damping: of sm: first value of λ.
         delta: of sm with scalar or sample curvature, and sm-paper: δ of Appendix A.

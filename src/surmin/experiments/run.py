@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -18,9 +18,10 @@ from surmin.experiments.interrupts import deferred_interrupt
 from surmin.experiments.metrics import Row, append_row, write_rows
 from surmin.experiments.problem import build_problem, load_data
 from surmin.experiments.saved import SavedRun
-from surmin.methods.registry import build_method
+from surmin.methods.registry import build_method, takes
 
 CHECKPOINT_SECONDS = 30.0
+TOKEN_RANK = 2
 Status = Literal["reached", "finished", "diverged", "interrupted"]
 
 
@@ -50,7 +51,8 @@ class Run:
             raise ValueError(
                 f"{self._batches.size} samples cannot be cut into {config.microbatches} equal microbatches"
             )
-        self._method = build_method(config.method, self.problem.pipeline, config.given_options(), config.seed)
+        options = _token_defaults(config, self.problem.data) | config.given_options()
+        self._method = build_method(config.method, self.problem.pipeline, options, config.seed)
 
     @property
     def status(self) -> Status:
@@ -150,3 +152,8 @@ def status_of(rows: Sequence[Row], config: RunConfig) -> Status:
     if config.target_loss is not None and last.loss <= config.target_loss:
         return "reached"
     return "finished" if last.round >= config.rounds else "interrupted"
+
+
+def _token_defaults(config: RunConfig, data: Dataset) -> dict[str, Any]:
+    """Options that hold for token data unless others are given: its outputs are too many for an exact factor."""
+    return {"rank": TOKEN_RANK} if data.has_tokens and takes(config.method, "rank") else {}

@@ -103,7 +103,7 @@ class InProcessPipeline:
         }
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Wave:
-        """Run the batch through all stages (wave 1). With gradients enabled the result can be given to `backward`, once.
+        """Run the batch through all stages (wave 1). With gradients enabled, `backward` takes the result, once.
 
         Raises:
             ValueError: when the batch does not fit the network, the loss or the number of micro-batches.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass
 class Traffic:
-    """Cumulative counts. A message is what one stage sends to a neighbour for one micro-batch, however many tensors it has."""
+    """Cumulative counts. A message is what a stage sends to a neighbour for one micro-batch, however many tensors."""
 
     messages: int = 0
     bytes: int = 0

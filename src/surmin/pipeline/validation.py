@@ -51,8 +51,9 @@ def _check_deterministic(stage: nn.Module, position: int) -> None:
             )
         if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
             raise ValueError(
-                f"{where} is in training mode: batch statistics tie the samples of a batch together, and local losses need "
-                "one sample's output to depend on that sample alone; call .eval() on it or use LayerNorm or GroupNorm"
+                f"{where} is in training mode: batch statistics tie the samples of a batch together, and local "
+                "losses need one sample's output to depend on that sample alone; call .eval() on it, or use LayerNorm "
+                "or GroupNorm"
             )
 
 
@@ -83,7 +84,8 @@ def _check_parameters(stages: Sequence[nn.Module]) -> None:
         for name, parameter in stage.named_parameters():
             if parameter.dtype in HALF:
                 raise ValueError(
-                    f"parameter {name!r} of stage {position} has dtype {parameter.dtype}: the solvers need float32 or float64"
+                    f"parameter {name!r} of stage {position} has dtype {parameter.dtype}: "
+                    "the solvers need float32 or float64"
                 )
             if parameter.requires_grad:
                 trainable.append(parameter)

@@ -30,11 +30,19 @@ class _OperationCounter(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args = tuple(_materialized(argument) for argument in args)
         result = func(*args, **(kwargs or {}))
         count = OPERATIONS.get(func._overloadpacket)
         if count is not None:
             self.total += count(*args, **(kwargs or {}), out_val=result)
         return result
+
+
+def _materialized(argument: Any) -> Any:
+    """A symbolic zero of forward mode as plain zeros: under a dispatch mode `aten::mul.Scalar` crashes on it (torch 2.13)."""
+    if isinstance(argument, torch.Tensor) and argument._is_zerotensor():
+        return torch.zeros(argument.shape, dtype=argument.dtype, device=argument.device)
+    return argument
 
 
 class WorkMeter:

@@ -1,4 +1,4 @@
-"""Preconditioned conjugate gradient on the quadratic local loss (Section 4 of the paper), without waiting for the device.
+"""Preconditioned conjugate gradient on the quadratic local loss (the paper's Section 4), never waiting for the device.
 
 Legend: A = κ G + λ I, d the step, r = -g - A d the residual, y = P⁻¹ r, p the search direction.
 """

@@ -1,4 +1,4 @@
-"""Cubic-regularised local losses (ρ > 0): gradient descent (Carmon and Duchi 2019) and a Krylov method (Cartis et al. 2011).
+"""Cubic-regularised local losses: gradient descent (Carmon and Duchi 2019) and a Krylov method (Cartis et al. 2011).
 
 Legend: A = κ G + λ I, which may be indefinite; L(d) = ⟨g, d⟩ + ½ dᵀ A d + (2ρ/3)‖d‖³; V a Lanczos basis, T = Vᵀ A V.
 At the global minimiser (A + 2ρ‖d‖ I) d = -g with A + 2ρ‖d‖ I ⪰ 0 (Nesterov and Polyak 2006).
@@ -121,9 +121,9 @@ def _solve_definite(values: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _solve_secular(values: Tensor, projected: Tensor, rho: float) -> Tensor:
-    """Solve ‖(A + s I)⁻¹ g‖ = s / ρ̃ for s = max(0, -λ_min) + t by bisection in t, which keeps A + s I free of cancellation.
+    """Solve ‖(A + s I)⁻¹ g‖ = s / ρ̃ for s = max(0, -λ_min) + t by bisection in t; nothing cancels in A + s I so.
 
-    In the hard case (g orthogonal to the lowest eigenvector) t is zero and that eigenvector is added until the norm fits.
+    In the hard case (g orthogonal to the lowest eigenvector) t is zero, and that vector is added until the norm fits.
     """
     least = (-values[0]).clamp_min(0)
     gaps = values + least

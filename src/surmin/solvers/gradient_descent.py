@@ -30,8 +30,8 @@ class GradientDescent:
 class ArmijoGradientDescent:
     """Gradient descent whose every step satisfies L(ω - α∇L) ≤ L(ω) - c α ‖∇L‖².
 
-    α starts from `learning_rate`, doubles after a step and halves until the condition holds. L is a quadratic plus a cubic
-    along a line, so a trial costs no curvature product.
+    α starts from `learning_rate`, doubles after a step and halves until the condition holds. L is a quadratic plus a
+    cubic along a line, so a trial costs no curvature product.
     """
 
     steps: int

@@ -1,6 +1,5 @@
 """Solvers of nonlinear local losses: L-BFGS, re-linearised Gauss-Newton and Adam."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol

@@ -15,8 +15,8 @@ from surmin.stages.stage import Stage, group_by_trainable
 class Block:
     """Layers `start` to `stop` of one stage.
 
-    `index` counts trainable blocks through the whole network (−1 for a block without parameters); block 0 is the first that
-    trains, below which no curvature is needed.
+    `index` counts trainable blocks through the whole network (−1 for a block without parameters); block 0 is the first
+    that trains, below which no curvature is needed.
     """
 
     stage: Stage

@@ -10,7 +10,7 @@ from surmin.stages.layer import Layer, flatten
 
 
 class ConvolutionAtPoint:
-    """f = W ∗ z + b for a `Conv2d` of one group with zero padding. Linear in W, so J_θ v is the convolution with v's kernel."""
+    """f = W ∗ z + b for a `Conv2d` of one group with zero padding; J_θ v is the convolution with v's kernel."""
 
     def __init__(self, layer: Layer, inputs: Tensor, parameters: Mapping[str, Tensor]) -> None:
         assert isinstance(layer.module, nn.Conv2d)

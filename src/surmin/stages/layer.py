@@ -63,8 +63,8 @@ class Layer:
     @property
     def _in_place_message(self) -> str:
         return (
-            f"layer {self.name} ({type(self.module).__name__}) changes its input in place, which the curvature still needs: "
-            "let it work on a copy"
+            f"layer {self.name} ({type(self.module).__name__}) changes its input in place, which the curvature still "
+            "needs: let it work on a copy"
         )
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ def partition(
     """Cut a model into consecutive stages that share its parameters.
 
     Args:
-        model: an `nn.Sequential`, nested ones included. Anything else is cut by hand: pass a list of modules of your own.
+        model: an `nn.Sequential`, nested ones included. Anything else is cut by hand: pass your own list of modules.
         num_stages: at most the number of layers with parameters.
         balance: what is spread evenly, the number of parameters or the time of a forward pass on `sample_inputs`.
         sample_inputs: a batch (n, *in); needed for `balance="time"`.
@@ -42,7 +42,8 @@ def partition(
     groups = group_by_trainable([Layer.of(module, str(i)) for i, module in enumerate(modules)])
     if not 1 <= num_stages <= len(groups):
         raise ValueError(
-            f"cannot cut a model with {len(groups)} trainable layers into {num_stages} stages: ask for 1 to {len(groups)}"
+            f"cannot cut a model with {len(groups)} trainable layers into {num_stages} stages: "
+            f"ask for 1 to {len(groups)}"
         )
     costs = _costs(modules, balance, sample_inputs)
     bounds = balanced_bounds([sum(costs[i] for i in group) for group in groups], num_stages)

@@ -1,4 +1,4 @@
-"""A stage: the consecutive layers one device holds, run forwards and backwards with what the curvature needs on tape."""
+"""A stage: the consecutive layers one device holds, run forwards and backwards with all the curvature needs on tape."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from surmin.stages.layer import Layer, flatten
-
 
 LayerParameters = Sequence[Mapping[str, Tensor]]
 """For every layer of a stage the values of its trainable parameters, by name."""
@@ -49,7 +48,7 @@ class Stage:
 
         Args:
             module: the stage as a module.
-            first_index: the number of layers in the stages before it, so that layers are named through the whole network.
+            first_index: the number of layers before it, so that layers are named through the whole network.
         """
         return cls([Layer.of(leaf, str(index)) for index, leaf in enumerate(leaf_modules(module), start=first_index)])
 

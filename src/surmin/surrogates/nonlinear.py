@@ -1,7 +1,7 @@
 """The local loss through the block's own nonlinearity: Ψ_i(f_i(z̄, θ)) with M scaled by κ, and no quadratic in θ.
 
 Legend: z̄ the block's input at the expansion point, f̄ = f(z̄, θ̄) its output there, g the gradient of the mean loss at f̄
-(per sample, already divided by n), R the columns of the output curvature on the sampled rows, q their number, d = θ - θ̄.
+(per sample, already divided by n), R the columns of the output curvature on the q sampled rows, d = θ - θ̄.
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,125 @@
+"""What curvature costs: a product and a local phase over their bare matrix products, and a round over a gradient."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.clock import in_turns, ratios
+from benchmarks.harness import Result, Settings, Table, Target, median, spread
+from benchmarks.problems import gaussian_mlp
+from benchmarks.round_cost import measure_rounds
+from surmin import CrossEntropy, partition
+from surmin.curvature.factor import FactorCurvature, FactorPiece, GaussNewton
+from surmin.local_phase import LocalPhase
+from surmin.options import Options
+from surmin.pipeline.in_process import BlockWaves, InProcessPipeline
+from surmin.pipeline.work import WorkMeter
+from surmin.stages.block import cut_blocks
+from surmin.stages.linear import LinearAtPoint
+
+SAMPLES = 5000
+WIDTHS = (256, 512, 1024)
+LIMIT = 1.5
+BLOCKS = 4
+TURNS = 40
+
+
+def run(settings: Settings) -> Result:
+    """Products and local phases of a square linear block, then rounds at 8 × 256."""
+    result = Result(figures={"blocks": []})
+    _blocks(result, settings)
+    measure_rounds(result, settings)
+    return result
+
+
+def _blocks(result: Result, settings: Settings) -> None:
+    rows = []
+    for width in (64, 128) if settings.quick else WIDTHS:
+        waves = _hidden_block(width, 1000 if settings.quick else SAMPLES, settings.device)
+        product = _over_bare(_product(waves), _bare_products(waves), settings)
+        phase = _over_bare(_local_phase(waves), _bare_local_phase(waves), settings)
+        rows.append((str(width), *(text for found in (product, phase) for text in _block_row(found))))
+        result.figures["blocks"].append({"width": width, "product": product, "local_phase": phase})
+        if width >= 512:
+            what = f"curvature product at width {width} over its two matrix products"
+            result.targets.append(Target(what, median(product["ratios"]), LIMIT))
+    columns = ("width", "product, ms", "bare, ms", "ratio", "local phase, ms", "bare, ms", "ratio")
+    result.tables.append(Table("One linear block, a quarter of the batch, exact rank: median (range)", columns, rows))
+
+
+def _hidden_block(width: int, samples: int, device: torch.device) -> BlockWaves:
+    """What the waves of a round at the defaults leave in a hidden layer."""
+    problem, options = gaussian_mlp(device, BLOCKS, width, samples, features=width), Options()
+    pipeline = InProcessPipeline(partition(problem.network(0), 2), CrossEntropy())
+    curvature = FactorCurvature(options.rank, options.curvature_fraction)
+    wave = pipeline.forward(problem.inputs, problem.targets)
+    gradients = pipeline.backward(wave)
+    return pipeline.curvature(wave, gradients, cut_blocks(pipeline.stages, "layer"), curvature, 0)[1]
+
+
+def _over_bare(ours: Callable[[], Any], bare: Callable[[], Any], settings: Settings) -> dict[str, list[float]]:
+    with torch.no_grad():
+        ours_seconds, bare_seconds = in_turns([ours, bare], 5 if settings.quick else TURNS, settings.device, warm_up=2)
+    return {"seconds": ours_seconds, "bare": bare_seconds, "ratios": ratios(ours_seconds, bare_seconds)}
+
+
+def _block_row(found: dict[str, list[float]]) -> tuple[str, str, str]:
+    ours, bare = (f"{median(found[what]) * 1e3:.2f}" for what in ("seconds", "bare"))
+    return ours, bare, spread(found["ratios"], 2)
+
+
+def _product(waves: BlockWaves) -> Callable[[], Any]:
+    direction = torch.randn_like(waves.gradient)
+    return lambda: waves.curvature.product(direction)
+
+
+def _bare_products(waves: BlockWaves) -> Callable[[], Any]:
+    """The two matrix products of G v in a linear layer: z Vᵀ and sᵀ z."""
+    inputs, weight = _inputs(waves), torch.randn(_sizes(waves), device=waves.gradient.device)
+    cotangents = inputs @ weight.t()
+    return lambda: (inputs @ weight.t(), cotangents.t() @ inputs)
+
+
+def _local_phase(waves: BlockWaves) -> Callable[[], Any]:
+    """Moments, preconditioner and N steps of conjugate gradient."""
+    options = Options()
+    phase = LocalPhase(options, WorkMeter())
+    return lambda: phase.problem(waves, (), 0).solve(BLOCKS, options.damping)
+
+
+def _bare_local_phase(waves: BlockWaves) -> Callable[[], Any]:
+    """Its matrix products: two a CG step, two an application of the preconditioner, and two moments."""
+    inputs, columns, steps = _inputs(waves), _piece(waves).columns.flatten(0, -2), Options().inner_steps
+    outputs, width = _sizes(waves)
+    left = torch.randn(outputs, outputs, device=inputs.device)
+    right, vector = torch.randn(width + 1, width + 1, device=inputs.device), torch.randn(outputs, width + 1)
+    vector = vector.to(inputs.device)
+    products = _bare_products(waves)
+
+    def compute() -> None:
+        inputs.t() @ inputs
+        columns.t() @ columns
+        left @ vector @ right
+        for _ in range(steps):
+            products()
+            left @ vector @ right
+
+    return compute
+
+
+def _piece(waves: BlockWaves) -> FactorPiece:
+    assert isinstance(waves.curvature, GaussNewton)
+    return waves.curvature.pieces[0][0]
+
+
+def _inputs(waves: BlockWaves) -> Tensor:
+    point = _piece(waves).point
+    assert isinstance(point, LinearAtPoint)
+    return point.inputs
+
+
+def _sizes(waves: BlockWaves) -> tuple[int, int]:
+    outputs, inputs = waves.block.layers[0].parameters["weight"].shape
+    return outputs, inputs
