@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks asked for; 1 if one of them broke, 0 otherwise, whether or not targets were reached."""
     options = _parse(arguments)
     torch.set_num_threads(options.threads)
-    settings = Settings(quick=options.quick, device=torch.device(options.device))
+    settings = Settings(quick=options.quick, device=torch.device(options.device), most_seeds=options.seeds)
     console = Console() if sys.stdout.isatty() else Console(width=120)
     return max([_run(name, settings, options, console) for name in options.names or NAMES])
 
@@ -49,6 +49,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="each cut down to less than a minute, to see that it works"
     )
+    parser.add_argument("--seeds", type=int, help="at most so many, instead of each benchmark's own number")
     parser.add_argument("--threads", type=int, default=1, help="that torch computes with (default 1)")
     parser.add_argument("--device", default="cpu", help="that torch computes on (default cpu)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for results (default benchmarks/results)")
@@ -59,8 +60,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     unknown = sorted(set(options.names) - set(NAMES))
     if unknown:
         parser.error(f"unknown benchmark {', '.join(unknown)}: known are {', '.join(NAMES)}")
-    if options.quick and options.save:
-        parser.error("--save keeps full results, not those of --quick")
+    if options.save and (options.quick or options.seeds):
+        parser.error("--save keeps full results, not those of --quick or --seeds")
     return options
 
 

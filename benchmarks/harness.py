@@ -31,14 +31,16 @@ class Settings:
     Attributes:
         quick: cut down to see that they work; targets are not judged then.
         device: that torch computes on.
+        most_seeds: take at most so many seeds.
     """
 
     quick: bool
     device: torch.device
+    most_seeds: int | None = None
 
     def seeds(self, count: int) -> range:
         """The seeds of the networks' initial values: so many, or one in a quick run."""
-        return range(1 if self.quick else count)
+        return range(min(count, self.most_seeds or count, 1 if self.quick else count))
 
 
 @dataclass(frozen=True)

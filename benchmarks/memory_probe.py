@@ -1,7 +1,7 @@
 """One fresh process's part of `memory`: prints the peak memory of a few steps, beyond the network and the data."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,11 @@ METHODS: dict[str, Callable[[Problem], Callable[[], Any]]] = {
 }
 
 
-def main(method: str, layers: int, width: int, samples: int, device: torch.device) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Warm up on a small problem, which loads code, then measure."""
+    method, *sizes, name = arguments
+    layers, width, samples = map(int, sizes)
+    device = torch.device(name)
     _take_steps(METHODS[method](gaussian_mlp(device, 4, 8, 64)))
     step = METHODS[method](gaussian_mlp(device, layers, width, samples))
     print(_peak_on_cuda(step, device) if device.type == "cuda" else _peak_on_linux(step))
@@ -80,5 +83,4 @@ def _status(name: str) -> int:
 
 
 if __name__ == "__main__":
-    _method, *_sizes, _device = sys.argv[1:]
-    main(_method, *map(int, _sizes), torch.device(_device))
+    main(sys.argv[1:])

@@ -86,7 +86,7 @@ def _local_phase(waves: BlockWaves) -> Callable[[], Any]:
     """Moments, preconditioner and N steps of conjugate gradient."""
     options = Options()
     phase = LocalPhase(options, WorkMeter())
-    return lambda: phase.problem(waves, (), 0).solve(BLOCKS, options.damping)
+    return lambda: phase.problem(waves, 0).solve(BLOCKS, options.damping)
 
 
 def _bare_local_phase(waves: BlockWaves) -> Callable[[], Any]:

@@ -81,7 +81,7 @@ def _timed_minimizer(model: nn.Sequential, seed: int, timer: PhaseTimer) -> Surr
 
 
 PHASES = {
-    "forward": "forward waves: acceptance, and the gradient's first",
+    "forward": "forward passes: every candidate step",
     "backward": "backward wave",
     "curvature": "curvature wave",
     "moments": "local phase: moments",

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from surmin.commands.exit_codes import INTERRUPTED, USER_ERROR
+from surmin.experiments.check_config import CheckConfig
 from surmin.experiments.config import CompareConfig, RunConfig
 
 DEBUG_VARIABLE = "SURMIN_DEBUG"
@@ -52,9 +53,22 @@ class CompareArguments:
     resume: Path | None = None
 
 
+@dataclass(frozen=True)
+class CheckArguments:
+    """Check gradients, blocks and the bound of a small network against dense algebra; writes check.json.
+
+    Attributes:
+        out: folder to write; named under runs/ by data and time if not given. Must be new or empty.
+    """
+
+    config: tyro.conf.OmitArgPrefixes[CheckConfig] = field(default_factory=CheckConfig)
+    out: Path | None = None
+
+
 COMMANDS: dict[str, tuple[Any, str]] = {
     "train": (TrainArguments, "train:train"),
     "compare": (CompareArguments, "compare:compare"),
+    "check": (CheckArguments, "check:check"),
 }
 """A command's arguments, and the function in `surmin.commands` that gets their fields by name."""
 

@@ -25,23 +25,33 @@ def is_acceptable(loss: float, new_loss: float, predicted: float) -> bool:
 
 @dataclass(frozen=True)
 class Damping:
-    """λ, and the share of the decoupling's inflation that is in use (1: all of it, a bound by Lemma 1)."""
+    """λ, and the share of the decoupling's inflation that is in use.
+
+    Attributes:
+        value: λ.
+        inflation_share: 1 for all of κ, with which the local losses bound the loss by Lemma 1.
+        least_share: the share that leaves κ = 1, below which nothing is gained.
+    """
 
     value: float
     inflation_share: float = 1.0
+    least_share: float = 0.0
 
     def after_rejection(self, largest_candidate: float = 1.0) -> "Damping":
         """λ above the largest that was tried, inflation back towards the bound."""
         value = min(self.value * RAISE * max(1.0, largest_candidate), LARGEST)
-        return Damping(value, min(1.0, self.inflation_share / TIGHTEN))
+        return self._with(value, self.inflation_share / TIGHTEN)
 
     def after_acceptance(self, ratio: float, *, tighten: bool) -> "Damping":
         """λ down where the model was trusted; less inflation where the bound was loose."""
         value = max(self.value * LOWER, SMALLEST) if ratio > TRUST_ABOVE else self.value
         share = self.inflation_share * TIGHTEN if tighten and ratio > TIGHTEN_ABOVE else self.inflation_share
-        return Damping(value, share)
+        return self._with(value, share)
 
     def candidate(self, factor: float, *, tighten: bool) -> "Damping":
         """Another λ; a bolder candidate uses less inflation as well where that may be adapted."""
         share = self.inflation_share * factor**INFLATION_POWER if tighten else self.inflation_share
-        return Damping(self.value * factor, min(1.0, share))
+        return self._with(self.value * factor, share)
+
+    def _with(self, value: float, share: float) -> "Damping":
+        return Damping(value, max(self.least_share, min(1.0, share)), self.least_share)

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
-
 from surmin.curvature.factor import GaussNewton
 from surmin.curvature.moments import InputMomentCache, estimate_moments
 from surmin.options import Options
@@ -71,14 +69,13 @@ class LocalPhase:
     def __init__(self, options: Options, work: WorkMeter) -> None:
         self.options = options
         self.work = work
-        self._network_moment = InputMomentCache()
+        self._first_moment = InputMomentCache()
 
-    def problem(self, waves: BlockWaves, network_inputs: Sequence[Tensor], seed: int) -> Problem:
+    def problem(self, waves: BlockWaves, seed: int) -> Problem:
         """The local loss of one block and its solver.
 
         Args:
             waves: what the gradient and curvature waves left.
-            network_inputs: the network's inputs by micro-batch; their second moment is kept while they stay the same.
             seed: of the random probe that scales layers without Kronecker structure.
         """
         options, block = self.options, waves.block
@@ -91,9 +88,9 @@ class LocalPhase:
         moments = None
         if options.preconditioner == "kronecker":
             assert isinstance(waves.curvature, GaussNewton)
-            direct = network_inputs if _reads_network_input(block) else None
+            first = [tape.inputs[block.first_trainable] for tape in waves.tapes] if block.index == 0 else None
             with self.work.phase(("moments", block.index, waves.shape)):
-                moments = estimate_moments(waves.curvature, direct, self._network_moment, seed)
+                moments = estimate_moments(waves.curvature, first, self._first_moment, seed)
         return QuadraticProblem(block, quadratic, QUADRATIC_SOLVERS[options.solver](options), moments, self.work)
 
     def _nonlinear_solver(self, block: Block) -> NonlinearSolver:
@@ -102,15 +99,4 @@ class LocalPhase:
             return Lbfgs(options.inner_steps)
         if options.solver == "adam":
             return Adam(options.inner_steps, options.inner_learning_rate)
-        network_moment = self._network_moment if _reads_network_input(block) else None
-        return GaussNewtonDescent(options.inner_steps, network_moment=network_moment)
-
-
-def _reads_network_input(block: Block) -> bool:
-    """Whether the block's first trainable layer is a linear one that sees the network's input, flattened at most."""
-    for layer in block.stage.layers[: block.stop] if block.index == 0 and block.stage.layers[0].name == "0" else ():
-        if layer.size:
-            return type(layer.module) is nn.Linear
-        if type(layer.module) is not nn.Flatten:
-            return False
-    return False
+        return GaussNewtonDescent(options.inner_steps, first_moment=self._first_moment if block.index == 0 else None)

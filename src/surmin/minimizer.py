@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Unpack
 
 import torch
@@ -65,12 +66,12 @@ class SurrogateMinimizer:
             self.pipeline = InProcessPipeline(stages, loss, microbatches=microbatches)
         self.blocks = cut_blocks(self.pipeline.stages, self.options.blocks)
         self._curvature = _output_curvature(self.options)
-        self._search = Search(self.pipeline, self.options, self._choose_inflation())
-        self._boundaries = {
-            own[0].stage: [block.start for block in own] for own in self.blocks if self._curvature.needs_cotangents
-        }
+        inflation = self._choose_inflation()
+        self._search = Search(self.pipeline, self.options, inflation)
+        keep = self._curvature.needs_cotangents or self.options.local == "nonlinear"
+        self._boundaries = {own[0].stage: [block.start for block in own[1:]] for own in self.blocks if keep and own}
         self._local_phase = LocalPhase(self.options, self.pipeline.work)
-        self._damping = Damping(self.options.damping)
+        self._damping = Damping(self.options.damping, least_share=1 / max(inflation))
         self._round = 0
         self._previous: dict[str, Tensor] = {}
         self._accepted: AcceptedWave | None = None
@@ -161,7 +162,7 @@ class SurrogateMinimizer:
             raise ValueError("the state of a SurrogateMinimizer is of another network: its last step does not fit")
         like = {name: parameter.detach() for name, parameter in self.pipeline.parameters.items()}
         self._previous = {name: step.to(like[name]).clone() for name, step in previous.items()}
-        self._damping = Damping(damping, share)
+        self._damping = replace(self._damping, value=damping, inflation_share=share)
         self._round = int(state["round"])
         self._accepted = None
 
@@ -178,9 +179,7 @@ class SurrogateMinimizer:
         seed = draw_seed(self.options.seed, self._round)
         gradients = self.pipeline.backward(wave, self._boundaries)
         blocks = self.pipeline.curvature(wave, gradients, self.blocks, self._curvature, seed)
-        problems = [
-            self._local_phase.problem(block, wave.inputs, draw_seed(seed, block.block.index)) for block in blocks
-        ]
+        problems = [self._local_phase.problem(block, draw_seed(seed, block.block.index)) for block in blocks]
         squares = torch.stack([block.gradient.dot(block.gradient) for block in blocks])
         return Point(inputs, targets, wave, problems, squares.sum(), self._previous)
 

@@ -164,8 +164,8 @@ class Search:
     def _check_start(self, loss: float, gradient_square: float) -> None:
         if not math.isfinite(gradient_square) or (self.options.adapt_damping and not math.isfinite(loss)):
             raise NonFiniteError(
-                f"the loss is {loss:g} and its gradient's square {gradient_square:g} at the current parameters: no step "
-                "can be computed or tested from there; check the data's scale and the initialisation "
+                f"the loss is {loss:g} and its gradient's square {gradient_square:g} at the current parameters: "
+                "no step can be computed or tested from there; check the data's scale and the initialisation "
                 "(a gradient oracle has no loss value and needs adapt_damping=False)"
             )
 

@@ -90,26 +90,30 @@ def test_layers_without_kronecker_structure_get_their_mean_diagonal(name: str) -
         assert found[0][0].size == waves.block.size
 
 
+def as_rows(inputs: Tensor) -> Tensor:
+    return inputs.flatten(1)
+
+
 def test_the_network_s_own_moment_is_kept_until_its_inputs_change() -> None:
     cache, data = InputMomentCache(), torch.randn(12, 3, dtype=torch.float64)
 
     def exact(rows: Tensor) -> Tensor:
         return with_one(rows).t() @ with_one(rows) / len(rows)
 
-    first = cache.moment(data.chunk(2), 12)
+    first = cache.moment(data.chunk(2), 12, as_rows)
     torch.testing.assert_close(first, exact(data))
-    assert cache.moment(data.chunk(2), 12) is first
+    assert cache.moment(data.chunk(2), 12, as_rows) is first
     data[0] += 1
-    torch.testing.assert_close(cache.moment(data.chunk(2), 12), exact(data))
+    torch.testing.assert_close(cache.moment(data.chunk(2), 12, as_rows), exact(data))
     other = data.clone()
     other[3] += 1
-    torch.testing.assert_close(cache.moment(other.chunk(2), 12), exact(other))
+    torch.testing.assert_close(cache.moment(other.chunk(2), 12, as_rows), exact(other))
     images = torch.randn(4, 1, 2, 2, dtype=torch.float64)
-    torch.testing.assert_close(cache.moment([images], 4), exact(images.flatten(1)))
+    torch.testing.assert_close(cache.moment([images], 4, as_rows), exact(images.flatten(1)))
 
 
 def test_the_network_s_own_moment_on_a_fraction_takes_evenly_spaced_rows_however_the_batch_is_cut() -> None:
     data = torch.randn(12, 3, dtype=torch.float64)
     expected = with_one(data[::4]).t() @ with_one(data[::4]) / 3
     for parts in (1, 2, 3, 4, 6):
-        torch.testing.assert_close(InputMomentCache().moment(data.chunk(parts), 3), expected)
+        torch.testing.assert_close(InputMomentCache().moment(data.chunk(parts), 3, as_rows), expected)

@@ -13,15 +13,16 @@ from surmin.stages.partition import partition
 from tests.cases import BY_NAME
 
 ROUNDS, SAMPLES = 5, 24
+CUTS = [(1, 3), (1, 8), (2, 1), (4, 3), (4, 8)]  # stages and micro-batches
 VARIANTS: dict[str, OptionValues] = {
     "default": {},
     "whole batch": {"curvature_fraction": 1},
     "random columns": {"rank": 2, "preconditioner": None},
     "several dampings": {"damping_candidates": (0.1, 1.0, 3.0)},
-    "scalar": {"curvature": "scalar"},
-    "sample": {"curvature": "sample", "delta_relative": 1.0},
+    "scalar": {"curvature": "scalar", "power_steps": 8},
+    "sample": {"curvature": "sample", "delta_relative": 1.0, "power_steps": 8},
     "lanczos": {"curvature": "scalar", "eigenvalue": "lanczos", "power_steps": 4},
-    "paper": {"curvature": "scalar", "adapt_damping": False, "damping": 0.0},
+    "paper": {"curvature": "scalar", "adapt_damping": False, "damping": 0.0, "power_steps": 8},
     "cubic": {"cubic": 0.5},
     "nonlinear": {"local": "nonlinear", "solver": "gauss-newton", "inner_steps": 2},
 }
@@ -49,17 +50,25 @@ def test_stages_and_microbatches_give_equal_parameters(variant: str) -> None:
     whole = train("tanh", options)
     start = BY_NAME["tanh"].network().state_dict()
     assert max((whole[name] - value).abs().max() for name, value in start.items()) > 1e-3
+    for stages, microbatches in CUTS:
+        assert_same(whole, train("tanh", options, stages=stages, microbatches=microbatches), 1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_cut_gives_equal_parameters(variant: str) -> None:
+    options = VARIANTS[variant]
+    whole = train("tanh", options)
     for stages, microbatches in product((1, 2, 4), (1, 3, 8)):
-        if (stages, microbatches) != (1, 1):
-            assert_same(whole, train("tanh", options, stages=stages, microbatches=microbatches), 1e-9)
+        assert_same(whole, train("tanh", options, stages=stages, microbatches=microbatches), 1e-9)
 
 
 @pytest.mark.parametrize("name", ["attention", "convolution", "embedding", "positions"])
 @pytest.mark.parametrize("variant", ["default", "sample"])
 def test_on_other_networks_too(name: str, variant: str) -> None:
-    options = VARIANTS[variant]
+    options: OptionValues = {**VARIANTS[variant], "power_steps": 5}
     whole = train(name, options, rounds=2)
-    assert_same(whole, train(name, options, stages=2, microbatches=8, rounds=2), 1e-8)
+    assert_same(whole, train(name, options, stages=2, microbatches=4, rounds=2), 1e-8)
 
 
 # LAPACK's eigenvalues of small matrices differ in the last bit with the place in memory, so Lanczos is left out
@@ -161,9 +170,9 @@ def test_mini_batches_train_and_reuse_nothing() -> None:
     network, (inputs, targets) = case.network(), case.batch(samples=SAMPLES)
     sm = SurrogateMinimizer([network], case.loss, curvature_fraction=1)
     losses = []
-    for epoch in range(6):
+    for epoch in range(15):
         for rows in torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(epoch)).chunk(2):
             report = sm.step(inputs[rows], targets[rows])
             assert report.forward_waves == 1 + report.tries
             losses.append(report.loss)
-    assert sum(losses[-2:]) < 0.7 * sum(losses[:2])
+    assert sum(losses[-2:]) < 0.85 * sum(losses[:2])

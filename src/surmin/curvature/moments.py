@@ -1,6 +1,6 @@
 """Second moments of a layer's inputs and columns, from which the Kronecker preconditioner is built."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 import torch
@@ -12,21 +12,30 @@ from surmin.stages.layer import KroneckerPoint
 
 
 class InputMomentCache:
-    """The moment of the network's own inputs, kept while they stay the same tensors (a full batch, say)."""
+    """The moment of the first trainable layer's input, kept while that stays the same tensors: a full batch, say.
+
+    The tensors are held, so that no other can come to lie at their place in memory and pass for them.
+    """
 
     def __init__(self) -> None:
         self._inputs: list[Tensor] = []
         self._versions: list[int] = []
         self._moment: Tensor | None = None
 
-    def moment(self, inputs: Sequence[Tensor], samples: int) -> Tensor:
-        """Mean outer product, with a 1 appended, of evenly spaced rows: at least `samples` of them."""
+    def moment(self, inputs: Sequence[Tensor], samples: int, rows_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Mean outer product, with a 1 appended, of evenly spaced samples: at least `samples` of them.
+
+        Args:
+            inputs: the layer's input, one tensor per micro-batch.
+            samples: how many are enough.
+            rows_of: what the layer's weight multiplies for some inputs, as rows.
+        """
         if self._moment is None or not self._same(inputs):
             stride = max(1, sum(len(part) for part in inputs) // samples)
             self._inputs, self._versions = list(inputs), [part._version for part in inputs]
             starts = accumulate((len(part) for part in inputs[:-1]), initial=0)
-            spaced = [part[-start % stride :: stride] for part, start in zip(inputs, starts, strict=True)]
-            self._moment = _input_moment([rows.flatten(1) for rows in spaced])
+            spaced = [part.detach()[-start % stride :: stride] for part, start in zip(inputs, starts, strict=True)]
+            self._moment = _input_moment([rows_of(part) for part in spaced])
         return self._moment
 
     def _same(self, inputs: Sequence[Tensor]) -> bool:
@@ -37,21 +46,24 @@ class InputMomentCache:
 
 
 def estimate_moments(
-    curvature: GaussNewton, network_inputs: Sequence[Tensor] | None, cache: InputMomentCache, seed: int
+    curvature: GaussNewton, first_inputs: Sequence[Tensor] | None, cache: InputMomentCache, seed: int
 ) -> list[Moments]:
     """One entry per trainable layer of a block.
 
     Args:
         curvature: the block's Gauss-Newton matrix.
-        network_inputs: the network's inputs, one tensor per micro-batch, where the block's first trainable layer is
-            linear and reads them (flattened); None for any other block.
-        cache: where the moment of those is kept.
+        first_inputs: for the network's first trainable block the whole input of its first trainable layer, one tensor
+            per micro-batch; None for any other block.
+        cache: where the moment of that is kept.
         seed: of the random signs spent on layers without Kronecker structure.
     """
     moments: list[Moments] = []
     for position, pieces in enumerate(zip(*curvature.pieces, strict=True)):
-        if all(isinstance(piece.point, KroneckerPoint) for piece in pieces):
-            known = cache.moment(network_inputs, curvature.samples) if position == 0 and network_inputs else None
+        point = pieces[0].point
+        if isinstance(point, KroneckerPoint):
+            known = None
+            if position == 0 and first_inputs is not None:
+                known = cache.moment(first_inputs, curvature.samples, point.kronecker_rows)
             moments.append(_kronecker(pieces, known, curvature.samples))
         else:
             moments.append(_mean_diagonal(pieces, curvature.sizes[position], curvature.samples, seed))
@@ -60,7 +72,11 @@ def estimate_moments(
 
 def _kronecker(pieces: Sequence[FactorPiece], known_inputs: Tensor | None, samples: int) -> KroneckerMoments:
     points = [piece.point for piece in pieces if isinstance(piece.point, KroneckerPoint)]
-    inputs = _input_moment([point.kronecker_rows() for point in points]) if known_inputs is None else known_inputs
+    inputs = (
+        _input_moment([point.kronecker_rows(point.inputs) for point in points])
+        if known_inputs is None
+        else known_inputs
+    )
     columns = [point.kronecker_columns(piece.columns) for point, piece in zip(points, pieces, strict=True)]
     outputs = _gram(columns) / samples
     bias = points[0].has_bias

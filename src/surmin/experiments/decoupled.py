@@ -1,32 +1,34 @@
 """What the package's waves leave in every block, as dense matrices beside their references, with Lemma 1's conditions.
 
-Legend: c_i the factor that Lemma 1 has put on the curvature M_i by the time it reaches block i from above: 1/c_i = Σ_{k ≤ i} 1/κ_k
-for `factor` (so m/i for κ = m), and 1 for `scalar` and `sample`, whose L_i contains it.
+Legend: Lemma 1 multiplies M_i on its way down. With `factor` it reaches block i divided by s_i, where s_m = 1 and
+s_{i-1} = s_i - 1/κ_i (so s_i = i/m for κ = m); `scalar` and `sample` have it in their L_i.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.output_curvature import BlockCurvature, Message
-from surmin.curvature.scalar import ScalarCurvature
+from surmin.curvature.scalar import DecoupledHessian, ScalarCurvature
 from surmin.experiments.dense import DenseNetwork, surrogate_hessian
-from surmin.losses import ConvexLoss
 from surmin.options import Options
-from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.in_process import InProcessPipeline, Wave
 from surmin.stages.block import Block, cut_blocks
 from surmin.surrogates.decoupling import check_decoupling, uniform_decoupling
+
+SMALLEST_SHARE = 1e-12
+"""Stands for s_0 = 0 where wrong κ use it up too early."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Smallest eigenvalues that Lemma 1 wants to be ≥ 0, relative; None for the first block, which has nothing below."""
+    """Smallest eigenvalues that Lemma 1 wants to be ≥ 0, relative; the first block has nothing below it, so no `first`."""
 
+    second: float
     first: float | None = None
-    second: float | None = None
     eigenvalue_error: float | None = None
 
 
@@ -71,41 +73,44 @@ class _Left:
 
 
 def decoupled_blocks(
-    modules: Sequence[nn.Module],
-    loss: ConvexLoss,
-    inputs: Tensor,
-    targets: Tensor,
-    dense: DenseNetwork,
-    options: Options,
+    pipeline: InProcessPipeline, wave: Wave, dense: DenseNetwork, options: Options
 ) -> list[DecoupledBlock]:
-    """Every trainable block, from the first to the last."""
-    left = _waves(modules, loss, inputs, targets, options)
+    """Every trainable block, from the first to the last.
+
+    Args:
+        pipeline: with the network itself, in its own dtype.
+        wave: a forward wave over it.
+        dense: the references.
+        options: which curvature and blocks; it is taken exactly and on the whole batch.
+    """
+    left = _curvature_wave(pipeline, wave, options)
     trainable = [position for position, block in enumerate(dense.blocks) if block.size]
     kappas = _inflation(options, len(trainable))
     if options.curvature != "factor":
         return [_scalar_block(left[position], position, dense) for position in trainable]
     by_parameters, by_inputs = dense.jacobians()
     hessians = dense.loss_hessians()
-    return [
-        _factor_block(left[position], position, by_parameters[position], by_inputs[position], hessians, kappas[: i + 1])
-        for i, position in enumerate(trainable)
-    ]
+    if options.top_factor == "smoothness":
+        constant = dense.loss.smoothness(dense.points[-1])
+        hessians = constant * torch.eye(hessians.shape[1]).to(hessians).expand_as(hessians)
+    found, share = [], 1.0
+    for position, kappa in zip(reversed(trainable), reversed(kappas), strict=True):
+        exact = _Jacobians(by_parameters[position], by_inputs[position], hessians)
+        found.append(_factor_block(left[position], position, exact, kappa, share))
+        share -= 1 / kappa
+    return found[::-1]
 
 
-def _waves(
-    modules: Sequence[nn.Module], loss: ConvexLoss, inputs: Tensor, targets: Tensor, options: Options
-) -> dict[int, _Left]:
-    """Waves 1 to 3 over the network itself, whole batch and exact rank, by the blocks' positions."""
-    pipeline = InProcessPipeline(modules, loss)
+def _curvature_wave(pipeline: InProcessPipeline, wave: Wave, options: Options) -> dict[int, _Left]:
+    """Waves 2 and 3 over the network itself, whole batch and exact rank, by the blocks' positions."""
     blocks = cut_blocks(pipeline.stages, options.blocks)
-    wave = pipeline.forward(inputs, targets)
     starts = {stage: [b.start for b in own if b.start] for stage, own in zip(pipeline.stages, blocks, strict=True)}
     gradients = pipeline.backward(wave, starts)
     curvature = _curvature(options)
     flat = [(stage, block) for stage, own in enumerate(blocks) for block in own]
     found: dict[int, _Left] = {}
     with torch.no_grad():
-        messages = curvature.top(loss, wave.outputs, wave.targets, options.seed)
+        messages = curvature.top(pipeline.loss, wave.outputs, wave.targets, options.seed)
         for position in reversed(range(len(flat))):
             stage, block = flat[position]
             tapes = wave.tapes[stage]
@@ -128,9 +133,11 @@ def _scalar_block(left: _Left, position: int, dense: DenseNetwork) -> DecoupledB
     exact = surrogate_hessian(dense.blocks[position], dense.points[position], cotangent, above)
     matrix = _matrix(left)
     if left.below is None:
-        return _decoupled(left, position, matrix, exact.tt / samples, 1.0, Conditions())
+        own = exact.tt / samples
+        return _decoupled(left, position, matrix, own, 1.0, Conditions(_lowest(matrix - own, matrix)))
     below = left.below[0].double().expand(samples)
-    deltas = left.curvature.inverse_deltas[0].double().reciprocal().expand(samples)  # type: ignore[attr-defined]
+    assert isinstance(left.curvature, DecoupledHessian) and left.curvature.inverse_deltas is not None
+    deltas = left.curvature.inverse_deltas[0].double().reciprocal().expand(samples)
     mixed = exact.zt / deltas.sqrt().view(-1, 1, 1)
     reference = (exact.tt + torch.einsum("ndp,ndq->pq", mixed, mixed)) / samples
     largest = torch.linalg.eigvalsh(exact.zz)[:, -1]
@@ -140,43 +147,63 @@ def _scalar_block(left: _Left, position: int, dense: DenseNetwork) -> DecoupledB
     shortfall = ((largest - (below - deltas)) / largest.abs().clamp_min(torch.finfo(torch.float64).tiny)).max()
     conditions = Conditions(
         first=float(torch.linalg.eigvalsh(room)[:, 0].min() / below.abs().max()),
-        second=_second(matrix, exact.tt / samples, room, exact.zt),
+        second=_second(matrix, exact.tt / samples, room, exact.zt, torch.finfo(room.dtype).eps),
         eigenvalue_error=float(shortfall),
     )
     return _decoupled(left, position, matrix, reference, 1.0, conditions)
 
 
-def _factor_block(
-    left: _Left, position: int, by_parameters: Tensor, by_inputs: Tensor, hessians: Tensor, kappas: Sequence[float]
-) -> DecoupledBlock:
-    """G, and the columns that go down, against Jᵀ ∇²ℓ J; ℍ_zz is c_{i-1} times what went down."""
-    samples = len(hessians)
-    bent = hessians @ by_parameters
-    reference = torch.einsum("ncp,ncq->pq", by_parameters, bent) / samples
-    matrix = _matrix(left)
+@dataclass(frozen=True)
+class _Jacobians:
+    """J_θ (n, C, P) and J_z (n, C, D) of the network's output, and ∇²ℓ (n, C, C)."""
+
+    theta: Tensor
+    z: Tensor
+    curvature: Tensor
+
+    @property
+    def tt(self) -> Tensor:
+        return torch.einsum("ncp,ncq->pq", self.theta, self.curvature @ self.theta) / len(self.theta)
+
+    @property
+    def zz(self) -> Tensor:
+        return self.z.transpose(1, 2) @ self.curvature @ self.z
+
+    @property
+    def zt(self) -> Tensor:
+        return self.z.transpose(1, 2) @ self.curvature @ self.theta
+
+
+def _factor_block(left: _Left, position: int, exact: _Jacobians, kappa: float, share: float) -> DecoupledBlock:
+    """G, and the columns R that go down, against Jᵀ ∇²ℓ J; all times s_i, so that ℍ_zz = s_i/s_{i-1} R Rᵀ."""
+    matrix, own, bound = _matrix(left), exact.tt, share * kappa
     if left.below is None:
-        return _decoupled(left, position, matrix, reference, kappas[-1], Conditions())
-    factor = 1 / sum(1 / kappa for kappa in kappas)
-    factor_below = 1 / sum(1 / kappa for kappa in kappas[:-1])
+        return _decoupled(left, position, matrix, own, kappa, Conditions(_lowest(bound * matrix - own, own)))
     columns = left.below[0].double().flatten(2)
-    sent = factor_below * torch.einsum("knd,kne->nde", columns, columns)
-    exact_zz = by_inputs.transpose(1, 2) @ hessians @ by_inputs
-    room = sent - factor * exact_zz
+    sent = share / max(share - 1 / kappa, SMALLEST_SHARE) * torch.einsum("knd,kne->nde", columns, columns)
+    room, noise = sent - exact.zz, torch.finfo(left.gradient.dtype).eps ** 0.5
+    scale = sent.abs().amax().clamp_min(torch.finfo(sent.dtype).tiny)
     conditions = Conditions(
-        first=float(
-            torch.linalg.eigvalsh(room)[:, 0].min() / sent.abs().amax().clamp_min(torch.finfo(sent.dtype).tiny)
-        ),
-        second=_second(kappas[-1] * matrix, factor * reference, room, factor * (by_inputs.transpose(1, 2) @ bent)),
+        second=_second(bound * matrix, own, room, exact.zt, noise),
+        first=float(torch.linalg.eigvalsh(room)[:, 0].min() / scale),
     )
-    return _decoupled(left, position, matrix, reference, kappas[-1], conditions)
+    return _decoupled(left, position, matrix, own, kappa, conditions)
 
 
-def _second(bound: Tensor, own: Tensor, room: Tensor, mixed: Tensor) -> float:
-    """Smallest eigenvalue of ℍ_θθ - H_θθ - (1/n) Σ_j H_zθᵀ [ℍ_zz - H_zz]⁺ H_zθ, relative to ℍ_θθ."""
-    inverse = torch.linalg.pinv(room, rtol=1e-10, hermitian=True)
+def _second(bound: Tensor, own: Tensor, room: Tensor, mixed: Tensor, noise: float) -> float:
+    """Smallest eigenvalue of ℍ_θθ - H_θθ - (1/n) Σ_j H_zθᵀ [ℍ_zz - H_zz]⁺ H_zθ, relative to ℍ_θθ.
+
+    Eigenvalues of ℍ_zz - H_zz below the relative `noise` are taken for zeros, where H_zθ is zero too.
+    """
+    inverse = torch.linalg.pinv(room, rtol=noise, hermitian=True)
     schur = bound - own - torch.einsum("ndp,nde,neq->pq", mixed, inverse, mixed) / len(room)
-    largest = torch.linalg.eigvalsh(bound).abs().max().clamp_min(torch.finfo(bound.dtype).tiny)
-    return float(torch.linalg.eigvalsh(0.5 * (schur + schur.t()))[0] / largest)
+    return _lowest(schur, bound)
+
+
+def _lowest(matrix: Tensor, scale: Tensor) -> float:
+    """The smallest eigenvalue of a nearly symmetric matrix, relative to the largest of another."""
+    largest = torch.linalg.eigvalsh(scale).abs().max().clamp_min(torch.finfo(scale.dtype).tiny)
+    return float(torch.linalg.eigvalsh(0.5 * (matrix + matrix.t()))[0] / largest)
 
 
 def _decoupled(

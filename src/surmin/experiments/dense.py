@@ -69,7 +69,9 @@ class DenseNetwork:
         blocks: Literal["layer", "stage"],
     ) -> "DenseNetwork":  # fmt: skip
         """Copy everything; the network itself is left alone."""
-        stages = [Stage.of(copy.deepcopy(module).double()) for module in modules]
+        stages: list[Stage] = []
+        for module in modules:
+            stages.append(Stage.of(copy.deepcopy(module).double(), sum(len(stage.layers) for stage in stages)))
         cut = [DenseBlock(block) for own in cut_blocks(stages, blocks) for block in own]
         state = inputs.double() if inputs.is_floating_point() else inputs
         points = [state]
@@ -110,9 +112,7 @@ class DenseNetwork:
         for block, leaf in zip(self.blocks, leaves, strict=True):
             states.append(block(states[-1], leaf))
         inner, output = [z for z in states[1:-1] if z.requires_grad], states[-1].flatten(1)
-        rows = [
-            _pull(output[j, c], [*leaves, *inner]) for j in range(len(output)) for c in range(output.shape[1])
-        ]  # fmt: skip
+        rows = [_pull(output[j, c], [*leaves, *inner]) for j in range(len(output)) for c in range(output.shape[1])]
         shape, count = output.shape, len(leaves)
         by_parameters = [torch.stack([row[i] for row in rows]).view(*shape, -1) for i in range(count)]
         found = [torch.stack([row[count + i] for row in rows]).view(*shape, *z.shape) for i, z in enumerate(inner)]

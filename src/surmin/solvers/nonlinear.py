@@ -73,12 +73,12 @@ class GaussNewtonDescent:
     Attributes:
         steps: re-linearisations.
         products: conjugate-gradient products each, Kronecker-preconditioned.
-        network_moment: where the second moment of the network's input is kept, for the block that reads it.
+        first_moment: for the network's first trainable block, where the moment of its input is kept.
     """
 
     steps: int
     products: int = 5
-    network_moment: InputMomentCache | None = None
+    first_moment: InputMomentCache | None = None
 
     def solve(self, loss: NonlinearLocalLoss) -> SolverResult:
         """Levenberg-Marquardt within the block: damping is added after a step that failed."""
@@ -103,10 +103,11 @@ class GaussNewtonDescent:
     def _model(self, loss: NonlinearLocalLoss, tapes: Sequence[Tape]) -> Callable[[Tensor, float], SolverResult]:
         """The quadratic at the tapes' point, ready to be minimised from a gradient at some damping."""
         curvature = loss.linearized(tapes)
-        inputs = [piece.inputs for piece in loss.pieces] if self.network_moment is not None else None
+        cache = self.first_moment or InputMomentCache()
+        inputs = [tape.inputs[loss.block.first_trainable] for tape in tapes] if self.first_moment else None
         block, shape = loss.block.index, loss.pieces[0].inputs.shape
         with loss.work.phase(("inner moments", block, shape)):
-            moments = estimate_moments(curvature, inputs, self.network_moment or InputMomentCache(), seed=0)
+            moments = estimate_moments(curvature, inputs, cache, seed=0)
         product = loss.work.counted(("inner product", block, shape), curvature.product)
 
         def minimise(gradient: Tensor, damping: float) -> SolverResult:

@@ -34,6 +34,11 @@ class Block:
         """Number of trainable numbers."""
         return sum(layer.size for layer in self.layers)
 
+    @property
+    def first_trainable(self) -> int:
+        """Position in the stage of the block's first trainable layer."""
+        return next(index for index in range(self.start, self.stop) if self.stage.layers[index].size)
+
     def split(self, vector: Tensor) -> tuple[Tensor, ...]:
         """A flat vector of the block as one flat vector per layer (views)."""
         return vector.split([layer.size for layer in self.layers])

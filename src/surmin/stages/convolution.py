@@ -44,11 +44,11 @@ class ConvolutionAtPoint:
         inputs, _, _ = self._transposed(cotangents.flatten(0, 1), like, (True, False, False))
         return inputs.view(k, n, *self.inputs.shape[1:])
 
-    def kronecker_rows(self) -> Tensor:
+    def kronecker_rows(self, inputs: Tensor) -> Tensor:
         """Input patches as rows (n · positions, in · kernel), for the Kronecker preconditioner's C."""
         module = self.module
         padding = (int(module.padding[0]), int(module.padding[1]))
-        patches = F.unfold(self.inputs, module.weight.shape[2:], module.dilation, padding, module.stride)
+        patches = F.unfold(inputs, module.weight.shape[2:], module.dilation, padding, module.stride)
         return patches.transpose(1, 2).flatten(0, 1)
 
     def kronecker_columns(self, columns: Tensor) -> Tensor:

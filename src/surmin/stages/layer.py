@@ -97,11 +97,13 @@ class LayerAtPoint(Protocol):
 class KroneckerPoint(LayerAtPoint, Protocol):
     """A layer that multiplies its input by a weight matrix, so that J_θᵀ r is a sum of outer products."""
 
+    inputs: Tensor
+    """The layer's input at this point."""
     has_bias: bool
     """Whether the flat parameter vector ends with a bias."""
 
-    def kronecker_rows(self) -> Tensor:
-        """What the weight matrix multiplies, as rows (n · positions, in)."""
+    def kronecker_rows(self, inputs: Tensor) -> Tensor:
+        """What the weight matrix multiplies for some inputs, as rows (n · positions, in)."""
 
     def kronecker_columns(self, columns: Tensor) -> Tensor:
         """Columns (k, n, *out) as rows (k · n · positions, out)."""

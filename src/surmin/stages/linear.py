@@ -38,9 +38,9 @@ class LinearAtPoint:
         """Columns r W."""
         return cotangents @ self.weight
 
-    def kronecker_rows(self) -> Tensor:
+    def kronecker_rows(self, inputs: Tensor) -> Tensor:
         """Inputs as rows (n · positions, in), for the Kronecker preconditioner's C."""
-        return self.inputs.flatten(0, -2)
+        return inputs.flatten(0, -2)
 
     def kronecker_columns(self, columns: Tensor) -> Tensor:
         """Columns as rows (k · n · positions, out), for the Kronecker preconditioner's Ĝ."""
