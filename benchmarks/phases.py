@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from benchmarks.clock import now
-from surmin.pipeline.work import WorkMeter
+from surmin.work import WorkMeter
 
 
 class PhaseTimer(WorkMeter):

@@ -15,7 +15,7 @@ from surmin.curvature.factor import FactorCurvature, FactorPiece, GaussNewton
 from surmin.local_phase import LocalPhase
 from surmin.options import Options
 from surmin.pipeline.in_process import BlockWaves, InProcessPipeline
-from surmin.pipeline.work import WorkMeter
+from surmin.work import WorkMeter
 from surmin.stages.block import cut_blocks
 from surmin.stages.linear import LinearAtPoint
 

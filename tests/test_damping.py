@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surmin.damping import LARGEST, SMALLEST, Damping, is_acceptable, reduction_ratio
+from surmin.damping import ACCEPT_ABOVE, LARGEST, SMALLEST, Damping, is_acceptable, reduction_ratio
 
 
 @given(loss=st.floats(-10, 10), change=st.floats(-5, 5), predicted=st.floats(1e-6, 5))
@@ -12,7 +12,7 @@ def test_a_step_is_accepted_when_the_loss_fell_by_a_fair_part(loss: float, chang
     new_loss = loss - change
     ratio = (loss - new_loss) / predicted
     assert reduction_ratio(loss, new_loss, predicted) == ratio
-    assert is_acceptable(loss, new_loss, predicted) == (new_loss < loss and ratio > 0.25)
+    assert is_acceptable(loss, new_loss, predicted) == (new_loss < loss and ratio > ACCEPT_ABOVE)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_an_unknown_option_gets_a_suggestion(name: str, suggestion: str) -> None
 
 
 def test_an_unknown_option_unlike_any_other() -> None:
-    with pytest.raises(ValueError, match=rr"^unknown option 'zzz'$"):
+    with pytest.raises(ValueError, match=r"^unknown option 'zzz'$"):
         resolve_options("compute", {"zzz": 1})
 
 

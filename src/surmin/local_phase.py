@@ -4,19 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from surmin.curvature.factor import GaussNewton
-from surmin.curvature.moments import InputMomentCache, estimate_moments
+from surmin.curvature.moments import InputMomentCache, Moments, estimate_moments
 from surmin.options import Options
 from surmin.pipeline.in_process import BlockWaves
-from surmin.pipeline.work import WorkMeter
 from surmin.solvers.conjugate_gradient import ConjugateGradient
 from surmin.solvers.cubic import CubicGradientDescent, CubicKrylov
 from surmin.solvers.gradient_descent import ArmijoGradientDescent, GradientDescent
-from surmin.solvers.kronecker import KroneckerPreconditioner, Moments
+from surmin.solvers.kronecker import KroneckerPreconditioner
 from surmin.solvers.nonlinear import Adam, GaussNewtonDescent, Lbfgs, NonlinearSolver
 from surmin.solvers.result import Solver, SolverResult
 from surmin.stages.block import Block
 from surmin.surrogates.local_loss import LocalLoss
 from surmin.surrogates.nonlinear import NonlinearLocalLoss, nonlinear_local_loss
+from surmin.work import WorkMeter
 
 QUADRATIC_SOLVERS: dict[str, Callable[[Options], Solver]] = {
     "cg": lambda options: ConjugateGradient(options.inner_steps),

@@ -30,13 +30,13 @@ def start(n: int, size: int) -> Tensor:
     return vector.expand(n, -1, -1).clone()
 
 
-def product(matrices: Tensor):  # noqa: ANN201
+def product(matrices: Tensor):
     return lambda v: torch.einsum("nij,nj->ni", matrices, v.flatten(1)).view(v.shape)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 @pytest.mark.parametrize("spectra", SPECTRA.values(), ids=SPECTRA.keys())
-def test_many_steps_find_the_largest_eigenvalue(method, spectra: list[list[float]]) -> None:  # noqa: ANN001
+def test_many_steps_find_the_largest_eigenvalue(method, spectra: list[list[float]]) -> None:
     matrices = batch(spectra)
     exact = torch.linalg.eigvalsh(matrices)[:, -1]
     found = method(product(matrices), start(len(spectra), 4), 3000 if method is power_iteration else 4)

@@ -6,9 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from surmin.curvature.factor import FactorCurvature, GaussNewton
-from surmin.curvature.moments import InputMomentCache, estimate_moments
+from surmin.curvature.moments import InputMomentCache, KroneckerMoments, MeanDiagonal, estimate_moments
 from surmin.pipeline.in_process import BlockWaves
-from surmin.solvers.kronecker import KroneckerMoments, MeanDiagonal
 from tests.cases import BY_NAME
 from tests.oracles import dense
 from tests.waves import block_waves

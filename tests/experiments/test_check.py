@@ -132,7 +132,9 @@ def test_planted_mistakes_are_found(plant: Plant, curvature: str, field: str, mo
 
 def test_a_planted_eigenvalue_shows_how_far_it_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     plant_eigenvalue(monkeypatch)
-    shortfalls = [block.eigenvalue_error for block in check(BY_NAME["tanh"], curvature="scalar", power_steps=300).blocks]
+    shortfalls = [
+        block.eigenvalue_error for block in check(BY_NAME["tanh"], curvature="scalar", power_steps=300).blocks
+    ]
     assert shortfalls[0] is None
     assert all(value == pytest.approx(0.8, abs=1e-3) for value in shortfalls[1:])
 
@@ -205,7 +207,9 @@ def test_too_large_a_network_is_refused_with_the_limit() -> None:
     with pytest.raises(ValueError, match=rf"layers 0 to 0 have 2,091 parameters, more than the {LARGEST_BLOCK:,} that"):
         check_network([wide], CrossEntropy(), torch.randn(4, 50), torch.zeros(4, dtype=torch.int64))
     narrow = nn.Sequential(nn.Linear(30, 30), nn.Linear(30, 10))
-    with pytest.raises(ValueError, match=r"Jacobians of .* have [\d,]+ numbers, more than the 20,000,000 that are kept"):
+    with pytest.raises(
+        ValueError, match=r"Jacobians of .* have [\d,]+ numbers, more than the 20,000,000 that are kept"
+    ):
         check_network([narrow], CrossEntropy(), torch.randn(3000, 30), torch.zeros(3000, dtype=torch.int64))
 
 
@@ -270,7 +274,19 @@ def test_the_command_says_when_something_is_wrong(
 def test_too_few_power_steps_break_lemma_1_and_the_command_says_what_to_do(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["check", "--train-samples", "6", "--width", "4", "--curvature", "scalar", "--power-steps", "1", "--trials", "1"]
+    words = [
+        "check",
+        "--train-samples",
+        "6",
+        "--width",
+        "4",
+        "--curvature",
+        "scalar",
+        "--power-steps",
+        "1",
+        "--trials",
+        "1",
+    ]
     assert main([*words, "--out", str(tmp_path / "a")]) == 1
     assert "is underestimated: try more --power-steps" in capfd.readouterr().out
 
@@ -279,7 +295,9 @@ def test_too_few_power_steps_break_lemma_1_and_the_command_says_what_to_do(
     (["--width", "64"], "more than the 2,000 that dense matrices are made of"), (["--trials", "0"], "trials must be"),
     (["--layers", "0"], "layers must be at least 1"), (["--curvature", "zzz"], "curvature"), (["--rank", "2"], "rank"),
 ], ids=str)  # fmt: skip
-def test_the_command_refuses_in_one_line(words: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_refuses_in_one_line(
+    words: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["check", *words, "--out", str(tmp_path / "check")]) == 2
     errors = capfd.readouterr().err
     assert message in errors and errors.count("\n") == 1

@@ -8,7 +8,11 @@ from surmin import CrossEntropy, SurrogateMinimizer
 from surmin.options import OptionValues
 
 SAMPLES, CLASSES, FLOAT = 12, 3, 4
-CAREFUL: OptionValues = {"damping": 1.0, "adapt_decoupling": False, "momentum_candidates": (0.0,)}  # the first try passes
+CAREFUL: OptionValues = {
+    "damping": 1.0,
+    "adapt_decoupling": False,
+    "momentum_candidates": (0.0,),
+}  # the first try passes
 WIDTHS = (5, 4)  # of the two boundaries
 
 

@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from surmin import SquaredError, SurrogateMinimizer
-from surmin.pipeline.work import WorkMeter
+from surmin.work import WorkMeter
 
 N, D, H, C = 10, 6, 5, 3
 
 
 def test_matrix_products_convolutions_and_factorizations() -> None:
-    def counted(function, *arguments: torch.Tensor) -> int:  # noqa: ANN001
+    def counted(function, *arguments: torch.Tensor) -> int:
         work = WorkMeter()
         work.counted("once", function)(*arguments)
         return work.operations

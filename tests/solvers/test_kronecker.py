@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from surmin.solvers.kronecker import KroneckerMoments, KroneckerPreconditioner, MeanDiagonal
+from surmin.curvature.moments import KroneckerMoments, MeanDiagonal
+from surmin.solvers.kronecker import KroneckerPreconditioner
 
 INPUTS, OUTPUTS = 4, 3
 

@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from surmin.curvature.factor import FactorCurvature
-from surmin.pipeline.work import WorkMeter
 from surmin.solvers.nonlinear import Adam, GaussNewtonDescent, Lbfgs
 from surmin.solvers.result import Reason
 from surmin.stages.partition import partition
 from surmin.surrogates.nonlinear import NonlinearLocalLoss, nonlinear_local_loss
+from surmin.work import WorkMeter
 from tests.cases import BY_NAME
 from tests.waves import block_waves
 
@@ -30,7 +30,7 @@ def local_loss(name: str, index: int, *, fraction: float = 1, damping: float = 0
 @by_solver
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("name", ["relu", "tanh", "convolution", "embedding", "attention", "frozen"])
-def test_every_solver_decreases_the_local_loss(name: str, index: int, make) -> None:  # noqa: ANN001
+def test_every_solver_decreases_the_local_loss(name: str, index: int, make) -> None:
     loss = local_loss(name, index, fraction=0.5)
     with torch.no_grad():  # as the minimizer calls it
         result = make(8).solve(loss)
@@ -42,7 +42,7 @@ def test_every_solver_decreases_the_local_loss(name: str, index: int, make) -> N
 
 
 @by_solver
-def test_more_steps_reach_a_stationary_point(make) -> None:  # noqa: ANN001
+def test_more_steps_reach_a_stationary_point(make) -> None:
     loss = local_loss("tanh", 1)
     with torch.no_grad():
         short, long = make(3).solve(loss), make(400).solve(loss)
@@ -61,7 +61,7 @@ def test_lbfgs_and_gauss_newton_agree_on_the_minimum() -> None:
 
 
 @by_solver
-def test_the_network_s_parameters_stay_where_they_are(make) -> None:  # noqa: ANN001
+def test_the_network_s_parameters_stay_where_they_are(make) -> None:
     case = BY_NAME["tanh"]
     network = case.network()
     before = [p.detach().clone() for p in network.parameters()]
@@ -74,7 +74,7 @@ def test_the_network_s_parameters_stay_where_they_are(make) -> None:  # noqa: AN
 
 
 @by_solver
-def test_a_loss_that_is_not_finite_is_named(make) -> None:  # noqa: ANN001
+def test_a_loss_that_is_not_finite_is_named(make) -> None:
     case = BY_NAME["softplus"]
     network = case.network()
     inputs, targets = case.batch()
@@ -87,7 +87,7 @@ def test_a_loss_that_is_not_finite_is_named(make) -> None:  # noqa: ANN001
 
 
 @by_solver
-def test_a_stationary_block_stays(make) -> None:  # noqa: ANN001
+def test_a_stationary_block_stays(make) -> None:
     """Targets equal to the outputs: no gradient, no step."""
     case = BY_NAME["softplus"]
     network = case.network()

@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.autograd.functional import jacobian
 
 from surmin.curvature.factor import FactorCurvature
-from surmin.pipeline.work import WorkMeter
 from surmin.stages.partition import partition
 from surmin.surrogates.nonlinear import NonlinearLocalLoss, nonlinear_local_loss
+from surmin.work import WorkMeter
 from tests.cases import BY_NAME, CASES, Case
 from tests.oracles import DenseBlock, dense, gauss_newton, gradients, loss_hessians, points, run, stage_blocks
 from tests.waves import block_waves

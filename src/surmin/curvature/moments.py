@@ -1,14 +1,34 @@
 """Second moments of a layer's inputs and columns, from which the Kronecker preconditioner is built."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from surmin.curvature.factor import FactorPiece, GaussNewton
-from surmin.solvers.kronecker import KroneckerMoments, MeanDiagonal, Moments
 from surmin.stages.layer import KroneckerPoint
+
+
+@dataclass(frozen=True)
+class KroneckerMoments:
+    """C and Ĝ of one layer. `bias` says whether the layer's flat vector ends with a bias, C's last row."""
+
+    inputs: Tensor
+    outputs: Tensor
+    bias: bool
+
+
+@dataclass(frozen=True)
+class MeanDiagonal:
+    """The stand-in for a layer without Kronecker structure: the mean of G's diagonal over its `size` parameters."""
+
+    mean: Tensor
+    size: int
+
+
+Moments = KroneckerMoments | MeanDiagonal
 
 
 class InputMomentCache:

@@ -4,7 +4,6 @@ Legend: Lemma 1 multiplies M_i on its way down. With `factor` it reaches block i
 s_{i-1} = s_i - 1/κ_i (so s_i = i/m for κ = m); `scalar` and `sample` have it in their L_i.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch

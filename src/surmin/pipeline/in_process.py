@@ -11,9 +11,9 @@ from surmin.curvature.output_curvature import BlockCurvature, Message, OutputCur
 from surmin.losses import ConvexLoss
 from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.validation import check_batch, check_modules
-from surmin.pipeline.work import WorkMeter
 from surmin.stages.block import Block
 from surmin.stages.stage import LayerParameters, Stage, Tape
+from surmin.work import WorkMeter
 
 StageParameters = Mapping[Stage, LayerParameters]
 """For every stage the values of its layers' parameters."""

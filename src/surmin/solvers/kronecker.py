@@ -12,25 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class KroneckerMoments:
-    """C and Ĝ of one layer. `bias` says whether the layer's flat vector ends with a bias, C's last row."""
-
-    inputs: Tensor
-    outputs: Tensor
-    bias: bool
-
-
-@dataclass(frozen=True)
-class MeanDiagonal:
-    """The stand-in for a layer without Kronecker structure: the mean of G's diagonal over its `size` parameters."""
-
-    mean: Tensor
-    size: int
-
-
-Moments = KroneckerMoments | MeanDiagonal
+from surmin.curvature.moments import MeanDiagonal, Moments
 
 
 class KroneckerPreconditioner:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from surmin.curvature.factor import GaussNewton, gauss_newton, weighted_sum
 from surmin.curvature.output_curvature import Message
-from surmin.pipeline.work import WorkMeter
 from surmin.stages.block import Block
 from surmin.stages.stage import Stage, Tape
+from surmin.work import WorkMeter
 
 
 @dataclass(frozen=True)
