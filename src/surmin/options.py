@@ -98,7 +98,7 @@ class Options:
 PRESETS: Mapping[str, Options] = {
     "compute": Options(),
     "trips": Options(
-        blocks="stage", local="nonlinear", solver="gauss-newton", inner_steps=5, preconditioner=None,
+        blocks="stage", local="nonlinear", solver="gauss-newton", inner_steps=4, preconditioner=None,
         curvature_fraction=0.5, damping_candidates=(0.1, 0.4, 1.5, 6.0), momentum_candidates=(0.0, 0.3, 0.6),
     ),
     "paper": Options(

@@ -6,6 +6,7 @@ from curvlinops import GGNLinearOperator
 from torch import Tensor, nn
 
 from surmin.curvature.factor import FactorCurvature, GaussNewton
+from surmin.curvature.sampling import importance_rows
 from surmin.losses import GradientOracle
 from surmin.stages.partition import partition
 from tests.cases import BY_NAME, CASES, Case
@@ -93,13 +94,18 @@ def test_sampled_rows_carry_their_weights_down_the_pipe() -> None:
     """G on a fraction of the batch is the weighted sum of those samples' own terms."""
     case = BY_NAME["tanh"]
     network, (inputs, targets) = case.network(), case.batch(samples=9)
+    with torch.no_grad():
+        network[-1].weight *= 6  # some samples are much more curved than others
     curvature = FactorCurvature(fraction=0.5)
     outputs = network(inputs).detach()
     ((columns, rows),) = curvature.top(case.loss, [outputs], [targets], seed=3)
     assert len(rows) == curvature.sample_count(9) == 4
     flat = columns.flatten(2)
     curvatures = torch.einsum("knd,kne->nde", flat, flat)
-    weights = curvatures.diagonal(dim1=1, dim2=2).sum(1) / case.loss.trace(outputs, targets)[rows]
+    traces, generator = case.loss.trace(outputs, targets), torch.Generator().manual_seed(3)
+    drawn, weights = importance_rows(traces, 4, curvature.share, generator)
+    assert torch.equal(rows, drawn)
+    assert weights.std() > 0.05
     exact = loss_hessians(case.loss, outputs, targets)[rows]
     torch.testing.assert_close(curvatures, weights.view(-1, 1, 1) * exact)
     (found,) = block_waves([network], case, (inputs, targets), _Given([(columns, rows)], 4), blocks="stage")

@@ -31,7 +31,12 @@ def relative(variant: str) -> bool:
 
 @pytest.mark.parametrize(
     ("case", "variant"),
-    [(case, variant) for case in CASES for variant in VARIANTS if case.name != "attention" or variant == "sample"],
+    [
+        pytest.param(case, variant, marks=[pytest.mark.slow] if case.name == "attention" else [])
+        for case in CASES
+        for variant in VARIANTS
+        if case.name != "attention" or variant == "sample"
+    ],
     ids=str,
 )
 def test_blocks_equal_the_dense_recursion(case: Case, variant: str) -> None:

@@ -1,12 +1,15 @@
 """However network and batch are cut, whatever is resumed: the same parameters."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from surmin import SurrogateMinimizer
+from surmin.curvature.factor import FactorCurvature
+from surmin.curvature.output_curvature import Message
 from surmin.options import OptionValues
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.partition import partition
@@ -84,6 +87,19 @@ def test_the_same_seed_gives_the_same_bits(variant: str) -> None:
 def test_another_seed_draws_other_rows() -> None:
     left, right = train("tanh", {"seed": 0}), train("tanh", {"seed": 1})
     assert not torch.equal(left["0.weight"], right["0.weight"])
+
+
+def test_every_round_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    plain = FactorCurvature.top
+
+    def top(self: FactorCurvature, *arguments: Any) -> list[Message]:
+        seeds.append(arguments[-1])
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(FactorCurvature, "top", top)
+    train("tanh", {}, rounds=4)
+    assert len(set(seeds)) == 4
 
 
 def test_nothing_is_drawn_from_the_global_generator() -> None:

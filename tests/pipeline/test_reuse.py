@@ -104,6 +104,15 @@ def test_another_batch_of_equal_values_is_another_batch() -> None:
     assert sm.step(inputs, other).loss == pytest.approx(expected.item(), rel=1e-12)
 
 
+def test_a_part_of_the_batch_is_another_batch() -> None:
+    """It starts at the same place in memory."""
+    net, (inputs, targets) = network(), batch()
+    sm = SurrogateMinimizer([net], SquaredError())
+    assert sm.step(inputs, targets).accepted
+    expected = 0.5 * (net(inputs[:4]) - targets[:4]).square().sum(1).mean()
+    assert sm.step(inputs[:4], targets[:4]).loss == pytest.approx(expected.item(), rel=1e-12)
+
+
 def test_labels_changed_in_place() -> None:
     net, (inputs, _) = network(), batch()
     labels = torch.zeros(8, dtype=torch.int64)
