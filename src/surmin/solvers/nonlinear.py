@@ -83,22 +83,27 @@ class GaussNewtonDescent:
     def solve(self, loss: NonlinearLocalLoss) -> SolverResult:
         """Levenberg-Marquardt within the block: damping is added after a step that failed."""
         step = loss.block.vector().zero_()
-        extra, used = 0.0, 0
         with torch.enable_grad():
             tapes = loss.forward(step)
-        value, gradient, model = torch.zeros_like(step[0]), loss.gradient(tapes, step), self._model(loss, tapes)
+        value = new_value = torch.zeros_like(step[0])
+        extra, used = 0.0, 0
+        expansion: tuple[Tensor, Callable[[Tensor, float], SolverResult]] | None = None
         for _ in range(self.steps):
+            if expansion is None:
+                expansion = loss.gradient(tapes, step), self._model(loss, tapes)
+            gradient, model = expansion
             move = model(gradient, loss.damping + extra).step
             used += self.products
             with torch.enable_grad():
-                tapes = loss.forward(step + move)
-            new_value = loss.value(tapes, step + move)
+                trial = loss.forward(step + move)
+            new_value = loss.value(trial, step + move)
             if bool(new_value < value):
-                step, value, extra = step + move, new_value, extra / 3
-                gradient, model = loss.gradient(tapes, step), self._model(loss, tapes)
+                step, value, tapes, expansion, extra = step + move, new_value, trial, None, extra / 3
             else:
                 extra = max(4 * extra, loss.damping)
-        return _finish(loss, step, used)
+        known = torch.isfinite(new_value) | step.any()
+        decrease = torch.where(known, 0.5 * loss.damping * step.dot(step) - value, torch.nan)
+        return _result(step, decrease, used)
 
     def _model(self, loss: NonlinearLocalLoss, tapes: Sequence[Tape]) -> Callable[[Tensor, float], SolverResult]:
         """The quadratic at the tapes' point, ready to be minimised from a gradient at some damping."""
@@ -121,7 +126,10 @@ class GaussNewtonDescent:
 
 
 def _finish(loss: NonlinearLocalLoss, step: Tensor, evaluations: int) -> SolverResult:
-    decrease = -loss.damped(0.0)(step)
+    return _result(step, -loss.damped(0.0)(step), evaluations)
+
+
+def _result(step: Tensor, decrease: Tensor, evaluations: int) -> SolverResult:
     code = torch.where(decrease > 0, int(Reason.MAX_STEPS), int(Reason.NO_DECREASE))
     code = torch.where(torch.isfinite(decrease), code, int(Reason.NON_FINITE))
     return SolverResult(step, decrease, code, evaluations)
