@@ -1,6 +1,6 @@
-"""Dense float64 references by another road than the package takes: nested autodiff, explicit Jacobians, loops over samples.
+"""Dense float64 references by another road than the package takes: nested autodiff, explicit Jacobians, plain loops.
 
-Nothing here imports from `surmin` but the names of the losses. Everything is meant for networks of a few hundred parameters.
+Nothing here imports from `surmin` but the names of the losses. It is meant for networks of a few hundred parameters.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ class DenseBlock:
 
 
 def layer_blocks(network: nn.Sequential) -> list[DenseBlock]:
-    """One block per trainable layer; layers without trainable parameters go with the one before, leading ones with the first."""
+    """One block per trainable layer; layers without parameters go with the one before, leading ones with the first."""
     groups: list[list[nn.Module]] = [[]]
     for module in network:
         trains = any(p.requires_grad for p in module.parameters())
@@ -127,8 +127,8 @@ def gauss_newton(blocks: Sequence[DenseBlock], case: Case, inputs: Tensor, targe
 class DenseRecursion:
     """Appendix A for one block, densely, in units of the mean loss.
 
-    `zz`, `zt`, `tt` are the Hessian's blocks of Ψ_i∘f_i; `above` is the curvature of Ψ_i in the block's output; `below` is the
-    diagonal (L_{i-1} / n for every entry of z) of ℍ_zz; `local` is ℍ_i.
+    `zz`, `zt`, `tt` are the Hessian's blocks of Ψ_i∘f_i; `above` is the curvature of Ψ_i in the block's output; `below`
+    is the diagonal (L_{i-1} / n for every entry of z) of ℍ_zz; `local` is ℍ_i.
     """
 
     above: Tensor
@@ -155,9 +155,8 @@ def appendix_a(
         above, below, local = constants, torch.zeros(0), tt
         if index:
             width = z[0].numel()
-            largest = torch.stack([
-                torch.linalg.eigvalsh(n * zz[j * width : (j + 1) * width, j * width : (j + 1) * width])[-1] for j in range(n)
-            ])  # fmt: skip
+            own = [slice(j * width, (j + 1) * width) for j in range(n)]
+            largest = torch.stack([torch.linalg.eigvalsh(n * zz[part, part])[-1] for part in own])
             if not per_sample:
                 largest = largest.max().expand(n)
             deltas = (

@@ -35,7 +35,7 @@ def test_explicit_options_override_the_preset() -> None:
         ({"curvature": "sample"}, {"preconditioner": None, "adapt_decoupling": False}),
         ({"cubic": 0.5}, {"solver": "cubic-krylov", "preconditioner": None}),
         ({"solver": "gd"}, {"preconditioner": None}),
-        ({"adapt_damping": False}, {"adapt_decoupling": False}),
+        ({"adapt_damping": False}, {"adapt_decoupling": False, "momentum_candidates": (0.0,)}),
     ],
 )
 def test_what_a_preset_only_has_for_its_own_choices_gives_way(given: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -92,6 +92,7 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("power_steps", [0], [1]),
     ("damping_candidates", [(), (0.0,), (1.0, -1.0), (math.inf,), (math.nan,)], [(0.5, 1.0)]),
     ("cubic", [-1.0, math.inf, math.nan], [0.0]),
+    ("momentum_candidates", [(), (-0.1,), (1.0,), (math.nan,)], [(0.0,), (0.0, 0.9)]),
 ]
 
 
@@ -117,6 +118,7 @@ def test_values_out_of_range_are_named(name: str, bad: list[Any], good: list[Any
         ({"decoupling": [2.0, 2.0], "curvature": "scalar"}, "needs curvature='factor'"),
         ({"adapt_decoupling": True, "adapt_damping": False}, "adapt_decoupling needs adapt_damping=True"),
         ({"damping_candidates": (0.5, 1.0), "adapt_damping": False}, "need adapt_damping=True"),
+        ({"momentum_candidates": (0.0, 0.5), "adapt_damping": False}, "momentum_candidates need adapt_damping=True"),
         ({"damping": 0.0}, "adapt_damping needs a positive damping"),
     ],
 )  # fmt: skip

@@ -19,7 +19,7 @@ def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_commands_parse() -> None:
-    blocks = re.findall(r"```\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"^```\w*\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     commands = re.findall(r"^surmin (.+)$", "\n".join(blocks), re.MULTILINE)
     assert {words.split()[0] for words in commands} == {"train", "compare", "check"}
     for words in commands:

@@ -113,7 +113,7 @@ class Search:
         numbers = [point.wave.loss, point.gradient_square]
         for (_, results, _), wave in zip(candidates, waves, strict=True):
             numbers += [unknown if wave is None else wave.loss, torch.stack([r.decrease for r in results]).sum()]
-        loss, gradient_square, *pairs = self.pipeline.total(torch.stack(numbers))
+        loss, gradient_square, *pairs = self.pipeline.total(torch.stack([number.double() for number in numbers]))
         self._check_start(loss, gradient_square)
         ends = zip(pairs[::2], pairs[1::2], strict=True)
         return [

@@ -39,7 +39,7 @@ class _OperationCounter(TorchDispatchMode):
 
 
 def _materialized(argument: Any) -> Any:
-    """A symbolic zero of forward mode as plain zeros: in a dispatch mode `aten::mul.Scalar` crashes on it (torch 2.13)."""
+    """A symbolic zero of forward mode as plain zeros: under a dispatch mode `aten::mul.Scalar` crashes on it."""
     if isinstance(argument, torch.Tensor) and argument._is_zerotensor():
         return torch.zeros(argument.shape, dtype=argument.dtype, device=argument.device)
     return argument

@@ -60,6 +60,19 @@ def test_one_sample_makes_the_kronecker_product_exact() -> None:
         torch.testing.assert_close(full[order][:, order], found, rtol=1e-9, atol=1e-14)
 
 
+def test_one_sample_at_one_position_makes_a_convolution_s_kronecker_product_exact() -> None:
+    """A kernel as large as the image: the flat order of (out, in, height, width) and the patches' order agree."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(2, 3, (2, 3)), torch.nn.Flatten()).double()
+    batch = torch.randn(1, 2, 2, 3, dtype=torch.float64), torch.tensor([1])
+    (waves,) = block_waves([network], BY_NAME["convolution"], batch, FactorCurvature(fraction=1))
+    (moment,) = moments_of(waves)
+    assert isinstance(moment, KroneckerMoments)
+    order = torch.tensor([13 * row + column for row in range(3) for column in range(12)] + [12, 25, 38])
+    full = torch.kron(moment.outputs, moment.inputs)[order][:, order]
+    torch.testing.assert_close(full, dense(waves.curvature.product, 39), rtol=1e-9, atol=1e-14)
+
+
 def test_a_convolution_s_rows_are_its_patches() -> None:
     waves = waves_of("convolution")[0]
     (moment,) = moments_of(waves)

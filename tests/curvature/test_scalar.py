@@ -55,7 +55,7 @@ def test_blocks_equal_the_dense_recursion(case: Case, variant: str) -> None:
 @by_variant
 @pytest.mark.parametrize("name", ["relu", "tanh", "convolution"])
 def test_both_conditions_of_lemma_1_hold(name: str, variant: str) -> None:
-    """Condition (1): ℍ_zz - H_zz ⪰ 0. Condition (2): ℍ - H_θθ - H_zθᵀ [ℍ_zz - H_zz]⁻¹ H_zθ ⪰ 0, with the package's ℍ and L."""
+    """(1) ℍ_zz - H_zz ⪰ 0 and (2) ℍ - H_θθ - H_zθᵀ [ℍ_zz - H_zz]⁻¹ H_zθ ⪰ 0, with the package's ℍ and L."""
     case = BY_NAME[name]
     network, batch = case.network(), case.batch()
     curvature = ScalarCurvature(power_steps=60, eigenvalue="lanczos", **VARIANTS[variant])

@@ -90,7 +90,7 @@ def plant_columns(patch: pytest.MonkeyPatch) -> None:
 
 
 def plant_inflation(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(decoupled, "uniform_decoupling", lambda blocks: [float(blocks - 1)] * blocks)
+    patch.setattr(decoupled, "uniform_decoupling", lambda blocks: [blocks - 0.1] * blocks)
 
 
 def plant_mixed_block(patch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,8 @@ def test_too_large_a_network_is_refused_with_the_limit() -> None:
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"trials": 0}, "trials must be at least 1"), ({"radii": ()}, "radii must be"), ({"radii": (-1.0,)}, "radii must be"),
+    ({"trials": 0}, "trials must be at least 1"), ({"radii": ()}, "radii must be"),
+    ({"radii": (-1.0,)}, "radii must be"),
     ({"curvature": "none"}, "curvature must be one of"), ({"decoupling": [2.0, 2.0]}, "got 2 for 4 blocks"),
 ], ids=str)  # fmt: skip
 def test_wrong_options_are_named(options: dict[str, object], message: str) -> None:

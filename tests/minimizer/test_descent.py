@@ -155,6 +155,22 @@ def test_a_rejection_after_loose_rounds_brings_the_inflation_back_at_once() -> N
     assert sm._damping.after_rejection().inflation_share * 4 > 1
 
 
+def test_momentum_adds_a_share_of_the_last_step() -> None:
+    case = BY_NAME["tanh"]
+    steps: dict[float, list[Tensor]] = {}
+    for momentum in (0.0, 0.5):
+        network = case.network()
+        options: OptionValues = {"momentum_candidates": (momentum,), "curvature_fraction": 1, "damping": 1.0}
+        sm = SurrogateMinimizer([network], case.loss, adapt_decoupling=False, **options)
+        points = [network[0].weight.detach().clone()]
+        for _ in range(2):
+            assert sm.step(*case.batch()).tries == 1
+            points.append(network[0].weight.detach().clone())
+        steps[momentum] = [points[1] - points[0], points[2] - points[1]]
+    assert torch.equal(steps[0.0][0], steps[0.5][0])
+    torch.testing.assert_close(steps[0.5][1], steps[0.0][1] + 0.5 * steps[0.0][0], rtol=1e-9, atol=1e-13)
+
+
 def test_a_stationary_point_is_left_alone() -> None:
     case = BY_NAME["softplus"]
     network = case.network()

@@ -101,11 +101,12 @@ BAD_NETWORKS: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
     "half": (lambda: [nn.Linear(3, 2).half()], r"dtype torch.float16: the solvers need float32 or float64"),
     "bfloat16": (lambda: [nn.Linear(3, 2).bfloat16()], r"dtype torch.bfloat16"),
     "two dtypes": (lambda: [nn.Linear(3, 2), nn.Linear(2, 2).double()], "one dtype"),
-    "dropout": (lambda: [nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))], "Dropout '1' in stage 0 is in training mode"),
+    "dropout": (lambda: [nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))], "Dropout '1' in stage 0 is in training"),
     "dropout 2d": (lambda: [nn.Conv2d(1, 1, 1), nn.Dropout2d(0.5)], "stage 1 is in training mode"),
     "batch norm": (lambda: [nn.Linear(3, 2), nn.BatchNorm1d(2)], "stage 1 is in training mode: batch statistics"),
     "batch norm without statistics": (
-        lambda: [nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, track_running_stats=False).eval())], "BatchNorm1d '1'",
+        lambda: [nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, track_running_stats=False).eval())],
+        "BatchNorm1d '1'",
     ),
     "attention with dropout": (lambda: [nn.MultiheadAttention(4, 2, dropout=0.1)], "stage 0 is in training mode"),
     "random slopes": (lambda: [nn.Sequential(nn.Linear(3, 2), nn.RReLU())], "RReLU '1' in stage 0 is in training mode"),
@@ -122,7 +123,7 @@ def test_bad_networks_are_refused_with_the_way_out(make: Callable[[], list[nn.Mo
 
 
 def test_a_stage_must_be_a_module() -> None:
-    with pytest.raises(TypeError, match="stage 1 is a str, not an nn.Module"):
+    with pytest.raises(TypeError, match=r"stage 1 is a str, not an nn\.Module"):
         check_modules([nn.Linear(2, 2), "nn.ReLU"])  # type: ignore[list-item]
 
 

@@ -1,4 +1,4 @@
-"""Cubic solvers against a dense reference: SciPy's scalar root of the secular equation, and plain minimisation from many starts."""
+"""Cubic solvers against the conditions of Nesterov and Polyak, and against SciPy's BFGS from many starts."""
 
 import numpy as np
 import pytest

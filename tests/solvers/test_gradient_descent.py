@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -44,7 +46,7 @@ def test_every_armijo_step_decreases_enough_and_no_longer_one_would(
     loss = quadratic(matrix, gradient, cubic=cubic, damping=0.1)
     points = trajectory(loss, 4, learning_rate)
     previous = learning_rate / 2
-    for here, there in zip(points, points[1:], strict=False):
+    for here, there in pairwise(points):
         slope = loss.gradient_at(here)
         squared = slope @ slope
         if squared < 1e-16:

@@ -65,11 +65,11 @@ LAYERS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], type]] = [
     ("linear, parametrized", parametrized, (4,), GenericAtPoint),
     ("convolution", lambda: nn.Conv2d(2, 3, 3, padding=1), (2, 4, 4), ConvolutionAtPoint),
     ("convolution without bias", lambda: nn.Conv2d(2, 3, 2, bias=False), (2, 3, 3), ConvolutionAtPoint),
-    ("convolution, stride", lambda: nn.Conv2d(1, 2, (2, 3), stride=(1, 2), padding=(1, 0)), (1, 4, 5), ConvolutionAtPoint),
+    ("convolution, stride", lambda: nn.Conv2d(1, 2, (2, 3), (1, 2), padding=(1, 0)), (1, 4, 5), ConvolutionAtPoint),
     ("convolution, dilation", lambda: nn.Conv2d(2, 2, 2, dilation=(2, 1)), (2, 4, 3), ConvolutionAtPoint),
     ("convolution, groups", lambda: nn.Conv2d(2, 4, 2, groups=2), (2, 3, 3), GenericAtPoint),
     ("convolution, padding same", lambda: nn.Conv2d(1, 2, 3, padding="same"), (1, 3, 3), GenericAtPoint),
-    ("convolution, reflected", lambda: nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), (1, 3, 3), GenericAtPoint),
+    ("convolution, padded", lambda: nn.Conv2d(1, 2, 2, padding=1, padding_mode="circular"), (1, 3, 3), GenericAtPoint),
     ("convolution, frozen weight", lambda: frozen(nn.Conv2d(1, 2, 2), "weight"), (1, 3, 3), GenericAtPoint),
     ("convolution in 1-d", lambda: nn.Conv1d(2, 3, 2), (2, 4), GenericAtPoint),
     ("layer norm", lambda: nn.LayerNorm(4), (2, 4), GenericAtPoint),
@@ -207,8 +207,6 @@ def test_an_empty_batch_of_columns_is_no_special_case() -> None:
     for name, make, shape, _ in LAYERS:
         layer, inputs = build(make, shape)
         columns = torch.zeros(2, 0, *layer.forward(inputs).shape[1:], dtype=torch.float64)
-        if name == "max pooling":
-            continue  # torch refuses an empty batch there
         point = linearize(layer, inputs[:0])
         assert point.input_vjp(columns).shape == (2, 0, *inputs.shape[1:]), name
         assert point.parameter_vjp(columns[0]).abs().sum() == 0, name

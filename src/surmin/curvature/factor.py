@@ -20,6 +20,8 @@ from surmin.stages.stage import Tape
 
 MAX_EXACT_COLUMNS = 1024
 """Outputs per sample up to which a factor without a rank is built."""
+CACHED_NUMBERS = 1 << 20
+"""Numbers that stay in a processor's cache between two uses."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,6 @@ class FactorPiece:
 
     point: LayerAtPoint
     columns: Tensor
-
-    def project(self, direction: Tensor) -> Tensor:
-        """Rᵀ J_θ v: a flat vector to (k, q)."""
-        tangent = self.point.parameter_jvp(direction)
-        return torch.linalg.vecdot(self.columns.flatten(2), tangent.flatten(1))
 
     def lift(self, coefficients: Tensor) -> Tensor:
         """J_θᵀ R c: (k, q) to a flat vector."""
@@ -52,9 +49,10 @@ class GaussNewton:
         parts = direction.split(self.sizes)
         total = torch.zeros_like(direction)
         for layers in self.pieces:
-            coefficients = sum(piece.project(part) for piece, part in zip(layers, parts, strict=True))
-            assert isinstance(coefficients, Tensor)
-            total += torch.cat([piece.lift(coefficients) for piece in layers])
+            tangents = [piece.point.parameter_jvp(part) for piece, part in zip(layers, parts, strict=True)]
+            cotangents = _through_factor([piece.columns for piece in layers], tangents)
+            pulled = [piece.point.parameter_vjp(own) for piece, own in zip(layers, cotangents, strict=True)]
+            total += torch.cat(pulled)
         return total / self.samples
 
 
@@ -113,6 +111,22 @@ class FactorCurvature:
         if self.top_factor == "smoothness":
             return identity_factor(outputs, loss.smoothness(outputs))
         return loss.factor(outputs, targets)
+
+
+def _through_factor(columns: Sequence[Tensor], tangents: Sequence[Tensor]) -> list[Tensor]:
+    """R_l Σ_m R_mᵀ t_m for every layer l, a few samples at a time: the columns come from memory once, not twice."""
+    per_sample = sum(own[:, 0].numel() for own in columns if own.shape[1])
+    step = max(1, CACHED_NUMBERS // max(1, per_sample))
+    cotangents = [torch.empty_like(tangent) for tangent in tangents]
+    for start in range(0, len(tangents[0]), step):
+        rows = slice(start, start + step)
+        parts = [own[:, rows] for own in columns]
+        coefficients = torch.linalg.vecdot(parts[0].flatten(2), tangents[0][rows].flatten(1))
+        for part, tangent in zip(parts[1:], tangents[1:], strict=True):
+            coefficients += torch.linalg.vecdot(part.flatten(2), tangent[rows].flatten(1))
+        for own, part in zip(cotangents, parts, strict=True):
+            own[rows] = weighted_sum(part, coefficients)
+    return cotangents
 
 
 def weighted_sum(columns: Tensor, coefficients: Tensor) -> Tensor:

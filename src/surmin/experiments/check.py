@@ -107,8 +107,8 @@ def check_network(
         targets: of the batch.
         radii: lengths of random steps d, as multiples of ‖θ‖.
         trials: steps of every length.
-        **options: of `SurrogateMinimizer`; those that say what the local losses are have a meaning here. The curvature is
-            taken exactly and on the whole batch.
+        **options: of `SurrogateMinimizer`; those that say what the local losses are have a meaning here. The curvature
+            is taken exactly and on the whole batch.
 
     Raises:
         ValueError: for a network or a batch that cannot be trained, or too large for dense algebra, saying the limit.

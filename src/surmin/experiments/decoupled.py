@@ -24,7 +24,7 @@ SMALLEST_SHARE = 1e-12
 
 @dataclass(frozen=True)
 class Conditions:
-    """Smallest eigenvalues that Lemma 1 wants to be ≥ 0, relative; the first block has nothing below it, so no `first`."""
+    """Smallest eigenvalues, relative, that Lemma 1 wants to be ≥ 0; the first block has none for its input."""
 
     second: float
     first: float | None = None

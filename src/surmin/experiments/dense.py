@@ -1,4 +1,4 @@
-"""Dense float64 references for `surmin check`: nested reverse mode over a copy of the network, none of its closed forms.
+"""Dense float64 references for `surmin check`: nested reverse mode over a copy of the network, and no closed forms.
 
 Legend: n samples, C outputs of a sample, z_i a block's input with D numbers a sample, θ_i its parameters (P,).
 """
@@ -172,8 +172,8 @@ def check_size(network: DenseNetwork) -> None:
         )
         if block.size > LARGEST_BLOCK:
             raise ValueError(
-                f"{named} have {block.size:,} parameters, more than the {LARGEST_BLOCK:,} that dense matrices are made of: "
-                "check a narrower network"
+                f"{named} have {block.size:,} parameters, more than the {LARGEST_BLOCK:,} that dense matrices are made "
+                "of: check a narrower network"
             )
         _check_numbers(samples * z[0].numel() * max(block.size, z[0].numel()), f"{samples} samples' inputs of {named}")
     _check_numbers(samples * outputs * sum(block.size for block in network.blocks), f"{samples} samples' outputs")

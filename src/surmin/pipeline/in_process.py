@@ -27,7 +27,7 @@ class Wave:
         inputs: the network's inputs, by micro-batch.
         targets: by micro-batch.
         tapes: by stage, then by micro-batch.
-        loss: the mean loss h, 0-dimensional.
+        loss: the mean loss h, 0-dimensional; summed in float64, so that small decreases are seen.
     """
 
     inputs: Sequence[Tensor]
@@ -214,7 +214,7 @@ class InProcessPipeline:
 
     def _evaluate(self, wave: Wave) -> None:
         losses = [self.loss.sample_losses(*pair) for pair in zip(wave.outputs, wave.targets, strict=True)]
-        wave.loss = torch.cat(losses).mean()
+        wave.loss = torch.cat(losses).double().mean()
 
     def _check_targets(self, wave: Wave) -> None:
         for output, targets in zip(wave.outputs, wave.targets, strict=True):

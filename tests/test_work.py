@@ -38,7 +38,7 @@ def test_a_phase_is_counted_once_and_added_at_every_run() -> None:
 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_gradient_equivalents_of_a_step(steps: int) -> None:
-    """Plain CG on the whole batch: forward, backward, columns down one layer, `steps` products in every block, and the test."""
+    """Plain CG on the whole batch: forward, backward, columns down a layer, `steps` products a block, the test."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(D, H), nn.Tanh(), nn.Linear(H, C))
     sm = SurrogateMinimizer(
