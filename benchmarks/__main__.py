@@ -28,8 +28,7 @@ def _run(name: str, settings: Settings, options: argparse.Namespace, console: Co
     machine = describe_machine(settings)
     console.rule(f"{name}{' (quick: cut down, targets not judged)' if settings.quick else ''}")
     try:
-        with console.status(name):
-            result: Result = import_module(f"benchmarks.{name}").run(settings)
+        result: Result = import_module(f"benchmarks.{name}").run(settings)
     except CannotRunError as missing:
         console.print(f"skipped: {missing}")
         return 0

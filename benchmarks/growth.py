@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import quantiles
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -52,6 +53,7 @@ def run(settings: Settings) -> Result:
 
 def _measure(settings: Settings, size: dict[str, int]) -> Point:
     problem = gaussian_mlp(settings.device, size["depth"], size["width"], size["samples"], classes=size["classes"])
+    settings.note(", ".join(f"{name} {value}" for name, value in size.items()))
     model = problem.network(0)
     minimizer = surrogate(model, 0, stages=min(STAGES, size["depth"]))
     compute = gradient(problem, model)
@@ -87,29 +89,28 @@ def _fixed(axis: str, centre: dict[str, int]) -> str:
 
 @context(RC)
 def _picture(found: dict[str, list[Point]], centre: dict[str, int]) -> Figure:
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
-    for position, (panel, (axis, points)) in enumerate(zip(figure.subplots(2, 2).flat, found.items(), strict=True)):
+    figure = Figure(figsize=(10, 8), layout="constrained")
+    panels = figure.subplots(2, 2).flat
+    for panel, (axis, points) in zip(panels, found.items(), strict=True):
         _draw(panel, axis, points)
         panel.set_title(_fixed(axis, centre), fontsize=10)
-        if position == 0:
-            panel.legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.suptitle("One round of sm, in forward and backward passes of the same network")
     return figure
 
 
 def _draw(panel: Axes, axis: str, points: list[Point]) -> None:
     sizes = [point.size[axis] for point in points]
-    middle = [median(point.ratios) for point in points]
-    low = [m - min(point.ratios) for m, point in zip(middle, points, strict=True)]
-    high = [max(point.ratios) - m for m, point in zip(middle, points, strict=True)]
+    quarters = [quantiles(point.ratios, n=4, method="inclusive") for point in points]
+    whiskers = [[middle - low for low, middle, _ in quarters], [high - middle for _, middle, high in quarters]]
     measured, counted = LineStyle.number(0), LineStyle.number(1)
     panel.errorbar(
-        sizes, middle, yerr=[low, high], color=measured.color, marker=measured.marker, linestyle=measured.dashes,
-        capsize=3, label="measured time: median and range",
+        sizes, [middle for _, middle, _ in quarters], yerr=whiskers, color=measured.color, marker=measured.marker,
+        linestyle=measured.dashes, capsize=3, label="time: median and middle half of the rounds",
     )  # fmt: skip
     panel.plot(
         sizes, [median(point.counted) for point in points], color=counted.color, marker=counted.marker,
-        linestyle=counted.dashes, label="operations counted",
+        linestyle=counted.dashes, label="operations, counted: median",
     )  # fmt: skip
     panel.set(xlabel=LABELS[axis], ylabel="gradients per round", xscale="log", ylim=(0, None))
     panel.set_xticks(sizes, [str(size) for size in sizes])

@@ -4,6 +4,7 @@ import math
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -41,6 +42,10 @@ class Settings:
     def seeds(self, count: int) -> range:
         """The seeds of the networks' initial values: so many, or one in a quick run."""
         return range(min(count, self.most_seeds or count, 1 if self.quick else count))
+
+    def note(self, text: str) -> None:
+        """Tell someone who waits what comes next."""
+        print(f"… {text}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.clock import Stopwatch
-from benchmarks.harness import Table, spread
+from benchmarks.harness import Settings, Table, spread
 from benchmarks.problems import Problem, batches
 from benchmarks.runs import adam_step, surrogate
 
@@ -44,11 +44,12 @@ class Race:
     options: dict[str, Any]
     lr: float
 
-    def run(self, seeds: Sequence[int]) -> dict[str, list[list[Mark]]]:
+    def run(self, settings: Settings, seeds: int) -> dict[str, list[list[Mark]]]:
         """By method, then by seed: `sm`, then Adam on the same batches for as many updates and on for as much time."""
         surrogate(self.problem.network(0), 0, **self.options).step(*next(self._batches(0)))  # warm-up
         found: dict[str, list[list[Mark]]] = {"sm": [], f"adam {self.lr:g}": [], f"adam {self.lr:g}, sm's time": []}
-        for seed in seeds:
+        for seed in settings.seeds(seeds):
+            settings.note(f"{self.problem.name}: both methods, seed {seed}")
             model, peer = self.problem.network(seed), self.problem.network(seed)
             own, _ = self._follow(model, surrogate(model, seed, **self.options).step, seed, ())
             equal, timed = self._follow(peer, adam_step(peer, self.lr), seed, [mark.seconds for mark in own])

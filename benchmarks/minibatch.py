@@ -24,7 +24,7 @@ def run(settings: Settings) -> Result:
         return float((model(data.test_inputs).argmax(1) == data.test_targets).double().mean() * 100)
 
     updates = (3, 6) if settings.quick else UPDATES
-    found = Race(problem, BATCH, accuracy, updates, {}, ADAM_RATE).run(settings.seeds(SEEDS))
+    found = Race(problem, BATCH, accuracy, updates, {}, ADAM_RATE).run(settings, SEEDS)
     name = f"{problem.name}, {len(problem.inputs)} images, batches of {BATCH}"
     measured = median([own[-1].score for own in found["sm"]])
     target = Target(f"{name}: test accuracy, %, at {UPDATES[-1]} updates, median", measured, 97.5, at_least=True)

@@ -15,7 +15,7 @@ from surmin.models import cnn, gpt
 
 LOSS = 1e-3
 ADAM_RATE = 3e-3
-CNN_ROUNDS, CNN_LIMIT, ADAM_LIMIT = 14, 40, 600
+CNN_ROUNDS, CNN_LIMIT, ADAM_LIMIT = 14, 40, 400
 CNN_SETTINGS: dict[str, dict[str, Any]] = {
     "sm, N = 20": {"blocks": "stage", "inner_steps": 20},
     "sm, N = 3": {"blocks": "stage"},
@@ -36,10 +36,11 @@ def run(settings: Settings) -> Result:
 
 def _cnn(result: Result, settings: Settings) -> None:
     data = mnist(200 if settings.quick else 2000, settings.device)
-    problem = Problem("cnn, 4 layers × 8", data.train_inputs, data.train_targets, lambda: cnn(IMAGE, CLASSES, 4, 8))
+    problem = Problem("cnn, 4 layers × 16", data.train_inputs, data.train_targets, lambda: cnn(IMAGE, CLASSES, 4, 16))
     run_surrogate(problem, 0, 0, 1, blocks="stage")  # warm-up
     runs: dict[str, list[Run]] = {name: [] for name in (*CNN_SETTINGS, f"adam {ADAM_RATE:g}")}
     for seed in settings.seeds(SEEDS):
+        settings.note(f"{problem.name}: all methods, seed {seed}")
         for name, options in CNN_SETTINGS.items():
             runs[name].append(run_surrogate(problem, seed, LOSS, CNN_LIMIT, **options))
         runs[f"adam {ADAM_RATE:g}"].append(run_adam(problem, seed, LOSS, ADAM_LIMIT, ADAM_RATE, "fused"))
@@ -75,7 +76,7 @@ def _cnn_table(problem: Problem, runs: dict[str, list[Run]]) -> Table:
 def _gpt(result: Result, settings: Settings) -> None:
     problem, score = _text(settings)
     rounds = (2, 4) if settings.quick else GPT_ROUNDS
-    found = Race(problem, GPT_BATCH, score, rounds, GPT_SETTINGS, ADAM_RATE).run(settings.seeds(SEEDS))
+    found = Race(problem, GPT_BATCH, score, rounds, GPT_SETTINGS, ADAM_RATE).run(settings, SEEDS)
     title = f"{problem.name}, batches of {GPT_BATCH} × {CONTEXT} characters, two columns, N = 10"
     result.tables.append(marks_table(title, "held-out loss", found, 3))
     result.figures["gpt"] = marks_figures(found)

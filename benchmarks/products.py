@@ -15,9 +15,9 @@ from surmin.curvature.factor import FactorCurvature, FactorPiece, GaussNewton
 from surmin.local_phase import LocalPhase
 from surmin.options import Options
 from surmin.pipeline.in_process import BlockWaves, InProcessPipeline
-from surmin.work import WorkMeter
 from surmin.stages.block import cut_blocks
 from surmin.stages.linear import LinearAtPoint
+from surmin.work import WorkMeter
 
 SAMPLES = 5000
 WIDTHS = (256, 512, 1024)
@@ -37,6 +37,7 @@ def run(settings: Settings) -> Result:
 def _blocks(result: Result, settings: Settings) -> None:
     rows = []
     for width in (64, 128) if settings.quick else WIDTHS:
+        settings.note(f"products at width {width}")
         waves = _hidden_block(width, 1000 if settings.quick else SAMPLES, settings.device)
         product = _over_bare(_product(waves), _bare_products(waves), settings)
         phase = _over_bare(_local_phase(waves), _bare_local_phase(waves), settings)

@@ -38,6 +38,7 @@ class Cost:
 def measure_rounds(result: Result, settings: Settings) -> None:
     """Rounds at 8 × 256, each with a gradient beside it, and where their time goes."""
     problem = _round_problem(settings)
+    settings.note(f"rounds on {problem.name}")
     _measure(problem, 0, 2)  # warm-up
     costs = [_measure(problem, seed, 3 if settings.quick else ROUNDS) for seed in settings.seeds(SEEDS)]
     found = [cost.ratio for cost in costs]

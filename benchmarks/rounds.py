@@ -56,10 +56,11 @@ def _tune(problem: Problem, settings: Settings) -> Tuned:
     """Run all learning rates on all seeds; the best by the median of rounds to 1e-3."""
     kind = fastest_adam(problem)
     rates, limit = (RATES[2:], 150) if settings.quick else (RATES, ADAM_LIMIT)
-    rounds = {
-        lr: [run_adam(problem, seed, NEAR, limit, lr, kind).reach(NEAR).rounds for seed in settings.seeds(SEEDS)]
-        for lr in rates
-    }
+    rounds: dict[float, list[float]] = {}
+    for lr in rates:
+        settings.note(f"{problem.name}: adam {lr:g}")
+        runs = [run_adam(problem, seed, NEAR, limit, lr, kind) for seed in settings.seeds(SEEDS)]
+        rounds[lr] = [run.reach(NEAR).rounds for run in runs]
     return Tuned(min(rates, key=lambda lr: median(rounds[lr])), kind, rounds)
 
 
@@ -72,6 +73,7 @@ def _race(problem: Problem, settings: Settings, tuned: Tuned) -> dict[str, list[
     }
     runs: dict[str, list[Run]] = {name: [] for name in methods}
     for seed in settings.seeds(SEEDS):
+        settings.note(f"{problem.name}: all methods, seed {seed}")
         turns = [{name: train(seed) for name, train in methods.items()} for _ in range(TURNS)]
         for name, own in runs.items():
             own.append(min((turn[name] for turn in turns), key=lambda run: run.seconds[-1]))
@@ -80,11 +82,12 @@ def _race(problem: Problem, settings: Settings, tuned: Tuned) -> dict[str, list[
 
 def _alone(result: Result, settings: Settings, layers: int, activation: str, limit: int) -> None:
     problem = mnist_mlp(settings, layers, activation=activation)
+    settings.note(problem.name)
     _warm_up(problem)
     runs = [run_surrogate(problem, seed, FAR, 2 * limit) for seed in settings.seeds(SEEDS)]
-    rows = [_row("sm", runs, loss) for loss in (NEAR, FAR)]
-    result.tables.append(Table(problem.name, COLUMNS, rows))
-    result.targets.append(Target(f"{problem.name}: rounds to 1e-4", median(_take(runs, FAR, "rounds")), limit))
+    rows = [_row("sm", runs, loss)[:4] for loss in (NEAR, FAR)]
+    result.tables.append(Table(f"{problem.name}, median (range) over {len(runs)} seeds", COLUMNS[:4], rows))
+    result.targets.append(Target(f"{problem.name}: rounds to 1e-4, median", median(_take(runs, FAR, "rounds")), limit))
     result.targets.append(Target(f"{problem.name}: accepted rounds that did not lower the loss", _rises(runs), 0))
     result.figures[problem.name] = {"sm": [asdict(run) for run in runs]}
 
@@ -110,7 +113,7 @@ COLUMNS = ("to a loss", "rounds", "seconds", "gradients' work", "rounds, sm's ov
 
 
 def _race_table(problem: Problem, tuned: Tuned, runs: dict[str, list[Run]]) -> Table:
-    labels = {"sm": "sm", "adam": f"adam {tuned.lr:g} ({tuned.kind})", "lbfgs": "lbfgs (rounds: evaluations)"}
+    labels = {"sm": "sm", "adam": f"adam {tuned.lr:g} ({tuned.kind})", "lbfgs": "lbfgs (evaluations)"}
     rows = [_row(labels[name], own, loss, runs["sm"]) for loss in (NEAR, FAR) for name, own in runs.items()]
     return Table(f"{problem.name}, median (range) over {len(runs['sm'])} seeds", COLUMNS, rows)
 

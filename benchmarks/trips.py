@@ -30,6 +30,7 @@ def _race(problem: Problem, settings: Settings) -> dict[str, list[Run]]:
     runs: dict[str, list[Run]] = {"trips": [], "sm": [], "adam": []}
     run_surrogate(problem, 0, 0, 1, preset="trips", inner_steps=2)
     for seed in settings.seeds(SEEDS):
+        settings.note(f"{problem.name}: all methods, seed {seed}")
         runs["trips"].append(run_surrogate(problem, seed, LOSS, ROUND_LIMIT, preset="trips"))
         runs["sm"].append(run_surrogate(problem, seed, LOSS, ROUND_LIMIT))
         runs["adam"].append(run_adam(problem, seed, LOSS, ADAM_LIMIT, ADAM_RATE, "fused"))

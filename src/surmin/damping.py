@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 ACCEPT_ABOVE = 0.4
+"""Least ratio of a step that is taken. On mini-batches ¼ fits each batch too closely; on full batches both do."""
 TRUST_ABOVE = 0.75
 RAISE, LOWER = 2.0, 1 / 3
 TIGHTEN_ABOVE, TIGHTEN = 1.1, 0.7

@@ -268,6 +268,17 @@ def test_linear_layers_on_positions_may_come_first() -> None:
     assert_descends(SurrogateMinimizer([network], SquaredError()), network, (inputs, targets), 3)
 
 
+@pytest.mark.parametrize("variant", ["default", "scalar", "nonlinear gauss-newton"])
+def test_fused_attention_trains(variant: str) -> None:
+    """Torch's fused kernels know neither forward mode nor second derivatives."""
+    torch.manual_seed(0)
+    attention = nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True)
+    network = nn.Sequential(nn.Linear(3, 4), attention, nn.Linear(4, 2)).double()
+    inputs, targets = torch.randn(6, 5, 3, dtype=torch.float64), torch.randn(6, 5, 2, dtype=torch.float64)
+    sm = SurrogateMinimizer([network], SquaredError(), **VARIANTS[variant])
+    assert any(report.accepted for report in assert_descends(sm, network, (inputs, targets), 2))
+
+
 def test_a_micro_batch_without_sampled_rows() -> None:
     """Max pooling takes no empty batch, so none must be made."""
     torch.manual_seed(0)

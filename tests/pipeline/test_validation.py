@@ -184,6 +184,20 @@ def test_a_network_that_mixes_samples() -> None:
         sm.step(INPUTS, LABELS)
 
 
+def test_parameters_replaced_or_frozen_behind_the_minimizer_s_back() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    sm = minimizer(network)
+    assert sm.step(INPUTS, LABELS).accepted
+    network.load_state_dict({name: value.clone() for name, value in network.state_dict().items()}, assign=True)
+    with pytest.raises(ValueError, match=r"parameter 'weight' of layer 0 \(Linear\) was replaced since"):
+        sm.step(INPUTS, LABELS)
+    other = minimizer(network)
+    network[2].bias.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"parameter 'bias' of layer 2 \(Linear\) was frozen since"):
+        other.step(INPUTS, LABELS)
+
+
 def test_a_loss_is_needed_with_a_list_of_stages() -> None:
     with pytest.raises(ValueError, match="a loss is needed"):
         SurrogateMinimizer([nn.Linear(3, 2)])

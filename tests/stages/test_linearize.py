@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
@@ -43,6 +44,21 @@ def hooked() -> nn.Module:
     return module
 
 
+class FusedAttention(nn.Module):
+    """Torch's own attention, whose fused kernels know no forward mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(4, 12)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(*self.project(inputs).chunk(3, -1), is_causal=True)
+
+
+def encoder_layer_in_eval() -> nn.Module:
+    return nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True).eval()
+
+
 class Doubling(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         return 2 * weight
@@ -77,6 +93,9 @@ LAYERS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], type]] = [
     ("batch norm, eval", lambda: nn.BatchNorm1d(4).eval(), (4,), GenericAtPoint),
     ("prelu", lambda: nn.PReLU(), (4,), GenericAtPoint),
     ("transformer block", lambda: TransformerBlock(3, 4, 2, "gelu"), (3, 4), GenericAtPoint),
+    ("fused attention", lambda: FusedAttention(), (3, 4), GenericAtPoint),
+    ("encoder layer", lambda: nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True), (3, 4), GenericAtPoint),
+    ("encoder layer, eval", lambda: encoder_layer_in_eval(), (3, 4), GenericAtPoint),
     ("flatten", nn.Flatten, (2, 3), GenericAtPoint),
     ("average pooling", lambda: nn.AvgPool2d(2), (1, 4, 4), GenericAtPoint),
     ("max pooling", lambda: nn.MaxPool2d(2), (1, 4, 4), GenericAtPoint),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from surmin.curvature.output_curvature import BlockCurvature, Message, OutputCurvature, draw_seed
 from surmin.losses import ConvexLoss
 from surmin.pipeline.traffic import Traffic
-from surmin.pipeline.validation import check_batch, check_modules
+from surmin.pipeline.validation import check_batch, check_modules, check_unreplaced
 from surmin.stages.block import Block
 from surmin.stages.stage import LayerParameters, Stage, Tape
 from surmin.work import WorkMeter
@@ -111,6 +111,7 @@ class InProcessPipeline:
         fresh = not self._is_checked(inputs, targets)
         if fresh:
             check_batch(inputs, targets, self.microbatches)
+        check_unreplaced(self.stages)
         wave = self._run(inputs, targets, None)
         if fresh:
             self._check_targets(wave)

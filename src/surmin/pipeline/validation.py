@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from surmin.stages.stage import leaf_modules
+from surmin.stages.stage import Stage, leaf_modules
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -22,6 +22,20 @@ def check_modules(stages: Sequence[nn.Module]) -> None:
         _check_deterministic(stage, position)
     _check_owners(stages)
     _check_parameters(stages)
+
+
+def check_unreplaced(stages: Sequence[Stage]) -> None:
+    """Raise ValueError when a parameter is not the one training began with: its gradient would be lost silently."""
+    for layer in (layer for stage in stages for layer in stage.layers):
+        for name, parameter in layer.parameters.items():
+            where = f"parameter {name!r} of layer {layer.name} ({type(layer.module).__name__})"
+            if layer.module.get_parameter(name) is not parameter:
+                raise ValueError(
+                    f"{where} was replaced since the pipeline was made, by load_state_dict(assign=True) perhaps: "
+                    "make a new one, or copy values in place"
+                )
+            if not parameter.requires_grad:
+                raise ValueError(f"{where} was frozen since the pipeline was made: make a new one")
 
 
 def check_batch(inputs: Tensor, targets: Tensor, microbatches: int) -> None:
