@@ -125,3 +125,11 @@ def test_values_out_of_range_are_named(name: str, bad: list[Any], good: list[Any
 def test_options_that_do_not_go_together_say_why(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         resolve_options("compute", given)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("inner_steps", 2.5), ("rank", "two"), ("seed", 1.0), ("damping", "x"), ("max_tries", True)]
+)
+def test_numbers_must_be_numbers(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a .*number, got"):
+        resolve_options("compute", {name: value})

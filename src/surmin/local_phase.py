@@ -20,8 +20,8 @@ from surmin.work import WorkMeter
 
 QUADRATIC_SOLVERS: dict[str, Callable[[Options], Solver]] = {
     "cg": lambda options: ConjugateGradient(options.inner_steps),
-    "gd": lambda options: GradientDescent(options.inner_steps, options.inner_learning_rate),
-    "gd-armijo": lambda options: ArmijoGradientDescent(options.inner_steps, options.inner_learning_rate),
+    "gd": lambda options: GradientDescent(options.inner_steps, options.inner_learning_rate or 1.0),
+    "gd-armijo": lambda options: ArmijoGradientDescent(options.inner_steps, options.inner_learning_rate or 1.0),
     "cubic-gd": lambda options: CubicGradientDescent(options.inner_steps),
     "cubic-krylov": lambda options: CubicKrylov(options.inner_steps),
 }
@@ -98,5 +98,5 @@ class LocalPhase:
         if options.solver == "lbfgs":
             return Lbfgs(options.inner_steps)
         if options.solver == "adam":
-            return Adam(options.inner_steps, options.inner_learning_rate)
+            return Adam(options.inner_steps, options.inner_learning_rate or 3e-3)
         return GaussNewtonDescent(options.inner_steps, first_moment=self._first_moment if block.index == 0 else None)

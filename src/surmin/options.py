@@ -19,7 +19,7 @@ class OptionValues(TypedDict, total=False):
     local: Literal["quadratic", "nonlinear"]
     solver: SolverName
     inner_steps: int
-    inner_learning_rate: float
+    inner_learning_rate: float | None
     preconditioner: Literal["kronecker"] | None
     rank: int | None
     curvature_fraction: float
@@ -50,7 +50,7 @@ class Options:
         solver: of the quadratic "cg", "gd" (fixed step), "gd-armijo", "cubic-gd", "cubic-krylov"; of the nonlinear
             "gauss-newton", "lbfgs", "adam".
         inner_steps: N, inner steps per round.
-        inner_learning_rate: step size of "gd", first trial of "gd-armijo", and rate of "adam".
+        inner_learning_rate: step size of "gd", first trial of "gd-armijo" (1 if None), rate of "adam" (3e-3 if None).
         preconditioner: "kronecker" or None; for conjugate gradient on factor curvature.
         rank: random columns per sample, or None for the exact factor.
         curvature_fraction: part of the batch that carries the curvature, in (0, 1]; the gradient is always on all.
@@ -75,7 +75,7 @@ class Options:
     local: Literal["quadratic", "nonlinear"] = "quadratic"
     solver: SolverName = "cg"
     inner_steps: int = 3
-    inner_learning_rate: float = 1.0
+    inner_learning_rate: float | None = None
     preconditioner: Literal["kronecker"] | None = "kronecker"
     rank: int | None = None
     curvature_fraction: float = 0.25
@@ -133,6 +133,7 @@ def resolve_options(preset: str, given: Mapping[str, Any]) -> Options:
         gives_way |= {"damping_candidates": (1.0,), "momentum_candidates": (0.0,)}
     options = replace(options, **{name: value for name, value in gives_way.items() if name not in given})
     _check_choices(options)
+    _check_types(options)
     _check_ranges(options)
     _check_combinations(options)
     return options
@@ -156,10 +157,23 @@ def _check_choices(options: Options) -> None:
         raise ValueError(f"preconditioner must be 'kronecker' or None, got {options.preconditioner!r}")
 
 
+WHOLE_NUMBERS = ("inner_steps", "rank", "max_tries", "power_steps", "seed")
+NUMBERS = ("inner_learning_rate", "curvature_fraction", "damping", "cubic", "delta", "delta_relative")
+OPTIONAL = ("rank", "delta_relative", "inner_learning_rate")
+
+
+def _check_types(options: Options) -> None:
+    for name in WHOLE_NUMBERS + NUMBERS:
+        value = getattr(options, name)
+        kinds = (int,) if name in WHOLE_NUMBERS else (int, float)
+        if not (value is None and name in OPTIONAL) and (isinstance(value, bool) or not isinstance(value, kinds)):
+            raise ValueError(f"{name} must be a {'whole ' if name in WHOLE_NUMBERS else ''}number, got {value!r}")
+
+
 def _check_ranges(options: Options) -> None:
     rules: list[tuple[str, bool, str]] = [
         ("inner_steps", options.inner_steps >= 1, "at least 1"),
-        ("inner_learning_rate", options.inner_learning_rate > 0, "positive"),
+        ("inner_learning_rate", options.inner_learning_rate is None or options.inner_learning_rate > 0, "positive"),
         ("rank", options.rank is None or options.rank >= 1, "at least 1, or None for the exact factor"),
         ("curvature_fraction", 0 < options.curvature_fraction <= 1, "in (0, 1]"),
         ("damping", 0 <= options.damping < math.inf, "a number from 0 up"),

@@ -15,6 +15,7 @@ def minimizer(*stages: nn.Module, microbatches: int = 1) -> SurrogateMinimizer:
     return SurrogateMinimizer(list(stages), CrossEntropy(), microbatches=microbatches)
 
 
+PARAMETER = torch.zeros(1)
 INPUTS, LABELS = torch.randn(8, 3), torch.arange(8) % 2
 BAD_BATCHES: dict[str, tuple[Tensor, Tensor, str]] = {
     "nan": (INPUTS.clone().index_fill_(0, torch.tensor([2]), math.nan), LABELS, "inputs contain NaN or infinite"),
@@ -71,15 +72,15 @@ def test_microbatches_must_be_equal() -> None:
     with pytest.raises(ValueError, match="microbatches must be at least 1, got 0"):
         minimizer(nn.Sequential(nn.Linear(3, 2)), microbatches=0)
     with pytest.raises(ValueError, match="cannot be cut"):
-        check_batch(INPUTS, LABELS, 16)
+        check_batch(INPUTS, LABELS, 16, PARAMETER)
 
 
 @pytest.mark.parametrize("bad", [[1.0, 2.0], None])
 def test_a_batch_must_be_tensors(bad: object) -> None:
     with pytest.raises(TypeError, match="must be tensors"):
-        check_batch(bad, LABELS, 1)  # type: ignore[arg-type]
+        check_batch(bad, LABELS, 1, PARAMETER)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="must be tensors"):
-        check_batch(INPUTS, bad, 1)  # type: ignore[arg-type]
+        check_batch(INPUTS, bad, 1, PARAMETER)  # type: ignore[arg-type]
 
 
 def shared() -> nn.Module:
@@ -209,3 +210,15 @@ def test_a_start_that_is_not_finite_is_named() -> None:
         network[0].weight.fill_(1e38)
     with pytest.raises(ValueError, match="no step can be computed or tested from there"):
         minimizer(network).step(1e5 * INPUTS, LABELS)
+
+
+def test_a_batch_of_another_precision_is_named() -> None:
+    sm = SurrogateMinimizer([nn.Linear(3, 2)], CrossEntropy())
+    with pytest.raises(ValueError, match=r"inputs are torch.float64, but the network computes in torch.float32"):
+        sm.step(torch.randn(4, 3, dtype=torch.float64), torch.zeros(4, dtype=torch.int64))
+
+
+def test_a_batch_on_another_device_is_named() -> None:
+    sm = SurrogateMinimizer([nn.Linear(3, 2)], CrossEntropy())
+    with pytest.raises(ValueError, match=r"the network is on cpu, but inputs are on meta"):
+        sm.step(torch.randn(4, 3, device="meta"), torch.zeros(4, dtype=torch.int64))

@@ -110,7 +110,7 @@ class InProcessPipeline:
         """
         fresh = not self._is_checked(inputs, targets)
         if fresh:
-            check_batch(inputs, targets, self.microbatches)
+            check_batch(inputs, targets, self.microbatches, next(iter(self.parameters.values())))
         check_unreplaced(self.stages)
         wave = self._run(inputs, targets, None)
         if fresh:

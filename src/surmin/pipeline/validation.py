@@ -38,7 +38,20 @@ def check_unreplaced(stages: Sequence[Stage]) -> None:
                 raise ValueError(f"{where} was frozen since the pipeline was made: make a new one")
 
 
-def check_batch(inputs: Tensor, targets: Tensor, microbatches: int) -> None:
+def _check_placement(inputs: Tensor, targets: Tensor, parameter: Tensor) -> None:
+    """Raise ValueError for a batch on another device than the network, or of another precision."""
+    if {inputs.device, targets.device} != {parameter.device}:
+        raise ValueError(
+            f"the network is on {parameter.device}, but inputs are on {inputs.device} and targets on {targets.device}: "
+            "move them together"
+        )
+    if inputs.is_floating_point() and inputs.dtype != parameter.dtype:
+        raise ValueError(
+            f"inputs are {inputs.dtype}, but the network computes in {parameter.dtype}: convert one of them with .to()"
+        )
+
+
+def check_batch(inputs: Tensor, targets: Tensor, microbatches: int, parameter: Tensor) -> None:
     """Raise ValueError for an empty, mismatched, non-finite or unequally cut batch."""
     if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
         raise TypeError(f"inputs and targets must be tensors, got {type(inputs).__name__} and {type(targets).__name__}")
@@ -51,6 +64,7 @@ def check_batch(inputs: Tensor, targets: Tensor, microbatches: int) -> None:
             f"a batch of {len(inputs)} samples cannot be cut into {microbatches} equal micro-batches: "
             "change the batch size or the number of micro-batches"
         )
+    _check_placement(inputs, targets, parameter)
     if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
         raise ValueError("inputs contain NaN or infinite values")
 
