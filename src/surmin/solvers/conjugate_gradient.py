@@ -48,12 +48,12 @@ class ConjugateGradient:
             length = torch.where(code == 0, slope / curvature, 0.0)
             step = step + _scaled(length, direction)
             residual = residual - _scaled(length, image)
+            code = torch.where((code == 0) & (residual.dot(residual) <= target), int(Reason.CONVERGED), code)
+            if taken == self.steps or (taken % CHECK_EVERY == 0 and bool(code != 0)):
+                break
             y = apply(residual)
             previous, slope = slope, residual.dot(y)
-            code = torch.where((code == 0) & (residual.dot(residual) <= target), int(Reason.CONVERGED), code)
             direction = y + slope / previous * direction
-            if taken % CHECK_EVERY == 0 and bool(code != 0):
-                break
         product = -loss.gradient - residual
         return SolverResult(step, undamped_decrease(loss, step, product), code, taken)
 
@@ -64,5 +64,5 @@ def _code(converged: Tensor, slope: Tensor) -> Tensor:
 
 
 def _scaled(length: Tensor, vector: Tensor) -> Tensor:
-    """Length · vector, exactly zero for length zero even where the vector is not finite."""
+    """length · vector, exactly zero for length zero even where the vector is not finite."""
     return torch.where(length == 0, torch.zeros_like(vector), length * vector)
