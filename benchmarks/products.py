@@ -102,7 +102,6 @@ def _bare_local_phase(waves: BlockWaves) -> Callable[[], Any]:
     def compute() -> None:
         inputs.t() @ inputs
         columns.t() @ columns
-        left @ vector @ right
         for _ in range(steps):
             products()
             left @ vector @ right

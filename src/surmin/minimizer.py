@@ -125,7 +125,7 @@ class SurrogateMinimizer:
             accepted=trial.accepted,
             tries=tries,
             gradient_norm=trial.gradient_norm,
-            gradient_equivalents=work / self.pipeline.gradient_operations(point.wave.shape),
+            gradient_equivalents=work / self.pipeline.gradient_operations(inputs.shape),
             bytes_sent=sent.bytes - before.bytes,
             messages=sent.messages - before.messages,
             forward_waves=sent.forward_waves - before.forward_waves,
@@ -181,7 +181,7 @@ class SurrogateMinimizer:
         blocks = self.pipeline.curvature(wave, gradients, self.blocks, self._curvature, seed)
         problems = [self._local_phase.problem(block, draw_seed(seed, block.block.index)) for block in blocks]
         squares = torch.stack([block.gradient.dot(block.gradient) for block in blocks])
-        return Point(inputs, targets, wave, problems, squares.sum(), self._previous)
+        return Point(inputs, targets, wave.loss, problems, squares.sum(), self._previous)
 
     @torch.no_grad()
     def _commit(self, trial: Trial, point: Point) -> None:

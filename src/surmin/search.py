@@ -23,7 +23,7 @@ class Point:
     Attributes:
         inputs: the whole batch.
         targets: of the whole batch.
-        wave: the forward wave.
+        loss: h(θ̄), 0-dimensional.
         problems: what every trainable block has to minimise.
         gradient_square: ‖∂h/∂θ‖², 0-dimensional.
         previous: the last accepted step by the parameters' global names; empty before there is one.
@@ -31,7 +31,7 @@ class Point:
 
     inputs: Tensor
     targets: Tensor
-    wave: Wave
+    loss: Tensor
     problems: Sequence[Problem]
     gradient_square: Tensor
     previous: Mapping[str, Tensor]
@@ -109,8 +109,8 @@ class Search:
         waves: list[Wave | None] = [None] * len(moved)
         if self.options.adapt_damping:
             waves = list(self.pipeline.forward_candidates(point.inputs, point.targets, moved))
-        unknown = torch.full_like(point.wave.loss, math.nan)
-        numbers = [point.wave.loss, point.gradient_square]
+        unknown = torch.full_like(point.loss, math.nan)
+        numbers = [point.loss, point.gradient_square]
         for (_, results, _), wave in zip(candidates, waves, strict=True):
             numbers += [unknown if wave is None else wave.loss, torch.stack([r.decrease for r in results]).sum()]
         loss, gradient_square, *pairs = self.pipeline.total(torch.stack([number.double() for number in numbers]))
