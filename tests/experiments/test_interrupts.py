@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ from tests.experiments.cases import resume, rows_of, start, tiny_run
 COMMAND = [sys.executable, "-m", "surmin", "train", "--method", "adam", "--rounds", "1000000"]
 
 
+@pytest.fixture
+def python_s_own_handler() -> Iterator[None]:
+    """A shell that starts the tests in the background has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_s_own_handler")
 def test_the_first_interrupt_is_noted_and_the_second_acts() -> None:
     before = signal.getsignal(signal.SIGINT)
     with deferred_interrupt() as is_interrupted:
