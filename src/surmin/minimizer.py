@@ -209,7 +209,12 @@ def _output_curvature(options: Options) -> OutputCurvature:
     if options.curvature == "factor":
         return FactorCurvature(options.rank, options.curvature_fraction, top_factor=options.top_factor)
     return ScalarCurvature(
-        options.curvature == "sample", options.delta, options.delta_relative, options.power_steps, options.eigenvalue
+        options.curvature == "sample",
+        options.delta,
+        options.delta_relative,
+        options.power_steps,
+        options.eigenvalue,
+        options.hessian_products,
     )
 
 

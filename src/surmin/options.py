@@ -36,6 +36,7 @@ class OptionValues(TypedDict, total=False):
     delta_relative: float | None
     power_steps: int
     eigenvalue: Literal["power", "lanczos"]
+    hessian_products: Literal["exact", "finite-difference"]
     seed: int
 
 
@@ -67,6 +68,7 @@ class Options:
         delta_relative: δ as a multiple of λ_max(H_zz) instead.
         power_steps: products spent on λ_max.
         eigenvalue: "power" iteration or "lanczos".
+        hessian_products: of scalar and sample curvature: "exact", or by "finite-difference" as in the paper.
         seed: of everything random.
     """
 
@@ -92,6 +94,7 @@ class Options:
     delta_relative: float | None = None
     power_steps: int = 20
     eigenvalue: Literal["power", "lanczos"] = "power"
+    hessian_products: Literal["exact", "finite-difference"] = "exact"
     seed: int = 0
 
 
@@ -149,7 +152,7 @@ def _default_solver(options: Options) -> SolverName:
 
 
 def _check_choices(options: Options) -> None:
-    for name in ("curvature", "blocks", "local", "solver", "top_factor", "eigenvalue"):
+    for name in ("curvature", "blocks", "local", "solver", "top_factor", "eigenvalue", "hessian_products"):
         choices = get_args(Options.__annotations__[name])
         if getattr(options, name) not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(options, name)!r}")

@@ -82,6 +82,27 @@ def test_the_closed_form_and_the_general_one_agree() -> None:
     torch.testing.assert_close(general.mixed_transpose(u), closed.mixed_transpose(u))
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_finite_differences_come_close(name: str) -> None:
+    """Half the digits are lost, no more, wherever the module is smooth at the point."""
+    make, shape, _ = MODULES[name]
+    torch.manual_seed(0)
+    network = nn.Sequential(*make()).double()
+    z = torch.randn(SAMPLES, *shape, dtype=torch.float64)
+    output = network(z).detach()
+    cotangent, constants = torch.randn_like(output), torch.rand(SAMPLES, dtype=torch.float64) + 0.5
+    block = only_block(network)
+    exact = surrogate_hessian(block, z, cotangent, constants)
+    found = surrogate_hessian(block, z, cotangent, constants, "finite-difference")
+    v, u = torch.randn(block.size, dtype=torch.float64), torch.randn_like(z)
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(found.input_product(u), exact.input_product(u), **close)
+    if block.size:
+        torch.testing.assert_close(found.mixed_transpose(u), exact.mixed_transpose(u), **close)
+        for left, right in zip(found.parameter_product(v), exact.parameter_product(v), strict=True):
+            torch.testing.assert_close(left, right, **close)
+
+
 def test_token_inputs_have_no_hessian_of_their_own() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Embedding(4, 3), nn.Tanh()).double()

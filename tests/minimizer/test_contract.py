@@ -158,3 +158,15 @@ def test_reports_tell_the_true_losses(case: Case) -> None:
     assert report.accepted
     assert report.new_loss == pytest.approx(after, rel=1e-12)
     assert report.reduction_ratio == pytest.approx((before - after) / report.predicted_decrease, rel=1e-9)
+
+
+def test_the_paper_s_finite_differences_take_nearly_the_same_step() -> None:
+    case = BY_NAME["tanh"]
+    losses = []
+    for products in ("exact", "finite-difference"):
+        sm = SurrogateMinimizer([case.network()], case.loss, preset="paper", inner_steps=5, hessian_products=products)
+        inputs, targets = case.batch()
+        sm.step(inputs, targets)
+        losses.append(sm.step(inputs, targets).loss)
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -4,7 +4,7 @@ Legend: Ψ(z, θ) = Σ_j [⟨g_j, f(z_j, θ) - f̄_j⟩ + ½ L_j ‖f(z_j, θ) -
 u a direction in the block's input (n, *in), v a flat direction in its parameters (P,).
 """
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,8 @@ from surmin.stages.block import Block
 from surmin.stages.closed_form import is_plain_elementwise, is_plain_linear
 from surmin.stages.elementwise import elementwise_derivative, elementwise_second_derivative
 from surmin.stages.layer import Layer, flatten
+
+HessianProducts = Literal["exact", "finite-difference"]
 
 
 class SurrogateHessian(Protocol):
@@ -31,7 +33,9 @@ class SurrogateHessian(Protocol):
         """H_zθᵀ u, (P,)."""
 
 
-def surrogate_hessian(block: Block, inputs: Tensor, cotangent: Tensor, curvature: Tensor) -> SurrogateHessian:
+def surrogate_hessian(
+    block: Block, inputs: Tensor, cotangent: Tensor, curvature: Tensor, products: HessianProducts = "exact"
+) -> SurrogateHessian:
     """The Hessian of a block's Ψ: closed form for a linear layer with its activation, `torch.func` for any other.
 
     Args:
@@ -39,8 +43,11 @@ def surrogate_hessian(block: Block, inputs: Tensor, cotangent: Tensor, curvature
         inputs: its input at the expansion point, (n, *in).
         cotangent: g, per-sample gradients at its output, (n, *out).
         curvature: L_j of each sample, (n,).
+        products: "exact", or "finite-difference" as the paper has them, for comparison.
     """
     shape = (-1, *[1] * (cotangent.dim() - 1))
+    if products == "finite-difference":
+        return FiniteDifferenceHessian(block, inputs, cotangent, curvature.view(shape))
     first, others = block.layers[:1], block.layers[1:]
     linear = bool(first) and is_plain_linear(first[0]) and inputs.dim() == 2
     if linear and len(others) <= 1 and all(is_plain_elementwise(layer) for layer in others):
@@ -130,3 +137,32 @@ class GenericHessian:
     def _surrogate(self, inputs: Tensor, parameters: Tensor) -> Tensor:
         change = self._forward(inputs, parameters) - self.output
         return (self.cotangent * change).sum() + 0.5 * (self.curvature * change.square()).sum()
+
+
+class FiniteDifferenceHessian(GenericHessian):
+    """Every product as the difference of two gradients (Martens 2010), the paper's choice."""
+
+    def input_product(self, direction: Tensor) -> Tensor:
+        """[∇_z Ψ(z + εu, θ) - ∇_z Ψ(z, θ)] / ε."""
+        return self._difference(direction, torch.zeros_like(self.parameters))[1]
+
+    def parameter_product(self, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """The same along θ, for both gradients; an integer input has no H_zθ."""
+        return self._difference(torch.zeros_like(self.inputs), direction)
+
+    def mixed_transpose(self, direction: Tensor) -> Tensor:
+        """[∇_θ Ψ(z + εu, θ) - ∇_θ Ψ(z, θ)] / ε."""
+        return self._difference(direction, torch.zeros_like(self.parameters))[0]
+
+    def _difference(self, input_direction: Tensor, parameter_direction: Tensor) -> tuple[Tensor, Tensor]:
+        tiny = torch.finfo(self.parameters.dtype).tiny
+        size = torch.cat([input_direction.reshape(-1), parameter_direction]).abs().max().clamp_min(tiny)
+        step = torch.finfo(self.parameters.dtype).eps ** 0.5 / size
+        if not self.inputs.is_floating_point():
+            theta = grad(lambda theta: self._surrogate(self.inputs, theta))
+            moved, here = theta(self.parameters + step * parameter_direction), theta(self.parameters)
+            return (moved - here) / step, torch.zeros_like(self.inputs)
+        both = grad(lambda theta, z: self._surrogate(z, theta), argnums=(0, 1))
+        here = both(self.parameters, self.inputs)
+        moved = both(self.parameters + step * parameter_direction, self.inputs + step * input_direction)
+        return (moved[0] - here[0]) / step, (moved[1] - here[1]) / step

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from surmin.curvature.eigenvalue import lanczos, power_iteration
-from surmin.curvature.hessian import SurrogateHessian, surrogate_hessian
+from surmin.curvature.hessian import HessianProducts, SurrogateHessian, surrogate_hessian
 from surmin.curvature.output_curvature import Message
 from surmin.losses import ConvexLoss
 from surmin.stages.block import Block
@@ -47,6 +47,7 @@ class ScalarCurvature:
         delta: the decoupling constant δ, in per-sample units.
         delta_relative: when given, δ = delta_relative · λ instead.
         power_steps: products spent on λ_max; both methods estimate it from below.
+        products: with the Hessian "exact", or by "finite-difference".
         eigenvalue: "power" (the paper's) or "lanczos" (closer for the same number of products).
     """
 
@@ -55,6 +56,7 @@ class ScalarCurvature:
     delta_relative: float | None = None
     power_steps: int = 20
     eigenvalue: Literal["power", "lanczos"] = "power"
+    products: HessianProducts = "exact"
 
     needs_cotangents = True
     decoupled = True
@@ -69,7 +71,13 @@ class ScalarCurvature:
         """ℍ_i, and L_{i-1} for the block below."""
         samples = sum(len(tape.output) for tape in tapes)
         hessians = [
-            surrogate_hessian(block, tape.inputs[block.start].detach(), samples * tape.cotangents[block.stop], constant)
+            surrogate_hessian(
+                block,
+                tape.inputs[block.start].detach(),
+                samples * tape.cotangents[block.stop],
+                constant,
+                self.products,
+            )
             for tape, (constant,) in zip(tapes, messages, strict=True)
         ]
         if block.index == 0:
