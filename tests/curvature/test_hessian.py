@@ -53,16 +53,22 @@ def assert_products(found: SurrogateHessian, expected: tuple[Tensor, Tensor, Ten
         close(dense(lambda u: found.mixed_transpose(u.view(z.shape)), z.numel()), zt.t(), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_every_block_of_the_hessian(name: str) -> None:
-    make, shape, kind = MODULES[name]
+def expansion(name: str) -> tuple[nn.Sequential, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A network, its input, per-sample gradients at its output, and L_j."""
+    make, shape, _ = MODULES[name]
     torch.manual_seed(0)
     network = nn.Sequential(*make()).double()
     z = torch.randn(SAMPLES, *shape, dtype=torch.float64)
     output = network(z).detach()
     cotangent, constants = torch.randn_like(output), torch.rand(SAMPLES, dtype=torch.float64) + 0.5
+    return network, z, cotangent, constants
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_block_of_the_hessian(name: str) -> None:
+    network, z, cotangent, constants = expansion(name)
     found = surrogate_hessian(only_block(network), z, cotangent, constants)
-    assert type(found) is kind
+    assert type(found) is MODULES[name][2]
     block = DenseBlock(network)
     assert_products(found, reference(block, z, cotangent, constants), z, block.size)
 
@@ -85,12 +91,7 @@ def test_the_closed_form_and_the_general_one_agree() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_finite_differences_come_close(name: str) -> None:
     """Half the digits are lost, no more, wherever the module is smooth at the point."""
-    make, shape, _ = MODULES[name]
-    torch.manual_seed(0)
-    network = nn.Sequential(*make()).double()
-    z = torch.randn(SAMPLES, *shape, dtype=torch.float64)
-    output = network(z).detach()
-    cotangent, constants = torch.randn_like(output), torch.rand(SAMPLES, dtype=torch.float64) + 0.5
+    network, z, cotangent, constants = expansion(name)
     block = only_block(network)
     exact = surrogate_hessian(block, z, cotangent, constants)
     found = surrogate_hessian(block, z, cotangent, constants, "finite-difference")
