@@ -24,6 +24,7 @@ def test_matrix_products_convolutions_and_factorizations() -> None:
     spd = torch.eye(6)
     assert counted(torch.linalg.cholesky_ex, spd) == 6**3 // 3
     assert counted(torch.cholesky_inverse, spd) == 2 * 6**3 // 3
+    assert counted(torch.cholesky_solve, torch.ones(6, 2), spd) == 2 * 2 * 6**2
 
 
 def test_a_phase_is_counted_once_and_added_at_every_run() -> None:

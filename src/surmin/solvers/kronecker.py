@@ -19,7 +19,7 @@ class KroneckerPreconditioner:
     """v ↦ P⁻¹ v for a block of one or several layers."""
 
     def __init__(self, moments: Sequence[Moments], inflation: float, damping: float) -> None:
-        self.inverses = [_invert(moment, inflation, damping) for moment in moments]
+        self.inverses = [_factorize(moment, inflation, damping) for moment in moments]
         self.sizes = [inverse.size for inverse in self.inverses]
 
     def __call__(self, vector: Tensor) -> Tensor:
@@ -30,21 +30,46 @@ class KroneckerPreconditioner:
 
 @dataclass(frozen=True)
 class _KroneckerInverse:
-    inputs: Tensor
-    outputs: Tensor
+    inputs: "_Side"
+    outputs: "_Side"
     bias: bool
 
     @property
     def size(self) -> int:
-        return len(self.inputs) * len(self.outputs)
+        return self.inputs.size * self.outputs.size
 
     def __call__(self, vector: Tensor) -> Tensor:
-        rows, columns = len(self.outputs), len(self.inputs)
+        rows, columns = self.outputs.size, self.inputs.size
         if not self.bias:
-            return (self.outputs @ vector.view(rows, columns) @ self.inputs).reshape(-1)
+            return self._solve(vector.view(rows, columns)).reshape(-1)
         weight, bias = vector[: rows * (columns - 1)].view(rows, -1), vector[rows * (columns - 1) :]
-        solved = self.outputs @ torch.cat([weight, bias.unsqueeze(1)], dim=1) @ self.inputs
+        solved = self._solve(torch.cat([weight, bias.unsqueeze(1)], dim=1))
         return torch.cat([solved[:, :-1].reshape(-1), solved[:, -1]])
+
+    def _solve(self, weight: Tensor) -> Tensor:
+        return self.outputs.solve(self.inputs.solve(weight.t()).t())
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One factor of the Kronecker product: its inverse, or where fewer vectors than rows come, its Cholesky factor."""
+
+    matrix: Tensor
+    is_inverse: bool
+
+    @classmethod
+    def of(cls, matrix: Tensor, vectors: int) -> "_Side":
+        factor, _ = torch.linalg.cholesky_ex(matrix)
+        if vectors < len(matrix):
+            return cls(factor, is_inverse=False)
+        return cls(torch.cholesky_inverse(factor), is_inverse=True)
+
+    @property
+    def size(self) -> int:
+        return len(self.matrix)
+
+    def solve(self, right: Tensor) -> Tensor:
+        return self.matrix @ right if self.is_inverse else torch.cholesky_solve(right, self.matrix)
 
 
 @dataclass(frozen=True)
@@ -56,7 +81,7 @@ class _ScaledIdentity:
         return vector * self.scale
 
 
-def _invert(moment: Moments, inflation: float, damping: float) -> _KroneckerInverse | _ScaledIdentity:
+def _factorize(moment: Moments, inflation: float, damping: float) -> _KroneckerInverse | _ScaledIdentity:
     if isinstance(moment, MeanDiagonal):
         tiny = torch.finfo(moment.mean.dtype).tiny
         return _ScaledIdentity(1 / (inflation * moment.mean + damping).clamp_min(tiny), moment.size)
@@ -66,16 +91,14 @@ def _invert(moment: Moments, inflation: float, damping: float) -> _KroneckerInve
     pi = (mean_in.clamp_min(tiny) / mean_out.clamp_min(tiny)).sqrt()
     root = math.sqrt(damping)
     return _KroneckerInverse(
-        _damped_inverse(moment.inputs, pi * root, mean_in),
-        _damped_inverse(outputs, root / pi, mean_out),
+        _Side.of(_damped(moment.inputs, pi * root, mean_in), len(outputs)),
+        _Side.of(_damped(outputs, root / pi, mean_out), len(moment.inputs)),
         moment.bias,
     )
 
 
-def _damped_inverse(matrix: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """(M + shift I)⁻¹ by Cholesky, with at least a rounding's worth of shift so that a singular M cannot fail."""
+def _damped(matrix: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """M + shift I, with at least a rounding's worth of shift so that a singular M cannot fail."""
     eps = torch.finfo(matrix.dtype).eps
     floor = 10 * len(matrix) * eps * scale + torch.finfo(matrix.dtype).tiny
-    damped = matrix + torch.maximum(shift, floor) * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    factor, _ = torch.linalg.cholesky_ex(damped)
-    return torch.cholesky_inverse(factor)
+    return matrix + torch.maximum(shift, floor) * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
