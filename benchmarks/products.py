@@ -14,7 +14,8 @@ from surmin import CrossEntropy, partition
 from surmin.curvature.factor import FactorCurvature, FactorPiece, GaussNewton
 from surmin.local_phase import LocalPhase
 from surmin.options import Options
-from surmin.pipeline.in_process import BlockWaves, InProcessPipeline
+from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.wave import BlockWaves
 from surmin.stages.block import cut_blocks
 from surmin.stages.linear import LinearAtPoint
 from surmin.work import WorkMeter

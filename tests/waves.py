@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from surmin.curvature.output_curvature import OutputCurvature
-from surmin.pipeline.in_process import BlockWaves, InProcessPipeline
+from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.wave import BlockWaves
 from surmin.stages.block import Block, cut_blocks
 from surmin.stages.stage import Stage
 from tests.cases import Case

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from surmin.curvature.factor import GaussNewton
 from surmin.curvature.moments import InputMomentCache, Moments, estimate_moments
 from surmin.options import Options
-from surmin.pipeline.in_process import BlockWaves
+from surmin.pipeline.wave import BlockWaves
 from surmin.solvers.conjugate_gradient import ConjugateGradient
 from surmin.solvers.cubic import CubicGradientDescent, CubicKrylov
 from surmin.solvers.gradient_descent import ArmijoGradientDescent, GradientDescent

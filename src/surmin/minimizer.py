@@ -15,12 +15,11 @@ from surmin.damping import Damping
 from surmin.local_phase import LocalPhase
 from surmin.losses import ConvexLoss
 from surmin.options import Options, OptionValues, resolve_options
-from surmin.pipeline.in_process import InProcessPipeline, Wave
-from surmin.pipeline.reuse import AcceptedWave
+from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.search import Point, Search, Trial
 from surmin.solvers.result import Reason
-from surmin.stages.block import cut_blocks
 from surmin.surrogates.decoupling import check_decoupling, uniform_decoupling
 
 
@@ -50,7 +49,7 @@ class SurrogateMinimizer:
 
     def __init__(
         self,
-        stages: Sequence[nn.Module] | InProcessPipeline,
+        stages: Sequence[nn.Module] | WorkerPipeline,
         loss: ConvexLoss | None = None,
         *,
         preset: str = "compute",
@@ -58,27 +57,26 @@ class SurrogateMinimizer:
         **options: Unpack[OptionValues],
     ) -> None:
         self.options = resolve_options(preset, options)
-        if isinstance(stages, InProcessPipeline):
-            self.pipeline = stages
+        if isinstance(stages, WorkerPipeline):
+            self.pipeline: WorkerPipeline = stages
         elif loss is None:
             raise ValueError("a loss is needed with a list of stages, for instance surmin.CrossEntropy()")
         else:
             self.pipeline = InProcessPipeline(stages, loss, microbatches=microbatches)
-        self.blocks = cut_blocks(self.pipeline.stages, self.options.blocks)
+        self.blocks, count = self.pipeline.cut(self.options.blocks)
         self._curvature = _output_curvature(self.options)
-        inflation = self._choose_inflation()
+        inflation = self._choose_inflation(count)
         self._search = Search(self.pipeline, self.options, inflation)
         keep = self._curvature.needs_cotangents or self.options.local == "nonlinear"
         self._boundaries = {own[0].stage: [block.start for block in own[1:]] for own in self.blocks if keep and own}
         self._local_phase = LocalPhase(self.options, self.pipeline.work)
         self._damping = Damping(self.options.damping, least_share=1 / max(inflation))
         self._round = 0
-        self._previous: dict[str, Tensor] = {}
-        self._accepted: AcceptedWave | None = None
+        self._previous: dict[str, Tensor] | None = None
 
     @classmethod
     def paper(
-        cls, stages: Sequence[nn.Module] | InProcessPipeline, loss: ConvexLoss | None = None, *,
+        cls, stages: Sequence[nn.Module] | WorkerPipeline, loss: ConvexLoss | None = None, *,
         inner_steps: int = 20, delta: float = 1.0, power_steps: int = 20, microbatches: int = 1,
     ) -> "SurrogateMinimizer":  # fmt: skip
         """Appendix A to the letter: layer blocks, one scalar curvature, plain CG, no damping and no acceptance test."""
@@ -139,7 +137,7 @@ class SurrogateMinimizer:
             "damping": self._damping.value,
             "inflation_share": self._damping.inflation_share,
             "seed": self.options.seed,
-            "previous_step": {name: step.clone() for name, step in self._previous.items()},
+            "previous_step": self._previous and {name: step.clone() for name, step in self._previous.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -156,32 +154,25 @@ class SurrogateMinimizer:
             raise ValueError(f"the state of a SurrogateMinimizer is out of range: {dict(state)}")
         if state["seed"] != self.options.seed:
             raise ValueError(f"the state was saved with seed {state['seed']}, this minimizer has {self.options.seed}")
-        previous = dict(state["previous_step"])
-        shapes = {name: parameter.shape for name, parameter in self.pipeline.parameters.items()}
-        if previous and {name: step.shape for name, step in previous.items()} != shapes:
-            raise ValueError("the state of a SurrogateMinimizer is of another network: its last step does not fit")
-        like = {name: parameter.detach() for name, parameter in self.pipeline.parameters.items()}
-        self._previous = {name: step.to(like[name]).clone() for name, step in previous.items()}
+        previous = state["previous_step"]
+        parameters = self.pipeline.parameters
+        if previous is not None:
+            if {name: step.shape for name, step in previous.items()} != {n: p.shape for n, p in parameters.items()}:
+                raise ValueError("the state of a SurrogateMinimizer is of another network: its last step does not fit")
+            previous = {name: step.to(parameters[name].detach()).clone() for name, step in previous.items()}
+        self._previous = previous
         self._damping = replace(self._damping, value=damping, inflation_share=share)
         self._round = int(state["round"])
-        self._accepted = None
-
-    def _wave(self, inputs: Tensor, targets: Tensor) -> Wave:
-        """Wave 1, or the accepted one of the last step if nothing changed since."""
-        accepted, self._accepted = self._accepted, None
-        if accepted is not None and accepted.fits(inputs, targets, self.pipeline.stages):
-            return accepted.wave
-        return self.pipeline.forward(inputs, targets)
 
     def _expand(self, inputs: Tensor, targets: Tensor) -> Point:
         """Waves 1 to 3: gradients and curvature of every block, made into local problems."""
-        wave = self._wave(inputs, targets)
+        wave = self.pipeline.forward(inputs, targets)
         seed = draw_seed(self.options.seed, self._round)
         gradients = self.pipeline.backward(wave, self._boundaries)
         blocks = self.pipeline.curvature(wave, gradients, self.blocks, self._curvature, seed)
         problems = [self._local_phase.problem(block, draw_seed(seed, block.block.index)) for block in blocks]
-        squares = torch.stack([block.gradient.dot(block.gradient) for block in blocks])
-        return Point(inputs, targets, wave.loss, problems, squares.sum(), self._previous)
+        square = sum((block.gradient.dot(block.gradient) for block in blocks), torch.zeros_like(wave.loss))
+        return Point(inputs, targets, wave.loss, problems, square, self._previous)
 
     @torch.no_grad()
     def _commit(self, trial: Trial, point: Point) -> None:
@@ -193,11 +184,10 @@ class SurrogateMinimizer:
             named = [p.block.named(step) for p, step in zip(point.problems, trial.steps, strict=True)]
             self._previous = {name: value for own in named for name, value in own.items()}
         if trial.wave is not None:
-            self._accepted = AcceptedWave.of(trial.wave, point.inputs, point.targets, self.pipeline.stages)
+            self.pipeline.accept(trial.wave, point.inputs, point.targets)
 
-    def _choose_inflation(self) -> list[float]:
+    def _choose_inflation(self, count: int) -> list[float]:
         """κ of every trainable block; curvatures that are decoupled already have κ = 1."""
-        count = sum(1 for own in self.blocks for block in own if block.size)
         if self._curvature.decoupled:
             return [1.0] * count
         if self.options.decoupling is not None:
@@ -220,6 +210,7 @@ def _output_curvature(options: Options) -> OutputCurvature:
 
 def _note(trial: Trial) -> str:
     """The unusual reasons for which solvers stopped, and a rejection."""
-    reasons = {Reason(code) for code in torch.stack([result.code for result in trial.results]).tolist()}
+    codes = torch.stack([result.code for result in trial.results]).tolist() if trial.results else []
+    reasons = {Reason(code) for code in codes}
     unusual = sorted(reason.name.lower().replace("_", " ") for reason in reasons - {Reason.MAX_STEPS, Reason.CONVERGED})
     return ", ".join(([] if trial.accepted else ["rejected"]) + unusual)

@@ -11,7 +11,8 @@ from surmin.damping import Damping, is_acceptable, reduction_ratio
 from surmin.errors import NonFiniteError
 from surmin.local_phase import Problem
 from surmin.options import Options
-from surmin.pipeline.in_process import InProcessPipeline, StageParameters, Wave
+from surmin.pipeline.wave import StageParameters, Wave
+from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.solvers.result import SolverResult
 from surmin.stages.stage import Stage
 
@@ -26,7 +27,7 @@ class Point:
         loss: h(θ̄), 0-dimensional.
         problems: what every trainable block has to minimise.
         gradient_square: ‖∂h/∂θ‖², 0-dimensional.
-        previous: the last accepted step by the parameters' global names; empty before there is one.
+        previous: the last accepted step by the parameters' global names; None before there is one.
     """
 
     inputs: Tensor
@@ -34,7 +35,7 @@ class Point:
     loss: Tensor
     problems: Sequence[Problem]
     gradient_square: Tensor
-    previous: Mapping[str, Tensor]
+    previous: Mapping[str, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Search:
         inflation: κ of every trainable block, by its index.
     """
 
-    pipeline: InProcessPipeline
+    pipeline: WorkerPipeline
     options: Options
     inflation: Sequence[float]
 
@@ -109,10 +110,10 @@ class Search:
         waves: list[Wave | None] = [None] * len(moved)
         if self.options.adapt_damping:
             waves = list(self.pipeline.forward_candidates(point.inputs, point.targets, moved))
-        unknown = torch.full_like(point.loss, math.nan)
+        zero, unknown = torch.zeros_like(point.loss), torch.full_like(point.loss, math.nan)
         numbers = [point.loss, point.gradient_square]
         for (_, results, _), wave in zip(candidates, waves, strict=True):
-            numbers += [unknown if wave is None else wave.loss, torch.stack([r.decrease for r in results]).sum()]
+            numbers += [unknown if wave is None else wave.loss, sum((r.decrease for r in results), zero)]
         loss, gradient_square, *pairs = self.pipeline.total(torch.stack([number.double() for number in numbers]))
         self._check_start(loss, gradient_square)
         ends = zip(pairs[::2], pairs[1::2], strict=True)
@@ -130,9 +131,9 @@ class Search:
         for factor in self.options.damping_candidates:
             scaled = damping.candidate(factor, tighten=self.options.adapt_decoupling)
             results = self._solve(point.problems, scaled)
-            for momentum in self.options.momentum_candidates if point.previous else (0.0,):
+            for momentum in (0.0,) if point.previous is None else self.options.momentum_candidates:
                 steps = [result.step for result in results]
-                if momentum:
+                if momentum and point.previous is not None:
                     previous = [problem.block.flatten(point.previous) for problem in point.problems]
                     steps = [step + momentum * last for step, last in zip(steps, previous, strict=True)]
                 candidates.append((scaled, results, steps))
@@ -140,7 +141,7 @@ class Search:
 
     def _solve(self, problems: Sequence[Problem], damping: Damping) -> list[SolverResult]:
         """Every block minimises its local loss at this λ and share of κ."""
-        with torch.no_grad():
+        with torch.no_grad(), self.pipeline.tracer.span("U"):
             return [
                 problem.solve(max(1.0, damping.inflation_share * self.inflation[problem.block.index]), damping.value)
                 for problem in problems

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from surmin.curvature.factor import FactorCurvature, GaussNewton
 from surmin.curvature.moments import InputMomentCache, KroneckerMoments, MeanDiagonal, estimate_moments
-from surmin.pipeline.in_process import BlockWaves
+from surmin.pipeline.wave import BlockWaves
 from tests.cases import BY_NAME
 from tests.oracles import dense
 from tests.waves import block_waves

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +11,13 @@ import torch
 
 from surmin.errors import NonFiniteError
 from surmin.experiments import run as run_module
+from surmin.experiments.checkpoint import Checkpoint
 from surmin.experiments.run import Run
 from surmin.methods.registry import METHODS
 from surmin.report import StepReport
 from tests.experiments.cases import contents, resume, rows_of, start, tiny_run, untimed
 
+FILE = "round-000004/shard-00001-model-00001-of-00001.safetensors"
 FIRST_WAVE_KEPT = {"sm", "gd-armijo"}
 """Methods whose accepted forward wave serves the next round: after resuming it is done once more."""
 
@@ -34,7 +37,7 @@ def test_a_run_is_recorded(tmp_path: Path, name: str) -> None:
     last, first = rows[-1].loss, rows[0].loss
     assert last is not None and first is not None and last < first
     assert (rows[4].damping is None) == (name not in {"sm", "sm-paper"})
-    assert sorted(contents(tmp_path / "run")) == ["checkpoint/state.safetensors", "config.json", "metrics.jsonl"]
+    assert sorted(contents(tmp_path / "run")) == [f"checkpoint/{FILE}", "config.json", "metrics.jsonl"]
 
 
 def test_the_configuration_is_recorded(tmp_path: Path) -> None:
@@ -123,7 +126,8 @@ def test_rows_after_the_checkpoint_are_computed_again(tmp_path: Path) -> None:
     rows = rows_of(folder)
     early = start(tiny_run(method="adam", rounds=2), tmp_path / "early")
     early.train()
-    os.replace(tmp_path / "early" / "checkpoint" / "state.safetensors", folder / "checkpoint" / "state.safetensors")
+    shutil.rmtree(folder / "checkpoint")
+    (tmp_path / "early" / "checkpoint").rename(folder / "checkpoint")
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"round": 5, "lo')
     resume(folder).train()
@@ -142,7 +146,7 @@ def test_checkpoints_are_written_on_the_way(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(run_module, "CHECKPOINT_SECONDS", 0.0)
     run = start(tiny_run(method="adam", rounds=4), tmp_path / "run")
     rounds = []
-    run.train(lambda row: rounds.append(run_module.SavedRun.read(tmp_path / "run").checkpoint.round))
+    run.train(lambda row: rounds.append(Checkpoint.load(tmp_path / "run" / "checkpoint").round))
     assert rounds == [0, 1, 2, 3]
 
 
@@ -245,12 +249,12 @@ def test_resuming_as_another_run(tmp_path: Path, changes: dict[str, Any], messag
 
 def test_damaged_folders(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    start(tiny_run(method="adam", rounds=2), folder).train()
-    other = start(tiny_run(method="adam", rounds=2, width=9), tmp_path / "other")
+    start(tiny_run(method="adam"), folder).train()
+    other = start(tiny_run(method="adam", width=9), tmp_path / "other")
     other.train()
     good = contents(folder)
     checkpoint, metrics, config = (
-        folder / "checkpoint" / "state.safetensors",
+        folder / "checkpoint" / FILE,
         folder / "metrics.jsonl",
         folder / "config.json",
     )
@@ -262,16 +266,19 @@ def test_damaged_folders(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
         assert contents(folder) == damaged
         for name, content in good.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
 
-    checkpoint.write_bytes(other.folder.checkpoint.read_bytes())
+    checkpoint.write_bytes((other.folder.checkpoint / FILE).read_bytes())
     refused("checkpoint is of another network: parameter 1.bias is float64 \\[9\\] there and float64 \\[8\\] here")
     checkpoint.write_bytes(b"\x80\x04nonsense")
-    refused("state.safetensors: not a checkpoint that can be read")
+    refused(f"{FILE}: not a checkpoint that can be read")
     checkpoint.unlink()
-    refused("state.safetensors: not a checkpoint that can be read")
+    refused("round-000004: not a checkpoint that can be read: the part of worker 0 is missing")
+    checkpoint.parent.rename(folder / "elsewhere")
+    refused("checkpoint: no checkpoint in it")
     metrics.write_text("")
-    refused("metrics.jsonl ends before round 2")
+    refused("metrics.jsonl ends before round 4")
     metrics.unlink()
     refused("metrics.jsonl: cannot be read")
     config.write_text("{}")

@@ -3,7 +3,7 @@
 Legend: R columns of a sample's output curvature, (k, q, *out) for q sampled rows; G_i = (1/n) Σ_j J_θᵀ R_j R_jᵀ J_θ.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ from surmin.losses import ConvexLoss, identity_factor
 from surmin.stages.block import Block
 from surmin.stages.layer import LayerAtPoint
 from surmin.stages.linearize import linearize
-from surmin.stages.stage import Tape
+from surmin.stages.stage import Tape, layer_inputs
 
 MAX_EXACT_COLUMNS = 1024
 """Outputs per sample up to which a factor without a rank is built."""
@@ -26,7 +26,7 @@ CACHED_NUMBERS = 1 << 20
 
 @dataclass(frozen=True)
 class FactorPiece:
-    """One layer of a block on the sampled rows of one micro-batch: the layer at its point, and R at its output."""
+    """One layer of a block on the rows of one message: the layer at its point, and R at its output."""
 
     point: LayerAtPoint
     columns: Tensor
@@ -65,35 +65,62 @@ class FactorCurvature:
         fraction: the part of the batch that carries the curvature, in (0, 1].
         share: the part of those samples drawn by how curved their loss is (`importance_rows`).
         top_factor: "hessian" starts from ∇²ℓ, "smoothness" from the paper's bound L I.
+        wire: the type that columns are rounded to on their way to another worker; None for that of the network.
     """
 
     rank: int | None = None
     fraction: float = 0.25
     share: float = 0.8
     top_factor: Literal["hessian", "smoothness"] = "hessian"
+    wire: Literal["bfloat16", "float16"] | None = None
 
     needs_cotangents = False
     decoupled = False
 
+    def message_count(self, samples: int, microbatches: int) -> int:
+        """As many as micro-batches, where that leaves none empty."""
+        return min(microbatches, self.sample_count(samples))
+
     def top(self, loss: ConvexLoss, outputs: Sequence[Tensor], targets: Sequence[Tensor], seed: int) -> list[Message]:
-        """One message per micro-batch: the columns √weight · S_j, and the rows they belong to (left out: all rows)."""
-        sizes = [len(part) for part in outputs]
+        """The columns √weight · S_j and the rows of the batch they belong to, in equal parts; left out: all rows."""
         joined, labels = torch.cat(list(outputs)), torch.cat(list(targets))
         generator = torch.Generator(joined.device).manual_seed(seed)
+        parts = self.message_count(len(joined), len(outputs))
         if self.fraction == 1:
-            return [(part,) for part in self._columns(loss, joined, labels, generator).split(sizes, dim=1)]
+            return [(part,) for part in self._columns(loss, joined, labels, generator).tensor_split(parts, dim=1)]
         count = self.sample_count(len(joined))
         rows, weights = importance_rows(loss.trace(joined, labels), count, self.share, generator)
         columns = self._columns(loss, joined[rows], labels[rows], generator)
         columns = columns * weights.sqrt().view(1, -1, *[1] * (columns.dim() - 2))
-        return _split_by_microbatch(columns, rows, sizes)
+        return list(zip(columns.tensor_split(parts, dim=1), rows.tensor_split(parts), strict=True))
+
+    def arrivals(
+        self, tapes: Sequence[Tape], messages: Iterable[Message]
+    ) -> Iterator[tuple[Sequence[Tape], Sequence[Message]]]:
+        """Every message at once: its rows may lie in any micro-batch; without rows it belongs to its own."""
+        for number, message in enumerate(messages):
+            yield (tapes if len(message) > 1 else tapes[number : number + 1]), [message]
 
     def descend(
-        self, block: Block, tapes: Sequence[Tape], messages: Sequence[Message], seed: int
+        self, block: Block, tapes: Sequence[Tape], messages: Sequence[Message], samples: int, seed: int
     ) -> tuple[GaussNewton, list[Message]]:
         """The block's Gauss-Newton matrix, and the columns at the block's input."""
-        samples = self.sample_count(sum(len(tape.output) for tape in tapes))
-        return gauss_newton(block, tapes, messages, samples)
+        own, below = zip(*(_descend_one(block, tapes, message) for message in messages), strict=True)
+        return GaussNewton(list(own), trainable_sizes(block), self.sample_count(samples)), list(below)
+
+    def pack(self, message: Message) -> Message:
+        """Columns rounded to `wire`."""
+        columns, *rows = message
+        return (columns.to(getattr(torch, self.wire)) if self.wire else columns, *rows)
+
+    def unpack(self, packed: Message, dtype: torch.dtype) -> Message:
+        """Columns in the network's precision again."""
+        columns, *rows = packed
+        return (columns.to(dtype), *rows)
+
+    def join(self, parts: Sequence[GaussNewton]) -> GaussNewton:
+        """G over the rows of all messages."""
+        return GaussNewton([piece for part in parts for piece in part.pieces], parts[0].sizes, parts[0].samples)
 
     def sample_count(self, batch: int) -> int:
         """How many samples of a batch carry the curvature, at least one."""
@@ -138,45 +165,34 @@ def weighted_sum(columns: Tensor, coefficients: Tensor) -> Tensor:
     return total
 
 
-def gauss_newton(
-    block: Block, tapes: Sequence[Tape], messages: Sequence[Message], samples: int
-) -> tuple[GaussNewton, list[Message]]:
-    """G of a block at the tapes' point, and the columns at the block's input.
+def gauss_newton(block: Block, tape: Tape, message: Message, samples: int) -> GaussNewton:
+    """G of a block at the point of a tape of the whole batch.
 
     Args:
         block: the block.
-        tapes: of its stage, by micro-batch.
-        messages: the columns at its output and their rows, by micro-batch.
+        tape: of its stage.
+        message: the columns at its output and their rows.
         samples: how many samples carry the curvature of the whole batch.
     """
-    pieces, below = [], []
-    for tape, (columns, *rows) in zip(tapes, messages, strict=True):
-        layers, remaining = _descend_one(block, tape, columns, rows[0] if rows else None)
-        pieces.append(layers)
-        below.append((remaining, *rows))
-    return GaussNewton(pieces, [layer.size for layer in block.layers if layer.size], samples), below
+    return GaussNewton([_descend_one(block, [tape], message)[0]], trainable_sizes(block), samples)
 
 
-def _descend_one(block: Block, tape: Tape, columns: Tensor, rows: Tensor | None) -> tuple[list[FactorPiece], Tensor]:
-    """Pull the columns of one micro-batch through a block, keeping them at the output of every trainable layer."""
+def trainable_sizes(block: Block) -> list[int]:
+    """Numbers in every trainable layer of a block."""
+    return [layer.size for layer in block.layers if layer.size]
+
+
+def _descend_one(block: Block, tapes: Sequence[Tape], message: Message) -> tuple[list[FactorPiece], Message]:
+    """Pull the columns of one message through a block, keeping them at the output of every trainable layer."""
+    columns, *rows = message
     pieces: list[FactorPiece] = []
     trainable = sum(1 for layer in block.layers if layer.size)
     for index in reversed(range(block.start, block.stop)):
-        layer, inputs = block.stage.layers[index], tape.inputs[index].detach()
-        point = linearize(layer, inputs if rows is None else inputs[rows], tape.parameters[index])
+        layer = block.stage.layers[index]
+        point = linearize(layer, layer_inputs(tapes, index, *rows), tapes[0].parameters[index])
         if layer.size:
             pieces.append(FactorPiece(point, columns))
         if block.index == 0 and len(pieces) == trainable:
             break
         columns = point.input_vjp(columns)
-    return pieces[::-1], columns
-
-
-def _split_by_microbatch(columns: Tensor, rows: Tensor, sizes: Sequence[int]) -> list[Message]:
-    """Cut columns of ascending rows of the whole batch into those of each micro-batch, rows counted from its start."""
-    starts = torch.tensor([0, *sizes]).cumsum(0)
-    cuts = torch.searchsorted(rows, starts.to(rows.device)).tolist()
-    return [
-        (columns[:, cut:end], rows[cut:end] - start)
-        for cut, end, start in zip(cuts, cuts[1:], starts.tolist(), strict=False)
-    ]
+    return pieces[::-1], (columns, *rows)

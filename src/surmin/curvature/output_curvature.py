@@ -1,8 +1,9 @@
 """What every output curvature offers to the curvature wave (DESIGN: wave 3)."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from surmin.losses import ConvexLoss
@@ -10,7 +11,7 @@ from surmin.stages.block import Block
 from surmin.stages.stage import Tape
 
 Message = tuple[Tensor, ...]
-"""What goes down the pipe for one micro-batch."""
+"""What goes down the pipe at once, a part of the batch's curvature."""
 
 
 class BlockCurvature(Protocol):
@@ -28,13 +29,38 @@ class OutputCurvature(Protocol):
     decoupled: bool
     """Whether the blocks' curvatures are decoupled already (δ), so that κ = 1."""
 
+    def message_count(self, samples: int, microbatches: int) -> int:
+        """How many messages the curvature of a batch comes in."""
+
     def top(self, loss: ConvexLoss, outputs: Sequence[Tensor], targets: Sequence[Tensor], seed: int) -> list[Message]:
-        """The curvature of the loss at the network's outputs, one message per micro-batch."""
+        """The curvature of the loss at the network's outputs, given and returned in parts."""
+
+    def arrivals(
+        self, tapes: Sequence[Tape], messages: Iterable[Message]
+    ) -> Iterator[tuple[Sequence[Tape], Sequence[Message]]]:
+        """The messages in the groups that go through a stage together, with the tapes that each group needs."""
 
     def descend(
-        self, block: Block, tapes: Sequence[Tape], messages: Sequence[Message], seed: int
-    ) -> tuple[BlockCurvature, list[Message]]:
-        """The block's curvature, and the messages for the block below (empty below the first trainable block)."""
+        self, block: Block, tapes: Sequence[Tape], messages: Sequence[Message], samples: int, seed: int
+    ) -> tuple[Any, list[Message]]:
+        """The block's curvature by these messages, and the messages for the block below.
+
+        Args:
+            block: the block.
+            tapes: of its stage, those that `arrivals` named.
+            messages: at its output, a group of `arrivals`.
+            samples: in the whole batch.
+            seed: of the block.
+        """
+
+    def pack(self, message: Message) -> Message:
+        """What of a message goes to another worker."""
+
+    def unpack(self, packed: Message, dtype: torch.dtype) -> Message:
+        """What arrives there, for a network of this precision."""
+
+    def join(self, parts: Sequence[Any]) -> BlockCurvature:
+        """The block's curvature out of what its groups left."""
 
 
 def draw_seed(*numbers: int) -> int:

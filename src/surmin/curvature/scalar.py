@@ -4,7 +4,7 @@ Legend: H the Hessian of Ψ_i∘f_i, λ = λ_max(H_zz), δ > 0 the decoupling co
 ℍ_i = H_θθ + H_zθᵀ H_zθ / δ; the first block has nothing below it and keeps H_θθ alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,11 +65,33 @@ class ScalarCurvature:
         """L_m, the smoothness constant of the loss."""
         return [(part.new_full((len(part) if self.per_sample else 1,), loss.smoothness(part)),) for part in outputs]
 
+    def message_count(self, samples: int, microbatches: int) -> int:
+        """One per micro-batch."""
+        return microbatches
+
+    def arrivals(
+        self, tapes: Sequence[Tape], messages: Iterable[Message]
+    ) -> Iterator[tuple[Sequence[Tape], Sequence[Message]]]:
+        """All together: λ_max is the largest over the whole batch."""
+        yield tapes, list(messages)
+
+    def pack(self, message: Message) -> Message:
+        """All of it: these are few numbers."""
+        return message
+
+    def unpack(self, packed: Message, dtype: torch.dtype) -> Message:
+        """As it was sent."""
+        return packed
+
+    def join(self, parts: Sequence[DecoupledHessian]) -> DecoupledHessian:
+        """The only part there is."""
+        (whole,) = parts
+        return whole
+
     def descend(
-        self, block: Block, tapes: Sequence[Tape], messages: Sequence[Message], seed: int
+        self, block: Block, tapes: Sequence[Tape], messages: Sequence[Message], samples: int, seed: int
     ) -> tuple[DecoupledHessian, list[Message]]:
         """ℍ_i, and L_{i-1} for the block below."""
-        samples = sum(len(tape.output) for tape in tapes)
         hessians = [
             surrogate_hessian(
                 block,

@@ -12,6 +12,7 @@ from surmin.experiments.grid import PlannedRun, plan_runs
 from surmin.experiments.metrics import Row, read_rows
 from surmin.experiments.problem import load_data
 from surmin.experiments.results import Result, write_results
+from surmin.experiments.round_folder import newest_round
 from surmin.experiments.run import Run, status_of
 from surmin.experiments.saved import SavedRun, check_unchanged, read_config
 
@@ -95,7 +96,7 @@ class Comparison:
     def _train(self, planned: PlannedRun, on_row: OnRow) -> Result:
         folder = self._folder(planned)
         run = Run(planned.config, folder.path, self.data)
-        if folder.checkpoint.exists():
+        if newest_round(folder.checkpoint):
             run.resume(SavedRun.read(folder.path))
         else:
             shutil.rmtree(folder.path, ignore_errors=True)  # cut off before its first checkpoint

@@ -14,7 +14,8 @@ from surmin.curvature.output_curvature import BlockCurvature, Message
 from surmin.curvature.scalar import DecoupledHessian, ScalarCurvature
 from surmin.experiments.dense import DenseNetwork, surrogate_hessian
 from surmin.options import Options
-from surmin.pipeline.in_process import InProcessPipeline, Wave
+from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.wave import Wave
 from surmin.stages.block import Block, cut_blocks
 from surmin.surrogates.decoupling import check_decoupling, uniform_decoupling
 
@@ -113,7 +114,7 @@ def _curvature_wave(pipeline: InProcessPipeline, wave: Wave, options: Options) -
         for position in reversed(range(len(flat))):
             stage, block = flat[position]
             tapes = wave.tapes[stage]
-            own, below = curvature.descend(block, tapes, messages, options.seed)
+            own, below = curvature.descend(block, tapes, messages, wave.shape[0], options.seed)
             if block.size:
                 gradient = torch.cat(gradients[pipeline.stages[stage]][block.start : block.stop])
                 under = None if block.index == 0 else below[0]

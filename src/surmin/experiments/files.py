@@ -24,6 +24,15 @@ def replacing(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def sync_folder(path: Path) -> None:
+    """Have the disk know which files are in the folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a text file."""
     with replacing(path) as unfinished:

@@ -29,18 +29,8 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """The network and the method's memory."""
-        return self.path / "checkpoint" / "state.safetensors"
-
-    def create(self) -> None:
-        """Make the folder.
-
-        Raises:
-            ValueError: when there is something in it already.
-            OSError: when it cannot be made.
-        """
-        claim_folder(self.path)
-        self.checkpoint.parent.mkdir()
+        """The network and the method's memory, after the last round that was saved."""
+        return self.path / "checkpoint"
 
 
 def claim_folder(path: Path) -> None:

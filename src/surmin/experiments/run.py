@@ -13,7 +13,7 @@ from surmin.errors import NonFiniteError
 from surmin.experiments.batches import Batches
 from surmin.experiments.checkpoint import Checkpoint
 from surmin.experiments.config import RunConfig
-from surmin.experiments.folder import RunFolder, write_config
+from surmin.experiments.folder import RunFolder, claim_folder, write_config
 from surmin.experiments.interrupts import deferred_interrupt
 from surmin.experiments.metrics import Row, append_row, write_rows
 from surmin.experiments.problem import build_problem, load_data
@@ -65,7 +65,7 @@ class Run:
         Raises:
             ValueError: when the folder has something in it already.
         """
-        self.folder.create()
+        claim_folder(self.folder.path)
         self.rows = [Row.start(self.problem.evaluate())]
         self._record()
 
@@ -79,7 +79,7 @@ class Run:
         self._restore(saved)
         self.rows = saved.rows
         if self.folder.path != saved.folder.path:
-            self.folder.create()
+            claim_folder(self.folder.path)
         self._record()
 
     def train(self, on_row: Callable[[Row], None] = lambda row: None) -> Status:
@@ -130,12 +130,13 @@ class Run:
 
     def _restore(self, saved: SavedRun) -> None:
         parameters = self.problem.pipeline.parameters
+        checkpoint = Checkpoint.load(saved.folder.checkpoint, parameters)
         try:
-            saved.checkpoint.check(self.config.method, parameters)
-            self._method.load_state_dict(saved.checkpoint.state)
+            checkpoint.check(self.config.method, parameters)
+            self._method.load_state_dict(checkpoint.state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{saved.folder.checkpoint}: {error}") from error
-        saved.checkpoint.restore(parameters)
+        checkpoint.restore(parameters)
 
 
 def _warm_up() -> None:

@@ -20,12 +20,11 @@ Config = TypeVar("Config", bound=ExperimentConfig)
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run's options, its rows up to its checkpoint, and the checkpoint."""
+    """A run's options and its rows up to the round of its checkpoint."""
 
     folder: RunFolder
     config: RunConfig
     rows: list[Row]
-    checkpoint: Checkpoint
 
     @classmethod
     def read(cls, path: Path) -> "SavedRun":
@@ -37,12 +36,12 @@ class SavedRun:
         folder = RunFolder(path)
         config = read_config(path, RunConfig)
         rows = read_rows(folder.metrics)
-        checkpoint = Checkpoint.load(folder.checkpoint)
-        if checkpoint.round >= len(rows):
-            raise ValueError(f"{folder.metrics} ends before round {checkpoint.round}, where the checkpoint is")
+        last = Checkpoint.load(folder.checkpoint, names=()).round
+        if last >= len(rows):
+            raise ValueError(f"{folder.metrics} ends before round {last}, where the checkpoint is")
         if rows[-1].loss is None:
             raise ValueError(f"{path}: the run diverged in round {rows[-1].round}, there is nothing to continue")
-        return cls(folder, config, rows[: checkpoint.round + 1], checkpoint)
+        return cls(folder, config, rows[: last + 1])
 
     def check_continues(self, config: RunConfig) -> None:
         """Raise ValueError when these options would make it another run."""

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from surmin.methods.base import StepMeter
 from surmin.methods.gradients import Gradients, by_name, squared_norm
-from surmin.pipeline.in_process import InProcessPipeline, StageParameters, Wave
-from surmin.pipeline.reuse import AcceptedWave
+from surmin.pipeline.wave import StageParameters, Wave
+from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.stages.layer import Layer
 
@@ -29,15 +29,14 @@ class ArmijoDescent:
         lr: the very first α tried.
     """
 
-    def __init__(self, pipeline: InProcessPipeline, *, lr: float = 1.0) -> None:
+    def __init__(self, pipeline: WorkerPipeline, *, lr: float = 1.0) -> None:
         self.pipeline = pipeline
         self.length = lr
-        self._accepted: AcceptedWave | None = None
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One line search; when no trial is good enough the parameters stay as they are."""
         meter = StepMeter(self.pipeline)
-        wave = self._first_wave(inputs, targets)
+        wave = self.pipeline.forward(inputs, targets)
         gradients = self.pipeline.backward(wave)
         loss, squared = self.pipeline.total(torch.stack([wave.loss, squared_norm(gradients)]))
         accepted, tries = False, 0
@@ -62,13 +61,6 @@ class ArmijoDescent:
         if set(state) != {"length"}:
             raise ValueError(f"not the state of a line search: {sorted(state)}")
         self.length = float(state["length"])
-        self._accepted = None
-
-    def _first_wave(self, inputs: Tensor, targets: Tensor) -> Wave:
-        accepted, self._accepted = self._accepted, None
-        if accepted is not None and accepted.fits(inputs, targets, self.pipeline.stages):
-            return accepted.wave
-        return self.pipeline.forward(inputs, targets)
 
     def _moved(self, gradients: Gradients) -> StageParameters:
         return {
@@ -88,4 +80,4 @@ class ArmijoDescent:
             for layer, own in zip(stage.layers, values, strict=True):
                 for name, value in own.items():
                     layer.parameters[name].copy_(value)
-        self._accepted = AcceptedWave.of(trial, inputs, targets, self.pipeline.stages)
+        self.pipeline.accept(trial, inputs, targets)

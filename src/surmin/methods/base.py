@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 
 
@@ -27,7 +27,7 @@ class Method(Protocol):
 class StepMeter:
     """Counts what a pipeline does from here to `report`, for methods that have no model of the loss."""
 
-    def __init__(self, pipeline: InProcessPipeline) -> None:
+    def __init__(self, pipeline: WorkerPipeline) -> None:
         self._pipeline = pipeline
         self._traffic = pipeline.traffic.copy()
         self._operations = pipeline.work.operations

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from surmin.methods.base import StepMeter
 from surmin.methods.gradients import assign_gradients, squared_norm
 from surmin.methods.optimizer_state import load_named_state, named_state
-from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 
 MOMENTUM = 0.9
@@ -20,7 +20,7 @@ MOMENTUM = 0.9
 class FirstOrder:
     """One forward wave, one backward wave, one step of a torch optimizer."""
 
-    def __init__(self, pipeline: InProcessPipeline, optimizer: Optimizer) -> None:
+    def __init__(self, pipeline: WorkerPipeline, optimizer: Optimizer) -> None:
         self.pipeline = pipeline
         self.optimizer = optimizer
 
@@ -29,9 +29,10 @@ class FirstOrder:
         meter = StepMeter(self.pipeline)
         wave = self.pipeline.forward(inputs, targets)
         gradients = self.pipeline.backward(wave)
-        assign_gradients(gradients)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        with self.pipeline.tracer.span("U"):
+            assign_gradients(gradients)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
         return meter.report(wave.shape, float(wave.loss), math.sqrt(float(squared_norm(gradients))))
 
     def state_dict(self) -> dict[str, Any]:
@@ -43,16 +44,16 @@ class FirstOrder:
         load_named_state(self.optimizer, self.pipeline.parameters, state)
 
 
-def gradient_descent(pipeline: InProcessPipeline, *, lr: float = 0.1) -> FirstOrder:
+def gradient_descent(pipeline: WorkerPipeline, *, lr: float = 0.1) -> FirstOrder:
     """θ ← θ - lr ∇h."""
     return FirstOrder(pipeline, torch.optim.SGD(pipeline.parameters.values(), lr=lr))
 
 
-def sgd(pipeline: InProcessPipeline, *, lr: float = 0.05) -> FirstOrder:
+def sgd(pipeline: WorkerPipeline, *, lr: float = 0.05) -> FirstOrder:
     """Gradient descent with momentum 0.9."""
     return FirstOrder(pipeline, torch.optim.SGD(pipeline.parameters.values(), lr=lr, momentum=MOMENTUM))
 
 
-def adam(pipeline: InProcessPipeline, *, lr: float = 3e-3) -> FirstOrder:
+def adam(pipeline: WorkerPipeline, *, lr: float = 3e-3) -> FirstOrder:
     """Adam with torch's defaults."""
     return FirstOrder(pipeline, torch.optim.Adam(pipeline.parameters.values(), lr=lr))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from surmin.methods.base import Method
-    from surmin.pipeline.in_process import InProcessPipeline
+    from surmin.pipeline.worker_pipeline import WorkerPipeline
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def default_option(name: str, option: str) -> Any:
     return inspect.signature(find_method(name).load()).parameters[option].default
 
 
-def build_method(name: str, pipeline: "InProcessPipeline", options: Mapping[str, Any], seed: int = 0) -> "Method":
+def build_method(name: str, pipeline: "WorkerPipeline", options: Mapping[str, Any], seed: int = 0) -> "Method":
     """A method at work on a pipeline.
 
     Args:

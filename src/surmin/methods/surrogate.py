@@ -3,14 +3,14 @@
 from typing import Any
 
 from surmin.minimizer import SurrogateMinimizer
-from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.worker_pipeline import WorkerPipeline
 
 
-def surrogate_minimization(pipeline: InProcessPipeline, **options: Any) -> SurrogateMinimizer:
+def surrogate_minimization(pipeline: WorkerPipeline, **options: Any) -> SurrogateMinimizer:
     """`SurrogateMinimizer` with a preset and options over it."""
     return SurrogateMinimizer(pipeline, **options)
 
 
-def paper(pipeline: InProcessPipeline, **options: Any) -> SurrogateMinimizer:
+def paper(pipeline: WorkerPipeline, **options: Any) -> SurrogateMinimizer:
     """Appendix A to the letter."""
     return SurrogateMinimizer(pipeline, preset="paper", **options)

@@ -1,12 +1,15 @@
 """Using the forward wave that accepted a step as the next iteration's first wave."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from surmin.pipeline.in_process import Wave
+from surmin.pipeline.wave import Wave
 from surmin.stages.stage import Stage
+
+Noted = tuple[tuple[Tensor, int, int], ...]
+"""Tensors, held so that no other can take their place in memory, with the place and version they had."""
 
 
 @dataclass(frozen=True)
@@ -14,22 +17,33 @@ class AcceptedWave:
     """A forward wave at the current parameters, with what tells whether it still is one."""
 
     wave: Wave
-    batch: tuple[Tensor, Tensor]
-    versions: tuple[tuple[int, int], ...]
+    batch: Noted
+    held: Noted
 
     @classmethod
     def of(cls, wave: Wave, inputs: Tensor, targets: Tensor, stages: Sequence[Stage]) -> "AcceptedWave":
         """Note the batch and the versions of everything the wave depends on."""
-        return cls(wave, (inputs, targets), _versions(inputs, targets, stages))
+        return cls(wave, note((inputs, targets)), note(_held(stages)))
 
     def fits(self, inputs: Tensor, targets: Tensor, stages: Sequence[Stage]) -> bool:
-        """Whether batch and parameters are the same tensors, unchanged since."""
-        same = inputs is self.batch[0] and targets is self.batch[1]
-        return same and self.versions == _versions(inputs, targets, stages)
+        """Whether batch, parameters and buffers are the same tensors, unchanged since."""
+        return same_tensors(self.batch, (inputs, targets)) and same_tensors(self.held, _held(stages))
 
 
-def _versions(inputs: Tensor, targets: Tensor, stages: Sequence[Stage]) -> tuple[tuple[int, int], ...]:
-    """Place and version of the batch and of all parameters and buffers, frozen ones included."""
+def note(tensors: Iterable[Tensor]) -> Noted:
+    """What `same_tensors` compares with."""
+    return tuple((tensor, tensor.data_ptr(), tensor._version) for tensor in tensors)
+
+
+def same_tensors(noted: Noted, tensors: Sequence[Tensor]) -> bool:
+    """Whether these are the tensors that were noted, unchanged since."""
+    return len(noted) == len(tensors) and all(
+        old is new and new.data_ptr() == place and new._version == version
+        for (old, place, version), new in zip(noted, tensors, strict=True)
+    )
+
+
+def _held(stages: Sequence[Stage]) -> list[Tensor]:
+    """All parameters and buffers, frozen ones included."""
     modules = [layer.module for stage in stages for layer in stage.layers]
-    held = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
-    return tuple((tensor.data_ptr(), tensor._version) for tensor in (inputs, targets, *held))
+    return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]

@@ -1,4 +1,4 @@
-"""Counting what crosses between stages."""
+"""Counting what crosses between workers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +8,11 @@ from torch import Tensor
 
 @dataclass
 class Traffic:
-    """Cumulative counts. A message is what a stage sends to a neighbour for one micro-batch, however many tensors."""
+    """Cumulative counts of what a worker sent; in one process, of what all would have sent.
+
+    A message is what goes to another worker at once, however many tensors. The comparison of batches before a step is
+    not counted.
+    """
 
     messages: int = 0
     bytes: int = 0
@@ -18,11 +22,6 @@ class Traffic:
         """Count one message."""
         self.messages += 1
         self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-    def all_reduce(self, numbers: int, stages: int) -> None:
-        """Count a sum of 8-byte numbers over all stages: up the pipe to the last stage and back down."""
-        self.messages += 2 * (stages - 1)
-        self.bytes += 2 * (stages - 1) * 8 * numbers
 
     def copy(self) -> "Traffic":
         """The counts so far, to take differences from."""

@@ -7,12 +7,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from surmin.losses import ConvexLoss
+from surmin.pipeline.wave import Wave
 from surmin.stages.stage import Stage, leaf_modules
 
 HALF = (torch.float16, torch.bfloat16)
 
 
-def check_modules(stages: Sequence[nn.Module]) -> None:
+def check_modules(stages: Sequence[nn.Module], *, others_train: bool = False) -> None:
     """Raise ValueError for stages whose local losses would not mean anything, naming the module and the way out."""
     if not stages:
         raise ValueError("a network needs at least one stage")
@@ -21,7 +23,7 @@ def check_modules(stages: Sequence[nn.Module]) -> None:
             raise TypeError(f"stage {position} is a {type(stage).__name__}, not an nn.Module")
         _check_deterministic(stage, position)
     _check_owners(stages)
-    _check_parameters(stages)
+    _check_parameters(stages, others_train)
 
 
 def check_unreplaced(stages: Sequence[Stage]) -> None:
@@ -51,8 +53,11 @@ def _check_placement(inputs: Tensor, targets: Tensor, parameter: Tensor) -> None
         )
 
 
-def check_batch(inputs: Tensor, targets: Tensor, microbatches: int, parameter: Tensor) -> None:
-    """Raise ValueError for an empty, mismatched, non-finite or unequally cut batch."""
+def check_batch(inputs: Tensor, targets: Tensor, microbatches: int, parameter: Tensor | None) -> None:
+    """Raise ValueError for an empty, mismatched, non-finite or unequally cut batch.
+
+    A parameter tells the network's device and precision; a worker without one cannot check these.
+    """
     if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
         raise TypeError(f"inputs and targets must be tensors, got {type(inputs).__name__} and {type(targets).__name__}")
     if inputs.dim() == 0 or targets.dim() == 0 or len(inputs) == 0:
@@ -64,9 +69,22 @@ def check_batch(inputs: Tensor, targets: Tensor, microbatches: int, parameter: T
             f"a batch of {len(inputs)} samples cannot be cut into {microbatches} equal micro-batches: "
             "change the batch size or the number of micro-batches"
         )
-    _check_placement(inputs, targets, parameter)
+    if parameter is not None:
+        _check_placement(inputs, targets, parameter)
     if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
         raise ValueError("inputs contain NaN or infinite values")
+
+
+def check_outputs(loss: ConvexLoss, wave: Wave) -> ValueError | TypeError | None:
+    """What is wrong with targets for the outputs they meet, at the network's last stage."""
+    try:
+        for output, targets in zip(wave.outputs, wave.targets, strict=True):
+            if len(output) != len(targets):
+                raise ValueError(f"the network returned {len(output)} rows for a micro-batch of {len(targets)} samples")
+            loss.check(output, targets)
+    except (ValueError, TypeError) as error:
+        return error
+    return None
 
 
 def _check_deterministic(stage: nn.Module, position: int) -> None:
@@ -106,7 +124,7 @@ def _check_owners(stages: Sequence[nn.Module]) -> None:
                 )
 
 
-def _check_parameters(stages: Sequence[nn.Module]) -> None:
+def _check_parameters(stages: Sequence[nn.Module], others_train: bool) -> None:
     trainable = []
     for position, stage in enumerate(stages):
         for name, parameter in stage.named_parameters():
@@ -117,7 +135,7 @@ def _check_parameters(stages: Sequence[nn.Module]) -> None:
                 )
             if parameter.requires_grad:
                 trainable.append(parameter)
-    if not trainable:
+    if not trainable and not others_train:
         raise ValueError("no parameter of the network requires a gradient: there is nothing to train")
     kinds = {(parameter.dtype, str(parameter.device)) for parameter in trainable}
     if len({dtype for dtype, _ in kinds}) > 1:

@@ -1,6 +1,6 @@
 """Solvers of nonlinear local losses: L-BFGS, re-linearised Gauss-Newton and Adam."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,13 +84,13 @@ class GaussNewtonDescent:
         """Levenberg-Marquardt within the block: damping is added after a step that failed."""
         step = loss.block.vector().zero_()
         with torch.enable_grad():
-            tapes = loss.forward(step)
+            tape = loss.forward(step)
         value = new_value = torch.zeros_like(step[0])
         extra, used = 0.0, 0
         expansion: tuple[Tensor, Callable[[Tensor, float], SolverResult]] | None = None
         for _ in range(self.steps):
             if expansion is None:
-                expansion = loss.gradient(tapes, step), self._model(loss, tapes)
+                expansion = loss.gradient(tape, step), self._model(loss, tape)
             gradient, model = expansion
             move = model(gradient, loss.damping + extra).step
             used += self.products
@@ -98,19 +98,19 @@ class GaussNewtonDescent:
                 trial = loss.forward(step + move)
             new_value = loss.value(trial, step + move)
             if bool(new_value < value):
-                step, value, tapes, expansion, extra = step + move, new_value, trial, None, extra / 3
+                step, value, tape, expansion, extra = step + move, new_value, trial, None, extra / 3
             else:
                 extra = max(4 * extra, loss.damping)
         known = torch.isfinite(new_value) | step.any()
         decrease = torch.where(known, 0.5 * loss.damping * step.dot(step) - value, torch.nan)
         return _result(step, decrease, used)
 
-    def _model(self, loss: NonlinearLocalLoss, tapes: Sequence[Tape]) -> Callable[[Tensor, float], SolverResult]:
-        """The quadratic at the tapes' point, ready to be minimised from a gradient at some damping."""
-        curvature = loss.linearized(tapes)
+    def _model(self, loss: NonlinearLocalLoss, tape: Tape) -> Callable[[Tensor, float], SolverResult]:
+        """The quadratic at the tape's point, ready to be minimised from a gradient at some damping."""
+        curvature = loss.linearized(tape)
         cache = self.first_moment or InputMomentCache()
-        inputs = [tape.inputs[loss.block.first_trainable] for tape in tapes] if self.first_moment else None
-        block, shape = loss.block.index, loss.pieces[0].inputs.shape
+        inputs = [tape.inputs[loss.block.first_trainable]] if self.first_moment else None
+        block, shape = loss.block.index, loss.inputs.shape
         with loss.work.phase(("inner moments", block, shape)):
             moments = estimate_moments(curvature, inputs, cache, seed=0)
         product = loss.work.counted(("inner product", block, shape), curvature.product)

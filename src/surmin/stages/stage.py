@@ -93,6 +93,19 @@ class Stage:
         return [flatten(pieces) if pieces else cotangent.new_zeros(0) for pieces in by_layer]
 
 
+def layer_inputs(tapes: Sequence[Tape], index: int, rows: Tensor | None = None) -> Tensor:
+    """The input of layer `index` in the whole batch, or in some ascending rows of it, from the tapes of its parts."""
+    parts = [tape.inputs[index].detach() for tape in tapes]
+    if len(parts) == 1:
+        return parts[0] if rows is None else parts[0][rows]
+    if rows is None:
+        return torch.cat(parts)
+    starts = torch.arange(len(parts) + 1, device=rows.device) * len(parts[0])
+    cuts = torch.searchsorted(rows, starts).tolist()
+    spans = list(zip(parts, cuts, cuts[1:], starts, strict=False))
+    return torch.cat([part[rows[cut:end] - start] for part, cut, end, start in spans if end > cut])
+
+
 def leaf_modules(module: nn.Module) -> Iterator[nn.Module]:
     """The modules that run one after the other: `nn.Sequential`s opened, everything else whole."""
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:

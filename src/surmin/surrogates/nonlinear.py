@@ -13,30 +13,8 @@ from torch import Tensor
 from surmin.curvature.factor import GaussNewton, gauss_newton, weighted_sum
 from surmin.curvature.output_curvature import Message
 from surmin.stages.block import Block
-from surmin.stages.stage import Stage, Tape
+from surmin.stages.stage import Stage, Tape, layer_inputs
 from surmin.work import WorkMeter
-
-
-@dataclass(frozen=True)
-class SurrogatePiece:
-    """Ψ on one micro-batch: z̄, f̄, g, and R with the rows it belongs to (none: all)."""
-
-    inputs: Tensor
-    output: Tensor
-    cotangent: Tensor
-    message: Message
-
-    def project(self, output: Tensor) -> Tensor:
-        """Rᵀ(f - f̄) on the sampled rows, (k, q)."""
-        columns, *rows = self.message
-        change = output - self.output
-        return torch.linalg.vecdot(columns.flatten(2), (change[rows[0]] if rows else change).flatten(1))
-
-    def lift(self, coefficients: Tensor) -> Tensor:
-        """g + R c at the block's output, (n, *out)."""
-        columns, *rows = self.message
-        lifted = weighted_sum(columns, coefficients)
-        return self.cotangent.index_add(0, rows[0], lifted) if rows else self.cotangent + lifted
 
 
 @dataclass(frozen=True)
@@ -45,7 +23,10 @@ class NonlinearLocalLoss:
 
     Attributes:
         block: the block whose parameters are minimised, the only one of a stage of its own.
-        pieces: one per micro-batch.
+        inputs: z̄ of the whole batch, (n, *in).
+        output: f̄, (n, *out).
+        cotangent: g, (n, *out).
+        message: R, and the rows it belongs to (left out: all).
         samples: q, how many samples carry the curvature.
         work: where evaluations are counted.
         inflation: κ.
@@ -53,7 +34,10 @@ class NonlinearLocalLoss:
     """
 
     block: Block
-    pieces: Sequence[SurrogatePiece]
+    inputs: Tensor
+    output: Tensor
+    cotangent: Tensor
+    message: Message
     samples: int
     work: WorkMeter
     inflation: float = 1.0
@@ -64,41 +48,36 @@ class NonlinearLocalLoss:
         with torch.no_grad():
             return self.value(self.forward(step), step)
 
-    def forward(self, step: Tensor) -> list[Tape]:
-        """Run the block at θ̄ + d, one tape per micro-batch."""
+    def forward(self, step: Tensor) -> Tape:
+        """Run the block at θ̄ + d."""
         parameters = self.block.moved(step)
         with self.work.phase(self._key("inner forward")):
-            return [self.block.stage.forward(piece.inputs, parameters) for piece in self.pieces]
+            return self.block.stage.forward(self.inputs, parameters)
 
-    def value(self, tapes: Sequence[Tape], step: Tensor) -> Tensor:
-        """L(d) from the tapes of `forward(d)`."""
-        total = 0.5 * self.damping * step.dot(step)
-        for piece, tape in zip(self.pieces, tapes, strict=True):
-            output = tape.output.detach()
-            total = total + (piece.cotangent * (output - piece.output)).sum()
-            total = total + self.inflation / (2 * self.samples) * piece.project(output).square().sum()
-        return total
+    def value(self, tape: Tape, step: Tensor) -> Tensor:
+        """L(d) from the tape of `forward(d)`."""
+        change = tape.output.detach() - self.output
+        linear = (self.cotangent * change).sum()
+        curved = self.inflation / (2 * self.samples) * self._project(change).square().sum()
+        return 0.5 * self.damping * step.dot(step) + linear + curved
 
-    def gradient(self, tapes: Sequence[Tape], step: Tensor) -> Tensor:
-        """∇L(d) from the tapes of `forward(d)`, run with gradients enabled; they can be used once."""
-        total = self.damping * step
+    def gradient(self, tape: Tape, step: Tensor) -> Tensor:
+        """∇L(d) from the tape of `forward(d)`, run with gradients enabled; it can be used once."""
         with self.work.phase(self._key("inner backward")):
-            for piece, tape in zip(self.pieces, tapes, strict=True):
-                coefficients = self.inflation / self.samples * piece.project(tape.output.detach())
-                total = total + torch.cat(self.block.stage.backward(tape, piece.lift(coefficients)))
-        return total
+            coefficients = self.inflation / self.samples * self._project(tape.output.detach() - self.output)
+            return self.damping * step + torch.cat(self.block.stage.backward(tape, self._lift(coefficients)))
 
     def value_and_gradient(self, step: Tensor) -> tuple[Tensor, Tensor]:
         """L(d) and ∇L(d)."""
         with torch.enable_grad():
-            tapes = self.forward(step)
+            tape = self.forward(step)
         with torch.no_grad():
-            return self.value(tapes, step), self.gradient(tapes, step)
+            return self.value(tape, step), self.gradient(tape, step)
 
-    def linearized(self, tapes: Sequence[Tape]) -> GaussNewton:
-        """G at the tapes' point, with the output curvature of the expansion point."""
+    def linearized(self, tape: Tape) -> GaussNewton:
+        """G at the tape's point, with the output curvature of the expansion point."""
         with torch.no_grad(), self.work.phase(self._key("inner curvature")):
-            return gauss_newton(self.block, tapes, [piece.message for piece in self.pieces], self.samples)[0]
+            return gauss_newton(self.block, tape, self.message, self.samples)
 
     def damped(self, damping: float) -> "NonlinearLocalLoss":
         """The same local loss with another λ."""
@@ -108,22 +87,36 @@ class NonlinearLocalLoss:
         """The same local loss with another κ."""
         return replace(self, inflation=inflation)
 
+    def _project(self, change: Tensor) -> Tensor:
+        """Rᵀ(f - f̄) on the rows that carry curvature, (k, q)."""
+        columns, *rows = self.message
+        return torch.linalg.vecdot(columns.flatten(2), (change[rows[0]] if rows else change).flatten(1))
+
+    def _lift(self, coefficients: Tensor) -> Tensor:
+        """g + R c at the block's output, (n, *out)."""
+        columns, *rows = self.message
+        lifted = weighted_sum(columns, coefficients)
+        return self.cotangent.index_add(0, rows[0], lifted) if rows else self.cotangent + lifted
+
     def _key(self, phase: str) -> tuple[str, int, torch.Size]:
-        return phase, self.block.index, self.pieces[0].inputs.shape
+        return phase, self.block.index, self.inputs.shape
 
 
 def nonlinear_local_loss(
     block: Block, tapes: Sequence[Tape], messages: Sequence[Message], samples: int, work: WorkMeter
 ) -> NonlinearLocalLoss:
     """The local loss of a block from what the waves left: tapes, and the columns at the block's output."""
-    pieces = [
-        SurrogatePiece(
-            inputs=tape.inputs[block.start].detach(),
-            output=tape.inputs[block.stop].detach(),
-            cotangent=tape.cotangents[block.stop].detach(),
-            message=message,
-        )
-        for tape, message in zip(tapes, messages, strict=True)
-    ]
-    alone = Block(Stage(block.layers), 0, len(block.layers), block.index)
-    return NonlinearLocalLoss(alone, pieces, samples, work)
+    columns, *rows = zip(*messages, strict=True)
+    return NonlinearLocalLoss(
+        block=Block(Stage(block.layers), 0, len(block.layers), block.index),
+        inputs=layer_inputs(tapes, block.start),
+        output=layer_inputs(tapes, block.stop),
+        cotangent=_joined([tape.cotangents[block.stop].detach() for tape in tapes]),
+        message=(_joined(columns, dim=1), *map(_joined, rows)),
+        samples=samples,
+        work=work,
+    )
+
+
+def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)

@@ -1,0 +1,1 @@
+"""Starting workers on this machine, watching over them, and being one."""

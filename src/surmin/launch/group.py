@@ -1,0 +1,95 @@
+"""Joining the other workers in a process group, and telling their failures from one's own."""
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from surmin.launch.reports import PeerError
+from surmin.launch.worker import RENDEZVOUS_VARIABLE, Worker
+
+INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+LOOPBACK = re.compile(r"localhost|127\..*|::1")
+
+# torch 2.13 raises plain RuntimeErrors from gloo and from a file store: only their words tell them apart
+LATE = re.compile(r"\btime(d )?out\b", re.IGNORECASE)
+LOST = re.compile(
+    r"gloo/transport|connection (was likely )?(closed|reset|refused)|broken pipe|remote process exited|failed to recv",
+    re.IGNORECASE,
+)
+
+
+@contextmanager
+def joined(worker: Worker, timeout: float, device: torch.device | None = None) -> Iterator[None]:
+    """While inside, this worker is in torch's default process group; all workers leave it together.
+
+    An error inside ends the process (`Worker.fail`): with its peers waiting, nothing else could end it in time.
+
+    Args:
+        worker: this process.
+        timeout: seconds to wait for another worker, here and in every communication.
+        device: the GPU this worker computes on, for a group that carries its tensors too; None for gloo alone.
+    """
+    try:
+        _keep_to_loopback()
+        dist.init_process_group(
+            "gloo" if device is None else "cpu:gloo,cuda:nccl",
+            init_method=os.environ.get(RENDEZVOUS_VARIABLE, "env://"),
+            rank=worker.rank,
+            world_size=worker.count,
+            timeout=timedelta(seconds=timeout),
+            device_id=device,
+        )
+        yield
+        dist.barrier()
+        dist.destroy_process_group()
+    except (Exception, KeyboardInterrupt) as error:
+        worker.fail(_peer_error(error) or error)
+
+
+@contextmanager
+def answer_from(peer: int) -> Iterator[None]:
+    """Say which worker it was, when a communication inside fails.
+
+    Raises:
+        PeerError: when that worker is gone or does not answer.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        trouble = _peer_error(error)
+        if trouble is None:
+            raise
+        raise PeerError(trouble.late, peer, trouble.detail) from error
+
+
+def _keep_to_loopback() -> None:
+    """Have workers of one machine listen on no other interface, unless the user has chosen one."""
+    if LOOPBACK.fullmatch(os.environ.get("MASTER_ADDR", "")):
+        names = [name for _, name in socket.if_nameindex() if re.fullmatch(r"lo\d*", name)]
+        for variable in INTERFACE_VARIABLES if names else ():
+            os.environ.setdefault(variable, names[0])
+
+
+def _peer_error(error: BaseException | None) -> PeerError | None:
+    """What an error says of a peer, itself or by what led to it."""
+    while error is not None:
+        if isinstance(error, PeerError):
+            return error
+        if type(error) is RuntimeError or isinstance(error, dist.DistError):
+            text = str(error)
+            late = LATE.search(text) is not None
+            if late or LOST.search(text):
+                return PeerError(late, None, _without_place(text))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _without_place(text: str) -> str:
+    """The first sentence, without the source file that gloo puts in front of it."""
+    return re.sub(r"^\[[^\]]*\] *", "", text).partition(". ")[0]

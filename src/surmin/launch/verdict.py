@@ -1,0 +1,117 @@
+"""Which worker is at fault, from what is known of all of them. No processes here: only rules."""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from surmin.commands.exit_codes import INTERRUPTED, SUCCESS, USER_ERROR, WORKER_LOST
+from surmin.launch.reports import Kind, Report
+
+GRACE = 1.0
+"""Seconds that the others get to say something when a worker has ended."""
+
+ENDED = "the other workers were ended"
+
+Condition = Kind | Literal["running", "finished", "killed", "aborted"]
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of one worker.
+
+    Attributes:
+        rank: which one.
+        code: its exit code, negative for a signal; None while it runs.
+        report: what it said of its end.
+        complaint: the last line it wrote to stderr, where that is kept.
+    """
+
+    rank: int
+    code: int | None = None
+    report: Report | None = None
+    complaint: str = ""
+
+    @property
+    def condition(self) -> Condition:
+        """How it is."""
+        if self.report:
+            return self.report.kind
+        if self.code is None:
+            return "running"
+        if self.code == -signal.SIGABRT:
+            return "aborted"  # NCCL ends a process so whose peer does not answer
+        if self.code < 0:
+            return "killed"
+        if self.code == INTERRUPTED:
+            return "interrupted"
+        return "finished" if self.code == SUCCESS else "error"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the run returns to the shell; what went wrong, in one line; whether it is worth going on from its folder."""
+
+    code: int
+    message: str = ""
+    resumable: bool = False
+
+
+def patience(states: Sequence[State], interrupts: int, timeout: float) -> float:
+    """For how many seconds the workers that still run may go on, after the latest news."""
+    conditions = {state.condition for state in states}
+    if "killed" in conditions:  # nothing that may come is a better reason
+        return 0
+    if conditions & {"aborted", "error"} or interrupts > 1:
+        return GRACE
+    if "peer late" in conditions:  # others may have begun to wait later
+        return max(GRACE, timeout / 10)
+    if "peer lost" in conditions:
+        return GRACE
+    return timeout if interrupts or conditions & {"finished", "interrupted"} else float("inf")
+
+
+def judge(states: Sequence[State], interrupted: bool, timeout: float) -> Verdict:
+    """Name what ended the run, or why it must be ended. A worker that only lost another is named last.
+
+    Args:
+        states: of all workers, in the order in which they changed; those that run have used up their patience.
+        interrupted: whether the user asked for the end.
+        timeout: how long a worker may keep others waiting, in seconds.
+    """
+
+    def those(condition: Condition) -> list[State]:
+        return [state for state in states if state.condition == condition]
+
+    if found := those("killed") or those("error"):
+        return _fault_of(found, states)
+    if interrupted or those("interrupted"):
+        orderly = all(state.code in (SUCCESS, INTERRUPTED) and not state.report for state in states)
+        return Verdict(INTERRUPTED, "" if orderly else "interrupted")
+    if those("running") and (those("peer late") or those("finished")):
+        return _silence_of(those("running"), those("peer late"), timeout)
+    if found := those("aborted") or those("peer late") or those("peer lost"):
+        return _fault_of(found, states)
+    return Verdict(SUCCESS)
+
+
+def _silence_of(running: Sequence[State], waiting: Sequence[State], timeout: float) -> Verdict:
+    """Those that others have waited for by name; all that run where no names are known."""
+    awaited = {state.report.peer for state in waiting if state.report}
+    silent = [state for state in running if state.rank in awaited] or running
+    names = " and ".join(f"worker {rank}" for rank in sorted(state.rank for state in silent))
+    return Verdict(WORKER_LOST, f"{names} did not answer within {timeout:g} s; {ENDED}", resumable=True)
+
+
+def _fault_of(found: Sequence[State], states: Sequence[State]) -> Verdict:
+    """That of the first; when all say the same it is no single worker's."""
+    worker = f"worker {found[0].rank}"
+    code, report, complaint = found[0].code, found[0].report, found[0].complaint
+    if report:
+        shared = len(found) == len(states) > 1 and len({state.report for state in found}) == 1
+        code, message = report.code, report.message if shared else f"{worker}: {report.message}"
+    elif code is not None and code < 0:
+        code, message = WORKER_LOST, f"{worker} was killed by {signal.Signals(-code).name}; {ENDED}"
+    else:
+        message = f"{worker} ended with exit code {code}" + (f": {complaint}" if complaint else "")
+    return Verdict(code or WORKER_LOST, message, resumable=code != USER_ERROR)

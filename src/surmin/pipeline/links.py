@@ -1,0 +1,91 @@
+"""What links a worker's stages to those of the others, as the waves see it; and one process, which has no others."""
+
+from collections.abc import Hashable
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from surmin.curvature.output_curvature import Message
+from surmin.pipeline.traffic import Traffic
+
+Kind = tuple[Hashable, ...]
+"""Which wave a message belongs to, and all that its shapes depend on. Messages of one kind have equal shapes."""
+
+
+class Links(Protocol):
+    """To the workers with the stages before and after this one's, and to all for what they decide together.
+
+    Every worker makes the same calls in the same order, but for `send` and `receive`, of which a worker makes those
+    that its place in the pipe asks for.
+    """
+
+    is_first: bool
+    """Whether the network's first stage is held here."""
+    is_last: bool
+    """Whether its last stage is."""
+    has_trainable_below: bool
+    """Whether a worker before this one holds trainable parameters."""
+
+    def trainable_blocks(self, blocks: Literal["layer", "stage"]) -> tuple[int, int]:
+        """How many blocks with parameters the workers before this one hold, and all together (0: only this one)."""
+
+    def prepare(self, kind: Kind, count: int) -> None:
+        """A wave of so many messages of a kind is about to begin."""
+
+    def send(self, kind: Kind, message: Message) -> None:
+        """Send to the next worker of that wave: upwards in forward waves, downwards in the others."""
+
+    def receive(self, kind: Kind) -> Message:
+        """The next message of that wave."""
+
+    def compare(self, description: str, complaint: ValueError | TypeError | None, *, wait: bool) -> None:
+        """Tell all workers what this one is about to do, and raise on all of them where one complains or they differ.
+
+        Args:
+            description: has to be the same on all workers.
+            complaint: what keeps this worker from it.
+            wait: for the other workers' answers now; otherwise they are looked at before the next receive.
+        """
+
+    def total(self, values: Tensor, traffic: Traffic) -> list[float]:
+        """Sum numbers over all workers, and count what was sent for it."""
+
+
+class NoLinks:
+    """All stages are here.
+
+    Args:
+        workers: for how many workers a sum over all of them is counted.
+    """
+
+    is_first = is_last = True
+    has_trainable_below = False
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+
+    def trainable_blocks(self, blocks: Literal["layer", "stage"]) -> tuple[int, int]:
+        """None elsewhere."""
+        return 0, 0
+
+    def prepare(self, kind: Kind, count: int) -> None:
+        """Nothing comes."""
+
+    def send(self, kind: Kind, message: Message) -> None:
+        """There is nobody to send to."""
+        raise AssertionError(f"sent {kind} to nobody")
+
+    def receive(self, kind: Kind) -> Message:
+        """There is nobody to receive from."""
+        raise AssertionError(f"waits for {kind} from nobody")
+
+    def compare(self, description: str, complaint: ValueError | TypeError | None, *, wait: bool) -> None:
+        """The complaint is raised here."""
+        if complaint is not None:
+            raise complaint
+
+    def total(self, values: Tensor, traffic: Traffic) -> list[float]:
+        """They are summed already; counted is a sum up the pipe to the last worker and its way back."""
+        for _ in range(2 * (self._workers - 1)):
+            traffic.send((values,))
+        return [float(value) for value in values.tolist()]

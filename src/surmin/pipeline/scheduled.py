@@ -1,0 +1,162 @@
+"""Forward and gradient wave together, by the schedules of `torch.distributed.pipelining` (its public interface alone).
+
+torch's schedule moves the tensors and chooses the order; what happens in a stage is the same code as in every other
+wave, inside an autograd function. Shapes are told to torch beforehand, so that it runs no stage to learn them.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+
+from surmin.pipeline.wave import Wave
+from surmin.pipeline.worker_pipeline import WorkerPipeline
+from surmin.stages.stage import Stage, Tape
+
+SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+
+
+class ScheduledGradients:
+    """One schedule per shape of batch, made when a batch of that shape first comes.
+
+    Args:
+        pipeline: whose stages it runs.
+        name: "gpipe" or "1f1b".
+        group: of the workers, used for nothing else.
+        device: of the stages.
+
+    Raises:
+        ValueError: for an unknown schedule, or fewer micro-batches than 1F1B needs.
+    """
+
+    def __init__(self, pipeline: WorkerPipeline, name: str, group: dist.ProcessGroup, device: torch.device) -> None:
+        if name not in SCHEDULES:
+            raise ValueError(
+                f"unknown schedule {name!r}: choose one of posted, {', '.join(SCHEDULES)}; zero-bubble "
+                "schedules do not work with the autograd functions used here"
+            )
+        workers = dist.get_world_size(group)
+        if name == "1f1b" and pipeline.microbatches < workers:
+            raise ValueError(
+                f"1F1B needs at least as many micro-batches as workers, got {pipeline.microbatches} for {workers}"
+            )
+        self._pipeline = pipeline
+        self._name = name
+        self._group = group
+        self._device = device
+        self._schedules: dict[tuple[torch.Size, torch.dtype], tuple[Any, _StageModule]] = {}
+
+    def run(self, inputs: Tensor, targets: Tensor) -> Wave:
+        """A forward wave with its gradients."""
+        key = (inputs.shape, inputs.dtype)
+        if key not in self._schedules:
+            self._schedules[key] = self._build(inputs)
+        schedule, module = self._schedules[key]
+        wave = module.begin(inputs, targets)
+        arguments = (inputs,) if self._pipeline.is_first else ()
+        schedule.step(*arguments, target=targets if self._pipeline.is_last else None, return_outputs=False)
+        return wave
+
+    def _build(self, inputs: Tensor) -> tuple[Any, "_StageModule"]:
+        entering, leaving = self._pipeline.probe(inputs)
+        samples = len(inputs) // self._pipeline.microbatches
+        module = _StageModule(self._pipeline, self._device)
+        stage = PipelineStage(
+            module,
+            dist.get_rank(self._group),
+            dist.get_world_size(self._group),
+            self._device,
+            input_args=_example(entering, samples, root=self._pipeline.is_first),
+            output_args=_example(leaving, samples, root=False),
+            group=self._group,
+        )
+        # torch takes a schedule without a loss for one without a gradient wave, on every worker
+        schedule = SCHEDULES[self._name](stage, self._pipeline.microbatches, loss_fn=module.loss, scale_grads=False)
+        return schedule, module
+
+
+class _StageModule(nn.Module):
+    """All stages of a worker as torch sees them: a function of one tensor that records its tapes and gradients."""
+
+    def __init__(self, pipeline: WorkerPipeline, device: torch.device) -> None:
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros((), device=device))
+        self.pipeline = pipeline
+        self.wave: Wave | None = None
+
+    def begin(self, inputs: Tensor, targets: Tensor) -> Wave:
+        """A new wave, empty yet."""
+        labels = targets.chunk(self.pipeline.microbatches)
+        self.wave = Wave(inputs.shape, labels, [[] for _ in self.pipeline.stages], gradients={})
+        return self.wave
+
+    def forward(self, state: Tensor) -> Tensor:
+        """The stages' output for the next micro-batch."""
+        output: Tensor = _StageFunction.apply(state, self.anchor, self)  # type: ignore[no-untyped-call]
+        return output
+
+    def loss(self, output: Tensor, _targets: Tensor) -> Tensor:
+        """Stands for the loss of the last micro-batch that was run: its gradient is the loss's, its value is not."""
+        assert self.wave is not None
+        gradient = self.pipeline.top_cotangent(self.wave, len(self.wave.tapes[-1]) - 1)
+        value: Tensor = _LossGradient.apply(output, gradient)  # type: ignore[no-untyped-call]
+        return value
+
+    def record(self, state: Tensor) -> tuple[int, Tensor]:
+        """Run a micro-batch; returns its number and the output."""
+        assert self.wave is not None
+        number = len(self.wave.tapes[0])
+        part = torch.Size([self.wave.shape[0] // self.pipeline.microbatches, *self.wave.shape[1:]])
+        for own, tape in zip(self.wave.tapes, self.pipeline.forward_part(state, None, number, part), strict=True):
+            own.append(tape)
+        return number, self.wave.tapes[-1][number].output.detach()
+
+    def pull(self, number: int, cotangent: Tensor) -> Tensor | None:
+        """Take a micro-batch's gradient down; returns that in the stages' input."""
+        assert self.wave is not None and self.wave.gradients is not None
+        kept = {
+            stage: _differentiable(stage, own[number])
+            for stage, own in zip(self.pipeline.stages, self.wave.tapes, strict=True)
+        }
+        return self.pipeline.backward_part(self.wave, number, cotangent, kept, self.wave.gradients)
+
+
+class _StageFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, state: Tensor, anchor: Tensor, module: _StageModule) -> Tensor:
+        ctx.module = module
+        with torch.enable_grad():
+            # a copy: torch receives the next micro-batch or the next step into the same memory
+            ctx.number, output = module.record(state.detach().clone())
+        module.pipeline.count_sent(output, upwards=True)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        below = ctx.module.pull(ctx.number, cotangents[0].clone())
+        if below is not None:
+            ctx.module.pipeline.count_sent(below, upwards=False)
+        return below, torch.zeros_like(ctx.module.anchor), None
+
+
+class _LossGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, gradient: Tensor) -> Tensor:
+        ctx.gradient = gradient
+        return output.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, None]:
+        return ctx.gradient, None
+
+
+def _differentiable(stage: Stage, tape: Tape) -> list[int]:
+    """The layers whose input the gradient reaches; all are kept, as it is not known yet which will be asked for."""
+    return [index for index in range(1, len(stage.layers)) if tape.inputs[index].requires_grad]
+
+
+def _example(sample: Tensor, samples: int, *, root: bool) -> tuple[Tensor]:
+    example = torch.empty(samples, *sample.shape[1:], dtype=sample.dtype, device=sample.device)
+    return (example.requires_grad_(not root and example.is_floating_point()),)

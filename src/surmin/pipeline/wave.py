@@ -1,0 +1,61 @@
+"""What the waves leave behind in the stages that one worker holds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from surmin.curvature.output_curvature import BlockCurvature, Message
+from surmin.stages.block import Block
+from surmin.stages.stage import LayerParameters, Stage, Tape
+
+StageParameters = Mapping[Stage, LayerParameters]
+"""For every stage the values of its layers' parameters."""
+
+
+@dataclass
+class Wave:
+    """What a forward wave leaves behind.
+
+    Attributes:
+        shape: of the whole batch of the network's inputs.
+        targets: by micro-batch.
+        tapes: by stage, then by micro-batch.
+        loss: the mean loss h, 0-dimensional; summed in float64, so that small decreases are seen. Where the network's
+            last stage is held by another worker, 0: `total` then gives the loss to all.
+        gradients: where the gradient wave came with the forward wave, what it found.
+    """
+
+    shape: torch.Size
+    targets: Sequence[Tensor]
+    tapes: list[list[Tape]]
+    loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
+    gradients: dict[Stage, list[Tensor]] | None = None
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """The last stage's outputs, by micro-batch."""
+        return [tape.output.detach() for tape in self.tapes[-1]]
+
+
+@dataclass(frozen=True)
+class BlockWaves:
+    """What the gradient and curvature waves leave in one trainable block: all it needs for its local phase.
+
+    Attributes:
+        block: the block.
+        gradient: ∂h/∂θ_i, a flat vector (P,).
+        curvature: the curvature of its local loss.
+        tapes: its stage's tapes, by micro-batch.
+        messages: the output curvature that arrived at its output.
+        shape: shape of the whole batch of the network's inputs; equal shapes mean equal work.
+    """
+
+    block: Block
+    gradient: Tensor
+    curvature: BlockCurvature
+    tapes: Sequence[Tape]
+    messages: Sequence[Message]
+    shape: torch.Size

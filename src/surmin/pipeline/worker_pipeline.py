@@ -1,0 +1,398 @@
+"""The five waves over the consecutive stages that one worker holds; what they are linked by is not known here.
+
+In one process one worker holds all stages. The waves then still count what would cross between workers.
+"""
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from surmin.curvature.output_curvature import BlockCurvature, Message, OutputCurvature, draw_seed
+from surmin.losses import ConvexLoss
+from surmin.pipeline.links import Kind, Links
+from surmin.pipeline.reuse import AcceptedWave, Noted, note, same_tensors
+from surmin.pipeline.tracing import NULL_TRACER, Tracer
+from surmin.pipeline.traffic import Traffic
+from surmin.pipeline.validation import check_batch, check_outputs, check_unreplaced
+from surmin.pipeline.wave import BlockWaves, StageParameters, Wave
+from surmin.stages.block import Block, cut_blocks
+from surmin.stages.stage import Stage, Tape
+from surmin.work import WorkMeter
+
+Boundaries = Mapping[Stage, Sequence[int]]
+"""For every stage the layers in whose inputs the gradient must be kept on the tapes."""
+
+
+class WorkerPipeline:
+    """One worker's part of the network, and the waves through it.
+
+    Args:
+        stages: that this worker holds.
+        loss: the convex loss of the network's output.
+        microbatches: equal parts that a batch is cut into.
+        links: to the workers with the stages before and after these.
+        crossings: positions among these stages at which another worker's would begin, where traffic is counted.
+    """
+
+    def __init__(
+        self, stages: Sequence[Stage], loss: ConvexLoss, microbatches: int, links: Links, crossings: AbstractSet[int]
+    ) -> None:  # fmt: skip
+        if microbatches < 1:
+            raise ValueError(f"microbatches must be at least 1, got {microbatches}")
+        self.stages = list(stages)
+        self.loss = loss
+        self.microbatches = microbatches
+        self.traffic = Traffic()
+        self.work = WorkMeter()
+        self.tracer: Tracer = NULL_TRACER
+        self._links = links
+        self._crossings = crossings
+        self._checked: Noted = ()
+        self._accepted: AcceptedWave | None = None
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """This worker's trainable parameters by global name, "layer index.parameter name"."""
+        return {
+            f"{layer.name}.{name}": parameter
+            for stage in self.stages
+            for layer in stage.layers
+            for name, parameter in layer.parameters.items()
+        }
+
+    def cut(self, blocks: Literal["layer", "stage"]) -> tuple[list[list[Block]], int]:
+        """The blocks of every stage here, numbered through the whole network; and how many train in all of it."""
+        below, everywhere = self._links.trainable_blocks(blocks)
+        cut = cut_blocks(self.stages, blocks, below)
+        return cut, everywhere or sum(block.size > 0 for own in cut for block in own)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Wave:
+        """Run the batch through all stages (wave 1). With gradients enabled, `backward` takes the result, once.
+
+        With the same tensors as an accepted wave, and parameters untouched since, that wave is returned.
+
+        Args:
+            inputs: the whole batch, the same on every worker.
+            targets: of the whole batch.
+
+        Raises:
+            ValueError: on every worker, when the batch does not fit the network, the loss or the number of
+                micro-batches, or is not the same on all workers.
+        """
+        accepted, self._accepted = self._accepted, None
+        is_known = same_tensors(self._checked, (inputs, targets))
+        is_reused = accepted is not None and accepted.fits(inputs, targets, self.stages)
+        complaint = self._complaint(inputs, targets, is_known)
+        self._links.compare(_describe(inputs, targets, self.microbatches, is_reused), complaint, wait=not is_known)
+        if accepted is not None and is_reused:
+            return accepted.wave
+        wave = self._run_first(inputs, targets)
+        if not is_known:
+            with torch.no_grad():
+                complaint = check_outputs(self.loss, wave) if self.is_last else None
+            self._links.compare("", complaint, wait=True)
+            self._checked = note((inputs, targets))
+        wave.loss = self.mean_loss(wave)
+        return wave
+
+    def forward_candidates(self, inputs: Tensor, targets: Tensor, candidates: Sequence[StageParameters]) -> list[Wave]:
+        """Run the batch at several other parameters in one wave (wave 5), each as micro-batches of its own."""
+        waves = self._run(inputs, targets, candidates)
+        for wave in waves:
+            wave.loss = self.mean_loss(wave)
+        return waves
+
+    def accept(self, wave: Wave, inputs: Tensor, targets: Tensor) -> None:
+        """Keep a wave that was run at what are the parameters now: it is the next iteration's first wave."""
+        self._accepted = AcceptedWave.of(wave, inputs, targets, self.stages)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the network's first stage is held here."""
+        return self._links.is_first
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the network's last stage is held here."""
+        return self._links.is_last
+
+    def predict(self, inputs: Tensor) -> Tensor | None:
+        """The network's output, where the last stage is held, None elsewhere; leaves no tapes and is not counted."""
+        _, state = self._pass_through(inputs)
+        return state if self.is_last else None
+
+    def probe(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """What enters and leaves the stages here for the first sample of a batch, to know shapes and types by."""
+        return self._pass_through(inputs[:1])
+
+    def count_sent(self, tensor: Tensor, *, upwards: bool) -> None:
+        """Count what somebody else sends to the next stage, or to the one before."""
+        if not (self.is_last if upwards else self.is_first):
+            self.traffic.send((tensor,))
+
+    def gradient_operations(self, shape: torch.Size) -> int:
+        """Operations here of one forward and one backward wave over a batch of this shape: the unit of work."""
+        part = _part_shape(shape, self.microbatches)
+        return max(1, self.microbatches * (self.work.known(("forward", part)) + self.work.known(("backward", part))))
+
+    @torch.no_grad()
+    def backward(self, wave: Wave, boundaries: Boundaries | None = None) -> dict[Stage, list[Tensor]]:
+        """Send the gradient down (wave 2).
+
+        Args:
+            wave: of a forward pass with gradients enabled.
+            boundaries: layers in whose inputs the gradient must be kept on the tapes.
+
+        Returns:
+            For every stage the gradient of the mean loss in each layer's parameters, one flat vector a layer.
+        """
+        if wave.gradients is not None:
+            return wave.gradients
+        total: dict[Stage, list[Tensor]] = {}
+        kind = ("gradient", wave.shape)
+        self._links.prepare(kind, len(wave.targets))
+        for number in range(len(wave.targets)):
+            if self.is_last:
+                cotangent = self.top_cotangent(wave, number)
+            else:
+                (cotangent,) = self._receive(kind, number)
+            below = self.backward_part(wave, number, cotangent, boundaries or {}, total)
+            if below is not None:
+                self._send(kind, (below,))
+        return total
+
+    @torch.no_grad()
+    def curvature(
+        self, wave: Wave, gradients: Mapping[Stage, list[Tensor]], blocks: Sequence[Sequence[Block]],
+        curvature: OutputCurvature, seed: int,
+    ) -> list[BlockWaves]:  # fmt: skip
+        """Send the output curvature down (wave 3), message by message.
+
+        Args:
+            wave: after `backward`.
+            gradients: what `backward` returned.
+            blocks: the blocks of every stage here.
+            curvature: what kind of curvature goes down.
+            seed: for its random draws; the same seed gives the same draws however the network is cut.
+
+        Returns:
+            Every trainable block here with its share, from the first to the last.
+        """
+        kind = ("curvature", wave.shape, repr(curvature))
+        count = curvature.message_count(wave.shape[0], len(wave.targets))
+        self._links.prepare(kind, count)
+        if not (self._links.has_trainable_below or any(block.size for own in blocks for block in own)):
+            return []
+        descent = _Descent(wave, blocks, curvature, seed, self)
+        for message in descent.through_all(self._arriving(wave, curvature, seed, kind, count)):
+            self._send(kind, curvature.pack(message))
+        return descent.found(gradients)
+
+    def total(self, values: Tensor) -> list[float]:
+        """Sum numbers over all stages: the one collective of an iteration. The same numbers come out on every worker.
+
+        Args:
+            values: (numbers,), this worker's share.
+        """
+        with self.tracer.span("A"):
+            return self._links.total(values.double(), self.traffic)
+
+    def forward_part(
+        self, state: Tensor, parameters: StageParameters | None, number: int, part: torch.Size
+    ) -> list[Tape]:
+        """Run one micro-batch, of shape `part` where it enters the network, through the stages here."""
+        tapes = []
+        with self.tracer.span("F", number), self.work.phase(("forward", part)):
+            for position, stage in enumerate(self.stages):
+                if position in self._crossings:
+                    self.traffic.send((state,))
+                tapes.append(stage.forward(state, parameters[stage] if parameters else None))
+                state = tapes[-1].output.detach()
+        return tapes
+
+    def backward_part(
+        self, wave: Wave, number: int, cotangent: Tensor, boundaries: Boundaries, total: dict[Stage, list[Tensor]]
+    ) -> Tensor | None:
+        """Take the gradient of one micro-batch down through the stages here, adding to `total`.
+
+        Returns:
+            The gradient in the first stage's input, None at the network's own input.
+        """
+        part = _part_shape(wave.shape, len(wave.targets))
+        with self.tracer.span("B", number), self.work.phase(("backward", part)):
+            for position in reversed(range(len(self.stages))):
+                stage, tape = self.stages[position], wave.tapes[position][number]
+                goes_on = position > 0 or not self.is_first
+                wanted = sorted({*boundaries.get(stage, ()), *([0] if goes_on else [])})
+                gradients = stage.backward(tape, cotangent, wanted)
+                known = total.get(stage)
+                total[stage] = [a + b for a, b in zip(known, gradients, strict=True)] if known else gradients
+                if goes_on:
+                    cotangent = tape.cotangents[0]
+                if position in self._crossings:
+                    self.traffic.send((cotangent,))
+        return None if self.is_first else cotangent
+
+    def top_cotangent(self, wave: Wave, number: int) -> Tensor:
+        """The gradient of the mean loss in the network's output, for one micro-batch."""
+        return self.loss.gradient(wave.outputs[number], wave.targets[number]) / wave.shape[0]
+
+    @torch.no_grad()
+    def _pass_through(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        kind = ("prediction", inputs.shape)
+        self._links.prepare(kind, 1)
+        state = entering = inputs if self.is_first else self._receive(kind)[0]
+        for stage in self.stages:
+            for layer in stage.layers:
+                state = layer.forward(state)
+        if not self.is_last:
+            self._links.send(kind, (state,))
+        return entering, state
+
+    def _run_first(self, inputs: Tensor, targets: Tensor) -> Wave:
+        (wave,) = self._run(inputs, targets, [None])
+        return wave
+
+    def _run(self, inputs: Tensor, targets: Tensor, candidates: Sequence[StageParameters | None]) -> list[Wave]:
+        parts, labels = inputs.chunk(self.microbatches), targets.chunk(self.microbatches)
+        kind = ("forward", inputs.shape)
+        self._links.prepare(kind, len(candidates) * len(parts))
+        waves = []
+        for parameters in candidates:
+            by_part = []
+            for number, part in enumerate(parts):
+                state = part if self.is_first else self._receive(kind, number)[0]
+                by_part.append(self.forward_part(state, parameters, number, part.shape))
+                if not self.is_last:
+                    self._send(kind, (by_part[-1][-1].output.detach(),))
+            waves.append(Wave(inputs.shape, labels, [list(tapes) for tapes in zip(*by_part, strict=True)]))
+        self.traffic.forward_waves += 1
+        return waves
+
+    def mean_loss(self, wave: Wave) -> Tensor:
+        """The mean loss where the last stage is, 0 elsewhere."""
+        if not self.is_last:
+            return torch.zeros((), dtype=torch.float64, device=wave.targets[0].device)
+        losses = [self.loss.sample_losses(*pair) for pair in zip(wave.outputs, wave.targets, strict=True)]
+        return torch.cat(losses).double().mean()
+
+    def _arriving(self, wave: Wave, curvature: OutputCurvature, seed: int, kind: Kind, count: int) -> Iterable[Message]:
+        if not self.is_last:
+            dtype = wave.tapes[-1][0].output.dtype
+            return (curvature.unpack(self._receive(kind, number), dtype) for number in range(count))
+        with self.tracer.span("C"), self.work.phase((*kind, "top")):
+            return curvature.top(self.loss, wave.outputs, wave.targets, draw_seed(seed, -1))
+
+    def cross(self, message: Message, curvature: OutputCurvature, position: int) -> Message:
+        """What arrives at the stage before `position`, which may be another worker's."""
+        if position not in self._crossings:
+            return message
+        packed = curvature.pack(message)
+        self.traffic.send(packed)
+        return curvature.unpack(packed, message[0].dtype)
+
+    def _send(self, kind: Kind, message: Message) -> None:
+        self.traffic.send(message)
+        self._links.send(kind, message)
+
+    def _receive(self, kind: Kind, number: int | None = None) -> Message:
+        with self.tracer.span("W", number):
+            return self._links.receive(kind)
+
+    def _complaint(self, inputs: Tensor, targets: Tensor, is_known: bool) -> ValueError | TypeError | None:
+        """What is wrong with a batch or the network as far as this worker can see."""
+        try:
+            check_unreplaced(self.stages)
+            if not is_known:
+                check_batch(inputs, targets, self.microbatches, next(iter(self.parameters.values()), None))
+        except (ValueError, TypeError) as error:
+            return error
+        return None
+
+
+class _Descent:
+    """The curvature's way down through the stages of one worker, as its messages arrive."""
+
+    def __init__(
+        self, wave: Wave, blocks: Sequence[Sequence[Block]], curvature: OutputCurvature, seed: int,
+        pipeline: WorkerPipeline,
+    ) -> None:  # fmt: skip
+        self.wave = wave
+        self.blocks = blocks
+        self.curvature = curvature
+        self.seed = seed
+        self.pipeline = pipeline
+        self._parts: dict[Block, list[BlockCurvature]] = {}
+        self._messages: dict[Block, list[Message]] = {}
+
+    def through_all(self, messages: Iterable[Message]) -> Iterable[Message]:
+        """What leaves the first stage here, message by message; nothing below the first block that trains."""
+        for position in reversed(range(len(self.blocks))):
+            messages = self._through(position, messages)
+            if any(block.index == 0 for block in self.blocks[position]):
+                break
+        return messages
+
+    def found(self, gradients: Mapping[Stage, list[Tensor]]) -> list[BlockWaves]:
+        """Every trainable block with its share."""
+        return [
+            BlockWaves(
+                block,
+                torch.cat(gradients[block.stage][block.start : block.stop]),
+                self.curvature.join(self._parts[block]),
+                self.wave.tapes[position],
+                self._messages[block],
+                self.wave.shape,
+            )
+            for position, own in enumerate(self.blocks)
+            for block in own
+            if block.size
+        ]
+
+    def _through(self, position: int, messages: Iterable[Message]) -> Iterator[Message]:
+        arrivals = self.curvature.arrivals(self.wave.tapes[position], messages)
+        for number, (tapes, group) in enumerate(arrivals):
+            for message in self._through_blocks(position, tapes, group, number):
+                yield self.pipeline.cross(message, self.curvature, position)
+
+    def _through_blocks(
+        self, position: int, tapes: Sequence[Tape], group: Sequence[Message], number: int
+    ) -> Sequence[Message]:
+        samples = self.wave.shape[0]
+        key: Hashable = (
+            "curvature",
+            self.wave.shape,
+            repr(self.curvature),
+            self.blocks[position][0].start,
+            position,
+            number,
+        )
+        with self.pipeline.tracer.span("C", number), self.pipeline.work.phase(key):
+            for block in reversed(self.blocks[position]):
+                seed = draw_seed(self.seed, block.index)
+                own, below = self.curvature.descend(block, tapes, group, samples, seed)
+                if block.size:
+                    self._parts.setdefault(block, []).append(own)
+                    self._messages.setdefault(block, []).extend(group)
+                if block.index == 0:
+                    return []
+                group = below
+        return group
+
+
+def _part_shape(shape: torch.Size, microbatches: int) -> torch.Size:
+    return torch.Size([shape[0] // microbatches, *shape[1:]])
+
+
+def _describe(inputs: Tensor, targets: Tensor, microbatches: int, is_reused: bool) -> str:
+    """The signature of a batch, which must be the same on all workers."""
+    described = [f"{name} {_describe_one(value)}" for name, value in (("inputs", inputs), ("targets", targets))]
+    parts = f"{microbatches} micro-batch{'es' if microbatches > 1 else ''}"
+    return ", ".join([*described, parts, *(["the accepted wave"] if is_reused else [])])
+
+
+def _describe_one(value: object) -> str:
+    return f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__

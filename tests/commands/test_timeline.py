@@ -1,0 +1,57 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from surmin.commands import timeline as timeline_module
+from surmin.commands.timeline import timeline
+from surmin.experiments.files import read_json
+from surmin.experiments.timeline_config import TimelineConfig
+from surmin.pipeline.chrome_trace import from_chrome_trace
+from surmin.pipeline.timeline import Timeline
+from tests.pipeline.spans import gradient_step, surrogate_round
+from tests.plots.cases import picture_size
+
+CONFIG = TimelineConfig(workers=1, microbatches=2)
+RUNS = {"gpipe": gradient_step(), "sm": surrogate_round()}
+
+
+def give(monkeypatch: pytest.MonkeyPatch, runs: dict[str, Timeline] | None) -> None:
+    monkeypatch.setattr(timeline_module, "trace_runs", lambda config: runs)
+
+
+def test_worker_0_writes_draws_and_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    give(monkeypatch, RUNS)
+    folder = tmp_path / "traced"
+    assert timeline(CONFIG, folder) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["timeline.json", "timeline.png"]
+    assert read_json(folder / "timeline.json", from_chrome_trace) == RUNS
+    assert picture_size(folder / "timeline.png")[0] > 1400
+    described = json.loads((folder / "timeline.json").read_text())["otherData"]
+    assert described["options"]["microbatches"] == 2
+    assert described["runs"]["gpipe"] == {"utilisation": [0.7, 0.7], "bubble": pytest.approx(0.3), "local_overlap": 0.0}
+    output = capfd.readouterr().out.splitlines()
+    assert output[0] == (
+        "GPipe (gradient step): utilisation 70.0 %, bubble 30.0 %, "
+        "(K - 1)/(M + K - 1) = 33.3 %, local updates shared 0.0 %"
+    )
+    assert output[1].startswith("Surrogate Minimization: utilisation 69.4 %")
+
+
+def test_other_workers_write_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    give(monkeypatch, None)
+    assert timeline(CONFIG, tmp_path / "traced") == 0
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch, RUNS)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is not empty"):
+        timeline(CONFIG, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,180 @@
+"""With workers that communicate over gloo."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from surmin.launch.group import answer_from
+from surmin.launch.reports import PeerError, Report
+from tests.launch.cases import IN_A_GROUP, Launch, SupervisedRun, wait_until
+
+SUM = (
+    IN_A_GROUP
+    + """
+with joined(worker, 30):
+    total = torch.tensor([float(worker.rank)])
+    dist.all_reduce(total)
+    print(f"worker {worker.rank} of {worker.count}: {total.item():g}", flush=True)
+"""
+)
+FAILING = (
+    IN_A_GROUP
+    + """
+with joined(worker, 30):
+    for step in range(1000):
+        dist.barrier()
+        if worker.rank == 1 and step == 5:
+            raise ValueError("it broke")
+"""
+)
+ENDLESS = (
+    IN_A_GROUP
+    + """
+with joined(worker, 30):
+    Path(f"ready-{worker.rank}").touch()
+    while True:
+        dist.barrier()
+"""
+)
+RING = (
+    IN_A_GROUP
+    + """
+after, before = (worker.rank + 1) % worker.count, (worker.rank - 1) % worker.count
+with joined(worker, 1.5):
+    Path(f"ready-{worker.rank}").touch()
+    while True:
+        request = dist.irecv(torch.zeros(1), after)
+        dist.send(torch.zeros(1), before)
+        with answer_from(after):
+            request.wait()
+"""
+)
+STOPPING_TOGETHER = (
+    IN_A_GROUP
+    + """
+from surmin.experiments.interrupts import deferred_interrupt
+rounds, stop = 0, torch.zeros(1)
+with joined(worker, 30), deferred_interrupt() as is_interrupted:
+    Path(f"ready-{worker.rank}").touch()
+    while not stop:
+        rounds += 1
+        stop.fill_(is_interrupted())
+        dist.all_reduce(stop)
+Path(f"rounds-{worker.rank}").write_text(str(rounds))
+sys.exit(130)
+"""
+)
+ADVICE = "the other workers were ended; continue with --resume run\n"
+
+
+def test_all_succeed(launch: Launch) -> None:
+    assert launch(SUM).result() == (0, "worker 0 of 2: 1\n", "")
+
+
+def test_the_one_that_raises_is_named(launch: Launch) -> None:
+    run = launch(FAILING)
+    assert run.result() == (2, "", "surmin: worker 1: it broke\n")
+    assert run.survivors() == []
+
+
+def test_the_one_that_is_killed_is_named(launch: Launch) -> None:
+    run = launch(ENDLESS)
+    run.wait_for("ready")
+    check_a_kill(run, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_killed_at_any_moment(launch: Launch, seed: int) -> None:
+    moment = random.Random(seed)
+    run = launch(ENDLESS, 3)
+    rank = moment.randrange(3)
+    run.pid(rank)
+    delay = moment.uniform(0, 5)  # from the first imports to many rounds
+    with pytest.raises(subprocess.TimeoutExpired):
+        run.supervisor.wait(delay)
+    check_a_kill(run, rank)
+
+
+def check_a_kill(run: SupervisedRun, rank: int) -> None:
+    os.kill(run.pid(rank), signal.SIGKILL)
+    assert run.result(20) == (3, "", f"surmin: worker {rank} was killed by SIGKILL; {ADVICE}")
+    assert run.survivors() == []
+
+
+def test_the_one_that_hangs_is_named(launch: Launch) -> None:
+    run = launch(RING, 3, timeout=1.5)
+    run.wait_for("ready")
+    os.kill(run.pid(1), signal.SIGSTOP)
+    assert run.result() == (3, "", f"surmin: worker 1 did not answer within 1.5 s; {ADVICE}")
+    assert run.survivors() == []
+
+
+@pytest.mark.slow
+def test_the_one_that_does_not_join_is_named(launch: Launch) -> None:
+    run = launch(IN_A_GROUP + "while worker.rank == 1:\n    pass\nwith joined(worker, 1.5):\n    pass\n", timeout=1.5)
+    assert run.result() == (3, "", f"surmin: worker 1 did not answer within 1.5 s; {ADVICE}")
+    assert run.survivors() == []
+
+
+def test_an_interrupt_ends_all_after_the_same_round(launch: Launch) -> None:
+    run = launch(STOPPING_TOGETHER)
+    run.wait_for("ready")
+    os.kill(run.supervisor.pid, signal.SIGINT)
+    assert run.result() == (130, "", "")
+    first, second = ((run.folder / f"rounds-{rank}").read_text() for rank in range(2))
+    assert first == second
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_a_supervisor_that_is_killed(launch: Launch) -> None:
+    run = launch(ENDLESS)
+    run.wait_for("ready")
+    run.supervisor.kill()
+    wait_until(lambda: run.survivors() == [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "code", "output", "errors"),
+    [
+        (SUM, 0, ["worker 0 of 2: 1", "worker 1 of 2: 1"], ""),
+        (FAILING, 1, [], "surmin: worker 1: it broke\n"),
+    ],
+)
+def test_torchrun(tmp_path: Path, script: str, code: int, output: list[str], errors: str) -> None:
+    (tmp_path / "script.py").write_text(script)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py"]
+    done = subprocess.run(torchrun, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert sorted(done.stdout.splitlines()) == output
+    assert errors in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "late", "detail"),
+    [
+        ("[/x/unbound_buffer.cc:78] Timed out waiting 3000ms for recv", True, "Timed out waiting 3000ms for recv"),
+        ("Wait timeout", True, "Wait timeout"),
+        ("[/x/gloo/transport/tcp/pair.cc:1] Connection closed by peer [::1]:8. Check the logs", False, None),
+    ],
+)
+def test_a_communication_that_fails_names_the_peer(text: str, late: bool, detail: str | None) -> None:
+    with pytest.raises(PeerError) as raised, answer_from(2):
+        raise RuntimeError(text)
+    assert (raised.value.late, raised.value.peer) == (late, 2)
+    what = "timed out waiting for" if late else "lost"
+    assert str(raised.value) == f"{what} worker 2 ({detail or 'Connection closed by peer [::1]:8'})"
+    assert Report.of(raised.value).peer == 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("timed out")])
+def test_other_errors_are_one_s_own(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, answer_from(2):
+        raise error
+    assert raised.value is error

@@ -1,0 +1,106 @@
+import math
+import signal
+
+import pytest
+
+from surmin.launch.reports import Report
+from surmin.launch.verdict import GRACE, State, Verdict, judge, patience
+
+ENDED = "the other workers were ended"
+
+
+def finished(rank: int) -> State:
+    return State(rank, 0)
+
+
+def killed(rank: int, number: int = signal.SIGKILL) -> State:
+    return State(rank, -number)
+
+
+def failed(rank: int, message: str = "it broke", code: int = 2) -> State:
+    return State(rank, code, Report("error", message, code))
+
+
+def lost(rank: int) -> State:
+    return State(rank, 3, Report("peer lost", "lost another worker", 3))
+
+
+def late(rank: int, peer: int | None = None) -> State:
+    return State(rank, 3, Report("peer late", "timed out waiting for another worker", 3, peer))
+
+
+def interrupted(rank: int) -> State:
+    return State(rank, 130)
+
+
+def running(rank: int) -> State:
+    return State(rank)
+
+
+@pytest.mark.parametrize(
+    ("states", "verdict"),
+    [
+        ([finished(0), finished(1)], Verdict(0)),
+        ([lost(0), killed(1)], Verdict(3, f"worker 1 was killed by SIGKILL; {ENDED}", True)),
+        ([lost(0), failed(2), killed(1), running(3)], Verdict(3, f"worker 1 was killed by SIGKILL; {ENDED}", True)),
+        ([lost(0), failed(1), running(2)], Verdict(2, "worker 1: it broke")),
+        ([failed(1, "first", 1), failed(0, "second"), finished(2)], Verdict(1, "worker 1: first", True)),
+        ([failed(0), failed(1)], Verdict(2, "it broke")),
+        ([failed(0), failed(1), lost(2)], Verdict(2, "worker 0: it broke")),
+        ([State(0, 7), lost(1)], Verdict(7, "worker 0 ended with exit code 7", True)),
+        ([State(0, 2, None, "last words"), lost(1)], Verdict(2, "worker 0 ended with exit code 2: last words")),
+        ([late(1), lost(0), running(2)], Verdict(3, f"worker 2 did not answer within 9 s; {ENDED}", True)),
+        (
+            [late(1), running(3), running(2)],
+            Verdict(3, f"worker 2 and worker 3 did not answer within 9 s; {ENDED}", True),
+        ),
+        ([late(1, peer=2), running(3), running(2)], Verdict(3, f"worker 2 did not answer within 9 s; {ENDED}", True)),
+        (
+            [late(0, peer=1), late(1, peer=2), running(2)],
+            Verdict(3, f"worker 2 did not answer within 9 s; {ENDED}", True),
+        ),
+        ([finished(0), running(1)], Verdict(3, f"worker 1 did not answer within 9 s; {ENDED}", True)),
+        ([killed(0, signal.SIGABRT), late(1)], Verdict(3, f"worker 0 was killed by SIGABRT; {ENDED}", True)),
+        (
+            [killed(0, signal.SIGABRT), late(1), running(2)],
+            Verdict(3, f"worker 2 did not answer within 9 s; {ENDED}", True),
+        ),
+        ([lost(0), finished(1)], Verdict(3, "worker 0: lost another worker", True)),
+        ([lost(1), running(0)], Verdict(3, "worker 1: lost another worker", True)),
+        ([interrupted(0), finished(1)], Verdict(130)),
+        ([interrupted(0), lost(1)], Verdict(130, "interrupted")),
+    ],
+)
+def test_who_is_at_fault(states: list[State], verdict: Verdict) -> None:
+    assert judge(states, interrupted=False, timeout=9) == verdict
+
+
+@pytest.mark.parametrize(
+    ("states", "verdict"),
+    [
+        ([interrupted(0), interrupted(1)], Verdict(130)),
+        ([interrupted(0), lost(1)], Verdict(130, "interrupted")),
+        ([interrupted(0), running(1)], Verdict(130, "interrupted")),
+        ([interrupted(0), failed(1)], Verdict(2, "worker 1: it broke")),
+    ],
+)
+def test_after_an_interrupt(states: list[State], verdict: Verdict) -> None:
+    assert judge(states, interrupted=True, timeout=9) == verdict
+
+
+@pytest.mark.parametrize(
+    ("states", "interrupts", "seconds"),
+    [
+        ([running(0), running(1)], 0, math.inf),
+        ([running(0), running(1)], 1, 300),
+        ([running(0), running(1)], 2, GRACE),
+        ([running(0), finished(1)], 0, 300),
+        ([running(0), lost(1)], 0, GRACE),
+        ([running(0), failed(1)], 0, GRACE),
+        ([running(0), killed(1)], 1, 0),
+        ([running(0), late(1)], 0, 30),
+        ([running(0), late(1), failed(2)], 0, GRACE),
+    ],
+)
+def test_patience(states: list[State], interrupts: int, seconds: float) -> None:
+    assert patience(states, interrupts, timeout=300) == seconds
