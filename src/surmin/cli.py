@@ -17,12 +17,12 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from surmin.commands.exit_codes import INTERRUPTED, USER_ERROR
+from surmin.exit_codes import INTERRUPTED, USER_ERROR
 from surmin.experiments.check_config import CheckConfig
 from surmin.experiments.config import CompareConfig, RunConfig
-
-DEBUG_VARIABLE = "SURMIN_DEBUG"
-"""Set it to see where an error comes from."""
+from surmin.experiments.timeline_config import TimelineConfig
+from surmin.launch.reports import DEBUG_VARIABLE, one_line
+from surmin.launch.worker import this_worker
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,32 @@ class CheckArguments:
     out: Path | None = None
 
 
+@dataclass(frozen=True)
+class TimelineArguments:
+    """Trace a few gradient steps and a few rounds of sm on workers; writes timeline.json and timeline.png.
+
+    Attributes:
+        out: folder to write; named under runs/ by data and time if not given. Must be new or empty.
+    """
+
+    config: tyro.conf.OmitArgPrefixes[TimelineConfig] = field(default_factory=TimelineConfig)
+    out: Path | None = None
+
+
 COMMANDS: dict[str, tuple[Any, str]] = {
     "train": (TrainArguments, "train:train"),
     "compare": (CompareArguments, "compare:compare"),
     "check": (CheckArguments, "check:check"),
+    "timeline": (TimelineArguments, "timeline:timeline"),
 }
 """A command's arguments, and the function in `surmin.commands` that gets their fields by name."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; what it returns is the exit code. Errors are one line, unless `DEBUG_VARIABLE` is set."""
+    worker = None
     try:
+        worker = this_worker()
         command, arguments = parse(sys.argv[1:] if words is None else words)
         module, function = COMMANDS[command][1].split(":")
         code: int = getattr(import_module(f"surmin.commands.{module}"), function)(**vars(arguments))
@@ -83,7 +98,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        print(f"surmin: {_one_line(error)}", file=sys.stderr)
+        if worker is not None:
+            worker.fail(error)
+        print(f"surmin: {one_line(error)}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("surmin: interrupted", file=sys.stderr)
@@ -124,9 +141,3 @@ def _squeeze(box: str, program: str) -> str:
     text = " ".join(itertools.takewhile(lambda line: line.strip("─-"), lines))
     meant = re.search(r"Perhaps you meant:\W+(--[\w-]+)", " ".join(lines))
     return f"{text.rstrip('.')}; {f'did you mean {meant[1]}?' if meant else f'see {program} --help'}"
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())

@@ -1,4 +1,7 @@
-"""The local phase (wave 4): what every block minimises, with which solver. No communication happens here."""
+"""The local phase (wave 4): what every block minimises, with which solver.
+
+No communication happens here between stages; replicas average every curvature product, loss and moment they use.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,6 +10,7 @@ from surmin.curvature.factor import GaussNewton
 from surmin.curvature.moments import InputMomentCache, Moments, estimate_moments
 from surmin.options import Options
 from surmin.pipeline.wave import BlockWaves
+from surmin.replicas import ALONE, Replicas
 from surmin.solvers.conjugate_gradient import ConjugateGradient
 from surmin.solvers.cubic import CubicGradientDescent, CubicKrylov
 from surmin.solvers.gradient_descent import ArmijoGradientDescent, GradientDescent
@@ -66,10 +70,11 @@ Problem = QuadraticProblem | NonlinearProblem
 class LocalPhase:
     """Turns what the waves left in each block into the problem the block solves."""
 
-    def __init__(self, options: Options, work: WorkMeter) -> None:
+    def __init__(self, options: Options, work: WorkMeter, replicas: Replicas = ALONE) -> None:
         self.options = options
         self.work = work
-        self._first_moment = InputMomentCache()
+        self.replicas = replicas
+        self._first_moment = InputMomentCache(replicas)
 
     def problem(self, waves: BlockWaves, seed: int) -> Problem:
         """The local loss of one block and its solver.
@@ -81,16 +86,17 @@ class LocalPhase:
         options, block = self.options, waves.block
         if options.local == "nonlinear":
             assert isinstance(waves.curvature, GaussNewton)
-            loss = nonlinear_local_loss(block, waves.tapes, waves.messages, waves.curvature.samples, self.work)
+            samples = waves.curvature.samples
+            loss = nonlinear_local_loss(block, waves.tapes, waves.messages, samples, self.work, self.replicas)
             return NonlinearProblem(block, loss, self._nonlinear_solver(block))
-        product = self.work.counted(("product", block.index, waves.shape), waves.curvature.product)
-        quadratic = LocalLoss(waves.gradient, product, cubic=options.cubic)
+        own = self.work.counted(("product", block.index, waves.shape), waves.curvature.product)
+        quadratic = LocalLoss(waves.gradient, lambda v: self.replicas.mean(own(v)), cubic=options.cubic)
         moments = None
         if options.preconditioner == "kronecker":
             assert isinstance(waves.curvature, GaussNewton)
             first = [tape.inputs[block.first_trainable] for tape in waves.tapes] if block.index == 0 else None
             with self.work.phase(("moments", block.index, waves.shape)):
-                moments = estimate_moments(waves.curvature, first, self._first_moment, seed)
+                moments = estimate_moments(waves.curvature, first, self._first_moment, seed, self.replicas)
         return QuadraticProblem(block, quadratic, QUADRATIC_SOLVERS[options.solver](options), moments, self.work)
 
     def _nonlinear_solver(self, block: Block) -> NonlinearSolver:

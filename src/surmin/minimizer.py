@@ -17,6 +17,7 @@ from surmin.losses import ConvexLoss
 from surmin.options import Options, OptionValues, resolve_options
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.worker_pipeline import WorkerPipeline
+from surmin.replicas import Replicas
 from surmin.report import StepReport
 from surmin.search import Point, Search, Trial
 from surmin.solvers.result import Reason
@@ -64,12 +65,12 @@ class SurrogateMinimizer:
         else:
             self.pipeline = InProcessPipeline(stages, loss, microbatches=microbatches)
         self.blocks, count = self.pipeline.cut(self.options.blocks)
-        self._curvature = _output_curvature(self.options)
+        self._curvature = _output_curvature(self.options, self.pipeline.replicas)
         inflation = self._choose_inflation(count)
         self._search = Search(self.pipeline, self.options, inflation)
         keep = self._curvature.needs_cotangents or self.options.local == "nonlinear"
         self._boundaries = {own[0].stage: [block.start for block in own[1:]] for own in self.blocks if keep and own}
-        self._local_phase = LocalPhase(self.options, self.pipeline.work)
+        self._local_phase = LocalPhase(self.options, self.pipeline.work, self.pipeline.replicas)
         self._damping = Damping(self.options.damping, least_share=1 / max(inflation))
         self._round = 0
         self._previous: dict[str, Tensor] | None = None
@@ -195,9 +196,11 @@ class SurrogateMinimizer:
         return uniform_decoupling(count)
 
 
-def _output_curvature(options: Options) -> OutputCurvature:
+def _output_curvature(options: Options, replicas: Replicas) -> OutputCurvature:
     if options.curvature == "factor":
-        return FactorCurvature(options.rank, options.curvature_fraction, top_factor=options.top_factor)
+        return FactorCurvature(
+            options.rank, options.curvature_fraction, top_factor=options.top_factor, wire=options.wire
+        )
     return ScalarCurvature(
         options.curvature == "sample",
         options.delta,
@@ -205,6 +208,7 @@ def _output_curvature(options: Options) -> OutputCurvature:
         options.power_steps,
         options.eigenvalue,
         options.hessian_products,
+        replicas,
     )
 
 

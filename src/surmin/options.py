@@ -37,6 +37,7 @@ class OptionValues(TypedDict, total=False):
     power_steps: int
     eigenvalue: Literal["power", "lanczos"]
     hessian_products: Literal["exact", "finite-difference"]
+    wire: Literal["bfloat16", "float16"] | None
     seed: int
 
 
@@ -69,6 +70,7 @@ class Options:
         power_steps: products spent on λ_max.
         eigenvalue: "power" iteration or "lanczos".
         hessian_products: of scalar and sample curvature: "exact", or by "finite-difference" as in the paper.
+        wire: of factor curvature: the type that columns are rounded to between workers; None keeps their own.
         seed: of everything random.
     """
 
@@ -95,6 +97,7 @@ class Options:
     power_steps: int = 20
     eigenvalue: Literal["power", "lanczos"] = "power"
     hessian_products: Literal["exact", "finite-difference"] = "exact"
+    wire: Literal["bfloat16", "float16"] | None = None
     seed: int = 0
 
 
@@ -152,6 +155,8 @@ def _default_solver(options: Options) -> SolverName:
 
 
 def _check_choices(options: Options) -> None:
+    if options.wire not in ("bfloat16", "float16", None):
+        raise ValueError(f"wire must be 'bfloat16', 'float16' or None, got {options.wire!r}")
     for name in ("curvature", "blocks", "local", "solver", "top_factor", "eigenvalue", "hessian_products"):
         choices = get_args(Options.__annotations__[name])
         if getattr(options, name) not in choices:
@@ -201,6 +206,10 @@ def _check_combinations(options: Options) -> None:
         (
             nonlinear != (options.solver in NONLINEAR_SOLVERS),
             f"solver {options.solver!r} does not solve {options.local} local losses",
+        ),
+        (
+            options.wire is not None and scalar,
+            "wire rounds the columns of curvature='factor', the others send few numbers",
         ),
         (nonlinear and scalar, "nonlinear local losses need curvature='factor'"),
         (preconditioned and scalar, "the Kronecker preconditioner needs curvature='factor'"),

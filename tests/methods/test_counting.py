@@ -41,4 +41,4 @@ def test_lbfgs_counts_every_evaluation() -> None:
     assert evaluations > 5
     assert report.forward_waves == report.gradient_equivalents == evaluations
     assert report.messages == 4 * BOUNDARIES * evaluations
-    assert report.bytes_sent == BOUNDARIES * evaluations * (2 * ACTIVATION_BYTES + 2 * 8 * 2)
+    assert report.bytes_sent == BOUNDARIES * evaluations * (2 * ACTIVATION_BYTES + 2 * 8 * 208)

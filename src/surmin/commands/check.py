@@ -7,14 +7,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from surmin.commands.exit_codes import SUCCESS
 from surmin.commands.train import default_folder
+from surmin.exit_codes import SUCCESS
 from surmin.experiments.check import CheckResult, check_network
 from surmin.experiments.check_config import CheckConfig
 from surmin.experiments.files import write_json
 from surmin.experiments.folder import claim_folder
 from surmin.experiments.problem import build_problem, load_data
-from surmin.stages.partition import partition
+from surmin.experiments.team import ALONE
 
 CHECK_FAILED = 1
 """What the program returns when something was checked and found wrong."""
@@ -25,10 +25,10 @@ def check(config: CheckConfig, out: Path | None) -> int:
     """Check a network, write check.json, and print what was found; 1 when gradients, blocks or Lemma 1 are wrong."""
     config.check()
     torch.set_num_threads(config.threads)
-    data = load_data(config.experiment)
-    problem = build_problem(config.experiment, data)
+    data = load_data(config.experiment, ALONE)
+    problem = build_problem(config.experiment, data, ALONE)
     result = check_network(
-        partition(problem.model, config.stages), problem.pipeline.loss, data.train_inputs, data.train_targets,
+        problem.modules, problem.pipeline.loss, data.train_inputs, data.train_targets,
         radii=config.radii, trials=config.trials, curvature=config.curvature, blocks=config.blocks, delta=config.delta,
         power_steps=config.power_steps, eigenvalue=config.eigenvalue, seed=config.seed,
     )  # fmt: skip

@@ -6,9 +6,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from surmin.commands.exit_codes import INTERRUPTED, SUCCESS
 from surmin.commands.progress import RoundProgress
 from surmin.commands.train import default_folder
+from surmin.exit_codes import INTERRUPTED, SUCCESS
 from surmin.experiments.compare import Comparison
 from surmin.experiments.config import CompareConfig
 from surmin.experiments.results import Result, summarize

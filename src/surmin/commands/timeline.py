@@ -1,31 +1,46 @@
 """`surmin timeline`."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from surmin.commands.exit_codes import SUCCESS
 from surmin.commands.train import default_folder
+from surmin.exit_codes import SUCCESS
 from surmin.experiments.files import write_json
-from surmin.experiments.folder import claim_folder
+from surmin.experiments.folder import check_unclaimed, claim_folder
+from surmin.experiments.team import team_of
 from surmin.experiments.timeline_config import TimelineConfig
 from surmin.experiments.traced_runs import trace_runs
+from surmin.launch.supervisor import supervise
+from surmin.launch.worker import this_worker
 from surmin.pipeline.chrome_trace import to_chrome_trace
 from surmin.pipeline.timeline import Timeline, theoretical_bubble
 from surmin.plots.run import describe
 from surmin.plots.tables import percent
 from surmin.plots.timeline import draw_timelines
 
-TITLES = {"gpipe": "GPipe (gradient step)", "1f1b": "1F1B (gradient step)", "sm": "Surrogate Minimization"}
+TITLES = {
+    "posted": "GPipe, receives posted ahead (gradient step)",
+    "gpipe": "GPipe (gradient step)",
+    "1f1b": "1F1B (gradient step)",
+    "sm": "Surrogate Minimization",
+}
 
 
 def timeline(config: TimelineConfig, out: Path | None) -> int:
     """Trace a few steps; worker 0 writes timeline.json, draws timeline.png and prints who was busy."""
     config.check()
-    runs = trace_runs(config)
+    path = out or default_folder("timeline", config.data)
+    worker = this_worker()
+    if worker is None and config.workers > 1:
+        check_unclaimed(path)
+        words = [*config.to_words(), "--out", str(path)]
+        return supervise(config.workers, [sys.executable, "-m", "surmin", "timeline", *words], timeout=config.timeout)
+    with team_of(worker, config.timeout, config.device) as team:
+        runs = trace_runs(config, team)
     if runs is None:
         return SUCCESS
-    path = out or default_folder("timeline", config.data)
     claim_folder(path)
     write_json(path / "timeline.json", {"otherData": describe_runs(config, runs)} | to_chrome_trace(runs))
     title = f"{describe(config)}: {config.workers} workers, {config.microbatches} micro-batches"

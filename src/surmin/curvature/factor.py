@@ -78,8 +78,9 @@ class FactorCurvature:
     decoupled = False
 
     def message_count(self, samples: int, microbatches: int) -> int:
-        """As many as micro-batches, where that leaves none empty."""
-        return min(microbatches, self.sample_count(samples))
+        """As many as micro-batches, or the next smaller number that makes them equal, as channels need them."""
+        count = self.sample_count(samples)
+        return next(parts for parts in range(microbatches, 0, -1) if count % parts == 0)
 
     def top(self, loss: ConvexLoss, outputs: Sequence[Tensor], targets: Sequence[Tensor], seed: int) -> list[Message]:
         """The columns √weight · S_j and the rows of the batch they belong to, in equal parts; left out: all rows."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from surmin.curvature.factor import FactorPiece, GaussNewton
+from surmin.replicas import ALONE, Replicas
 from surmin.stages.layer import KroneckerPoint
 
 
@@ -35,9 +36,13 @@ class InputMomentCache:
     """The moment of the first trainable layer's input, kept while that stays the same tensors: a full batch, say.
 
     The tensors are held, so that no other can come to lie at their place in memory and pass for them.
+
+    Args:
+        replicas: over which the moment is averaged.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, replicas: Replicas = ALONE) -> None:
+        self._replicas = replicas
         self._inputs: list[Tensor] = []
         self._versions: list[int] = []
         self._moment: Tensor | None = None
@@ -55,7 +60,7 @@ class InputMomentCache:
             self._inputs, self._versions = list(inputs), [part._version for part in inputs]
             starts = accumulate((len(part) for part in inputs[:-1]), initial=0)
             spaced = [part.detach()[-start % stride :: stride] for part, start in zip(inputs, starts, strict=True)]
-            self._moment = _input_moment([rows_of(part) for part in spaced])
+            self._moment = self._replicas.mean(_input_moment([rows_of(part) for part in spaced]))
         return self._moment
 
     def _same(self, inputs: Sequence[Tensor]) -> bool:
@@ -66,8 +71,9 @@ class InputMomentCache:
 
 
 def estimate_moments(
-    curvature: GaussNewton, first_inputs: Sequence[Tensor] | None, cache: InputMomentCache, seed: int
-) -> list[Moments]:
+    curvature: GaussNewton, first_inputs: Sequence[Tensor] | None, cache: InputMomentCache, seed: int,
+    replicas: Replicas = ALONE,
+) -> list[Moments]:  # fmt: skip
     """One entry per trainable layer of a block.
 
     Args:
@@ -76,6 +82,7 @@ def estimate_moments(
             per micro-batch; None for any other block.
         cache: where the moment of that is kept.
         seed: of the random signs spent on layers without Kronecker structure.
+        replicas: over which all are averaged.
     """
     moments: list[Moments] = []
     for position, pieces in enumerate(zip(*curvature.pieces, strict=True)):
@@ -84,21 +91,23 @@ def estimate_moments(
             known = None
             if position == 0 and first_inputs is not None:
                 known = cache.moment(first_inputs, curvature.samples, point.kronecker_rows)
-            moments.append(_kronecker(pieces, known, curvature.samples))
+            moments.append(_kronecker(pieces, known, curvature.samples, replicas))
         else:
-            moments.append(_mean_diagonal(pieces, curvature.sizes[position], curvature.samples, seed))
+            moments.append(_mean_diagonal(pieces, curvature.sizes[position], curvature.samples, seed, replicas))
     return moments
 
 
-def _kronecker(pieces: Sequence[FactorPiece], known_inputs: Tensor | None, samples: int) -> KroneckerMoments:
+def _kronecker(
+    pieces: Sequence[FactorPiece], known_inputs: Tensor | None, samples: int, replicas: Replicas
+) -> KroneckerMoments:
     points = [piece.point for piece in pieces if isinstance(piece.point, KroneckerPoint)]
     inputs = (
-        _input_moment([point.kronecker_rows(point.inputs) for point in points])
+        replicas.mean(_input_moment([point.kronecker_rows(point.inputs) for point in points]))
         if known_inputs is None
         else known_inputs
     )
     columns = [point.kronecker_columns(piece.columns) for point, piece in zip(points, pieces, strict=True)]
-    outputs = _gram(columns) / samples
+    outputs = replicas.mean(_gram(columns) / samples)
     bias = points[0].has_bias
     return KroneckerMoments(inputs if bias else inputs[:-1, :-1], outputs, bias)
 
@@ -121,10 +130,13 @@ def _gram(parts: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def _mean_diagonal(pieces: Sequence[FactorPiece], size: int, samples: int, seed: int) -> MeanDiagonal:
+def _mean_diagonal(
+    pieces: Sequence[FactorPiece], size: int, samples: int, seed: int, replicas: Replicas
+) -> MeanDiagonal:
     """Tr G / P by one random-sign probe: E‖Σ_jk ε_jk J_θᵀ r_jk‖² = n tr G."""
     columns, rows = len(pieces[0].columns), [piece.columns.shape[1] for piece in pieces]
-    generator = torch.Generator(pieces[0].columns.device).manual_seed(seed)
+    generator = torch.Generator(pieces[0].columns.device).manual_seed(replicas.own_seed(seed))
     signs = pieces[0].columns.new_empty(columns, sum(rows)).bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
     lifted = [piece.lift(part) for piece, part in zip(pieces, signs.split(rows, dim=1), strict=True)]
-    return MeanDiagonal(torch.stack(lifted).sum(0).square().sum() / (samples * size), size)
+    own = torch.stack(lifted).sum(0).square().sum() / (samples * size)
+    return MeanDiagonal(replicas.mean(own), size)

@@ -5,7 +5,7 @@ Legend: H the Hessian of Ψ_i∘f_i, λ = λ_max(H_zz), δ > 0 the decoupling co
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -15,6 +15,7 @@ from surmin.curvature.eigenvalue import lanczos, power_iteration
 from surmin.curvature.hessian import HessianProducts, SurrogateHessian, surrogate_hessian
 from surmin.curvature.output_curvature import Message
 from surmin.losses import ConvexLoss
+from surmin.replicas import ALONE, Replicas
 from surmin.stages.block import Block
 from surmin.stages.stage import Tape
 
@@ -49,6 +50,7 @@ class ScalarCurvature:
         power_steps: products spent on λ_max; both methods estimate it from below.
         products: with the Hessian "exact", or by "finite-difference".
         eigenvalue: "power" (the paper's) or "lanczos" (closer for the same number of products).
+        replicas: over which the one number is the largest.
     """
 
     per_sample: bool = False
@@ -57,6 +59,7 @@ class ScalarCurvature:
     power_steps: int = 20
     eigenvalue: Literal["power", "lanczos"] = "power"
     products: HessianProducts = "exact"
+    replicas: Replicas = field(default=ALONE, repr=False)
 
     needs_cotangents = True
     decoupled = True
@@ -106,7 +109,7 @@ class ScalarCurvature:
             return DecoupledHessian(hessians, None, samples), []
         largest = [self._largest(h, tape.inputs[block.start], seed) for h, tape in zip(hessians, tapes, strict=True)]
         if not self.per_sample:
-            overall = torch.cat(largest).max().view(1)
+            overall = self.replicas.largest(torch.cat(largest).max().view(1))
             largest = [overall] * len(largest)
         deltas = [self._delta(value) if block.size else torch.zeros_like(value) for value in largest]
         below: list[Message] = [(value + delta,) for value, delta in zip(largest, deltas, strict=True)]

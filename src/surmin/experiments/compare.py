@@ -15,6 +15,7 @@ from surmin.experiments.results import Result, write_results
 from surmin.experiments.round_folder import newest_round
 from surmin.experiments.run import Run, status_of
 from surmin.experiments.saved import SavedRun, check_unchanged, read_config
+from surmin.experiments.team import ALONE
 
 GROWS = frozenset({"methods", "seeds", "lr"})
 """Options of a comparison that may be others when it is continued: they add runs, or leave some out."""
@@ -76,9 +77,9 @@ class Comparison:
     @classmethod
     def _prepare(cls, config: CompareConfig, path: Path) -> "Comparison":
         planned = plan_runs(config)
-        data = load_data(config)
+        data = load_data(config, ALONE)
         for first in {run.method: run for run in reversed(planned)}.values():
-            Run(first.config, path, data)  # raises what is wrong before anything is written
+            Run(first.config, path, data=data)  # raises what is wrong before anything is written
         return cls(config, path, data, planned)
 
     def _write_config(self) -> None:
@@ -95,7 +96,7 @@ class Comparison:
 
     def _train(self, planned: PlannedRun, on_row: OnRow) -> Result:
         folder = self._folder(planned)
-        run = Run(planned.config, folder.path, self.data)
+        run = Run(planned.config, folder.path, data=self.data)
         if newest_round(folder.checkpoint):
             run.resume(SavedRun.read(folder.path))
         else:

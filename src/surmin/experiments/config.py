@@ -10,10 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get
 
 from tyro.conf import arg
 
-from surmin.methods.registry import METHODS, check_options
+from surmin.methods.registry import METHODS, check_options, flag
 
 METHOD_OPTIONS = (
     "preset", "curvature", "local", "blocks", "inner_steps", "rank", "curvature_fraction", "damping", "delta",
+    "wire",
 )  # fmt: skip
 """Options of methods, the learning rate aside; None leaves the method's own default."""
 
@@ -31,8 +32,11 @@ class ExperimentConfig:
         width: size of a hidden layer, channels of a convolution, or size of a token's vector.
         activation: relu, tanh, softplus, sigmoid, gelu, elu, silu or identity; relu if not given, gelu for gpt.
         stages: parts the network is cut into; at most 4 if not given.
-        workers: processes; more than 1 needs the distributed pipeline, which is not available yet.
+        workers: processes that the stages are spread over.
         microbatches: equal parts every batch goes through the stages in.
+        schedule: of forward and gradient waves between workers: posted (receives posted ahead, best on slow links), or
+            torch's gpipe or 1f1b.
+        timeout: seconds that workers wait for each other before the run is given up.
         preset: of sm: compute (least time where trips are cheap), trips (fewest trips) or paper.
         curvature: of sm: what goes down the pipe, factor, sample or scalar.
         local: of sm: local losses that are quadratic or nonlinear.
@@ -41,6 +45,7 @@ class ExperimentConfig:
         rank: of sm: random curvature columns per sample; if not given the factor is exact, and of rank 2 for tokens.
         curvature_fraction: of sm: part of the batch that carries the curvature.
         damping: of sm: first value of λ.
+        wire: of sm: the type that curvature columns are rounded to on their way between workers.
         delta: of sm with scalar or sample curvature, and sm-paper: δ of Appendix A.
         dtype: of inputs and parameters.
         device: auto is cuda where there is one.
@@ -63,6 +68,8 @@ class ExperimentConfig:
     stages: int | None = None
     workers: int = 1
     microbatches: int = 1
+    schedule: Literal["posted", "gpipe", "1f1b"] = "posted"
+    timeout: float = 300.0
     preset: Literal["compute", "trips", "paper"] | None = None
     curvature: Literal["factor", "sample", "scalar"] | None = None
     local: Literal["quadratic", "nonlinear"] | None = None
@@ -72,6 +79,7 @@ class ExperimentConfig:
     curvature_fraction: float | None = None
     damping: float | None = None
     delta: float | None = None
+    wire: Literal["bfloat16", "float16"] | None = None
     dtype: Literal["float32", "float64"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     rounds: int = 50
@@ -92,10 +100,11 @@ class ExperimentConfig:
                 raise ValueError(f"{name} must be at least {bound}, got {value}")
         if self.target_loss is not None and not math.isfinite(self.target_loss):
             raise ValueError(f"target_loss must be a finite number, got {self.target_loss}")
-        if self.workers > 1:
+        if not 0 < self.timeout < math.inf:
+            raise ValueError(f"timeout must be a positive number of seconds, got {self.timeout}")
+        if self.stages is not None and self.workers > self.stages:
             raise ValueError(
-                f"workers={self.workers} needs the distributed pipeline, which is not available yet; "
-                "leave it at 1: all stages then run in one process"
+                f"{self.workers} workers cannot share {self.stages} stages: every worker needs at least one"
             )
 
     def given_options(self) -> dict[str, Any]:
@@ -106,6 +115,11 @@ class ExperimentConfig:
     def to_json(self) -> dict[str, Any]:
         """Plain values by option name."""
         return asdict(self)
+
+    def to_words(self) -> list[str]:
+        """The options as they are written on the command line."""
+        given = ((name, value) for name, value in asdict(self).items() if value is not None)
+        return [word for name, value in given for word in (flag(name), str(value))]
 
     @classmethod
     def from_json(cls, values: Any) -> Self:
@@ -174,6 +188,10 @@ class CompareConfig(ExperimentConfig):
         super().check()
         if self.seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        if self.workers > 1:
+            raise ValueError(
+                "surmin compare runs in one process and counts what workers would send: leave workers at 1"
+            )
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:

@@ -39,11 +39,16 @@ def claim_folder(path: Path) -> None:
     Raises:
         ValueError: when something is there already; nothing has changed then.
     """
+    check_unclaimed(path)
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def check_unclaimed(path: Path) -> None:
+    """Raise ValueError when something is there already."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file, not a folder to write a run into")
     if path.is_dir() and any(path.iterdir()):
         raise ValueError(f"{path} is not empty: continue it with --resume {path}, or name another folder with --out")
-    path.mkdir(parents=True, exist_ok=True)
 
 
 def write_config(path: Path, config: ExperimentConfig, device: torch.device) -> None:

@@ -8,9 +8,13 @@ from torch import Tensor, nn
 from surmin.data import Dataset, load_dataset
 from surmin.experiments.config import ExperimentConfig
 from surmin.experiments.metrics import Evaluation
+from surmin.experiments.team import Team, choose_device
 from surmin.losses import CrossEntropy
 from surmin.models import build_model
+from surmin.pipeline.distributed import Pipeline
 from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.placement import spread
+from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.partition import partition
 from surmin.stages.stage import leaf_modules
 
@@ -20,29 +24,41 @@ EVALUATED_AT_ONCE = 2048
 
 @dataclass(frozen=True)
 class Problem:
-    """A network on its device, cut into stages, and the data on the same device."""
+    """A network on its device, cut into stages, and the data on the same device.
+
+    Attributes:
+        data: all of it, on every worker.
+        modules: all stages' modules, of which a worker trains its own.
+        pipeline: over the stages this worker holds.
+        team: of workers.
+    """
 
     data: Dataset
-    model: nn.Sequential
-    pipeline: InProcessPipeline
+    modules: list[nn.Module]
+    pipeline: WorkerPipeline
+    team: Team
 
     @torch.no_grad()
     def evaluate(self) -> Evaluation:
-        """Loss on all training samples and accuracy on all test samples, by a plain forward pass."""
+        """Loss on all training samples and accuracy on all test samples, by forward passes that are not counted."""
         total = torch.zeros((), dtype=torch.float64)
         for inputs, targets in _parts(self.data.train_inputs, self.data.train_targets):
-            total += self.pipeline.loss.sample_losses(self.model(inputs), targets).sum().double().cpu()
+            outputs = self.pipeline.predict(inputs)
+            if outputs is not None:
+                total += self.pipeline.loss.sample_losses(outputs, targets).sum().double().cpu()
         right = 0
         for inputs, targets in _parts(self.data.test_inputs, self.data.test_targets):
-            right += int((self.model(inputs).argmax(-1) == targets).sum())
-        return Evaluation(float(total) / len(self.data.train_inputs), right / self.data.test_targets.numel())
+            outputs = self.pipeline.predict(inputs)
+            right += 0 if outputs is None else int((outputs.argmax(-1) == targets).sum())
+        total_loss, all_right = self.team.sum(float(total), right)
+        return Evaluation(total_loss / len(self.data.train_inputs), all_right / self.data.test_targets.numel())
 
 
-def load_data(config: ExperimentConfig) -> Dataset:
+def load_data(config: ExperimentConfig, team: Team) -> Dataset:
     """The data, on the device the experiment runs on."""
     dtype = getattr(torch, config.dtype)
     data = load_dataset(config.data, data_dir=config.data_dir, train_samples=config.train_samples, dtype=dtype)
-    device = choose_device(config.device)
+    device = choose_device(config.device, team.place)
     return Dataset(
         data.name,
         data.train_inputs.to(device),
@@ -53,8 +69,10 @@ def load_data(config: ExperimentConfig) -> Dataset:
     )
 
 
-def build_problem(config: ExperimentConfig, data: Dataset) -> Problem:
+def build_problem(config: ExperimentConfig, data: Dataset, team: Team) -> Problem:
     """The network of the configuration's seed, the same on every device and in every dtype (up to rounding).
+
+    A worker keeps its own stages of it.
 
     Raises:
         ValueError: when the network cannot be built for this data or cut into so many stages.
@@ -69,21 +87,26 @@ def build_problem(config: ExperimentConfig, data: Dataset) -> Problem:
         activation=config.activation,
         tokens=data.has_tokens,
     )
-    model.to(data.train_inputs.device, getattr(torch, config.dtype))
-    count = config.stages or min(DEFAULT_STAGES, _trainable_layers(model))
-    pipeline = InProcessPipeline(partition(model, count), CrossEntropy(), microbatches=config.microbatches)
-    return Problem(data, model, pipeline)
+    count = config.stages or max(team.count, min(DEFAULT_STAGES, _trainable_layers(model)))
+    modules = partition(model, count)
+    own = spread(count, team.count)[team.rank]
+    for module in modules[own.start : own.stop]:
+        module.to(data.train_inputs.device, getattr(torch, config.dtype))
+    return Problem(data, modules, _pipeline(config, modules, team), team)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that a name stands for.
-
-    Raises:
-        ValueError: when cuda is asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda: no CUDA device is available here; use auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+def _pipeline(config: ExperimentConfig, stages: list[nn.Module], team: Team) -> WorkerPipeline:
+    loss, microbatches = CrossEntropy(), config.microbatches
+    if team.count == 1:
+        return InProcessPipeline(stages, loss, microbatches=microbatches)
+    own = spread(len(stages), team.count)[team.rank]
+    return Pipeline(
+        stages[own.start : own.stop],
+        loss,
+        microbatches=microbatches,
+        schedule=config.schedule,
+        timeout=config.timeout,
+    )
 
 
 def _trainable_layers(model: nn.Sequential) -> int:

@@ -18,7 +18,9 @@ from surmin.experiments.interrupts import deferred_interrupt
 from surmin.experiments.metrics import Row, append_row, write_rows
 from surmin.experiments.problem import build_problem, load_data
 from surmin.experiments.saved import SavedRun
+from surmin.experiments.team import ALONE, Team
 from surmin.methods.registry import build_method, takes
+from surmin.report import StepReport
 
 CHECKPOINT_SECONDS = 30.0
 TOKEN_RANK = 2
@@ -30,18 +32,27 @@ class Run:
 
     Args:
         config: the options; `stages` is filled in where it was left open.
-        path: the run's folder.
+        path: the run's folder, the same for all members of the team.
+        team: whose run it is; every member makes the same calls.
         data: the data if it is loaded already.
 
     Raises:
         ValueError: for options that are not possible, alone or with this data.
     """
 
-    def __init__(self, config: RunConfig, path: Path, data: Dataset | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        path: Path,
+        team: Team = ALONE,
+        data: Dataset | None = None,
+    ) -> None:
+        config = replace(config, workers=team.count)
         config.check()
         torch.set_num_threads(config.threads)
-        self.problem = build_problem(config, data or load_data(config))
-        self.config = replace(config, stages=len(self.problem.pipeline.stages))
+        self.team = team
+        self.problem = build_problem(config, data or load_data(config, team), team)
+        self.config = replace(config, stages=len(self.problem.modules))
         self.folder = RunFolder(path)
         self.rows: list[Row] = []
         self._batches = Batches(
@@ -65,7 +76,8 @@ class Run:
         Raises:
             ValueError: when the folder has something in it already.
         """
-        claim_folder(self.folder.path)
+        if self._writes:
+            claim_folder(self.folder.path)
         self.rows = [Row.start(self.problem.evaluate())]
         self._record()
 
@@ -78,7 +90,7 @@ class Run:
         saved.check_continues(self.config)
         self._restore(saved)
         self.rows = saved.rows
-        if self.folder.path != saved.folder.path:
+        if self._writes and self.folder.path != saved.folder.path:
             claim_folder(self.folder.path)
         self._record()
 
@@ -91,15 +103,25 @@ class Run:
         _warm_up()
         saved = time.monotonic()
         with deferred_interrupt() as is_interrupted:
-            while self.status == "interrupted" and not is_interrupted():
-                self.rows.append(self._next_row())
-                append_row(self.folder.metrics, self.rows[-1])
-                on_row(self.rows[-1])
-                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            while self.status == "interrupted":
+                is_due = self._writes and time.monotonic() - saved > CHECKPOINT_SECONDS
+                interrupts, dues = self.team.sum(is_interrupted(), is_due)
+                if interrupts:
+                    break
+                if dues:
                     self._save()
                     saved = time.monotonic()
+                self.rows.append(self._next_row())
+                if self._writes:
+                    append_row(self.folder.metrics, self.rows[-1])
+                on_row(self.rows[-1])
             self._save()
         return self.status
+
+    @property
+    def _writes(self) -> bool:
+        """Whether this member writes the files that all share."""
+        return self.team.rank == 0
 
     def _next_row(self) -> Row:
         last = self.rows[-1]
@@ -111,12 +133,24 @@ class Run:
             return replace(last, round=last.round + 1, loss=None, test_accuracy=None, accepted=False)
         if inputs.is_cuda:
             torch.cuda.synchronize(inputs.device)
-        return last.next(report, time.perf_counter() - start, self.problem.evaluate())
+        seconds = time.perf_counter() - start
+        return last.next(self._summed(report, inputs.shape), seconds, self.problem.evaluate())
+
+    def _summed(self, report: StepReport, shape: torch.Size) -> StepReport:
+        """The report with what all members did and sent."""
+        if self.team.count == 1:
+            return report
+        unit = self.problem.pipeline.gradient_operations(shape)
+        work, units, messages, sent = self.team.sum(
+            report.gradient_equivalents * unit, unit, report.messages, report.bytes_sent
+        )
+        return replace(report, gradient_equivalents=work / units, messages=int(messages), bytes_sent=int(sent))
 
     def _record(self) -> None:
         """Write the files anew from what is known now."""
-        write_config(self.folder.config, self.config, self.problem.data.train_inputs.device)
-        write_rows(self.folder.metrics, self.rows)
+        if self._writes:
+            write_config(self.folder.config, self.config, self.problem.data.train_inputs.device)
+            write_rows(self.folder.metrics, self.rows)
         self._save()
 
     def _save(self) -> None:

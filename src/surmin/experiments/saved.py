@@ -12,7 +12,20 @@ from surmin.experiments.folder import RunFolder
 from surmin.experiments.metrics import Row, read_rows
 from surmin.methods.registry import flag
 
-MAY_CHANGE = frozenset({"rounds", "target_loss", "stages", "microbatches", "workers", "threads", "device", "data_dir"})
+MAY_CHANGE = frozenset(
+    {
+        "rounds",
+        "target_loss",
+        "stages",
+        "microbatches",
+        "workers",
+        "schedule",
+        "timeout",
+        "threads",
+        "device",
+        "data_dir",
+    }
+)
 """Options that may be others when a run is continued; the rest decide what is computed."""
 
 Config = TypeVar("Config", bound=ExperimentConfig)

@@ -24,7 +24,7 @@ class TimelineConfig(ExperimentConfig):
     width: int = 256
     workers: int = 4
     microbatches: int = 4
-    schedule: Literal["gpipe", "1f1b"] = "gpipe"
+    schedule: Literal["posted", "gpipe", "1f1b"] = "gpipe"
     gradient_steps: int = 5
     rounds: int = 2
     target_loss: Annotated[float | None, Suppress, Fixed] = None

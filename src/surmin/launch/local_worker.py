@@ -6,7 +6,7 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from surmin.commands.exit_codes import INTERRUPTED
+from surmin.exit_codes import INTERRUPTED
 from surmin.launch.reports import DEBUG_VARIABLE, Report
 from surmin.launch.verdict import State
 from surmin.launch.worker import SUPERVISOR_VARIABLE

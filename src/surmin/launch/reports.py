@@ -6,7 +6,7 @@ import traceback
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from surmin.commands.exit_codes import INTERRUPTED, UNEXPECTED, USER_ERROR, WORKER_LOST
+from surmin.exit_codes import INTERRUPTED, UNEXPECTED, USER_ERROR, WORKER_LOST
 
 DEBUG_VARIABLE = "SURMIN_DEBUG"
 """Set it to see where an error comes from."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from surmin.commands.exit_codes import INTERRUPTED, SUCCESS, USER_ERROR, WORKER_LOST
+from surmin.exit_codes import INTERRUPTED, SUCCESS, USER_ERROR, WORKER_LOST
 from surmin.launch.reports import Kind, Report
 
 GRACE = 1.0

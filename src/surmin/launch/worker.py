@@ -7,9 +7,10 @@ import sys
 import threading
 import traceback
 from dataclasses import dataclass
+from functools import cache
 from typing import NoReturn
 
-from surmin.commands.exit_codes import WORKER_LOST
+from surmin.exit_codes import WORKER_LOST
 from surmin.launch.reports import DEBUG_VARIABLE, Report
 
 SUPERVISOR_VARIABLE = "SURMIN_SUPERVISOR"
@@ -69,6 +70,12 @@ class Worker:
             with contextlib.suppress(OSError):
                 stream.flush()
         os._exit(report.code)
+
+
+@cache
+def this_worker() -> Worker | None:
+    """The worker that this process is, if it is one."""
+    return Worker.from_environment()
 
 
 def _number(variable: str) -> int:

@@ -18,7 +18,11 @@ MOMENTUM = 0.9
 
 
 class FirstOrder:
-    """One forward wave, one backward wave, one step of a torch optimizer."""
+    """One forward wave, one backward wave, one step of a torch optimizer.
+
+    Workers tell each other nothing else: the loss is reported where the last stage is and NaN elsewhere, and the
+    gradient's norm is that of the worker's own part.
+    """
 
     def __init__(self, pipeline: WorkerPipeline, optimizer: Optimizer) -> None:
         self.pipeline = pipeline
@@ -33,7 +37,8 @@ class FirstOrder:
             assign_gradients(gradients)
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return meter.report(wave.shape, float(wave.loss), math.sqrt(float(squared_norm(gradients))))
+        loss = float(wave.loss) if self.pipeline.is_last else math.nan
+        return meter.report(wave.shape, loss, math.sqrt(float(squared_norm(gradients))))
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's memory by parameter."""
@@ -46,14 +51,19 @@ class FirstOrder:
 
 def gradient_descent(pipeline: WorkerPipeline, *, lr: float = 0.1) -> FirstOrder:
     """θ ← θ - lr ∇h."""
-    return FirstOrder(pipeline, torch.optim.SGD(pipeline.parameters.values(), lr=lr))
+    return FirstOrder(pipeline, torch.optim.SGD(_parameters(pipeline), lr=lr))
 
 
 def sgd(pipeline: WorkerPipeline, *, lr: float = 0.05) -> FirstOrder:
     """Gradient descent with momentum 0.9."""
-    return FirstOrder(pipeline, torch.optim.SGD(pipeline.parameters.values(), lr=lr, momentum=MOMENTUM))
+    return FirstOrder(pipeline, torch.optim.SGD(_parameters(pipeline), lr=lr, momentum=MOMENTUM))
 
 
 def adam(pipeline: WorkerPipeline, *, lr: float = 3e-3) -> FirstOrder:
     """Adam with torch's defaults."""
-    return FirstOrder(pipeline, torch.optim.Adam(pipeline.parameters.values(), lr=lr))
+    return FirstOrder(pipeline, torch.optim.Adam(_parameters(pipeline), lr=lr))
+
+
+def _parameters(pipeline: WorkerPipeline) -> list[dict[str, Any]]:
+    """As the one group that an optimizer takes even when it is empty."""
+    return [{"params": list(pipeline.parameters.values())}]

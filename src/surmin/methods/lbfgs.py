@@ -1,66 +1,186 @@
-"""L-BFGS with a strong-Wolfe line search, torch's own."""
+"""L-BFGS with a strong-Wolfe line search, for networks whose stages may lie on several workers."""
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from surmin.errors import NonFiniteError
 from surmin.methods.base import StepMeter
-from surmin.methods.gradients import assign_gradients, squared_norm
-from surmin.methods.optimizer_state import load_named_state, named_state
-from surmin.pipeline.in_process import InProcessPipeline
+from surmin.methods.flat import FlatParameters
+from surmin.methods.limited_memory import HISTORY, LimitedMemory, Projection
+from surmin.methods.wolfe import strong_wolfe
+from surmin.pipeline.wave import Wave
+from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
+from surmin.stages.layer import flatten
 
-EVALUATIONS_PER_SEARCH = 26  # the first trial of torch's line search and at most 25 more
+SMALLEST_GRADIENT = 1e-7
+SMALLEST_CHANGE = 1e-9
+NUMBERS = 8 + 2 * HISTORY  # of every sum, also while fewer pairs are remembered: receives of one size are posted ahead
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one trip through the network finds; vectors are this worker's parts, numbers are all workers'.
+
+    Attributes:
+        loss: h; infinite where h, its gradient or a parameter is not finite.
+        gradient: g, flat.
+        squared_norm: ‖g‖².
+        absolute_sum: ‖g‖₁.
+        memory: all pairs up to here.
+        projection: of g on the memory's vectors.
+        length: of the step that led here, in directions.
+        slope: inner product of g with that direction.
+        distance: Euclidean length of the step.
+        wave: of this point, without the tapes, so that no activations are kept alive.
+    """
+
+    loss: float
+    gradient: Tensor
+    squared_norm: float
+    absolute_sum: float
+    memory: LimitedMemory
+    projection: Projection
+    length: float
+    slope: float
+    distance: float
+    wave: Wave
 
 
 class Lbfgs:
     """A round is `inner_steps` L-BFGS iterations on one batch.
 
-    Every evaluation of the loss is a forward and a backward wave and an all-reduce of two numbers; the further inner
-    products that a distributed L-BFGS would have to sum are not counted. torch's stopping tolerances hold: a round ends
-    early where the gradient or the change is below 1e-7 and 1e-9.
+    An evaluation is a forward wave, a backward wave and one all-reduce of 208 numbers, with all the inner products that
+    an iteration with up to 100 remembered pairs needs. The evaluation that ends a round is the first of the next one
+    where batch and parameters are the same tensors, unchanged. A pair always comes from one batch. A round ends early
+    where the Euclidean norm of the gradient is below 1e-7, or step, slope or change of the loss are below 1e-9.
 
     Args:
         pipeline: the network.
         lr: step length that each line search tries first.
         inner_steps: iterations per round.
+
+    Raises:
+        ValueError: when `lr` or `inner_steps` is not positive.
     """
 
-    def __init__(self, pipeline: InProcessPipeline, *, lr: float = 1.0, inner_steps: int = 20) -> None:
+    def __init__(self, pipeline: WorkerPipeline, *, lr: float = 1.0, inner_steps: int = 20) -> None:
+        if not 0 < lr < math.inf or inner_steps < 1:
+            raise ValueError(f"lr and inner_steps must be positive, got {lr} and {inner_steps}")
         self.pipeline = pipeline
-        self.optimizer = torch.optim.LBFGS(
-            pipeline.parameters.values(),
-            lr=lr,
-            max_iter=inner_steps,
-            max_eval=inner_steps * EVALUATIONS_PER_SEARCH,
-            line_search_fn="strong_wolfe",
-        )
+        self.lr = lr
+        self.inner_steps = inner_steps
+        self._parameters = FlatParameters(pipeline.parameters)
+        self._memory = LimitedMemory()
+        self._last: Point | None = None
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
-        """One round on the batch."""
+        """One round on the batch.
+
+        Raises:
+            NonFiniteError: when loss, gradient or parameters are not finite as it begins; nothing has changed then.
+        """
         meter = StepMeter(self.pipeline)
-        evaluated: list[tuple[float, float]] = []
-
-        def closure() -> float:
-            wave = self.pipeline.forward(inputs, targets)
-            gradients = self.pipeline.backward(wave)
-            assign_gradients(gradients)
-            loss, squared = self.pipeline.total(torch.stack([wave.loss, squared_norm(gradients)]))
-            evaluated.append((loss, squared))
-            return loss
-
-        self.optimizer.step(closure)
-        self.optimizer.zero_grad()
-        loss, squared = evaluated[0]
-        return meter.report(inputs.shape, loss, math.sqrt(squared), tries=len(evaluated) - 1)
+        start = point = self._first_point(inputs, targets)
+        waves = self.pipeline.traffic.forward_waves
+        for _ in range(self.inner_steps):
+            last, point = point, self._next_point(point, inputs, targets)
+            self._memory = point.memory
+            if point is last or min(point.distance, abs(point.loss - last.loss)) < SMALLEST_CHANGE:
+                break
+        self._last = point
+        self.pipeline.accept(point.wave, inputs, targets)
+        return meter.report(
+            point.wave.shape, start.loss, math.sqrt(start.squared_norm), new_loss=point.loss,
+            accepted=point is not start, tries=self.pipeline.traffic.forward_waves - waves,
+        )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """Past steps and gradients, under the name of the first parameter, where torch keeps them."""
-        return named_state(self.optimizer, self.pipeline.parameters)
+        """The pairs, oldest first, by parameter, and the inner products among them."""
+        return {
+            "steps": self._parameters.by_name(self._memory.steps),
+            "changes": self._parameters.by_name(self._memory.changes),
+            "mixed": self._memory.mixed.tolist(),
+            "squared": self._memory.squared.tolist(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        load_named_state(self.optimizer, self.pipeline.parameters, state)
+        if set(state) != {"steps", "changes", "mixed", "squared"}:
+            raise ValueError(f"not the state of L-BFGS: {sorted(state)}")
+        count = len(state["mixed"])
+        steps, changes = (self._parameters.from_names(state[name], count) for name in ("steps", "changes"))
+        mixed, squared = (
+            torch.tensor(state[name], dtype=torch.float64).view(count, count) for name in ("mixed", "squared")
+        )
+        self._memory = LimitedMemory(steps, changes, mixed, squared)
+        self._last = None
+
+    def _first_point(self, inputs: Tensor, targets: Tensor) -> Point:
+        last, self._last = self._last, None
+        wave = self.pipeline.forward(inputs, targets)
+        if last is not None and wave is last.wave:
+            return last
+        point = self._evaluate(wave)
+        if math.isinf(point.loss):
+            raise NonFiniteError("loss, gradient or parameters are not finite: L-BFGS has nowhere to start from")
+        return point
+
+    def _next_point(self, point: Point, inputs: Tensor, targets: Tensor) -> Point:
+        """One iteration: where it leaves the network; the same point when nothing better was found."""
+        if point.squared_norm <= SMALLEST_GRADIENT**2:
+            return point
+        direction, slope = point.memory.direction(point.gradient, point.squared_norm, point.projection)
+        if not slope <= -SMALLEST_CHANGE:
+            return point
+        origin = end = self._parameters.position(direction)
+
+        def trial(length: float) -> Point:
+            step = length * direction
+            self._parameters.move_to(origin + step)
+            return self._evaluate(self.pipeline.forward(inputs, targets), length, step, point)
+
+        start = replace(point, length=0.0, slope=slope, distance=0.0)
+        first = self.lr * (1.0 if point.memory.steps else min(1.0, 1 / point.absolute_sum))
+        try:
+            found = strong_wolfe(trial, start, first)
+            end = origin + found.length * direction
+        finally:
+            self._parameters.move_to(end)
+        return point if found is start else found
+
+    def _evaluate(
+        self, wave: Wave, length: float = 1.0, step: Tensor | None = None, last: Point | None = None
+    ) -> Point:
+        """The point of a wave, reached by `step` from the last one, or by none."""
+        gradients = self.pipeline.backward(wave)
+        gradient = flatten([flat for stage in self.pipeline.stages for flat in gradients[stage]])
+        step = torch.zeros_like(gradient) if step is None else step
+        change = torch.zeros_like(gradient) if last is None else gradient - last.gradient
+        is_finite = self._parameters.position(gradient).isfinite().all()
+        distance = torch.linalg.vector_norm(step, dtype=torch.float64)
+        absolute_sum = torch.linalg.vector_norm(gradient, 1, dtype=torch.float64)
+        own = torch.stack([wave.loss.where(is_finite, torch.inf), distance.square(), absolute_sum])
+        shares = torch.cat([own, self._memory.products(step, change, gradient)])
+        numbers = self.pipeline.total(pad(shares, (0, NUMBERS - len(shares))))[: len(shares)]
+        products = torch.tensor(numbers[3:], dtype=torch.float64)
+        before = None if last is None else last.projection
+        memory, projection = self._memory.extended(step, change, products, before)
+        return Point(
+            loss=numbers[0] if all(map(math.isfinite, numbers)) else math.inf,
+            gradient=gradient,
+            squared_norm=float(products[-3]),
+            absolute_sum=numbers[2],
+            memory=memory,
+            projection=projection,
+            length=length,
+            slope=float(products[len(self._memory.steps)]) / length,
+            distance=math.sqrt(numbers[1]),
+            wave=replace(wave, tapes=[], gradients=gradients),
+        )

@@ -2,19 +2,24 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Literal
+from hashlib import blake2b
+from typing import Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from surmin.losses import ConvexLoss
 from surmin.pipeline.channel import Route
 from surmin.pipeline.process_links import ProcessLinks, decode_status, encode_status
+from surmin.pipeline.process_replicas import ProcessReplicas, pipes_of
 from surmin.pipeline.scheduled import ScheduledGradients
+from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.validation import check_modules
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
+from surmin.replicas import ALONE, Replicas
 from surmin.stages.block import cut_blocks
 from surmin.stages.stage import Stage
 
@@ -25,8 +30,12 @@ TIMEOUT = 300.0
 class Pipeline(WorkerPipeline):
     """This worker's stages of a network that is spread over the processes of torch's default process group.
 
-    Worker 0 holds the first stages, the last worker the last. All workers make the same calls with the same batches.
-    Work, messages and bytes are this worker's own.
+    Without a mesh, worker 0 holds the first stages, the last worker the last, and all make the same calls with the same
+    batches. With a mesh every row of it is such a pipe, a replica of the network that calls with its own share of the
+    batch, all equally large. Gradients, losses and curvature are then averaged over replicas, and the local phase talks
+    to them (an all-reduce for every curvature product), but never to other stages. With the whole batch's curvature the
+    steps are those of one process with all shares; otherwise every replica draws samples and columns from its own.
+    Work, messages and bytes are this worker's own; `ProcessReplicas` says how all-reduces are counted.
 
     Args:
         stages: the module or consecutive modules that this worker holds, each a stage.
@@ -36,15 +45,17 @@ class Pipeline(WorkerPipeline):
             `torch.distributed.pipelining`, or "posted", which goes like GPipe but posts all receives ahead: over slow
             links a message then takes one latency instead of three.
         timeout: seconds to wait for another worker.
+        mesh: of all processes, with dimensions ("dp", "pp"): replicas, and places in the pipe.
 
     Raises:
-        ValueError: on every worker, when a module of one cannot be trained this way, saying which and why.
+        ValueError: on every worker, when a module of one cannot be trained this way, or replicas do not begin with
+            equal parameters, saying which and why.
         RuntimeError: when torch's process group has not been initialised.
     """
 
     def __init__(
         self, stages: nn.Module | Sequence[nn.Module], loss: ConvexLoss, *, microbatches: int = 1,
-        schedule: ScheduleName = "posted", timeout: float = TIMEOUT,
+        schedule: ScheduleName = "posted", timeout: float = TIMEOUT, mesh: DeviceMesh | None = None,
     ) -> None:  # fmt: skip
         if not dist.is_initialized():
             raise RuntimeError(
@@ -52,27 +63,33 @@ class Pipeline(WorkerPipeline):
                 "torch.distributed.init_process_group()"
             )
         modules = [stages] if isinstance(stages, nn.Module) else list(stages)
-        patience = timedelta(seconds=timeout)
-        control = Route(_group("gloo", patience), torch.device("cpu"), posts_ahead=True)
-        everyone = _tell_everyone(_layout(modules), _complaint(modules), control.group)
-        own, device = everyone[dist.get_rank()], _device(modules)
-        first_layer = sum(layout[0] for layout in everyone[: dist.get_rank()])
+        patience, device, traffic = timedelta(seconds=timeout), _device(modules), Traffic()
+        pipes = pipes_of(mesh)
+        pipe = next(pipe for pipe in pipes if dist.get_rank() in pipe)
+        everyone = [range(dist.get_world_size())]
+        control = Route(_group("gloo", patience, everyone), torch.device("cpu"), posts_ahead=True)
+        told = _tell_everyone(_held(modules), _complaint(modules), control.group, pipes)
+        held = [told[rank] for rank in pipe]
+        first_layer = sum(own.layers for own in held[: pipe.index(dist.get_rank())])
         own_stages: list[Stage] = []
         for module in modules:
             own_stages.append(Stage.of(module, first_layer + sum(len(stage.layers) for stage in own_stages)))
-        assert sum(len(stage.layers) for stage in own_stages) == own[0]
         backend = "nccl" if device.type == "cuda" else "gloo"
-        blocks = {"layer": [layout[1] for layout in everyone], "stage": [layout[2] for layout in everyone]}
+        blocks = {"layer": [own.layer_blocks for own in held], "stage": [own.stage_blocks for own in held]}
         routes = {
-            wave: Route(_group(backend, patience), device, posts_ahead=backend == "gloo")
+            wave: Route(_group(backend, patience, everyone), device, posts_ahead=backend == "gloo")
             for wave in ("activations", "curvature")
         }
-        links = ProcessLinks(range(dist.get_world_size()), blocks, {**routes, "control": control})
-        super().__init__(own_stages, loss, microbatches, links, frozenset())
+        replicas: Replicas = ALONE
+        if len(pipes) > 1:
+            same_place = list(zip(*pipes, strict=True))
+            replicas = ProcessReplicas(_group(backend, patience, same_place), device, traffic)
+        links = ProcessLinks(pipe, blocks, {**routes, "control": control}, replicas)
+        super().__init__(own_stages, loss, microbatches, links, frozenset(), replicas, traffic)
         self._processes = links
         self._scheduled: ScheduledGradients | None = None
         if schedule != "posted":
-            self._scheduled = ScheduledGradients(self, schedule, _group(backend, patience), device)
+            self._scheduled = ScheduledGradients(self, schedule, _group(backend, patience, pipes), device)
 
     def flush(self) -> None:
         """Wait until everything has been sent; to be called before the process group is destroyed."""
@@ -86,8 +103,18 @@ class Pipeline(WorkerPipeline):
         return self._scheduled.run(inputs, targets)
 
 
-def _group(backend: str, timeout: timedelta) -> dist.ProcessGroup:
-    group = dist.new_group(backend=backend, timeout=timeout)
+class _Held(NamedTuple):
+    """What the others need to know of a worker's stages."""
+
+    layers: int
+    layer_blocks: int
+    stage_blocks: int
+    fingerprint: int
+
+
+def _group(backend: str, timeout: timedelta, sets: Sequence[Sequence[int]]) -> dist.ProcessGroup:
+    """One group for each of these sets of ranks, made in the same order everywhere; this worker's own is returned."""
+    group, _ = dist.new_subgroups_by_enumeration([list(ranks) for ranks in sets], timeout=timeout, backend=backend)
     assert isinstance(group, dist.ProcessGroup)
     return group
 
@@ -100,11 +127,22 @@ def _complaint(modules: Sequence[nn.Module]) -> str:
     return ""
 
 
-def _layout(modules: Sequence[nn.Module]) -> list[int]:
-    """How many layers, blocks of a layer, and blocks of a stage that train."""
+def _held(modules: Sequence[nn.Module]) -> _Held:
     stages = [Stage.of(module) for module in modules if isinstance(module, nn.Module)]
-    blocks = [sum(block.size > 0 for own in cut_blocks(stages, kind) for block in own) for kind in ("layer", "stage")]
-    return [sum(len(stage.layers) for stage in stages), *blocks]
+    layer_blocks, stage_blocks = (
+        sum(block.size > 0 for own in cut_blocks(stages, kind) for block in own) for kind in ("layer", "stage")
+    )
+    return _Held(sum(len(stage.layers) for stage in stages), layer_blocks, stage_blocks, _fingerprint(stages))
+
+
+def _fingerprint(stages: Sequence[Stage]) -> int:
+    """Of all parameters and buffers, frozen ones included."""
+    digest = blake2b(digest_size=8)
+    for layer in (layer for stage in stages for layer in stage.layers):
+        for name, tensor in (*layer.module.named_parameters(), *layer.module.named_buffers()):
+            digest.update(f"{layer.name}.{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return int.from_bytes(digest.digest())
 
 
 def _device(modules: Sequence[nn.Module]) -> torch.device:
@@ -112,20 +150,29 @@ def _device(modules: Sequence[nn.Module]) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def _tell_everyone(layout: Sequence[int], complaint: str, group: dist.ProcessGroup) -> list[list[int]]:
-    """The layouts of all workers.
+def _tell_everyone(
+    held: _Held, complaint: str, group: dist.ProcessGroup, pipes: Sequence[Sequence[int]]
+) -> list[_Held]:
+    """What all workers hold, by rank.
 
     Raises:
-        ValueError: on all of them, when one has a complaint or none has anything to train.
+        ValueError: on all of them, when one has a complaint, replicas differ or none has anything to train.
     """
-    told = encode_status((complaint, ",".join(map(str, layout))))
+    told = encode_status((complaint, ",".join(map(str, held))))
     everyone = [torch.empty_like(told) for _ in range(dist.get_world_size())]
     dist.all_gather(everyone, told, group=group)
     statuses = [decode_status(answer) for answer in everyone]
+    everything = [_Held(*map(int, text.split(","))) for _, text in statuses]
     trouble = [f"worker {rank}: {complaint}" for rank, (complaint, _) in enumerate(statuses) if complaint]
+    trouble = trouble or [
+        f"worker {rank} does not begin with the parameters of worker {first}, its replica: build both from the same "
+        "seed, or load the same checkpoint"
+        for first, *others in zip(*pipes, strict=True)
+        for rank in others
+        if everything[rank] != everything[first]
+    ]
     if trouble:
         raise ValueError("; ".join(trouble))
-    layouts = [[int(number) for number in text.split(",")] for _, text in statuses]
-    if not any(trainable for _, trainable, _ in layouts):
+    if not any(own.layer_blocks for own in everything):
         raise ValueError("no parameter of the network requires a gradient: there is nothing to train")
-    return layouts
+    return everything

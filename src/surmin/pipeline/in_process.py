@@ -7,8 +7,10 @@ from torch import nn
 from surmin.losses import ConvexLoss
 from surmin.pipeline.links import NoLinks
 from surmin.pipeline.placement import spread
+from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.validation import check_modules
 from surmin.pipeline.worker_pipeline import WorkerPipeline
+from surmin.replicas import ALONE
 from surmin.stages.stage import Stage
 
 
@@ -33,4 +35,5 @@ class InProcessPipeline(WorkerPipeline):
         own: list[Stage] = []
         for module in stages:
             own.append(Stage.of(module, sum(len(stage.layers) for stage in own)))
-        super().__init__(own, loss, microbatches, NoLinks(len(shares)), {share.start for share in shares[1:]})
+        crossings = {share.start for share in shares[1:]}
+        super().__init__(own, loss, microbatches, NoLinks(len(shares)), crossings, ALONE, Traffic())

@@ -41,6 +41,8 @@ class Links(Protocol):
     def compare(self, description: str, complaint: ValueError | TypeError | None, *, wait: bool) -> None:
         """Tell all workers what this one is about to do, and raise on all of them where one complains or they differ.
 
+        Replicas' workers are among them.
+
         Args:
             description: has to be the same on all workers.
             complaint: what keeps this worker from it.
@@ -48,7 +50,7 @@ class Links(Protocol):
         """
 
     def total(self, values: Tensor, traffic: Traffic) -> list[float]:
-        """Sum numbers over all workers, and count what was sent for it."""
+        """Sum numbers over a pipe's workers, average them over replicas, and count what was sent for it."""
 
 
 class NoLinks:

@@ -11,6 +11,7 @@ from surmin.curvature.output_curvature import Message
 from surmin.pipeline.channel import Receiver, Route, Sender, Shape
 from surmin.pipeline.links import Kind
 from surmin.pipeline.traffic import Traffic
+from surmin.replicas import Replicas
 
 STATUS_BYTES = 1024
 UPWARDS = ("forward", "prediction")
@@ -27,16 +28,19 @@ class ProcessLinks:
 
     Args:
         ranks: of the workers, from the one with the first stage to the one with the last.
-        device: where this worker computes.
         blocks: by kind ("layer", "stage") how many blocks with parameters every worker holds.
         routes: by wave: "activations", "curvature" and "control".
+        replicas: that hold the same stages; with all their workers batches are compared.
     """
 
-    def __init__(self, ranks: Sequence[int], blocks: dict[str, list[int]], routes: dict[str, Route]) -> None:
+    def __init__(
+        self, ranks: Sequence[int], blocks: dict[str, list[int]], routes: dict[str, Route], replicas: Replicas
+    ) -> None:  # fmt: skip
         self._ranks = list(ranks)
         self._place = self._ranks.index(dist.get_rank())
         self._blocks = blocks
         self._routes = routes
+        self._replicas = replicas
         self._tags: dict[Kind, int] = {}
         self._senders: dict[tuple[int, int], Sender] = {}
         self._receivers: dict[tuple[int, int], Receiver] = {}
@@ -46,8 +50,9 @@ class ProcessLinks:
         self.has_trainable_below = sum(blocks["layer"][: self._place]) > 0
         self._others = [rank for rank in self._ranks if rank != dist.get_rank()]
         status: list[Shape] = [(torch.uint8, (STATUS_BYTES,))]
-        self._status = {rank: Receiver(routes["control"], rank, STATUS_TAG, status) for rank in self._others}
-        self._tell = {rank: Sender(routes["control"], rank, STATUS_TAG, status) for rank in self._others}
+        everyone_else = [rank for rank in range(dist.get_world_size()) if rank != dist.get_rank()]
+        self._status = {rank: Receiver(routes["control"], rank, STATUS_TAG, status) for rank in everyone_else}
+        self._tell = {rank: Sender(routes["control"], rank, STATUS_TAG, status) for rank in everyone_else}
         for receiver in self._status.values():
             receiver.prepare(2)
 
@@ -97,6 +102,8 @@ class ProcessLinks:
         summed = values.detach().cpu()
         if below is not None:
             summed = summed + self._next(below, tag, kind)
+        if self.is_last:
+            summed = self._replicas.mean(summed)
         targets = self._others if self.is_last else [above]
         for target in targets:
             assert target is not None

@@ -57,6 +57,8 @@ class ScheduledGradients:
         wave = module.begin(inputs, targets)
         arguments = (inputs,) if self._pipeline.is_first else ()
         schedule.step(*arguments, target=targets if self._pipeline.is_last else None, return_outputs=False)
+        assert wave.gradients is not None
+        wave.gradients = self._pipeline.averaged(wave.gradients)
         return wave
 
     def _build(self, inputs: Tensor) -> tuple[Any, "_StageModule"]:

@@ -5,6 +5,7 @@ In one process one worker holds all stages. The waves then still count what woul
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ from surmin.pipeline.tracing import NULL_TRACER, Tracer
 from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.validation import check_batch, check_outputs, check_unreplaced
 from surmin.pipeline.wave import BlockWaves, StageParameters, Wave
+from surmin.replicas import Replicas
 from surmin.stages.block import Block, cut_blocks
 from surmin.stages.stage import Stage, Tape
 from surmin.work import WorkMeter
@@ -35,17 +37,21 @@ class WorkerPipeline:
         microbatches: equal parts that a batch is cut into.
         links: to the workers with the stages before and after these.
         crossings: positions among these stages at which another worker's would begin, where traffic is counted.
+        replicas: that run the same stages on other shares of the batch.
+        traffic: where what this worker sends is counted.
     """
 
     def __init__(
-        self, stages: Sequence[Stage], loss: ConvexLoss, microbatches: int, links: Links, crossings: AbstractSet[int]
+        self, stages: Sequence[Stage], loss: ConvexLoss, microbatches: int, links: Links,
+        crossings: AbstractSet[int], replicas: Replicas, traffic: Traffic,
     ) -> None:  # fmt: skip
         if microbatches < 1:
             raise ValueError(f"microbatches must be at least 1, got {microbatches}")
         self.stages = list(stages)
         self.loss = loss
         self.microbatches = microbatches
-        self.traffic = Traffic()
+        self.replicas = replicas
+        self.traffic = traffic
         self.work = WorkMeter()
         self.tracer: Tracer = NULL_TRACER
         self._links = links
@@ -75,7 +81,7 @@ class WorkerPipeline:
         With the same tensors as an accepted wave, and parameters untouched since, that wave is returned.
 
         Args:
-            inputs: the whole batch, the same on every worker.
+            inputs: the whole batch, the same on every worker of the pipe; its replicas have others as large.
             targets: of the whole batch.
 
         Raises:
@@ -86,7 +92,8 @@ class WorkerPipeline:
         is_known = same_tensors(self._checked, (inputs, targets))
         is_reused = accepted is not None and accepted.fits(inputs, targets, self.stages)
         complaint = self._complaint(inputs, targets, is_known)
-        self._links.compare(_describe(inputs, targets, self.microbatches, is_reused), complaint, wait=not is_known)
+        described = _describe(inputs, targets, self.microbatches, is_known, is_reused)
+        self._links.compare(described, complaint, wait=not is_known)
         if accepted is not None and is_reused:
             return accepted.wave
         wave = self._run_first(inputs, targets)
@@ -147,7 +154,8 @@ class WorkerPipeline:
             boundaries: layers in whose inputs the gradient must be kept on the tapes.
 
         Returns:
-            For every stage the gradient of the mean loss in each layer's parameters, one flat vector a layer.
+            For every stage the gradient of the mean loss in each layer's parameters, one flat vector a layer; over the
+            batches of all replicas.
         """
         if wave.gradients is not None:
             return wave.gradients
@@ -162,7 +170,7 @@ class WorkerPipeline:
             below = self.backward_part(wave, number, cotangent, boundaries or {}, total)
             if below is not None:
                 self._send(kind, (below,))
-        return total
+        return self.averaged(total)
 
     @torch.no_grad()
     def curvature(
@@ -236,6 +244,11 @@ class WorkerPipeline:
                     self.traffic.send((cotangent,))
         return None if self.is_first else cotangent
 
+    def averaged(self, gradients: dict[Stage, list[Tensor]]) -> dict[Stage, list[Tensor]]:
+        """The mean over replicas of what the gradient wave left."""
+        means = iter(self.replicas.means([flat for own in gradients.values() for flat in own]))
+        return {stage: list(islice(means, len(own))) for stage, own in gradients.items()}
+
     def top_cotangent(self, wave: Wave, number: int) -> Tensor:
         """The gradient of the mean loss in the network's output, for one micro-batch."""
         return self.loss.gradient(wave.outputs[number], wave.targets[number]) / wave.shape[0]
@@ -284,7 +297,8 @@ class WorkerPipeline:
             dtype = wave.tapes[-1][0].output.dtype
             return (curvature.unpack(self._receive(kind, number), dtype) for number in range(count))
         with self.tracer.span("C"), self.work.phase((*kind, "top")):
-            return curvature.top(self.loss, wave.outputs, wave.targets, draw_seed(seed, -1))
+            own_seed = self.replicas.own_seed(draw_seed(seed, -1))
+            return curvature.top(self.loss, wave.outputs, wave.targets, own_seed)
 
     def cross(self, message: Message, curvature: OutputCurvature, position: int) -> Message:
         """What arrives at the stage before `position`, which may be another worker's."""
@@ -387,11 +401,12 @@ def _part_shape(shape: torch.Size, microbatches: int) -> torch.Size:
     return torch.Size([shape[0] // microbatches, *shape[1:]])
 
 
-def _describe(inputs: Tensor, targets: Tensor, microbatches: int, is_reused: bool) -> str:
-    """The signature of a batch, which must be the same on all workers."""
+def _describe(inputs: Tensor, targets: Tensor, microbatches: int, is_known: bool, is_reused: bool) -> str:
+    """The signature of a batch and of what is still known of it, which must be the same on all workers."""
     described = [f"{name} {_describe_one(value)}" for name, value in (("inputs", inputs), ("targets", targets))]
     parts = f"{microbatches} micro-batch{'es' if microbatches > 1 else ''}"
-    return ", ".join([*described, parts, *(["the accepted wave"] if is_reused else [])])
+    known = ["the last batch again"] * is_known + ["the accepted wave"] * is_reused
+    return ", ".join([*described, parts, *known])
 
 
 def _describe_one(value: object) -> str:

@@ -112,13 +112,13 @@ class GaussNewtonDescent:
         inputs = [tape.inputs[loss.block.first_trainable]] if self.first_moment else None
         block, shape = loss.block.index, loss.inputs.shape
         with loss.work.phase(("inner moments", block, shape)):
-            moments = estimate_moments(curvature, inputs, cache, seed=0)
-        product = loss.work.counted(("inner product", block, shape), curvature.product)
+            moments = estimate_moments(curvature, inputs, cache, seed=0, replicas=loss.replicas)
+        own = loss.work.counted(("inner product", block, shape), curvature.product)
 
         def minimise(gradient: Tensor, damping: float) -> SolverResult:
             with loss.work.phase(("inner invert", block)):
                 preconditioner = KroneckerPreconditioner(moments, loss.inflation, damping)
-            model = LocalLoss(gradient, product, loss.inflation, damping=damping)
+            model = LocalLoss(gradient, lambda v: loss.replicas.mean(own(v)), loss.inflation, damping=damping)
             counted = loss.work.counted(("inner precondition", block), preconditioner)
             return ConjugateGradient(self.products).solve(model, counted)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from surmin.curvature.factor import GaussNewton, gauss_newton, weighted_sum
 from surmin.curvature.output_curvature import Message
+from surmin.replicas import ALONE, Replicas
 from surmin.stages.block import Block
 from surmin.stages.stage import Stage, Tape, layer_inputs
 from surmin.work import WorkMeter
@@ -29,6 +30,7 @@ class NonlinearLocalLoss:
         message: R, and the rows it belongs to (left out: all).
         samples: q, how many samples carry the curvature.
         work: where evaluations are counted.
+        replicas: over which sums over samples are averaged.
         inflation: κ.
         damping: λ.
     """
@@ -40,6 +42,7 @@ class NonlinearLocalLoss:
     message: Message
     samples: int
     work: WorkMeter
+    replicas: Replicas = ALONE
     inflation: float = 1.0
     damping: float = 0.0
 
@@ -59,13 +62,14 @@ class NonlinearLocalLoss:
         change = tape.output.detach() - self.output
         linear = (self.cotangent * change).sum()
         curved = self.inflation / (2 * self.samples) * self._project(change).square().sum()
-        return 0.5 * self.damping * step.dot(step) + linear + curved
+        return 0.5 * self.damping * step.dot(step) + self.replicas.mean(linear + curved)
 
     def gradient(self, tape: Tape, step: Tensor) -> Tensor:
         """∇L(d) from the tape of `forward(d)`, run with gradients enabled; it can be used once."""
         with self.work.phase(self._key("inner backward")):
             coefficients = self.inflation / self.samples * self._project(tape.output.detach() - self.output)
-            return self.damping * step + torch.cat(self.block.stage.backward(tape, self._lift(coefficients)))
+            pulled = torch.cat(self.block.stage.backward(tape, self._lift(coefficients)))
+        return self.damping * step + self.replicas.mean(pulled)
 
     def value_and_gradient(self, step: Tensor) -> tuple[Tensor, Tensor]:
         """L(d) and ∇L(d)."""
@@ -75,7 +79,7 @@ class NonlinearLocalLoss:
             return self.value(tape, step), self.gradient(tape, step)
 
     def linearized(self, tape: Tape) -> GaussNewton:
-        """G at the tape's point, with the output curvature of the expansion point."""
+        """This replica's G at the tape's point, with the output curvature of the expansion point."""
         with torch.no_grad(), self.work.phase(self._key("inner curvature")):
             return gauss_newton(self.block, tape, self.message, self.samples)
 
@@ -103,8 +107,9 @@ class NonlinearLocalLoss:
 
 
 def nonlinear_local_loss(
-    block: Block, tapes: Sequence[Tape], messages: Sequence[Message], samples: int, work: WorkMeter
-) -> NonlinearLocalLoss:
+    block: Block, tapes: Sequence[Tape], messages: Sequence[Message], samples: int, work: WorkMeter,
+    replicas: Replicas = ALONE,
+) -> NonlinearLocalLoss:  # fmt: skip
     """The local loss of a block from what the waves left: tapes, and the columns at the block's output."""
     columns, *rows = zip(*messages, strict=True)
     return NonlinearLocalLoss(
@@ -115,6 +120,7 @@ def nonlinear_local_loss(
         message=(_joined(columns, dim=1), *map(_joined, rows)),
         samples=samples,
         work=work,
+        replicas=replicas,
     )
 
 

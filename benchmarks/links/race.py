@@ -1,0 +1,241 @@
+"""Seconds and bytes to a training loss over slow links: `sm` against Adam, L-BFGS and GD + Armijo, 4 workers.
+
+The network and data of `rounds`: 8 layers × 64 on MNIST's first 5,000, full batch, seed 0. How many rounds a method
+needs is counted in one process, where the trajectory is the same. Over the links `sm` is run to the end. The rounds of
+Adam and the evaluations of L-BFGS all cost the same: some are timed, and their median multiplied by the number that is
+needed (the target cell's Adam is also run to the end, as a check on that).
+"""
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Result, Settings, Table, Target, median, number
+from benchmarks.links.laboratory import PROJECT_ROOT, Laboratory
+from benchmarks.links.racer import Task
+from benchmarks.links.relay import Log
+from benchmarks.problems import Problem, mnist_mlp
+from surmin import CrossEntropy, partition
+from surmin.launch.worker import RENDEZVOUS_VARIABLE
+from surmin.methods.registry import build_method
+from surmin.pipeline.in_process import InProcessPipeline
+
+WORKERS, LAYERS, SEED = 4, 8, 0
+NEAR, FAR = 1e-2, 1e-3
+LATENCIES, RATES = (1e-4, 0.01, 0.05, 0.1), (1e9, 1e8, 2e7)
+GOAL_CELL = (0.05, 1e8)
+ADAM_RATES = (3e-3, 5e-3, 1e-2, 2e-2)
+ROUND_LIMIT = {"adam": 400, "lbfgs": 1000, "gd-armijo": 300, "sm": 60}
+TIMED = 6
+SCHEDULES = (("posted", 1), ("posted", 4), ("posted", 8), ("gpipe", 1), ("gpipe", 4), ("1f1b", 4))
+SM_CHOICES: tuple[dict[str, Any], ...] = ({}, {"wire": "bfloat16"})
+SM_MICROBATCHES = (1, 8)
+RACE_SECONDS = 1800
+
+
+@dataclass(frozen=True)
+class Need:
+    """Rounds (for L-BFGS evaluations) that a method needs in one process, infinite where it does not get there."""
+
+    near: float
+    far: float
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method as it was set up, over one kind of link.
+
+    Attributes:
+        method: its name.
+        setting: options, schedule and micro-batches.
+        near: seconds to a loss of 1e-2.
+        far: seconds to 1e-3.
+        megabytes: sent by all workers until 1e-3.
+        rounds: to 1e-3.
+        waves: forward waves to 1e-3.
+    """
+
+    method: str
+    setting: str
+    near: float
+    far: float
+    megabytes: float
+    rounds: float
+    waves: float
+
+
+def run(settings: Settings) -> Result:
+    """Every cell of the table, the target's alone in a quick run."""
+    problem = mnist_mlp(Settings(quick=False, device=settings.device), LAYERS)
+    settings.note("rounds that each method needs, in one process")
+    needs = {name: _need(problem, name) for name in ("adam", "lbfgs", "gd-armijo")}
+    cells = [GOAL_CELL] if settings.quick else [(latency, rate) for rate in RATES for latency in LATENCIES]
+    result = Result(figures={"needs": {name: asdict(need) for name, need in needs.items()}, "cells": []})
+    entries: dict[tuple[float, float], list[Entry]] = {}
+    with Laboratory(WORKERS, *cells[0]) as laboratory:
+        for latency, rate in cells:
+            settings.note(f"{1e3 * latency:g} ms, {rate / 1e6:g} Mbit/s")
+            laboratory.set(latency, rate)
+            entries[latency, rate] = _race(laboratory, needs, to_the_end=(latency, rate) == GOAL_CELL)
+            log = laboratory.take_log()
+            result.figures["cells"].append(_figures(latency, rate, entries[latency, rate], log))
+            result.tables.append(_cell_table(latency, rate, entries[latency, rate], log))
+    result.tables.append(_overview(entries))
+    result.targets.append(
+        Target("sm's seconds to 1e-3 over the best other's, 50 ms, 100 Mbit/s", _ratio(entries[GOAL_CELL]), 1 / 6)
+    )
+    return result
+
+
+def _need(problem: Problem, method: str) -> Need:
+    """By the best learning rate to 1e-3, for Adam."""
+    choices: list[dict[str, Any]] = [{"lr": lr} for lr in ADAM_RATES] if method == "adam" else [{}]
+    if method == "lbfgs":
+        choices = [{"inner_steps": 1}]
+    return min((_count(problem, method, options) for options in choices), key=lambda need: (need.far, need.near))
+
+
+def _count(problem: Problem, method: str, options: dict[str, Any]) -> Need:
+    pipeline = InProcessPipeline(partition(problem.network(SEED), WORKERS), CrossEntropy())
+    trained = build_method(method, pipeline, options, SEED)
+    reached = {NEAR: math.inf, FAR: math.inf}
+    for _ in range(ROUND_LIMIT[method]):
+        report = trained.step(problem.inputs, problem.targets)
+        after = pipeline.traffic.forward_waves if method == "lbfgs" else pipeline.traffic.forward_waves - 1
+        loss = report.new_loss if math.isfinite(report.new_loss) else report.loss
+        for target in reached:
+            if loss <= target:
+                reached[target] = min(reached[target], after)
+        if loss <= FAR or not math.isfinite(loss):
+            break
+    return Need(reached[NEAR], reached[FAR], options)
+
+
+def _race(laboratory: Laboratory, needs: dict[str, Need], *, to_the_end: bool) -> list[Entry]:
+    tasks = [
+        Task("sm", options, microbatches, "posted", ROUND_LIMIT["sm"], FAR, SEED)
+        for options in SM_CHOICES
+        for microbatches in SM_MICROBATCHES
+    ]
+    tasks += [Task("adam", needs["adam"].options, count, schedule, TIMED, seed=SEED) for schedule, count in SCHEDULES]
+    tasks += [Task("lbfgs", needs["lbfgs"].options, count, "posted", TIMED, seed=SEED) for count in (1, 8)]
+    if to_the_end:
+        tasks.append(Task("adam", needs["adam"].options, 8, "posted", int(needs["adam"].far), seed=SEED))
+    return [_entry(task, answers, needs) for task, answers in zip(tasks, run_tasks(laboratory, tasks), strict=True)]
+
+
+def run_tasks(laboratory: Laboratory, tasks: Sequence[Task]) -> list[list[dict[str, Any]]]:
+    """For every task what each worker answered."""
+    words = json.dumps([asdict(task) for task in tasks])
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {"OMP_NUM_THREADS": "1", RENDEZVOUS_VARIABLE: (Path(folder) / "rendezvous").as_uri()}
+        command = [sys.executable, "-m", "benchmarks.links.racer", words]
+        workers = [
+            laboratory.popen(rank, command, environment, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True)
+            for rank in range(laboratory.workers)
+        ]
+        said = [worker.communicate(timeout=RACE_SECONDS)[0] for worker in workers]
+    if any(worker.returncode for worker in workers):
+        raise RuntimeError("a worker of the race failed: what it wrote to stderr says why")
+    by_worker = [[json.loads(line) for line in text.splitlines()] for text in said]
+    return [list(answers) for answers in zip(*by_worker, strict=True)]
+
+
+def _entry(task: Task, answers: Sequence[dict[str, Any]], needs: dict[str, Need]) -> Entry:
+    ends = [max(times) for times in zip(*(answer["ends"] for answer in answers), strict=True)]
+    sent = [sum(own) for own in zip(*(answer["bytes"] for answer in answers), strict=True)]
+    waves = answers[0]["waves"]
+    setting = ", ".join(
+        [
+            task.schedule,
+            f"{task.microbatches} micro-batches",
+            *(f"{name} {value}" for name, value in task.options.items()),
+        ]
+    )
+    if task.method == "sm":
+        losses = answers[0]["losses"]
+        near, far = (next((r for r, loss in enumerate(losses) if loss <= target), None) for target in (NEAR, FAR))
+        if far is None or near is None:
+            return Entry(task.method, setting, math.inf, math.inf, math.inf, math.inf, math.inf)
+        return Entry(task.method, setting, ends[near], ends[far], sent[far] / 1e6, far + 1, waves[far])
+    need = needs[task.method]
+    if len(ends) >= need.far and task.method == "adam":
+        whole = int(need.far) - 1
+        return Entry(
+            task.method,
+            f"{setting}, run to the end",
+            ends[int(need.near) - 1],
+            ends[whole],
+            sent[whole] / 1e6,
+            need.far,
+            waves[whole],
+        )
+    steps = [after - before for before, after in zip([0, *waves], waves, strict=False)]
+    each = [(end - start) / max(1, count) for start, end, count in zip([0.0, *ends], ends, steps, strict=False)]
+    seconds, size = median(each[1:]), sent[-1] / max(1, waves[-1]) / 1e6
+    return Entry(task.method, setting, need.near * seconds, need.far * seconds, need.far * size, need.far, need.far)
+
+
+def _best(entries: Sequence[Entry], *, sm: bool) -> Entry:
+    return min((entry for entry in entries if (entry.method == "sm") == sm), key=lambda entry: entry.far)
+
+
+def _ratio(entries: Sequence[Entry]) -> float:
+    return _best(entries, sm=True).far / _best(entries, sm=False).far
+
+
+def _figures(latency: float, rate: float, entries: Sequence[Entry], log: Log) -> dict[str, Any]:
+    return {
+        "latency": latency,
+        "rate": rate,
+        "entries": [asdict(entry) for entry in entries],
+        "ratio": _ratio(entries),
+        "relay": asdict(log),
+    }
+
+
+def _cell_table(latency: float, rate: float, entries: Sequence[Entry], log: Log) -> Table:
+    rows = [
+        (
+            entry.method,
+            entry.setting,
+            number(entry.near, 1),
+            number(entry.far, 1),
+            number(entry.megabytes),
+            number(entry.rounds),
+            number(entry.waves),
+        )
+        for entry in sorted(entries, key=lambda entry: entry.far)
+    ]
+    lateness = f"the relay was at most {1e3 * log.most_late:.1f} ms late and dropped {log.dropped} packets"
+    title = f"{1e3 * latency:g} ms, {rate / 1e6:g} Mbit/s; {lateness}"
+    return Table(title, ("method", "setting", "s to 1e-2", "s to 1e-3", "MB", "rounds", "waves"), rows)
+
+
+def _overview(entries: dict[tuple[float, float], list[Entry]]) -> Table:
+    rows = []
+    for (latency, rate), own in entries.items():
+        sm, other = _best(own, sm=True), _best(own, sm=False)
+        rows.append(
+            (
+                f"{1e3 * latency:g} ms",
+                f"{rate / 1e6:g}",
+                number(sm.far, 1),
+                sm.setting,
+                number(other.far, 1),
+                f"{other.method}, {other.setting}",
+                f"{sm.far / other.far:.3f}",
+            )
+        )
+    return Table(
+        "Seconds to 1e-3, each at its best setting",
+        ("latency", "Mbit/s", "sm", "its setting", "best other", "which", "sm / other"),
+        rows,
+    )

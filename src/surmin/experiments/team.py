@@ -1,0 +1,108 @@
+"""The processes that make a run together, as the run sees them; or one process, which is a team of one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+
+from surmin.launch.group import joined
+from surmin.launch.worker import Worker
+
+
+class Team(Protocol):
+    """All members make the same calls in the same order."""
+
+    @property
+    def rank(self) -> int:
+        """Which member this is; 0 writes the files."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+
+    @property
+    def place(self) -> int:
+        """Which one this is on its machine."""
+
+    def sum(self, *numbers: float) -> list[float]:
+        """Numbers added up over all members: the same for each. Not part of any method, so not on its clock."""
+
+    def gather(self, text: str) -> list[str]:
+        """What every member says, by rank."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One process."""
+
+    rank: int = 0
+    count: int = 1
+    place: int = 0
+
+    def sum(self, *numbers: float) -> list[float]:
+        """They are summed already."""
+        return list(numbers)
+
+    def gather(self, text: str) -> list[str]:
+        """Nobody else speaks."""
+        return [text]
+
+
+ALONE = Alone()
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes of torch's default process group."""
+
+    rank: int
+    count: int
+    place: int
+
+    def sum(self, *numbers: float) -> list[float]:
+        """By an all-reduce."""
+        summed = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(summed)
+        return [float(number) for number in summed.tolist()]
+
+    def gather(self, text: str) -> list[str]:
+        """By two all-gathers, of the lengths and of the bytes."""
+        content = text.encode()
+        lengths = [torch.empty(1, dtype=torch.int64) for _ in range(self.count)]
+        dist.all_gather(lengths, torch.tensor([len(content)]))
+        sizes = [int(length) for length in lengths]
+        said = torch.frombuffer(bytearray(content.ljust(max(1, *sizes), b"\0")), dtype=torch.uint8)
+        heard = [torch.empty_like(said) for _ in sizes]
+        dist.all_gather(heard, said)
+        return [bytes(other[:size].tolist()).decode() for other, size in zip(heard, sizes, strict=True)]
+
+
+@contextmanager
+def team_of(worker: Worker | None, timeout: float, device: str) -> Iterator[Team]:
+    """The team of a process that is a worker, for as long as it is one, or of one that is not."""
+    if worker is None:
+        yield ALONE
+        return
+    own = choose_device(device, worker.local_rank)
+    with joined(worker, timeout, own if own.type == "cuda" else None):
+        yield Workers(worker.rank, worker.count, worker.local_rank)
+
+
+def choose_device(name: str, place: int = 0) -> torch.device:
+    """The device that a name stands for.
+
+    Args:
+        name: auto, cpu or cuda.
+        place: which process this is among those on this machine; they take the GPUs in turn.
+
+    Raises:
+        ValueError: when cuda is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda: no CUDA device is available here; use auto or cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", place % torch.cuda.device_count())

@@ -1,0 +1,75 @@
+"""Replicas of a pipeline that are processes: a (dp, pp) device mesh, and what is averaged over dp."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from surmin.pipeline.traffic import Traffic
+
+DIMENSIONS = ("dp", "pp")
+SEED_STRIDE = 0x9E3779B9
+
+
+class ProcessReplicas:
+    """The processes with one place in their pipes, linked by all-reduces.
+
+    An all-reduce is counted as what a ring sends, which is the least: 2(R - 1) messages a worker among R, together
+    2(R - 1)/R times the tensor's bytes.
+
+    Args:
+        group: of these processes.
+        device: where tensors are to be for it.
+        traffic: where this worker's part is counted.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, device: torch.device, traffic: Traffic) -> None:
+        self._group = group
+        self._device = device
+        self._traffic = traffic
+        self._count = dist.get_world_size(group)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Sum and divide."""
+        return self._reduced(values, dist.ReduceOp.SUM) / self._count
+
+    def means(self, vectors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """In one all-reduce."""
+        if not vectors:
+            return vectors
+        return self.mean(torch.cat(list(vectors))).split([len(vector) for vector in vectors])
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The elementwise maximum."""
+        return self._reduced(values, dist.ReduceOp.MAX)
+
+    def own_seed(self, seed: int) -> int:
+        """Apart in the lower 32 bits, all that torch's generator looks at."""
+        return (seed + SEED_STRIDE * dist.get_rank(self._group)) % 2**63
+
+    def _reduced(self, values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        reduced = values.detach().to(self._device, copy=True, memory_format=torch.contiguous_format)
+        dist.all_reduce(reduced, operation, group=self._group)
+        hops = 2 * (self._count - 1)
+        self._traffic.messages += hops
+        self._traffic.bytes += hops * reduced.nbytes // self._count
+        return reduced.to(values.device)
+
+
+def pipes_of(mesh: DeviceMesh | None) -> list[list[int]]:
+    """The ranks of every replica's pipe, from its first stages to its last; without a mesh one pipe of all processes.
+
+    Raises:
+        ValueError: when the mesh does not have the dimensions dp and pp, or not every process.
+    """
+    everyone = list(range(dist.get_world_size()))
+    if mesh is None:
+        return [everyone]
+    if mesh.mesh_dim_names != DIMENSIONS:
+        raise ValueError(f"a mesh needs the dimensions {DIMENSIONS}, got {mesh.mesh_dim_names}")
+    pipes: list[list[int]] = mesh.mesh.tolist()
+    if sorted(rank for pipe in pipes for rank in pipe) != everyone:
+        raise ValueError(f"a mesh needs all {len(everyone)} processes, each once, got {pipes}")
+    return pipes

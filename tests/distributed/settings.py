@@ -1,0 +1,126 @@
+"""One way to train, in one process or on workers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from surmin import CrossEntropy, StepReport, SurrogateMinimizer, partition
+from surmin.methods.base import Method
+from surmin.methods.registry import build_method
+from surmin.models import cnn, gpt, mlp
+from surmin.pipeline.distributed import Pipeline, ScheduleName
+from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.placement import spread
+from surmin.pipeline.worker_pipeline import WorkerPipeline
+from tests.cases import Case
+
+SAMPLES = 24
+ROUNDS = 5
+TIMEOUT = 20.0
+
+
+def _gpt() -> nn.Sequential:
+    """One with more layers after its block, so that it can be cut into eight stages and still is small."""
+    *body, head = gpt(4, 3, 2, 4, heads=2)
+    hidden = [module for _ in range(3) for module in (nn.Linear(4, 4), nn.GELU())]
+    return nn.Sequential(*body, *hidden, head)
+
+
+DEEP = {
+    case.name: case
+    for case in [
+        Case("mlp", lambda: mlp((5,), 3, 8, 6, "tanh"), (5,), (), CrossEntropy(), classes=3),
+        Case("cnn", lambda: cnn((1, 4, 4), 3, 8, 2, "tanh"), (1, 4, 4), (), CrossEntropy(), classes=3),
+        Case("gpt", _gpt, (3,), (3,), CrossEntropy(), tokens=4, classes=4),
+    ]
+}
+"""Networks that can be cut into eight stages."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network of `DEEP`, how it is cut and spread, and a method with its options."""
+
+    workers: int
+    stages: int
+    microbatches: int
+    network: str = "mlp"
+    schedule: ScheduleName = "posted"
+    method: str = "sm"
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        options = [f"{name}={value}" for name, value in self.options]
+        where = f"{self.workers}x{self.stages}x{self.microbatches}"
+        return "-".join([where, self.network, self.schedule, self.method, *options])
+
+    @property
+    def case(self) -> Case:
+        return DEEP[self.network]
+
+    @property
+    def alone(self) -> "Setting":
+        """The same mathematics in one process, at once."""
+        return replace(self, workers=1, microbatches=1, schedule="posted")
+
+    def modules(self) -> list[nn.Module]:
+        return partition(self.case.network(), self.stages)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training left: parameters by global name, and every round's report."""
+
+    parameters: dict[str, Any]
+    reports: list[StepReport]
+
+
+def train(pipeline: WorkerPipeline, setting: Setting) -> Outcome:
+    method = make_method(pipeline, setting)
+    batch = setting.case.batch(SAMPLES)
+    reports = [method.step(*batch) for _ in range(ROUNDS)]
+    return Outcome(values(pipeline), reports)
+
+
+def make_method(pipeline: WorkerPipeline, setting: Setting) -> Method:
+    if setting.method == "sm":
+        return SurrogateMinimizer(pipeline, **dict(setting.options))
+    return build_method(setting.method, pipeline, dict(setting.options))
+
+
+@cache
+def in_one_process(setting: Setting) -> Outcome:
+    """All stages here; messages are counted as for the setting's workers."""
+    case, counts = setting.case, {"microbatches": setting.microbatches, "workers": setting.workers}
+    return train(InProcessPipeline(setting.modules(), case.loss, **counts), setting)
+
+
+def on_this_worker(setting: Setting) -> Outcome:
+    """The task of one of the setting's workers."""
+    pipeline = make_pipeline(setting)
+    outcome = train(pipeline, setting)
+    pipeline.flush()
+    return outcome
+
+
+def make_pipeline(setting: Setting, modules: Sequence[nn.Module] | None = None) -> Pipeline:
+    """This worker's pipeline, with its share of the modules."""
+    modules = modules or setting.modules()
+    share = spread(len(modules), setting.workers)[dist.get_rank()]
+    return Pipeline(
+        [modules[index] for index in share], setting.case.loss,
+        microbatches=setting.microbatches, schedule=setting.schedule, timeout=TIMEOUT,
+    )  # fmt: skip
+
+
+def values(pipeline: WorkerPipeline) -> dict[str, Any]:
+    """The trainable parameters as arrays, which go to another process as they are."""
+    return {name: _array(parameter) for name, parameter in pipeline.parameters.items()}
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().clone().numpy()

@@ -1,0 +1,244 @@
+"""What is wrong on one worker, all refuse with the same words; nothing has changed then, and training goes on."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from surmin import CrossEntropy, SurrogateMinimizer
+from surmin.pipeline.distributed import Pipeline
+from surmin.pipeline.in_process import InProcessPipeline
+from tests.distributed.settings import SAMPLES, TIMEOUT, Setting, make_method, make_pipeline, values
+from tests.distributed.workers import Workers
+
+SETTING = Setting(workers=2, stages=4, microbatches=3)
+Batch = tuple[Tensor, Tensor]
+
+
+def with_nan(inputs: Tensor, targets: Tensor) -> Batch:
+    return inputs.index_fill(0, torch.tensor([5]), math.nan), targets
+
+
+def with_a_large_label(inputs: Tensor, targets: Tensor) -> Batch:
+    return inputs, targets.index_fill(0, torch.tensor([20]), 3)
+
+
+def with_a_sample_less(inputs: Tensor, targets: Tensor) -> Batch:
+    return inputs[:-1], targets[:-1]
+
+
+def with_half_the_samples(inputs: Tensor, targets: Tensor) -> Batch:
+    return inputs[::2], targets[::2]
+
+
+def in_single_precision(inputs: Tensor, targets: Tensor) -> Batch:
+    return inputs.float(), targets
+
+
+def with_short_labels(inputs: Tensor, targets: Tensor) -> Batch:
+    return inputs, targets.int()
+
+
+def without_targets(inputs: Tensor, targets: Tensor) -> Any:
+    return inputs, None
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A batch that is spoiled on one worker, or on all."""
+
+    spoil: Callable[[Tensor, Tensor], Batch]
+    guilty: int | None
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.spoil.__name__}-{'everywhere' if self.guilty is None else self.guilty}"
+
+
+BAD = [
+    Bad(with_nan, None, "inputs contain NaN or infinite values"),
+    Bad(with_nan, 1, "worker 1: inputs contain NaN or infinite values"),
+    Bad(with_a_large_label, None, r"worker 1: labels run from 0 to 3, but the network has 3 outputs"),
+    Bad(with_a_sample_less, None, "a batch of 23 samples cannot be cut into 3 equal micro-batches"),
+    Bad(with_a_sample_less, 0, "worker 0: a batch of 23 samples cannot be cut into 3 equal micro-batches"),
+    Bad(with_half_the_samples, 1, r"not given the same batch: worker 0 has inputs \[24, 5\].*; worker 1 .* \[12, 5\]"),
+    Bad(in_single_precision, 1, "worker 1: inputs are torch.float32, but the network computes in torch.float64"),
+    Bad(with_short_labels, 0, "not given the same batch: worker 0 has .*torch.int32.*; worker 1 has .*torch.int64"),
+    Bad(without_targets, 0, "worker 0: inputs and targets must be tensors, got Tensor and NoneType"),
+]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a worker said, whether its parameters and its minimizer's state stayed, and the loss after a good step."""
+
+    message: str
+    untouched: bool
+    new_loss: float
+
+
+def refuse(setting: Setting, bad: Bad) -> Refusal:
+    """A good step, the bad one, and another good one."""
+    pipeline = make_pipeline(setting)
+    method = make_method(pipeline, setting)
+    batch = setting.case.batch(SAMPLES)
+    method.step(*batch)
+    before = (values(pipeline), method.state_dict())
+    spoiled = bad.spoil(*batch) if bad.guilty in (None, dist.get_rank()) else (batch[0].clone(), batch[1].clone())
+    message = error_of(lambda: method.step(*spoiled))
+    untouched = same(before, (values(pipeline), method.state_dict()))
+    return Refusal(message, untouched, method.step(*batch).new_loss)
+
+
+def error_of(action: Callable[[], object]) -> str:
+    try:
+        action()
+    except ValueError as error:
+        return str(error)
+    raise AssertionError("no ValueError")
+
+
+def same(first: Any, second: Any) -> bool:
+    """Bit for bit."""
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, tuple):
+        return all(map(same, first, second))
+    return bool(np.array_equal(first, second))
+
+
+@pytest.mark.parametrize("bad", BAD, ids=str)
+def test_a_bad_batch_is_refused_by_all_workers(workers: Workers, bad: Bad) -> None:
+    check_refusals(workers, SETTING, bad)
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+def test_labels_are_checked_before_a_schedule_takes_their_gradient(workers: Workers, schedule: Any) -> None:
+    check_refusals(workers, replace(SETTING, schedule=schedule), BAD[2])
+
+
+def check_refusals(workers: Workers, setting: Setting, bad: Bad) -> None:
+    found: list[Refusal] = workers.run(setting.workers, refuse, setting, bad)
+    assert len({own.message for own in found}) == 1
+    with pytest.raises(ValueError, match=bad.message):
+        raise ValueError(found[0].message)
+    assert all(own.untouched for own in found)
+    case = setting.case
+    other = SurrogateMinimizer(InProcessPipeline(setting.modules(), case.loss, microbatches=setting.microbatches))
+    batch = case.batch(SAMPLES)
+    expected = [other.step(*batch).new_loss for _ in range(2)][-1]
+    assert {own.new_loss for own in found} == {pytest.approx(expected, rel=1e-9)}
+
+
+def replace_a_parameter(setting: Setting) -> tuple[str, bool, bool]:
+    """On worker 1, which then puts the right one back."""
+    modules = setting.modules()
+    pipeline = make_pipeline(setting, modules)
+    sm = SurrogateMinimizer(pipeline)
+    sm.step(*setting.case.batch(SAMPLES))
+    before = values(pipeline)
+    layer = next(module for module in modules[2].modules() if isinstance(module, nn.Linear))
+    own = layer.weight
+    if dist.get_rank() == 1:
+        layer.weight = nn.Parameter(own.detach().clone())
+    message = error_of(lambda: sm.step(*setting.case.batch(SAMPLES)))
+    layer.weight = own
+    untouched = same(before, values(pipeline))
+    return message, untouched, sm.step(*setting.case.batch(SAMPLES)).accepted
+
+
+def test_a_parameter_replaced_on_one_worker(workers: Workers) -> None:
+    first, second = workers.run(2, replace_a_parameter, SETTING)
+    assert first == second
+    message, untouched, accepted = first
+    assert message.startswith("worker 1: parameter 'weight' of layer 9 (Linear) was replaced since the pipeline was ma")
+    assert untouched and accepted
+
+
+def change_in_place(setting: Setting) -> tuple[str, bool]:
+    """On worker 1, labels of a batch that was checked before."""
+    pipeline = make_pipeline(setting)
+    method = make_method(pipeline, setting)
+    inputs, targets = setting.case.batch(SAMPLES)
+    method.step(inputs, targets)
+    before = values(pipeline)
+    if dist.get_rank() == 1:
+        targets.fill_(7)
+    return error_of(lambda: method.step(inputs, targets)), same(before, values(pipeline))
+
+
+@pytest.mark.parametrize("method", ["sm", "gd"])
+def test_a_known_batch_that_changed_on_one_worker(workers: Workers, method: str) -> None:
+    (message, untouched), other = workers.run(2, change_in_place, replace(SETTING, method=method))
+    assert "worker" in message
+    assert untouched and other == (message, untouched)
+
+
+def copy_every_batch(setting: Setting) -> float:
+    """On worker 1 alone: the same batch in other tensors."""
+    pipeline = make_pipeline(setting)
+    method = make_method(pipeline, setting)
+    batch = setting.case.batch(SAMPLES)
+    for _ in range(3):
+        own = batch if dist.get_rank() == 0 else (batch[0].clone(), batch[1].clone())
+        report = method.step(*own)
+    return report.loss
+
+
+def test_workers_may_hold_the_same_batch_in_new_or_old_tensors(workers: Workers) -> None:
+    """Or they say that they may not; what must not be is that they wait for each other."""
+    setting = replace(SETTING, method="gd")
+    *_, last = workers.run(2, copy_every_batch, setting)
+    assert last > 0
+
+
+def with_dropout(setting: Setting) -> str:
+    modules = setting.modules()
+    if dist.get_rank() == 1:
+        modules[3] = nn.Sequential(modules[3], nn.Dropout(0.5))
+    return error_of(lambda: make_pipeline(setting, modules))
+
+
+def test_a_module_that_cannot_be_trained_is_refused_by_all_workers(workers: Workers) -> None:
+    found = workers.run(2, with_dropout, SETTING)
+    assert set(found) == {found[0]}
+    assert found[0].startswith("worker 1: Dropout '1' in stage 1 is in training mode")
+
+
+def with_nothing_to_train(setting: Setting) -> str:
+    modules = [module.requires_grad_(False) for module in setting.modules()]
+    return error_of(lambda: make_pipeline(setting, modules))
+
+
+def test_a_network_with_nothing_to_train(workers: Workers) -> None:
+    found = workers.run(2, with_nothing_to_train, SETTING)
+    assert set(found) == {"no parameter of the network requires a gradient: there is nothing to train"}
+
+
+def error_at_construction(setting: Setting) -> str:
+    return error_of(lambda: make_pipeline(setting))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "microbatches", "message"),
+    [
+        ("1f1b", 1, "1F1B needs at least as many micro-batches as workers, got 1 for 2"),
+        ("zero-bubble", 2, "unknown schedule 'zero-bubble': choose one of posted, gpipe, 1f1b"),
+        ("posted", 0, "microbatches must be at least 1, got 0"),
+    ],
+)
+def test_what_a_pipeline_cannot_be_made_with(workers: Workers, schedule: Any, microbatches: int, message: str) -> None:
+    setting = replace(SETTING, schedule=schedule, microbatches=microbatches)
+    found = workers.run(2, error_at_construction, setting)
+    assert all(own.startswith(message) for own in found)
+
+
+def test_a_pipeline_needs_a_process_group() -> None:
+    with pytest.raises(RuntimeError, match="torch's process group is not initialised: start with `surmin train"):
+        Pipeline(nn.Linear(3, 2), CrossEntropy(), timeout=TIMEOUT)

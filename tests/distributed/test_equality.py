@@ -1,0 +1,115 @@
+"""Over processes the same numbers come out as in one process, and what is counted there is what was really sent."""
+
+from collections.abc import Sequence
+from itertools import cycle, product
+from typing import Any
+
+import numpy as np
+import pytest
+
+from surmin import StepReport
+from tests.distributed.settings import DEEP, Outcome, Setting, in_one_process, on_this_worker
+from tests.distributed.workers import Workers
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "factor": {"curvature_fraction": 1.0},
+    "rank": {"rank": 2},
+    "fraction": {},
+    "sample": {"curvature": "sample", "power_steps": 2},
+    "scalar": {"curvature": "scalar", "power_steps": 2},
+    "trips": {"preset": "trips", "inner_steps": 1, "damping": 1.0},
+    "paper": {"preset": "paper", "inner_steps": 2, "power_steps": 2},
+    "stage": {"blocks": "stage"},
+}
+"""Few inner steps: conjugate gradient on an undamped, singular system returns its own rounding errors, enlarged."""
+METHODS: dict[str, dict[str, Any]] = {
+    "gd": {}, "sgd": {}, "adam": {}, "gd-armijo": {}, "lbfgs": {"inner_steps": 3},
+}  # fmt: skip
+
+
+def sm(workers: int, stages: int, microbatches: int, schedule: Any, network: str, options: str) -> Setting:
+    return Setting(workers, stages, microbatches, network, schedule, "sm", tuple(OPTIONS[options].items()))
+
+
+def method(workers: int, stages: int, microbatches: int, schedule: Any, name: str, network: str = "mlp") -> Setting:
+    return Setting(workers, stages, microbatches, network, schedule, name, tuple(METHODS[name].items()))
+
+
+FEW = [
+    sm(1, 2, 3, "posted", "mlp", "fraction"),
+    sm(1, 4, 3, "1f1b", "mlp", "factor"),
+    sm(2, 2, 1, "posted", "mlp", "factor"),
+    sm(2, 4, 3, "gpipe", "mlp", "rank"),
+    sm(2, 8, 8, "1f1b", "mlp", "fraction"),
+    sm(2, 8, 3, "posted", "mlp", "stage"),
+    sm(2, 4, 8, "posted", "mlp", "trips"),
+    sm(2, 2, 3, "1f1b", "mlp", "sample"),
+    sm(4, 4, 1, "gpipe", "mlp", "scalar"),
+    sm(4, 8, 3, "posted", "mlp", "paper"),
+    sm(4, 8, 8, "gpipe", "mlp", "factor"),
+    sm(4, 4, 3, "posted", "mlp", "sample"),
+    sm(2, 4, 3, "1f1b", "cnn", "factor"),
+    sm(2, 8, 1, "posted", "cnn", "sample"),
+    sm(4, 8, 3, "gpipe", "cnn", "trips"),
+    sm(2, 4, 3, "gpipe", "gpt", "fraction"),
+    sm(4, 8, 1, "posted", "gpt", "rank"),
+    sm(2, 2, 1, "gpipe", "gpt", "scalar"),
+    method(2, 4, 3, "posted", "gd"),
+    method(4, 8, 8, "1f1b", "sgd"),
+    method(2, 2, 3, "gpipe", "adam", "gpt"),
+    method(4, 4, 3, "posted", "gd-armijo"),
+    method(2, 8, 1, "gpipe", "gd-armijo", "cnn"),
+    method(2, 4, 3, "1f1b", "lbfgs"),
+    method(4, 4, 1, "posted", "lbfgs"),
+]  # fmt: skip
+
+
+def all_shapes() -> list[Setting]:
+    """Every shape with every network; options, methods and schedules take turns."""
+    makers = cycle([*((sm, name) for name in OPTIONS), *((method, name) for name in METHODS)])
+    schedules = cycle(["posted", "gpipe", "1f1b"])
+    settings = []
+    for network, workers, stages, parts in product(DEEP, (1, 2, 4), (2, 4, 8), (1, 3, 8)):
+        if workers <= stages:
+            make, name = next(makers)
+            schedule = next(schedules)
+            schedule = "posted" if schedule == "1f1b" and parts < workers else schedule
+            order = (network, name) if make is sm else (name, network)
+            settings.append(make(workers, stages, parts, schedule, *order))
+    return settings
+
+
+@pytest.mark.parametrize("setting", FEW, ids=str)
+def test_workers_train_to_the_numbers_of_one_process(workers: Workers, setting: Setting) -> None:
+    check(workers, setting)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", all_shapes(), ids=str)
+def test_every_shape(workers: Workers, setting: Setting) -> None:
+    check(workers, setting)
+
+
+def check(workers: Workers, setting: Setting) -> None:
+    workers.begin(setting.workers, on_this_worker, setting)
+    alone, counted = in_one_process(setting.alone), in_one_process(setting)
+    found: list[Outcome] = workers.results()
+    parameters = {name: value for own in found for name, value in own.parameters.items()}
+    assert sum(len(own.parameters) for own in found) == len(parameters) == len(alone.parameters)
+    for name, value in alone.parameters.items():
+        np.testing.assert_allclose(parameters[name], value, rtol=0, atol=1e-9, err_msg=name)
+    for reports in zip(alone.reports, counted.reports, *(own.reports for own in found), strict=True):
+        check_round(*reports[:2], reports[2:], everywhere=setting.method not in ("gd", "sgd", "adam"))
+
+
+def check_round(alone: StepReport, counted: StepReport, found: Sequence[StepReport], *, everywhere: bool) -> None:
+    """All workers, or the last, know what one process does; together they sent what was counted there."""
+    for report in found if everywhere else found[-1:]:
+        assert (report.accepted, report.tries) == (alone.accepted, alone.tries)
+        numbers = [(own.loss, own.new_loss, own.damping) for own in (report, alone)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-9, nan_ok=True)
+    if everywhere:
+        assert len({(report.loss, str(report.new_loss), report.gradient_norm) for report in found}) == 1
+    assert sum(report.messages for report in found) == counted.messages
+    assert sum(report.bytes_sent for report in found) == counted.bytes_sent
+    assert {report.forward_waves for report in found} == {counted.forward_waves}

@@ -1,0 +1,178 @@
+"""Rounds that follow each other: other batches between, evaluations, resuming; and unusual ways to place a network."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.worker_pipeline import WorkerPipeline
+from tests.distributed.settings import SAMPLES, Setting, make_method, make_pipeline, values
+from tests.distributed.workers import Workers
+
+SETTING = Setting(workers=2, stages=4, microbatches=3)
+
+
+def alternate(pipeline: WorkerPipeline, setting: Setting) -> tuple[list[float], list[int], list[Any]]:
+    """A batch twice, a smaller one, the first again, each with an evaluation: losses, forward waves, predictions."""
+    case, sm = setting.case, make_method(pipeline, setting)
+    large, small = case.batch(SAMPLES), case.batch(SAMPLES // 2, seed=2)
+    losses, waves, predictions = [], [], []
+    for number, batch in enumerate([large, large, small, small, large]):
+        report = sm.step(*batch)
+        losses += [report.loss, report.new_loss]
+        waves.append(report.forward_waves)
+        predicted = pipeline.predict(case.batch(5 + number % 2, seed=3)[0])
+        predictions.append(None if predicted is None else predicted.numpy())
+    return losses, waves, predictions
+
+
+def alternate_here(setting: Setting) -> tuple[list[float], list[int], list[Any]]:
+    pipeline = make_pipeline(setting)
+    found = alternate(pipeline, setting)
+    pipeline.flush()
+    return found
+
+
+@pytest.mark.parametrize("schedule", ["posted", "gpipe", "1f1b"])
+def test_other_batches_and_evaluations_between_rounds_leave_no_stale_rows(workers: Workers, schedule: Any) -> None:
+    setting = replace(SETTING, schedule=schedule)
+    pipeline = InProcessPipeline(setting.modules(), setting.case.loss, microbatches=setting.microbatches)
+    losses, waves, predictions = alternate(pipeline, setting)
+    first, last = workers.run(setting.workers, alternate_here, setting)
+    assert first[2] == [None] * len(predictions)
+    for own in (first, last):
+        assert own[:2] == (pytest.approx(losses, rel=1e-9), waves)
+    for found, expected in zip(last[2], predictions, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def resume_here(setting: Setting) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters after four rounds, and after two, a new start from the state, and two more."""
+    whole = make_pipeline(setting)
+    method = make_method(whole, setting)
+    batch = setting.case.batch(SAMPLES)
+    for _ in range(2):
+        method.step(*batch)
+    state, half = method.state_dict(), values(whole)
+    for _ in range(2):
+        method.step(*batch)
+    resumed = make_pipeline(setting)
+    with torch.no_grad():
+        for name, parameter in resumed.parameters.items():
+            parameter.copy_(torch.from_numpy(half[name]))
+    method = make_method(resumed, setting)
+    method.load_state_dict(state)
+    for _ in range(2):
+        method.step(*batch)
+    for pipeline in (whole, resumed):
+        pipeline.flush()
+    return values(whole), values(resumed)
+
+
+RESUMED = [
+    SETTING,
+    replace(SETTING, options=(("preset", "trips"), ("inner_steps", 1), ("damping", 1.0))),
+    replace(SETTING, method="adam", schedule="gpipe"),
+    replace(SETTING, method="gd-armijo"),
+    replace(SETTING, method="lbfgs", options=(("inner_steps", 3),)),
+]
+
+
+@pytest.mark.parametrize("setting", RESUMED, ids=str)
+def test_training_resumes_from_every_worker_s_state(workers: Workers, setting: Setting) -> None:
+    for whole, resumed in workers.run(setting.workers, resume_here, setting):
+        assert whole.keys() == resumed.keys()
+        for name, value in whole.items():
+            np.testing.assert_allclose(resumed[name], value, atol=1e-9, err_msg=name)
+
+
+def linear(inputs: int, outputs: int, *, frozen: bool = False) -> nn.Module:
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.Tanh()).requires_grad_(not frozen)
+
+
+PLACEMENTS: dict[str, Callable[[], list[nn.Module]]] = {
+    "no parameters on the first worker": lambda: [nn.Flatten(), linear(5, 4), linear(4, 3)],
+    "no parameters in the middle": lambda: [linear(5, 4), nn.Tanh(), linear(4, 3)],
+    "no parameters on the last worker": lambda: [linear(5, 4), linear(4, 3), nn.Softplus()],
+    "no layers on the last worker": lambda: [linear(5, 4), linear(4, 3), nn.Sequential()],
+    "frozen at the bottom": lambda: [linear(5, 4, frozen=True), linear(4, 4), linear(4, 3)],
+    "frozen in the middle": lambda: [linear(5, 4), linear(4, 4, frozen=True), linear(4, 3)],
+    "all but one frozen": lambda: [linear(5, 4, frozen=True), linear(4, 4, frozen=True), linear(4, 3)],
+    "two stages on the first worker": lambda: [linear(5, 4), linear(4, 4), linear(4, 4), linear(4, 3)],
+    "two layers on the first worker": lambda: [
+        nn.Sequential(linear(5, 4), linear(4, 4)),
+        linear(4, 4),
+        linear(4, 3),
+    ],
+}
+WAYS: dict[str, dict[str, Any]] = {
+    "factor": {},
+    "sample": {"options": (("curvature", "sample"), ("power_steps", 2))},
+    "scheduled": {"schedule": "gpipe", "options": (("curvature", "scalar"), ("power_steps", 2))},
+    "nonlinear": {"options": (("preset", "trips"), ("inner_steps", 1))},
+    "gd": {"method": "gd"},
+    "adam": {"method": "adam", "schedule": "1f1b"},
+    "gd-armijo": {"method": "gd-armijo"},
+    "lbfgs": {"method": "lbfgs", "options": (("inner_steps", 2),)},
+}
+
+
+def make_modules(placement: str) -> list[nn.Module]:
+    torch.manual_seed(0)
+    return [module.double() for module in PLACEMENTS[placement]()]
+
+
+def step_in_every_way(pipelines: Callable[[list[nn.Module], Setting], WorkerPipeline], placement: str) -> list[Any]:
+    """For every way of `WAYS` the parameters after two rounds, the messages and the bytes."""
+    found = []
+    for way in WAYS.values():
+        setting = replace(Setting(workers=3, stages=3, microbatches=3), **way)
+        pipeline = pipelines(make_modules(placement), setting)
+        method = make_method(pipeline, setting)
+        for _ in range(2):
+            method.step(*setting.case.batch(SAMPLES))
+        found.append((values(pipeline), pipeline.traffic.messages, pipeline.traffic.bytes))
+    return found
+
+
+def here(modules: list[nn.Module], setting: Setting) -> WorkerPipeline:
+    return make_pipeline(setting, modules)
+
+
+def together(modules: list[nn.Module], setting: Setting) -> WorkerPipeline:
+    return InProcessPipeline(modules, setting.case.loss, microbatches=setting.microbatches, workers=setting.workers)
+
+
+def step_here(placement: str) -> list[Any]:
+    return step_in_every_way(here, placement)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_wherever_the_parameters_are(workers: Workers, placement: str) -> None:
+    workers.begin(3, step_here, placement)
+    expected = step_in_every_way(together, placement)
+    for way, one, *found in zip(WAYS, expected, *workers.results(), strict=True):
+        check_parts(way, one, found)
+
+
+def check_parts(way: str, expected: Any, found: Sequence[Any]) -> None:
+    parameters, messages, size = expected
+    together = {name: value for own, _, _ in found for name, value in own.items()}
+    assert together.keys() == parameters.keys()
+    for name, value in parameters.items():
+        np.testing.assert_allclose(together[name], value, atol=1e-9, err_msg=f"{way}: {name}")
+    assert (way, sum(own[1] for own in found), sum(own[2] for own in found)) == (way, messages, size)
+
+
+def count_ranks() -> int:
+    return dist.get_world_size()
+
+
+def test_a_task_has_the_workers_it_asks_for(workers: Workers) -> None:
+    assert [workers.run(count, count_ranks) for count in (2, 3, 1)] == [[2, 2], [3, 3, 3], [1]]
