@@ -1,7 +1,7 @@
 """Seconds and bytes to a training loss over slow links: `sm` against Adam, L-BFGS and GD + Armijo, 4 workers.
 
-The network and data of `rounds`: 8 layers × 64 on MNIST's first 5,000, full batch, seed 0. How many rounds a method
-needs is counted in one process, where the trajectory is the same. Over the links `sm` is run to the end. The rounds of
+The network and data of `rounds`: 8 layers × 64 on MNIST's first 5,000, full batch, seed 1, where Adam's best rate needs its median
+of rounds (118). How many rounds a method needs is counted in one process, where the trajectory is the same. Over the links `sm` is run to the end. The rounds of
 Adam and the evaluations of L-BFGS all cost the same: some are timed, and their median multiplied by the number that is
 needed (the target cell's Adam is also run to the end, as a check on that).
 """
@@ -26,16 +26,16 @@ from surmin.launch.worker import RENDEZVOUS_VARIABLE
 from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
 
-WORKERS, LAYERS, SEED = 4, 8, 0
+WORKERS, LAYERS, SEED = 4, 8, 1
 NEAR, FAR = 1e-2, 1e-3
 LATENCIES, RATES = (1e-4, 0.01, 0.05, 0.1), (1e9, 1e8, 2e7)
 GOAL_CELL = (0.05, 1e8)
-ADAM_RATES = (3e-3, 5e-3, 1e-2, 2e-2)
+ADAM_RATES = (1e-3, 3e-3, 5e-3, 1e-2, 2e-2)
 ROUND_LIMIT = {"adam": 400, "lbfgs": 1000, "gd-armijo": 300, "sm": 60}
-TIMED = 6
-SCHEDULES = (("posted", 1), ("posted", 4), ("posted", 8), ("gpipe", 1), ("gpipe", 4), ("1f1b", 4))
+TIMED = 4
+SCHEDULES = (("posted", 1), ("posted", 8), ("gpipe", 1), ("1f1b", 4))
 SM_CHOICES: tuple[dict[str, Any], ...] = ({}, {"wire": "bfloat16"})
-SM_MICROBATCHES = (1, 8)
+SM_MICROBATCHES = 8
 RACE_SECONDS = 1800
 
 
@@ -83,7 +83,9 @@ def run(settings: Settings) -> Result:
         for latency, rate in cells:
             settings.note(f"{1e3 * latency:g} ms, {rate / 1e6:g} Mbit/s")
             laboratory.set(latency, rate)
-            entries[latency, rate] = _race(laboratory, needs, to_the_end=(latency, rate) == GOAL_CELL)
+            entries[latency, rate] = _race(
+                laboratory, needs, to_the_end=(latency, rate) == GOAL_CELL and not settings.quick
+            )
             log = laboratory.take_log()
             result.figures["cells"].append(_figures(latency, rate, entries[latency, rate], log))
             result.tables.append(_cell_table(latency, rate, entries[latency, rate], log))
@@ -119,13 +121,9 @@ def _count(problem: Problem, method: str, options: dict[str, Any]) -> Need:
 
 
 def _race(laboratory: Laboratory, needs: dict[str, Need], *, to_the_end: bool) -> list[Entry]:
-    tasks = [
-        Task("sm", options, microbatches, "posted", ROUND_LIMIT["sm"], FAR, SEED)
-        for options in SM_CHOICES
-        for microbatches in SM_MICROBATCHES
-    ]
+    tasks = [Task("sm", options, SM_MICROBATCHES, "posted", ROUND_LIMIT["sm"], FAR, SEED) for options in SM_CHOICES]
     tasks += [Task("adam", needs["adam"].options, count, schedule, TIMED, seed=SEED) for schedule, count in SCHEDULES]
-    tasks += [Task("lbfgs", needs["lbfgs"].options, count, "posted", TIMED, seed=SEED) for count in (1, 8)]
+    tasks.append(Task("lbfgs", needs["lbfgs"].options, 8, "posted", TIMED, seed=SEED))
     if to_the_end:
         tasks.append(Task("adam", needs["adam"].options, 8, "posted", int(needs["adam"].far), seed=SEED))
     return [_entry(task, answers, needs) for task, answers in zip(tasks, run_tasks(laboratory, tasks), strict=True)]

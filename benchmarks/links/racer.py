@@ -24,7 +24,7 @@ from surmin.pipeline.distributed import Pipeline
 from surmin.stages.partition import partition
 
 TIMEOUT = 120.0
-WARM_UP = 3
+WARM_UP = 2
 """Rounds before the clock starts, undone afterwards: connections are opened and widened, shapes told."""
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from surmin.losses import ConvexLoss, CrossEntropy, GradientOracle, LogisticLoss, SquaredError
     from surmin.minimizer import SurrogateMinimizer
+    from surmin.pipeline.distributed import Pipeline
     from surmin.report import StepReport
     from surmin.stages.partition import partition
 
@@ -14,6 +15,7 @@ __all__ = [
     "CrossEntropy",
     "GradientOracle",
     "LogisticLoss",
+    "Pipeline",
     "SquaredError",
     "StepReport",
     "SurrogateMinimizer",
@@ -24,6 +26,7 @@ __version__ = "0.1.0"
 _MODULES = {
     **dict.fromkeys(["ConvexLoss", "CrossEntropy", "GradientOracle", "LogisticLoss", "SquaredError"], "losses"),
     "SurrogateMinimizer": "minimizer",
+    "Pipeline": "pipeline.distributed",
     "StepReport": "report",
     "partition": "stages.partition",
 }

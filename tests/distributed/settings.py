@@ -1,6 +1,7 @@
 """One way to train, in one process or on workers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -64,8 +65,8 @@ class Setting:
 
     @property
     def alone(self) -> "Setting":
-        """The same mathematics in one process, at once."""
-        return replace(self, workers=1, microbatches=1, schedule="posted")
+        """The same mathematics in one process, at once; what workers round on the wire is rounded there too."""
+        return replace(self, microbatches=1, schedule="posted")
 
     def modules(self) -> list[nn.Module]:
         return partition(self.case.network(), self.stages)
@@ -101,15 +102,20 @@ def in_one_process(setting: Setting) -> Outcome:
 
 def on_this_worker(setting: Setting) -> Outcome:
     """The task of one of the setting's workers."""
-    pipeline = make_pipeline(setting)
-    outcome = train(pipeline, setting)
+    with running(setting) as pipeline:
+        return train(pipeline, setting)
+
+
+@contextmanager
+def running(setting: Setting, modules: Sequence[nn.Module] | None = None) -> Iterator[Pipeline]:
+    """This worker's pipeline, with its share of the modules; all has been sent when it is left."""
+    pipeline = make_pipeline(setting, modules or setting.modules())
+    yield pipeline
     pipeline.flush()
-    return outcome
 
 
-def make_pipeline(setting: Setting, modules: Sequence[nn.Module] | None = None) -> Pipeline:
+def make_pipeline(setting: Setting, modules: Sequence[nn.Module]) -> Pipeline:
     """This worker's pipeline, with its share of the modules."""
-    modules = modules or setting.modules()
     share = spread(len(modules), setting.workers)[dist.get_rank()]
     return Pipeline(
         [modules[index] for index in share], setting.case.loss,

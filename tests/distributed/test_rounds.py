@@ -1,6 +1,7 @@
 """Rounds that follow each other: other batches between, evaluations, resuming; and unusual ways to place a network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.worker_pipeline import WorkerPipeline
-from tests.distributed.settings import SAMPLES, Setting, make_method, make_pipeline, values
+from tests.distributed.settings import SAMPLES, Setting, make_method, running, values
 from tests.distributed.workers import Workers
 
 SETTING = Setting(workers=2, stages=4, microbatches=3)
@@ -33,10 +34,8 @@ def alternate(pipeline: WorkerPipeline, setting: Setting) -> tuple[list[float], 
 
 
 def alternate_here(setting: Setting) -> tuple[list[float], list[int], list[Any]]:
-    pipeline = make_pipeline(setting)
-    found = alternate(pipeline, setting)
-    pipeline.flush()
-    return found
+    with running(setting) as pipeline:
+        return alternate(pipeline, setting)
 
 
 @pytest.mark.parametrize("schedule", ["posted", "gpipe", "1f1b"])
@@ -54,25 +53,20 @@ def test_other_batches_and_evaluations_between_rounds_leave_no_stale_rows(worker
 
 def resume_here(setting: Setting) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters after four rounds, and after two, a new start from the state, and two more."""
-    whole = make_pipeline(setting)
-    method = make_method(whole, setting)
     batch = setting.case.batch(SAMPLES)
-    for _ in range(2):
-        method.step(*batch)
-    state, half = method.state_dict(), values(whole)
-    for _ in range(2):
-        method.step(*batch)
-    resumed = make_pipeline(setting)
-    with torch.no_grad():
-        for name, parameter in resumed.parameters.items():
-            parameter.copy_(torch.from_numpy(half[name]))
-    method = make_method(resumed, setting)
-    method.load_state_dict(state)
-    for _ in range(2):
-        method.step(*batch)
-    for pipeline in (whole, resumed):
-        pipeline.flush()
-    return values(whole), values(resumed)
+    with running(setting) as whole, running(setting) as resumed:
+        method = make_method(whole, setting)
+        for _ in range(2):
+            method.step(*batch)
+        other = make_method(resumed, setting)
+        with torch.no_grad():
+            for name, parameter in resumed.parameters.items():
+                parameter.copy_(whole.parameters[name])
+        other.load_state_dict(method.state_dict())
+        for _ in range(2):
+            method.step(*batch)
+            other.step(*batch)
+        return values(whole), values(resumed)
 
 
 RESUMED = [
@@ -100,7 +94,7 @@ PLACEMENTS: dict[str, Callable[[], list[nn.Module]]] = {
     "no parameters on the first worker": lambda: [nn.Flatten(), linear(5, 4), linear(4, 3)],
     "no parameters in the middle": lambda: [linear(5, 4), nn.Tanh(), linear(4, 3)],
     "no parameters on the last worker": lambda: [linear(5, 4), linear(4, 3), nn.Softplus()],
-    "no layers on the last worker": lambda: [linear(5, 4), linear(4, 3), nn.Sequential()],
+    "nothing on the last worker": lambda: [linear(5, 4), linear(4, 3), nn.Identity()],
     "frozen at the bottom": lambda: [linear(5, 4, frozen=True), linear(4, 4), linear(4, 3)],
     "frozen in the middle": lambda: [linear(5, 4), linear(4, 4, frozen=True), linear(4, 3)],
     "all but one frozen": lambda: [linear(5, 4, frozen=True), linear(4, 4, frozen=True), linear(4, 3)],
@@ -128,29 +122,30 @@ def make_modules(placement: str) -> list[nn.Module]:
     return [module.double() for module in PLACEMENTS[placement]()]
 
 
-def step_in_every_way(pipelines: Callable[[list[nn.Module], Setting], WorkerPipeline], placement: str) -> list[Any]:
+Make = Callable[[Setting, list[nn.Module]], AbstractContextManager[WorkerPipeline]]
+
+
+def step_in_every_way(make: Make, placement: str) -> list[Any]:
     """For every way of `WAYS` the parameters after two rounds, the messages and the bytes."""
     found = []
     for way in WAYS.values():
         setting = replace(Setting(workers=3, stages=3, microbatches=3), **way)
-        pipeline = pipelines(make_modules(placement), setting)
-        method = make_method(pipeline, setting)
-        for _ in range(2):
-            method.step(*setting.case.batch(SAMPLES))
-        found.append((values(pipeline), pipeline.traffic.messages, pipeline.traffic.bytes))
+        with make(setting, make_modules(placement)) as pipeline:
+            method = make_method(pipeline, setting)
+            for _ in range(2):
+                method.step(*setting.case.batch(SAMPLES))
+            found.append((values(pipeline), pipeline.traffic.messages, pipeline.traffic.bytes))
     return found
 
 
-def here(modules: list[nn.Module], setting: Setting) -> WorkerPipeline:
-    return make_pipeline(setting, modules)
-
-
-def together(modules: list[nn.Module], setting: Setting) -> WorkerPipeline:
-    return InProcessPipeline(modules, setting.case.loss, microbatches=setting.microbatches, workers=setting.workers)
+@contextmanager
+def together(setting: Setting, modules: list[nn.Module]) -> Iterator[WorkerPipeline]:
+    counts = {"microbatches": setting.microbatches, "workers": setting.workers}
+    yield InProcessPipeline(modules, setting.case.loss, **counts)
 
 
 def step_here(placement: str) -> list[Any]:
-    return step_in_every_way(here, placement)
+    return step_in_every_way(running, placement)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)

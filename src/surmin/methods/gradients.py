@@ -27,4 +27,5 @@ def assign_gradients(gradients: Gradients) -> None:
 
 def squared_norm(gradients: Gradients) -> Tensor:
     """Sum of squares over all layers, 0-dimensional."""
-    return torch.stack([flat.dot(flat) for own in gradients.values() for flat in own]).sum()
+    squares = [flat.dot(flat) for own in gradients.values() for flat in own]
+    return torch.stack(squares).sum() if squares else torch.zeros(())

@@ -4,6 +4,7 @@ torch's schedule moves the tensors and chooses the order; what happens in a stag
 wave, inside an autograd function. Shapes are told to torch beforehand, so that it runs no stage to learn them.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
+from surmin.pipeline.validation import check_outputs
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.stage import Stage, Tape
@@ -100,9 +102,15 @@ class _StageModule(nn.Module):
         return output
 
     def loss(self, output: Tensor, _targets: Tensor) -> Tensor:
-        """Stands for the loss of the last micro-batch that was run: its gradient is the loss's, its value is not."""
+        """Stands for the loss of the last micro-batch that was run: its gradient is the loss's, its value is not.
+
+        The gradient is 0 where targets do not fit: all workers are told so after the wave.
+        """
         assert self.wave is not None
-        gradient = self.pipeline.top_cotangent(self.wave, len(self.wave.tapes[-1]) - 1)
+        number = len(self.wave.tapes[-1]) - 1
+        part = replace(self.wave, targets=self.wave.targets[number:][:1], tapes=[self.wave.tapes[-1][number:]])
+        fits = check_outputs(self.pipeline.loss, part) is None
+        gradient = self.pipeline.top_cotangent(self.wave, number) if fits else torch.zeros_like(output)
         value: Tensor = _LossGradient.apply(output, gradient)  # type: ignore[no-untyped-call]
         return value
 
