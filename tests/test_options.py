@@ -16,7 +16,7 @@ def test_presets() -> None:
     assert trips.local == "nonlinear" and trips.adapt_decoupling and len(trips.damping_candidates) > 1
     assert (paper.curvature, paper.solver, paper.damping, paper.cubic) == ("scalar", "cg", 0.0, 0.0)
     assert not paper.adapt_damping and paper.preconditioner is None and paper.blocks == "layer"
-    assert set(PRESETS) == {"compute", "trips", "paper"}
+    assert set(PRESETS) == {"compute", "links", "trips", "paper"}
 
 
 def test_every_option_can_be_given_as_a_keyword() -> None:
@@ -64,7 +64,7 @@ def test_an_unknown_option_unlike_any_other() -> None:
 
 
 def test_an_unknown_preset_names_those_there_are() -> None:
-    with pytest.raises(ValueError, match="unknown preset 'fast': choose one of compute, trips, paper"):
+    with pytest.raises(ValueError, match="unknown preset 'fast': choose one of compute, links, trips, paper"):
         resolve_options("fast", {})
 
 
@@ -73,6 +73,14 @@ def test_an_unknown_choice_names_those_there_are(name: str) -> None:
     every = ", ".join(get_args(Options.__annotations__[name]))
     with pytest.raises(ValueError, match=f"{name} must be one of {every}, got 'zzz'"):
         resolve_options("compute", {name: "zzz"})
+
+
+def test_an_unknown_wire() -> None:
+    with pytest.raises(ValueError, match="wire must be 'bfloat16', 'float16' or None, got 'int8'"):
+        resolve_options("compute", {"wire": "int8"})
+    with pytest.raises(ValueError, match="wire rounds the columns of curvature='factor'"):
+        resolve_options("paper", {"wire": "bfloat16"})
+    assert resolve_options("links", {"curvature": "sample"}).wire is None
 
 
 def test_an_unknown_preconditioner() -> None:

@@ -103,6 +103,7 @@ class Options:
 
 PRESETS: Mapping[str, Options] = {
     "compute": Options(),
+    "links": Options(curvature_fraction=0.15, momentum_candidates=(0.3,), wire="float16"),
     "trips": Options(
         blocks="stage", local="nonlinear", solver="gauss-newton", inner_steps=4, preconditioner=None,
         curvature_fraction=0.5, damping_candidates=(0.1, 0.4, 1.5, 6.0), momentum_candidates=(0.0, 0.3, 0.6),
@@ -133,6 +134,8 @@ def resolve_options(preset: str, given: Mapping[str, Any]) -> Options:
     gives_way: dict[str, Any] = {}
     if options.curvature != "factor" or options.solver != "cg":
         gives_way["preconditioner"] = None
+    if options.curvature != "factor":
+        gives_way["wire"] = None
     if options.curvature != "factor" or not options.adapt_damping:
         gives_way["adapt_decoupling"] = False
     if not options.adapt_damping:

@@ -94,7 +94,7 @@ class Search:
             for the next round.
         """
         for tries in range(1, self.options.max_tries + 1):
-            trials = self._attempt(point, damping)
+            trials = self._attempt(point, damping, self._momenta(tries))
             best = min(trials, key=lambda trial: (not trial.accepted, _or_infinity(trial.new_loss)))
             if best.accepted:
                 return best, tries, best.damping.after_acceptance(best.ratio, tighten=self.options.adapt_decoupling)
@@ -103,9 +103,14 @@ class Search:
             damping = damping.after_rejection(max(self.options.damping_candidates))
         return best, tries, damping
 
-    def _attempt(self, point: Point, damping: Damping) -> list[Trial]:
+    def _momenta(self, tries: int) -> Sequence[float]:
+        """More damping does not shorten the last step's share: where all candidates had one, a retry does without."""
+        candidates = self.options.momentum_candidates
+        return candidates if tries == 1 or 0 in candidates else (0.0,)
+
+    def _attempt(self, point: Point, damping: Damping, momenta: Sequence[float]) -> list[Trial]:
         """Every candidate: solve, try all in one forward wave, add up over stages."""
-        candidates = self._candidates(point, damping)
+        candidates = self._candidates(point, damping, momenta)
         moved = [self._moved(point.problems, steps) for _, _, steps in candidates]
         waves: list[Wave | None] = [None] * len(moved)
         if self.options.adapt_damping:
@@ -122,7 +127,9 @@ class Search:
             for candidate, parameters, wave, end in zip(candidates, moved, waves, ends, strict=True)
         ]
 
-    def _candidates(self, point: Point, damping: Damping) -> list[tuple[Damping, list[SolverResult], list[Tensor]]]:
+    def _candidates(
+        self, point: Point, damping: Damping, momenta: Sequence[float]
+    ) -> list[tuple[Damping, list[SolverResult], list[Tensor]]]:
         """For every damping the blocks' solutions, and for every momentum β the steps d + β d_previous.
 
         Momentum costs no solving: the step that the last round took is added as it is, and predicts nothing of its own.
@@ -131,7 +138,7 @@ class Search:
         for factor in self.options.damping_candidates:
             scaled = damping.candidate(factor, tighten=self.options.adapt_decoupling)
             results = self._solve(point.problems, scaled)
-            for momentum in (0.0,) if point.previous is None else self.options.momentum_candidates:
+            for momentum in (0.0,) if point.previous is None else momenta:
                 steps = [result.step for result in results]
                 if momentum and point.previous is not None:
                     previous = [problem.block.flatten(point.previous) for problem in point.problems]

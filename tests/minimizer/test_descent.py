@@ -86,6 +86,28 @@ def test_presets_train_far(preset: str) -> None:
     assert reports[-1].new_loss < 1e-2 * reports[0].loss
 
 
+def test_the_preset_for_links_lowers_a_loss_that_cannot_vanish() -> None:
+    """Sixty random labels on a tiny network; a seventh of the batch, at least a few samples, carries the curvature."""
+    case = BY_NAME["tanh"]
+    network = case.network()
+    sm = SurrogateMinimizer(partition(network, 2), case.loss, preset="links")
+    reports = assert_descends(sm, network, case.batch(samples=60), 15)
+    assert reports[-1].new_loss < 0.7 * reports[0].loss
+
+
+def test_momentum_that_failed_is_not_tried_again_in_the_same_round() -> None:
+    """With it every retry would overshoot alike: the last step was long, and no damping makes it shorter."""
+    case, network = BY_NAME["tanh"], BY_NAME["tanh"].network()
+    sm = SurrogateMinimizer([network], case.loss, momentum_candidates=(0.9,))
+    sm.step(*case.batch())
+    state = sm.state_dict()
+    state["previous_step"] = {name: 100 * step for name, step in state["previous_step"].items()}
+    sm.load_state_dict(state)
+    report = sm.step(*case.batch())
+    assert report.accepted
+    assert report.tries > 1
+
+
 def wild(scale: float = 8.0) -> nn.Sequential:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)).double()

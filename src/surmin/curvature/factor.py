@@ -110,14 +110,20 @@ class FactorCurvature:
         return GaussNewton(list(own), trainable_sizes(block), self.sample_count(samples)), list(below)
 
     def pack(self, message: Message) -> Message:
-        """Columns rounded to `wire`."""
+        """Columns rounded to `wire`, and the power of two by which they were scaled so that none overflows."""
+        if self.wire is None:
+            return message
         columns, *rows = message
-        return (columns.to(getattr(torch, self.wire)) if self.wire else columns, *rows)
+        _, exponent = torch.frexp(columns.abs().amax().view(1).clamp_min(torch.finfo(columns.dtype).tiny))
+        scale = torch.ldexp(torch.ones_like(exponent, dtype=columns.dtype), exponent)
+        return ((columns / scale).to(getattr(torch, self.wire)), scale, *rows)
 
-    def unpack(self, packed: Message, dtype: torch.dtype) -> Message:
+    def unpack(self, packed: Message) -> Message:
         """Columns in the network's precision again."""
-        columns, *rows = packed
-        return (columns.to(dtype), *rows)
+        if self.wire is None:
+            return packed
+        columns, scale, *rows = packed
+        return (columns.to(scale.dtype) * scale, *rows)
 
     def join(self, parts: Sequence[GaussNewton]) -> GaussNewton:
         """G over the rows of all messages."""

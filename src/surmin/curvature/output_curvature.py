@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from surmin.losses import ConvexLoss
@@ -56,8 +55,8 @@ class OutputCurvature(Protocol):
     def pack(self, message: Message) -> Message:
         """What of a message goes to another worker."""
 
-    def unpack(self, packed: Message, dtype: torch.dtype) -> Message:
-        """What arrives there, for a network of this precision."""
+    def unpack(self, packed: Message) -> Message:
+        """The message out of what arrives there."""
 
     def join(self, parts: Sequence[Any]) -> BlockCurvature:
         """The block's curvature out of what its groups left."""

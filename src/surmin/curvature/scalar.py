@@ -82,7 +82,7 @@ class ScalarCurvature:
         """All of it: these are few numbers."""
         return message
 
-    def unpack(self, packed: Message, dtype: torch.dtype) -> Message:
+    def unpack(self, packed: Message) -> Message:
         """As it was sent."""
         return packed
 

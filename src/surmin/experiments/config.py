@@ -37,7 +37,7 @@ class ExperimentConfig:
         schedule: of forward and gradient waves between workers: posted (receives posted ahead, best on slow links), or
             torch's gpipe or 1f1b.
         timeout: seconds that workers wait for each other before the run is given up.
-        preset: of sm: compute (least time where trips are cheap), trips (fewest trips) or paper.
+        preset: of sm: compute (least time where trips are cheap), links (over slow links), trips (fewest) or paper.
         curvature: of sm: what goes down the pipe, factor, sample or scalar.
         local: of sm: local losses that are quadratic or nonlinear.
         blocks: of sm: what gets a local loss of its own, a layer or a stage.
@@ -70,7 +70,7 @@ class ExperimentConfig:
     microbatches: int = 1
     schedule: Literal["posted", "gpipe", "1f1b"] = "posted"
     timeout: float = 300.0
-    preset: Literal["compute", "trips", "paper"] | None = None
+    preset: Literal["compute", "links", "trips", "paper"] | None = None
     curvature: Literal["factor", "sample", "scalar"] | None = None
     local: Literal["quadratic", "nonlinear"] | None = None
     blocks: Literal["layer", "stage"] | None = None

@@ -294,8 +294,7 @@ class WorkerPipeline:
 
     def _arriving(self, wave: Wave, curvature: OutputCurvature, seed: int, kind: Kind, count: int) -> Iterable[Message]:
         if not self.is_last:
-            dtype = wave.tapes[-1][0].output.dtype
-            return (curvature.unpack(self._receive(kind, number), dtype) for number in range(count))
+            return (curvature.unpack(self._receive(kind, number)) for number in range(count))
         with self.tracer.span("C"), self.work.phase((*kind, "top")):
             own_seed = self.replicas.own_seed(draw_seed(seed, -1))
             return curvature.top(self.loss, wave.outputs, wave.targets, own_seed)
@@ -306,7 +305,7 @@ class WorkerPipeline:
             return message
         packed = curvature.pack(message)
         self.traffic.send(packed)
-        return curvature.unpack(packed, message[0].dtype)
+        return curvature.unpack(packed)
 
     def _send(self, kind: Kind, message: Message) -> None:
         self.traffic.send(message)
