@@ -90,6 +90,7 @@ def run(settings: Settings) -> Result:
                 laboratory, needs, to_the_end=(latency, rate) == GOAL_CELL and not settings.quick
             )
             log = laboratory.take_log()
+            settings.note(f"sm over the best other: {_ratio(entries[latency, rate]):.3f}")
             result.figures["cells"].append(_figures(latency, rate, entries[latency, rate], log))
             result.tables.append(_cell_table(latency, rate, entries[latency, rate], log))
     result.tables.append(_overview(entries))
@@ -101,7 +102,7 @@ def run(settings: Settings) -> Result:
 
 
 def draw(ratios: dict[tuple[float, float], float]) -> Figure:
-    """Sm's time over the best other's, by latency and rate; blue where sm is faster, orange where it loses."""
+    """Sm's time over the best other's, by latency and rate; purple where sm is faster, orange where it loses."""
     latencies, rates = (sorted({key[axis] for key in ratios}) for axis in (0, 1))
     figure, axes = subplots(figsize=(6.4, 3.6), layout="constrained")
     values = [[math.log2(ratios.get((latency, rate), math.nan)) for latency in latencies] for rate in rates]
