@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from hashlib import blake2b
 from typing import Literal, NamedTuple
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,7 @@ from surmin.pipeline.scheduled import ScheduledGradients
 from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.validation import check_modules
 from surmin.pipeline.wave import Wave
-from surmin.pipeline.worker_pipeline import WorkerPipeline
+from surmin.pipeline.worker_pipeline import Boundaries, WorkerPipeline
 from surmin.replicas import ALONE, Replicas
 from surmin.stages.block import cut_blocks
 from surmin.stages.stage import Stage
@@ -68,7 +69,7 @@ class Pipeline(WorkerPipeline):
         pipe = next(pipe for pipe in pipes if dist.get_rank() in pipe)
         everyone = [range(dist.get_world_size())]
         control = Route(_group("gloo", patience, everyone), torch.device("cpu"), posts_ahead=True)
-        told = _tell_everyone(_held(modules), _complaint(modules), control.group, pipes)
+        told = _tell_everyone(_held(modules, schedule), _complaint(modules), control.group, pipes)
         held = [told[rank] for rank in pipe]
         first_layer = sum(own.layers for own in held[: pipe.index(dist.get_rank())])
         own_stages: list[Stage] = []
@@ -95,12 +96,12 @@ class Pipeline(WorkerPipeline):
         """Wait until everything has been sent; to be called before the process group is destroyed."""
         self._processes.flush()
 
-    def _run_first(self, inputs: Tensor, targets: Tensor) -> Wave:
+    def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries) -> Wave:
         """By torch's schedule where one was asked for and a gradient wave is to follow."""
         if self._scheduled is None or not torch.is_grad_enabled():
-            return super()._run_first(inputs, targets)
+            return super()._run_first(inputs, targets, boundaries)
         self.traffic.forward_waves += 1
-        return self._scheduled.run(inputs, targets)
+        return self._scheduled.run(inputs, targets, boundaries)
 
 
 class _Held(NamedTuple):
@@ -110,6 +111,7 @@ class _Held(NamedTuple):
     layer_blocks: int
     stage_blocks: int
     fingerprint: int
+    schedule: int
 
 
 def _group(backend: str, timeout: timedelta, sets: Sequence[Sequence[int]]) -> dist.ProcessGroup:
@@ -127,12 +129,18 @@ def _complaint(modules: Sequence[nn.Module]) -> str:
     return ""
 
 
-def _held(modules: Sequence[nn.Module]) -> _Held:
+def _held(modules: Sequence[nn.Module], schedule: str) -> _Held:
     stages = [Stage.of(module) for module in modules if isinstance(module, nn.Module)]
     layer_blocks, stage_blocks = (
         sum(block.size > 0 for own in cut_blocks(stages, kind) for block in own) for kind in ("layer", "stage")
     )
-    return _Held(sum(len(stage.layers) for stage in stages), layer_blocks, stage_blocks, _fingerprint(stages))
+    return _Held(
+        sum(len(stage.layers) for stage in stages),
+        layer_blocks,
+        stage_blocks,
+        _fingerprint(stages),
+        crc32(schedule.encode()),
+    )
 
 
 def _fingerprint(stages: Sequence[Stage]) -> int:
@@ -171,6 +179,8 @@ def _tell_everyone(
         for rank in others
         if everything[rank] != everything[first]
     ]
+    if len({own.schedule for own in everything}) > 1:
+        trouble.append("the workers were given different schedules: give all of them the same")
     if trouble:
         raise ValueError("; ".join(trouble))
     if not any(own.layer_blocks for own in everything):

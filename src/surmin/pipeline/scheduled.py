@@ -14,8 +14,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 
 from surmin.pipeline.validation import check_outputs
 from surmin.pipeline.wave import Wave
-from surmin.pipeline.worker_pipeline import WorkerPipeline
-from surmin.stages.stage import Stage, Tape
+from surmin.pipeline.worker_pipeline import Boundaries, WorkerPipeline
 
 SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 
@@ -50,13 +49,13 @@ class ScheduledGradients:
         self._device = device
         self._schedules: dict[tuple[torch.Size, torch.dtype], tuple[Any, _StageModule]] = {}
 
-    def run(self, inputs: Tensor, targets: Tensor) -> Wave:
-        """A forward wave with its gradients."""
+    def run(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries) -> Wave:
+        """A forward wave with its gradients, and those in the inputs of some layers kept; good until the next one."""
         key = (inputs.shape, inputs.dtype)
         if key not in self._schedules:
             self._schedules[key] = self._build(inputs)
         schedule, module = self._schedules[key]
-        wave = module.begin(inputs, targets)
+        wave = module.begin(inputs, targets, boundaries)
         arguments = (inputs,) if self._pipeline.is_first else ()
         schedule.step(*arguments, target=targets if self._pipeline.is_last else None, return_outputs=False)
         assert wave.gradients is not None
@@ -89,9 +88,11 @@ class _StageModule(nn.Module):
         self.anchor = nn.Parameter(torch.zeros((), device=device))
         self.pipeline = pipeline
         self.wave: Wave | None = None
+        self.boundaries: Boundaries = {}
 
-    def begin(self, inputs: Tensor, targets: Tensor) -> Wave:
+    def begin(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries) -> Wave:
         """A new wave, empty yet."""
+        self.boundaries = boundaries
         labels = targets.chunk(self.pipeline.microbatches)
         self.wave = Wave(inputs.shape, labels, [[] for _ in self.pipeline.stages], gradients={})
         return self.wave
@@ -126,11 +127,7 @@ class _StageModule(nn.Module):
     def pull(self, number: int, cotangent: Tensor) -> Tensor | None:
         """Take a micro-batch's gradient down; returns that in the stages' input."""
         assert self.wave is not None and self.wave.gradients is not None
-        kept = {
-            stage: _differentiable(stage, own[number])
-            for stage, own in zip(self.pipeline.stages, self.wave.tapes, strict=True)
-        }
-        return self.pipeline.backward_part(self.wave, number, cotangent, kept, self.wave.gradients)
+        return self.pipeline.backward_part(self.wave, number, cotangent, self.boundaries, self.wave.gradients)
 
 
 class _StageFunction(torch.autograd.Function):
@@ -138,14 +135,14 @@ class _StageFunction(torch.autograd.Function):
     def forward(ctx: Any, state: Tensor, anchor: Tensor, module: _StageModule) -> Tensor:
         ctx.module = module
         with torch.enable_grad():
-            # a copy: torch receives the next micro-batch or the next step into the same memory
-            ctx.number, output = module.record(state.detach().clone())
+            # torch receives into the same memory at the next step: the tapes hold good until then
+            ctx.number, output = module.record(state.detach())
         module.pipeline.count_sent(output, upwards=True)
         return output
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, Tensor, None]:
-        below = ctx.module.pull(ctx.number, cotangents[0].clone())
+        below = ctx.module.pull(ctx.number, cotangents[0])
         if below is not None:
             ctx.module.pipeline.count_sent(below, upwards=False)
         return below, torch.zeros_like(ctx.module.anchor), None
@@ -160,11 +157,6 @@ class _LossGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, None]:
         return ctx.gradient, None
-
-
-def _differentiable(stage: Stage, tape: Tape) -> list[int]:
-    """The layers whose input the gradient reaches; all are kept, as it is not known yet which will be asked for."""
-    return [index for index in range(1, len(stage.layers)) if tape.inputs[index].requires_grad]
 
 
 def _example(sample: Tensor, samples: int, *, root: bool) -> tuple[Tensor]:

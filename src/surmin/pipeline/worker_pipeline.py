@@ -75,7 +75,7 @@ class WorkerPipeline:
         cut = cut_blocks(self.stages, blocks, below)
         return cut, everywhere or sum(block.size > 0 for own in cut for block in own)
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Wave:
+    def forward(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries | None = None) -> Wave:
         """Run the batch through all stages (wave 1). With gradients enabled, `backward` takes the result, once.
 
         With the same tensors as an accepted wave, and parameters untouched since, that wave is returned.
@@ -83,6 +83,7 @@ class WorkerPipeline:
         Args:
             inputs: the whole batch, the same on every worker of the pipe; its replicas have others as large.
             targets: of the whole batch.
+            boundaries: what `backward` will be asked to keep, for schedules that run it together with this wave.
 
         Raises:
             ValueError: on every worker, when the batch does not fit the network, the loss or the number of
@@ -96,7 +97,7 @@ class WorkerPipeline:
         self._links.compare(described, complaint, wait=not is_known)
         if accepted is not None and is_reused:
             return accepted.wave
-        wave = self._run_first(inputs, targets)
+        wave = self._run_first(inputs, targets, boundaries or {})
         if not is_known:
             with torch.no_grad():
                 complaint = check_outputs(self.loss, wave) if self.is_last else None
@@ -265,7 +266,7 @@ class WorkerPipeline:
             self._links.send(kind, (state,))
         return entering, state
 
-    def _run_first(self, inputs: Tensor, targets: Tensor) -> Wave:
+    def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries) -> Wave:
         (wave,) = self._run(inputs, targets, [None])
         return wave
 
