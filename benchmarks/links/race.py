@@ -111,7 +111,7 @@ def draw(ratios: dict[tuple[float, float], float]) -> Figure:
         for column, latency in enumerate(latencies):
             if (latency, rate) in ratios:
                 ratio = ratios[latency, rate]
-                ink = "white" if abs(math.log2(ratio)) > 2 else "black"
+                ink = "white" if abs(math.log2(ratio)) > 1.5 else "black"
                 axes.text(column, row, f"{ratio:.2f}", ha="center", va="center", color=ink)
     axes.set_xticks(range(len(latencies)), [f"{1e3 * latency:g}" for latency in latencies])
     axes.set_yticks(range(len(rates)), [f"{rate / 1e6:g}" for rate in rates])
@@ -127,12 +127,13 @@ def _need(problem: Problem, method: str) -> Need:
     choices: list[dict[str, Any]] = [{"lr": lr} for lr in ADAM_RATES] if method == "adam" else [{}]
     if method == "lbfgs":
         choices = [{"inner_steps": 1}]
-    return min((_count(problem, method, options) for options in choices), key=lambda need: (need.far, need.near))
+    return min((count_rounds(problem, method, options) for options in choices), key=lambda need: (need.far, need.near))
 
 
-def _count(problem: Problem, method: str, options: dict[str, Any]) -> Need:
-    pipeline = InProcessPipeline(partition(problem.network(SEED), WORKERS), CrossEntropy())
-    trained = build_method(method, pipeline, options, SEED)
+def count_rounds(problem: Problem, method: str, options: dict[str, Any], seed: int = SEED) -> Need:
+    """Train in one process; for L-BFGS a round is an evaluation."""
+    pipeline = InProcessPipeline(partition(problem.network(seed), WORKERS), CrossEntropy())
+    trained = build_method(method, pipeline, options, seed)
     reached = {NEAR: math.inf, FAR: math.inf}
     for _ in range(ROUND_LIMIT[method]):
         report = trained.step(problem.inputs, problem.targets)
@@ -152,7 +153,9 @@ def _race(laboratory: Laboratory, needs: dict[str, Need], *, to_the_end: bool) -
     tasks.append(Task("lbfgs", needs["lbfgs"].options, 20, "posted", TIMED, seed=SEED))
     if to_the_end:
         tasks.append(Task("adam", needs["adam"].options, 20, "posted", int(needs["adam"].far), seed=SEED))
-    return [_entry(task, answers, needs) for task, answers in zip(tasks, run_tasks(laboratory, tasks), strict=True)]
+    return [
+        read_answers(task, answers, needs) for task, answers in zip(tasks, run_tasks(laboratory, tasks), strict=True)
+    ]
 
 
 def run_tasks(laboratory: Laboratory, tasks: Sequence[Task]) -> list[list[dict[str, Any]]]:
@@ -172,7 +175,8 @@ def run_tasks(laboratory: Laboratory, tasks: Sequence[Task]) -> list[list[dict[s
     return [list(answers) for answers in zip(*by_worker, strict=True)]
 
 
-def _entry(task: Task, answers: Sequence[dict[str, Any]], needs: dict[str, Need]) -> Entry:
+def read_answers(task: Task, answers: Sequence[dict[str, Any]], needs: dict[str, Need]) -> Entry:
+    """An entry out of what the workers answered; `sm` counts its own rounds, the others are multiplied."""
     ends = [max(times) for times in zip(*(answer["ends"] for answer in answers), strict=True)]
     sent = [sum(own) for own in zip(*(answer["bytes"] for answer in answers), strict=True)]
     waves = answers[0]["waves"]

@@ -172,7 +172,8 @@ class SurrogateMinimizer:
         seed = draw_seed(self.options.seed, self._round)
         gradients = self.pipeline.backward(wave, self._boundaries)
         blocks = self.pipeline.curvature(wave, gradients, self.blocks, self._curvature, seed)
-        problems = [self._local_phase.problem(block, draw_seed(seed, block.block.index)) for block in blocks]
+        with self.pipeline.tracer.span("U"):
+            problems = [self._local_phase.problem(block, draw_seed(seed, block.block.index)) for block in blocks]
         square = sum((block.gradient.dot(block.gradient) for block in blocks), torch.zeros_like(wave.loss))
         return Point(inputs, targets, wave.loss, problems, square, self._previous)
 

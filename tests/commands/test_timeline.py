@@ -17,7 +17,7 @@ RUNS = {"gpipe": gradient_step(), "sm": surrogate_round()}
 
 
 def give(monkeypatch: pytest.MonkeyPatch, runs: dict[str, Timeline] | None) -> None:
-    monkeypatch.setattr(timeline_module, "trace_runs", lambda config: runs)
+    monkeypatch.setattr(timeline_module, "trace_runs", lambda config, team: runs)
 
 
 def test_worker_0_writes_draws_and_tells(

@@ -33,8 +33,9 @@ def timeline(config: TimelineConfig, out: Path | None) -> int:
     config.check()
     path = out or default_folder("timeline", config.data)
     worker = this_worker()
-    if worker is None and config.workers > 1:
+    if worker is None:
         check_unclaimed(path)
+    if worker is None and config.workers > 1:
         words = [*config.to_words(), "--out", str(path)]
         return supervise(config.workers, [sys.executable, "-m", "surmin", "timeline", *words], timeout=config.timeout)
     with team_of(worker, config.timeout, config.device) as team:

@@ -76,8 +76,7 @@ class Run:
         Raises:
             ValueError: when the folder has something in it already.
         """
-        if self._writes:
-            claim_folder(self.folder.path)
+        self._claim()
         self.rows = [Row.start(self.problem.evaluate())]
         self._record()
 
@@ -90,8 +89,8 @@ class Run:
         saved.check_continues(self.config)
         self._restore(saved)
         self.rows = saved.rows
-        if self._writes and self.folder.path != saved.folder.path:
-            claim_folder(self.folder.path)
+        if self.folder.path != saved.folder.path:
+            self._claim()
         self._record()
 
     def train(self, on_row: Callable[[Row], None] = lambda row: None) -> Status:
@@ -122,6 +121,12 @@ class Run:
     def _writes(self) -> bool:
         """Whether this member writes the files that all share."""
         return self.team.rank == 0
+
+    def _claim(self) -> None:
+        """Make the folder, before any member writes into it."""
+        if self._writes:
+            claim_folder(self.folder.path)
+        self.team.sum(0.0)
 
     def _next_row(self) -> Row:
         last = self.rows[-1]

@@ -35,7 +35,7 @@ class Route:
         group: the process group.
         device: where tensors are to be for it.
         posts_ahead: whether a receive may be posted long before its message is sent. gloo then delivers in one latency
-            instead of three; NCCL's queue would be blocked by it.
+            instead of two or three; NCCL's queue would be blocked by it.
     """
 
     group: dist.ProcessGroup

@@ -44,7 +44,7 @@ class Pipeline(WorkerPipeline):
         microbatches: equal parts that a batch is cut into.
         schedule: how the forward and the gradient wave of a new batch go: "gpipe" or "1f1b" by
             `torch.distributed.pipelining`, or "posted", which goes like GPipe but posts all receives ahead: over slow
-            links a message then takes one latency instead of three.
+            links a message then takes one latency instead of two or three.
         timeout: seconds to wait for another worker.
         mesh: of all processes, with dimensions ("dp", "pp"): replicas, and places in the pipe.
 
