@@ -62,6 +62,7 @@ def test_workers_write_what_one_process_writes(method: str, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120 + 60 * KILLS)
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers by /proc")
 def test_a_killed_worker_ends_the_run_and_resuming_reaches_the_same_loss(tmp_path: Path) -> None:
     words = [*PROBLEM, "--rounds", "12", "--workers", "2"]
