@@ -10,7 +10,7 @@ from surmin.curvature.factor import GaussNewton
 from surmin.curvature.moments import InputMomentCache, Moments, estimate_moments
 from surmin.options import Options
 from surmin.pipeline.wave import BlockWaves
-from surmin.replicas import ALONE, Replicas
+from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.solvers.conjugate_gradient import ConjugateGradient
 from surmin.solvers.cubic import CubicGradientDescent, CubicKrylov
 from surmin.solvers.gradient_descent import ArmijoGradientDescent, GradientDescent
@@ -70,7 +70,7 @@ Problem = QuadraticProblem | NonlinearProblem
 class LocalPhase:
     """Turns what the waves left in each block into the problem the block solves."""
 
-    def __init__(self, options: Options, work: WorkMeter, replicas: Replicas = ALONE) -> None:
+    def __init__(self, options: Options, work: WorkMeter, replicas: Replicas = ONE_REPLICA) -> None:
         self.options = options
         self.work = work
         self.replicas = replicas

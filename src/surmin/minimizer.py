@@ -177,12 +177,8 @@ class SurrogateMinimizer:
         square = sum((block.gradient.dot(block.gradient) for block in blocks), torch.zeros_like(wave.loss))
         return Point(inputs, targets, wave.loss, problems, square, self._previous)
 
-    @torch.no_grad()
     def _commit(self, trial: Trial, point: Point) -> None:
-        for stage, values in trial.parameters.items():
-            for layer, own in zip(stage.layers, values, strict=True):
-                for name, value in own.items():
-                    layer.parameters[name].copy_(value)
+        self.pipeline.move_to(trial.parameters)
         if any(self.options.momentum_candidates):
             named = [p.block.named(step) for p, step in zip(point.problems, trial.steps, strict=True)]
             self._previous = {name: value for own in named for name, value in own.items()}

@@ -46,4 +46,4 @@ class OneReplica:
         return seed
 
 
-ALONE = OneReplica()
+ONE_REPLICA = OneReplica()

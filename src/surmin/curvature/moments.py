@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from surmin.curvature.factor import FactorPiece, GaussNewton
-from surmin.replicas import ALONE, Replicas
+from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.layer import KroneckerPoint
 
 
@@ -41,7 +41,7 @@ class InputMomentCache:
         replicas: over which the moment is averaged.
     """
 
-    def __init__(self, replicas: Replicas = ALONE) -> None:
+    def __init__(self, replicas: Replicas = ONE_REPLICA) -> None:
         self._replicas = replicas
         self._inputs: list[Tensor] = []
         self._versions: list[int] = []
@@ -72,7 +72,7 @@ class InputMomentCache:
 
 def estimate_moments(
     curvature: GaussNewton, first_inputs: Sequence[Tensor] | None, cache: InputMomentCache, seed: int,
-    replicas: Replicas = ALONE,
+    replicas: Replicas = ONE_REPLICA,
 ) -> list[Moments]:  # fmt: skip
     """One entry per trainable layer of a block.
 

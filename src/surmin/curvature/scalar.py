@@ -15,7 +15,7 @@ from surmin.curvature.eigenvalue import lanczos, power_iteration
 from surmin.curvature.hessian import HessianProducts, SurrogateHessian, surrogate_hessian
 from surmin.curvature.output_curvature import Message
 from surmin.losses import ConvexLoss
-from surmin.replicas import ALONE, Replicas
+from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.block import Block
 from surmin.stages.stage import Tape
 
@@ -59,7 +59,7 @@ class ScalarCurvature:
     power_steps: int = 20
     eigenvalue: Literal["power", "lanczos"] = "power"
     products: HessianProducts = "exact"
-    replicas: Replicas = field(default=ALONE, repr=False)
+    replicas: Replicas = field(default=ONE_REPLICA, repr=False)
 
     needs_cotangents = True
     decoupled = True

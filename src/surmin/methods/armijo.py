@@ -9,7 +9,7 @@ from torch import Tensor
 
 from surmin.methods.base import StepMeter
 from surmin.methods.gradients import Gradients, by_name, squared_norm
-from surmin.pipeline.wave import StageParameters, Wave
+from surmin.pipeline.wave import StageParameters
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.stages.layer import Layer
@@ -47,7 +47,8 @@ class ArmijoDescent:
             accepted = new_loss <= loss - SUFFICIENT * self.length * squared
             tries += 1
             if accepted:
-                self._commit(trial, moved, inputs, targets)
+                self.pipeline.move_to(moved)
+                self.pipeline.accept(trial, inputs, targets)
             self.length *= 2 if accepted else 0.5
         norm = math.sqrt(squared)
         return meter.report(wave.shape, loss, norm, new_loss=new_loss, accepted=accepted, tries=tries)
@@ -73,11 +74,3 @@ class ArmijoDescent:
             name: (layer.parameters[name].detach() - self.length * piece).requires_grad_()
             for name, piece in by_name(layer, gradient).items()
         }
-
-    @torch.no_grad()
-    def _commit(self, trial: Wave, moved: StageParameters, inputs: Tensor, targets: Tensor) -> None:
-        for stage, values in moved.items():
-            for layer, own in zip(stage.layers, values, strict=True):
-                for name, value in own.items():
-                    layer.parameters[name].copy_(value)
-        self.pipeline.accept(trial, inputs, targets)

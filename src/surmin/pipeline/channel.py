@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,8 @@ DTYPES = (
     torch.bool,
 )
 MAX_TENSORS, MAX_DIMENSIONS = 4, 8
+MOST_UNDERWAY = 64
+"""Tensors that a sender lets be on their way before it waits for the first of them."""
 HEADER = 1 + MAX_TENSORS * (2 + MAX_DIMENSIONS)
 """Numbers in a header: how many tensors, and for each its type, its number of dimensions and its shape."""
 
@@ -43,31 +45,37 @@ class Route:
     posts_ahead: bool
 
 
+@dataclass
 class _End:
-    """What both ends know: the shapes of the first message, which all later ones have too."""
+    """One end of a channel.
 
-    def __init__(self, route: Route, peer: int, tag: int, shapes: list[Shape] | None = None) -> None:
-        self.route = route
-        self.peer = peer
-        self._header_tag, self._tag = 2 * tag, 2 * tag + 1
-        self._shapes = shapes
-
-
-class Sender(_End):
-    """The end that sends. Nothing waits here for the other end, unless that is far behind.
-
-    Args:
+    Attributes:
         route: to the other worker.
         peer: its rank.
         tag: tells this channel from others between the two.
-        shapes: of its messages, where both ends know them beforehand; otherwise the first message tells.
+        shapes: of its messages, where both ends know them beforehand; otherwise the first message tells. All messages
+            have the same.
     """
 
-    MOST_UNDERWAY = 64
+    route: Route
+    peer: int
+    tag: int
+    shapes: list[Shape] | None = None
 
-    def __init__(self, route: Route, peer: int, tag: int, shapes: list[Shape] | None = None) -> None:
-        super().__init__(route, peer, tag, shapes)
-        self._underway: deque[tuple[dist.Work, Tensor]] = deque()
+    @property
+    def _header_tag(self) -> int:
+        return 2 * self.tag
+
+    @property
+    def _message_tag(self) -> int:
+        return 2 * self.tag + 1
+
+
+@dataclass
+class Sender(_End):
+    """The end that sends. Nothing waits here for the other end, unless that is far behind."""
+
+    _underway: deque[tuple[dist.Work, Tensor]] = field(default_factory=deque, init=False)
 
     def send(self, message: Message) -> None:
         """Begin to send; the tensors must not be written to afterwards.
@@ -78,13 +86,13 @@ class Sender(_End):
         """
         tensors = [tensor.detach().contiguous() for tensor in message]
         shapes = _shapes(tensors)
-        if self._shapes is None:
+        if self.shapes is None:
             self._begin(_header(shapes, self.route.device), self._header_tag)
-            self._shapes = shapes
-        if shapes != self._shapes:
-            raise RuntimeError(f"a message of shapes {shapes} after others of {self._shapes}")
+            self.shapes = shapes
+        if shapes != self.shapes:
+            raise RuntimeError(f"a message of shapes {shapes} after others of {self.shapes}")
         for tensor in tensors:
-            self._begin(tensor, self._tag)
+            self._begin(tensor, self._message_tag)
 
     def flush(self) -> None:
         """Wait until all has been sent."""
@@ -92,7 +100,7 @@ class Sender(_End):
             self._finish_oldest()
 
     def _begin(self, tensor: Tensor, tag: int) -> None:
-        while self._underway and (len(self._underway) > self.MOST_UNDERWAY or self._underway[0][0].is_completed()):
+        while self._underway and (len(self._underway) > MOST_UNDERWAY or self._underway[0][0].is_completed()):
             self._finish_oldest()
         with answer_from(self.peer):
             work = dist.isend(tensor, self.peer, group=self.route.group, tag=tag)
@@ -105,20 +113,12 @@ class Sender(_End):
             work.wait()
 
 
+@dataclass
 class Receiver(_End):
-    """The end that receives; where the route allows it, receives are posted ahead.
+    """The end that receives; where the route allows it, receives are posted ahead."""
 
-    Args:
-        route: to the other worker.
-        peer: its rank.
-        tag: tells this channel from others between the two.
-        shapes: of its messages, where both ends know them beforehand; otherwise the first message tells.
-    """
-
-    def __init__(self, route: Route, peer: int, tag: int, shapes: list[Shape] | None = None) -> None:
-        super().__init__(route, peer, tag, shapes)
-        self._posted: deque[list[tuple[dist.Work, Tensor]]] = deque()
-        self._ahead = 0
+    _posted: deque[list[tuple[dist.Work, Tensor]]] = field(default_factory=deque, init=False)
+    _ahead: int = field(default=0, init=False)
 
     def prepare(self, count: int) -> None:
         """So many messages will come soon; as many receives stay posted from now on."""
@@ -131,11 +131,11 @@ class Receiver(_End):
         Raises:
             PeerError: when the other worker is gone or does not answer in time.
         """
-        if self._shapes is None:
+        if self.shapes is None:
             header = torch.empty(HEADER, dtype=torch.int64, device=self.route.device)
             with answer_from(self.peer):
                 dist.recv(header, self.peer, group=self.route.group, tag=self._header_tag)
-            self._shapes = _parse(header.tolist())
+            self.shapes = _parse(header.tolist())
             self._post_ahead()
         if not self._posted:
             self._post()
@@ -147,16 +147,16 @@ class Receiver(_End):
         return tuple(tensor for _, tensor in arriving)
 
     def _post_ahead(self) -> None:
-        while self._shapes is not None and len(self._posted) < self._ahead:
+        while self.shapes is not None and len(self._posted) < self._ahead:
             self._post()
 
     def _post(self) -> None:
-        assert self._shapes is not None
+        assert self.shapes is not None
         posted = []
-        for dtype, shape in self._shapes:
+        for dtype, shape in self.shapes:
             tensor = torch.empty(shape, dtype=dtype, device=self.route.device)
             with answer_from(self.peer):
-                work = dist.irecv(tensor, self.peer, group=self.route.group, tag=self._tag)
+                work = dist.irecv(tensor, self.peer, group=self.route.group, tag=self._message_tag)
             assert work is not None
             posted.append((work, tensor))
         self._posted.append(posted)

@@ -20,7 +20,7 @@ from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.validation import check_modules
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import Boundaries, WorkerPipeline
-from surmin.replicas import ALONE, Replicas
+from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.block import cut_blocks
 from surmin.stages.stage import Stage
 
@@ -81,7 +81,7 @@ class Pipeline(WorkerPipeline):
             wave: Route(_group(backend, patience, everyone), device, posts_ahead=backend == "gloo")
             for wave in ("activations", "curvature")
         }
-        replicas: Replicas = ALONE
+        replicas: Replicas = ONE_REPLICA
         if len(pipes) > 1:
             same_place = list(zip(*pipes, strict=True))
             replicas = ProcessReplicas(_group(backend, patience, same_place), device, traffic)

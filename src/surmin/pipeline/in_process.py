@@ -10,7 +10,7 @@ from surmin.pipeline.placement import spread
 from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.validation import check_modules
 from surmin.pipeline.worker_pipeline import WorkerPipeline
-from surmin.replicas import ALONE
+from surmin.replicas import ONE_REPLICA
 from surmin.stages.stage import Stage
 
 
@@ -36,4 +36,4 @@ class InProcessPipeline(WorkerPipeline):
         for module in stages:
             own.append(Stage.of(module, sum(len(stage.layers) for stage in own)))
         crossings = {share.start for share in shares[1:]}
-        super().__init__(own, loss, microbatches, NoLinks(len(shares)), crossings, ALONE, Traffic())
+        super().__init__(own, loss, microbatches, NoLinks(len(shares)), crossings, ONE_REPLICA, Traffic())

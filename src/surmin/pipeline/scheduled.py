@@ -50,7 +50,7 @@ class ScheduledGradients:
         self._schedules: dict[tuple[torch.Size, torch.dtype], tuple[Any, _StageModule]] = {}
 
     def run(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries) -> Wave:
-        """A forward wave with its gradients, and those in the inputs of some layers kept; good until the next one."""
+        """A forward wave with its gradients, and those in the inputs of some layers kept."""
         key = (inputs.shape, inputs.dtype)
         if key not in self._schedules:
             self._schedules[key] = self._build(inputs)
@@ -119,8 +119,8 @@ class _StageModule(nn.Module):
         """Run a micro-batch; returns its number and the output."""
         assert self.wave is not None
         number = len(self.wave.tapes[0])
-        part = torch.Size([self.wave.shape[0] // self.pipeline.microbatches, *self.wave.shape[1:]])
-        for own, tape in zip(self.wave.tapes, self.pipeline.forward_part(state, None, number, part), strict=True):
+        tapes = self.pipeline.forward_part(state, None, number, self.wave.part_shape)
+        for own, tape in zip(self.wave.tapes, tapes, strict=True):
             own.append(tape)
         return number, self.wave.tapes[-1][number].output.detach()
 
@@ -135,8 +135,8 @@ class _StageFunction(torch.autograd.Function):
     def forward(ctx: Any, state: Tensor, anchor: Tensor, module: _StageModule) -> Tensor:
         ctx.module = module
         with torch.enable_grad():
-            # torch receives into the same memory at the next step: the tapes hold good until then
-            ctx.number, output = module.record(state.detach())
+            # torch receives into the same memory at the next step, unseen by version counters, and inputs are cached
+            ctx.number, output = module.record(state.detach() if module.pipeline.is_first else state.detach().clone())
         module.pipeline.count_sent(output, upwards=True)
         return output
 

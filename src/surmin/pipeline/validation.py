@@ -87,6 +87,18 @@ def check_outputs(loss: ConvexLoss, wave: Wave) -> ValueError | TypeError | None
     return None
 
 
+def describe_batch(inputs: Tensor, targets: Tensor, microbatches: int, is_known: bool, is_reused: bool) -> str:
+    """The signature of a batch and of what is still known of it, which must be the same on all workers."""
+    described = [f"{name} {_describe_one(value)}" for name, value in (("inputs", inputs), ("targets", targets))]
+    parts = f"{microbatches} micro-batch{'es' if microbatches > 1 else ''}"
+    known = ["the last batch again"] * is_known + ["the accepted wave"] * is_reused
+    return ", ".join([*described, parts, *known])
+
+
+def _describe_one(value: object) -> str:
+    return f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
 def _check_deterministic(stage: nn.Module, position: int) -> None:
     for name, module in stage.named_modules():
         where = f"{type(module).__name__} {name!r} in stage {position}" if name else f"stage {position}"

@@ -35,6 +35,11 @@ class Wave:
     gradients: dict[Stage, list[Tensor]] | None = None
 
     @property
+    def part_shape(self) -> torch.Size:
+        """Shape of a micro-batch of the network's inputs."""
+        return part_shape(self.shape, len(self.targets))
+
+    @property
     def outputs(self) -> list[Tensor]:
         """The last stage's outputs, by micro-batch."""
         return [tape.output.detach() for tape in self.tapes[-1]]
@@ -59,3 +64,8 @@ class BlockWaves:
     tapes: Sequence[Tape]
     messages: Sequence[Message]
     shape: torch.Size
+
+
+def part_shape(shape: torch.Size, parts: int) -> torch.Size:
+    """The shape of one of several equal parts of a batch."""
+    return torch.Size([shape[0] // parts, *shape[1:]])

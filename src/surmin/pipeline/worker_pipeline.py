@@ -5,20 +5,23 @@ In one process one worker holds all stages. The waves then still count what woul
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from surmin.curvature.output_curvature import BlockCurvature, Message, OutputCurvature, draw_seed
+from surmin.curvature.output_curvature import Message, OutputCurvature, draw_seed
 from surmin.losses import ConvexLoss
+from surmin.pipeline.descent import Descent
 from surmin.pipeline.links import Kind, Links
 from surmin.pipeline.reuse import AcceptedWave, Noted, note, same_tensors
 from surmin.pipeline.tracing import NULL_TRACER, Tracer
 from surmin.pipeline.traffic import Traffic
-from surmin.pipeline.validation import check_batch, check_outputs, check_unreplaced
-from surmin.pipeline.wave import BlockWaves, StageParameters, Wave
+from surmin.pipeline.validation import check_batch, check_outputs, check_unreplaced, describe_batch
+from surmin.pipeline.wave import BlockWaves, StageParameters, Wave, part_shape
 from surmin.replicas import Replicas
 from surmin.stages.block import Block, cut_blocks
 from surmin.stages.stage import Stage, Tape
@@ -93,7 +96,7 @@ class WorkerPipeline:
         is_known = same_tensors(self._checked, (inputs, targets))
         is_reused = accepted is not None and accepted.fits(inputs, targets, self.stages)
         complaint = self._complaint(inputs, targets, is_known)
-        described = _describe(inputs, targets, self.microbatches, is_known, is_reused)
+        described = describe_batch(inputs, targets, self.microbatches, is_known, is_reused)
         self._links.compare(described, complaint, wait=not is_known)
         if accepted is not None and is_reused:
             return accepted.wave
@@ -112,6 +115,14 @@ class WorkerPipeline:
         for wave in waves:
             wave.loss = self.mean_loss(wave)
         return waves
+
+    @torch.no_grad()
+    def move_to(self, values: StageParameters) -> None:
+        """Give the parameters here other values."""
+        for stage, by_layer in values.items():
+            for layer, own in zip(stage.layers, by_layer, strict=True):
+                for name, value in own.items():
+                    layer.parameters[name].copy_(value)
 
     def accept(self, wave: Wave, inputs: Tensor, targets: Tensor) -> None:
         """Keep a wave that was run at what are the parameters now: it is the next iteration's first wave."""
@@ -143,7 +154,7 @@ class WorkerPipeline:
 
     def gradient_operations(self, shape: torch.Size) -> int:
         """Operations here of one forward and one backward wave over a batch of this shape: the unit of work."""
-        part = _part_shape(shape, self.microbatches)
+        part = part_shape(shape, self.microbatches)
         return max(1, self.microbatches * (self.work.known(("forward", part)) + self.work.known(("backward", part))))
 
     @torch.no_grad()
@@ -195,7 +206,7 @@ class WorkerPipeline:
         self._links.prepare(kind, count)
         if not (self._links.has_trainable_below or any(block.size for own in blocks for block in own)):
             return []
-        descent = _Descent(wave, blocks, curvature, seed, self)
+        descent = Descent(wave, blocks, curvature, seed, partial(self._cross, curvature=curvature), self._descending)
         for message in descent.through_all(self._arriving(wave, curvature, seed, kind, count)):
             self._send(kind, curvature.pack(message))
         return descent.found(gradients)
@@ -230,8 +241,7 @@ class WorkerPipeline:
         Returns:
             The gradient in the first stage's input, None at the network's own input.
         """
-        part = _part_shape(wave.shape, len(wave.targets))
-        with self.tracer.span("B", number), self.work.phase(("backward", part)):
+        with self.tracer.span("B", number), self.work.phase(("backward", wave.part_shape)):
             for position in reversed(range(len(self.stages))):
                 stage, tape = self.stages[position], wave.tapes[position][number]
                 goes_on = position > 0 or not self.is_first
@@ -300,7 +310,12 @@ class WorkerPipeline:
             own_seed = self.replicas.own_seed(draw_seed(seed, -1))
             return curvature.top(self.loss, wave.outputs, wave.targets, own_seed)
 
-    def cross(self, message: Message, curvature: OutputCurvature, position: int) -> Message:
+    @contextmanager
+    def _descending(self, number: int, key: Hashable) -> Iterator[None]:
+        with self.tracer.span("C", number), self.work.phase(key):
+            yield
+
+    def _cross(self, message: Message, position: int, curvature: OutputCurvature) -> Message:
         """What arrives at the stage before `position`, which may be another worker's."""
         if position not in self._crossings:
             return message
@@ -325,89 +340,3 @@ class WorkerPipeline:
         except (ValueError, TypeError) as error:
             return error
         return None
-
-
-class _Descent:
-    """The curvature's way down through the stages of one worker, as its messages arrive."""
-
-    def __init__(
-        self, wave: Wave, blocks: Sequence[Sequence[Block]], curvature: OutputCurvature, seed: int,
-        pipeline: WorkerPipeline,
-    ) -> None:  # fmt: skip
-        self.wave = wave
-        self.blocks = blocks
-        self.curvature = curvature
-        self.seed = seed
-        self.pipeline = pipeline
-        self._parts: dict[Block, list[BlockCurvature]] = {}
-        self._messages: dict[Block, list[Message]] = {}
-
-    def through_all(self, messages: Iterable[Message]) -> Iterable[Message]:
-        """What leaves the first stage here, message by message; nothing below the first block that trains."""
-        for position in reversed(range(len(self.blocks))):
-            messages = self._through(position, messages)
-            if any(block.index == 0 for block in self.blocks[position]):
-                break
-        return messages
-
-    def found(self, gradients: Mapping[Stage, list[Tensor]]) -> list[BlockWaves]:
-        """Every trainable block with its share."""
-        return [
-            BlockWaves(
-                block,
-                torch.cat(gradients[block.stage][block.start : block.stop]),
-                self.curvature.join(self._parts[block]),
-                self.wave.tapes[position],
-                self._messages[block],
-                self.wave.shape,
-            )
-            for position, own in enumerate(self.blocks)
-            for block in own
-            if block.size
-        ]
-
-    def _through(self, position: int, messages: Iterable[Message]) -> Iterator[Message]:
-        arrivals = self.curvature.arrivals(self.wave.tapes[position], messages)
-        for number, (tapes, group) in enumerate(arrivals):
-            for message in self._through_blocks(position, tapes, group, number):
-                yield self.pipeline.cross(message, self.curvature, position)
-
-    def _through_blocks(
-        self, position: int, tapes: Sequence[Tape], group: Sequence[Message], number: int
-    ) -> Sequence[Message]:
-        samples = self.wave.shape[0]
-        key: Hashable = (
-            "curvature",
-            self.wave.shape,
-            repr(self.curvature),
-            self.blocks[position][0].start,
-            position,
-            number,
-        )
-        with self.pipeline.tracer.span("C", number), self.pipeline.work.phase(key):
-            for block in reversed(self.blocks[position]):
-                seed = draw_seed(self.seed, block.index)
-                own, below = self.curvature.descend(block, tapes, group, samples, seed)
-                if block.size:
-                    self._parts.setdefault(block, []).append(own)
-                    self._messages.setdefault(block, []).extend(group)
-                if block.index == 0:
-                    return []
-                group = below
-        return group
-
-
-def _part_shape(shape: torch.Size, microbatches: int) -> torch.Size:
-    return torch.Size([shape[0] // microbatches, *shape[1:]])
-
-
-def _describe(inputs: Tensor, targets: Tensor, microbatches: int, is_known: bool, is_reused: bool) -> str:
-    """The signature of a batch and of what is still known of it, which must be the same on all workers."""
-    described = [f"{name} {_describe_one(value)}" for name, value in (("inputs", inputs), ("targets", targets))]
-    parts = f"{microbatches} micro-batch{'es' if microbatches > 1 else ''}"
-    known = ["the last batch again"] * is_known + ["the accepted wave"] * is_reused
-    return ", ".join([*described, parts, *known])
-
-
-def _describe_one(value: object) -> str:
-    return f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__

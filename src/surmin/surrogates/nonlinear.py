@@ -12,7 +12,7 @@ from torch import Tensor
 
 from surmin.curvature.factor import GaussNewton, gauss_newton, weighted_sum
 from surmin.curvature.output_curvature import Message
-from surmin.replicas import ALONE, Replicas
+from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.block import Block
 from surmin.stages.stage import Stage, Tape, layer_inputs
 from surmin.work import WorkMeter
@@ -42,7 +42,7 @@ class NonlinearLocalLoss:
     message: Message
     samples: int
     work: WorkMeter
-    replicas: Replicas = ALONE
+    replicas: Replicas = ONE_REPLICA
     inflation: float = 1.0
     damping: float = 0.0
 
@@ -108,7 +108,7 @@ class NonlinearLocalLoss:
 
 def nonlinear_local_loss(
     block: Block, tapes: Sequence[Tape], messages: Sequence[Message], samples: int, work: WorkMeter,
-    replicas: Replicas = ALONE,
+    replicas: Replicas = ONE_REPLICA,
 ) -> NonlinearLocalLoss:  # fmt: skip
     """The local loss of a block from what the waves left: tapes, and the columns at the block's output."""
     columns, *rows = zip(*messages, strict=True)

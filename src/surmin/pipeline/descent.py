@@ -1,0 +1,86 @@
+"""The curvature wave inside one worker: from stage to stage and block to block."""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from surmin.curvature.output_curvature import BlockCurvature, Message, OutputCurvature, draw_seed
+from surmin.pipeline.wave import BlockWaves, Wave
+from surmin.stages.block import Block
+from surmin.stages.stage import Stage, Tape
+
+
+class Descent:
+    """The curvature's way down through the stages of one worker, as its messages arrive.
+
+    Args:
+        wave: after the gradient wave.
+        blocks: of every stage here.
+        curvature: what goes down.
+        seed: of the round.
+        cross: what arrives at the stage before a position of what leaves the one at it.
+        watched: a context for the work on a message, by its number, with a key that equal work shares.
+    """
+
+    def __init__(
+        self, wave: Wave, blocks: Sequence[Sequence[Block]], curvature: OutputCurvature, seed: int,
+        cross: Callable[[Message, int], Message], watched: Callable[[int, Hashable], AbstractContextManager[None]],
+    ) -> None:  # fmt: skip
+        self.wave = wave
+        self.blocks = blocks
+        self.curvature = curvature
+        self.seed = seed
+        self._cross = cross
+        self._watched = watched
+        self._parts: dict[Block, list[BlockCurvature]] = {}
+        self._messages: dict[Block, list[Message]] = {}
+
+    def through_all(self, messages: Iterable[Message]) -> Iterable[Message]:
+        """What leaves the first stage here, message by message; nothing below the first block that trains."""
+        for position in reversed(range(len(self.blocks))):
+            messages = self._through(position, messages)
+            if any(block.index == 0 for block in self.blocks[position]):
+                break
+        return messages
+
+    def found(self, gradients: Mapping[Stage, list[Tensor]]) -> list[BlockWaves]:
+        """Every trainable block with its share."""
+        return [
+            BlockWaves(
+                block,
+                torch.cat(gradients[block.stage][block.start : block.stop]),
+                self.curvature.join(self._parts[block]),
+                self.wave.tapes[position],
+                self._messages[block],
+                self.wave.shape,
+            )
+            for position, own in enumerate(self.blocks)
+            for block in own
+            if block.size
+        ]
+
+    def _through(self, position: int, messages: Iterable[Message]) -> Iterator[Message]:
+        arrivals = self.curvature.arrivals(self.wave.tapes[position], messages)
+        for number, (tapes, group) in enumerate(arrivals):
+            for message in self._through_blocks(position, tapes, group, number):
+                yield self._cross(message, position)
+
+    def _through_blocks(
+        self, position: int, tapes: Sequence[Tape], group: Sequence[Message], number: int
+    ) -> Sequence[Message]:
+        samples = self.wave.shape[0]
+        start = self.blocks[position][0].start
+        key = ("curvature", self.wave.shape, repr(self.curvature), start, position, number)
+        with self._watched(number, key):
+            for block in reversed(self.blocks[position]):
+                seed = draw_seed(self.seed, block.index)
+                own, below = self.curvature.descend(block, tapes, group, samples, seed)
+                if block.size:
+                    self._parts.setdefault(block, []).append(own)
+                    self._messages.setdefault(block, []).extend(group)
+                if block.index == 0:
+                    return []
+                group = below
+        return group
