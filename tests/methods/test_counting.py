@@ -30,8 +30,11 @@ def test_a_line_search_counts_every_trial() -> None:
     assert report.messages == BOUNDARIES * (waves + 1) + 2 * BOUNDARIES * waves
     numbers = 2 + report.tries  # loss and gradient once, then the loss of every trial
     assert report.bytes_sent == BOUNDARIES * (ACTIVATION_BYTES * (waves + 1) + 2 * 8 * numbers)
-    forward = pipeline.work.known(("forward", make_batch()[0].shape))
-    backward = pipeline.work.known(("backward", make_batch()[0].shape))
+    shape = make_batch()[0].shape
+    forward, backward = (
+        sum(pipeline.work.known((wave, shape, position)) for position in range(STAGES))
+        for wave in ("forward", "backward")
+    )
     assert report.gradient_equivalents == pytest.approx((waves * forward + backward) / (forward + backward))
 
 

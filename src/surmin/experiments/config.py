@@ -14,7 +14,7 @@ from surmin.methods.registry import METHODS, check_options, flag
 
 METHOD_OPTIONS = (
     "preset", "curvature", "local", "blocks", "inner_steps", "rank", "curvature_fraction", "damping", "delta",
-    "wire",
+    "wire", "inner_lr", "inner_optimizer", "optimizer", "safeguard", "local_loss", "penalty",
 )  # fmt: skip
 """Options of methods, the learning rate aside; None leaves the method's own default."""
 
@@ -41,12 +41,20 @@ class ExperimentConfig:
         curvature: of sm: what goes down the pipe, factor, sample or scalar.
         local: of sm: local losses that are quadratic or nonlinear.
         blocks: of sm: what gets a local loss of its own, a layer or a stage.
-        inner_steps: inner steps per round (sm, sm-paper), or L-BFGS iterations per round (lbfgs, 20 if not given).
+        inner_steps: inner steps per round (sm, sm-paper, sso, cgblock, cgblock-ggn, locoprop), or L-BFGS iterations per
+            round (lbfgs, 20 if not given).
         rank: of sm: random curvature columns per sample; if not given the factor is exact, and of rank 2 for tokens.
         curvature_fraction: of sm: part of the batch that carries the curvature.
-        damping: of sm: first value of λ.
+        damping: first value of λ of sm and kfac; λ of cgblock, cgblock-ggn and newton.
         wire: of sm: the type that curvature columns are rounded to on their way between workers.
         delta: of sm with scalar or sample curvature, and sm-paper: δ of Appendix A.
+        inner_lr: of locoprop, sso and dni: step size of their inner optimizers.
+        inner_optimizer: of sso: what minimises its surrogate, armijo, gd or adam.
+        optimizer: of ddg, features-replay, fdg, dni, dgl and interlocking: what steps along their gradients.
+        safeguard: of cgblock: none (as in the paper), damping, or armijo (a line search, CG stopped at negative
+            curvature).
+        local_loss: of locoprop: squared or matching.
+        penalty: of dladmm: ρ, what a violated constraint costs.
         dtype: of inputs and parameters.
         device: auto is cuda where there is one.
         rounds: outer iterations to do.
@@ -80,6 +88,12 @@ class ExperimentConfig:
     damping: float | None = None
     delta: float | None = None
     wire: Literal["bfloat16", "float16"] | None = None
+    inner_lr: float | None = None
+    inner_optimizer: Literal["armijo", "gd", "adam"] | None = None
+    optimizer: Literal["sgd", "adam"] | None = None
+    safeguard: Literal["none", "damping", "armijo"] | None = None
+    local_loss: Literal["squared", "matching"] | None = None
+    penalty: float | None = None
     dtype: Literal["float32", "float64"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     rounds: int = 50

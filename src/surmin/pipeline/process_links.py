@@ -14,7 +14,7 @@ from surmin.pipeline.traffic import Traffic
 from surmin.replicas import Replicas
 
 STATUS_BYTES = 1024
-UPWARDS = ("forward", "prediction")
+UPWARDS = ("forward", "prediction", "up")
 STATUS_TAG = 0
 Status = tuple[str, str]
 """A worker's complaint, empty for none, and what it is about to do."""

@@ -63,7 +63,7 @@ class ScheduledGradients:
         return wave
 
     def _build(self, inputs: Tensor) -> tuple[Any, "_StageModule"]:
-        entering, leaving = self._pipeline.probe(inputs)
+        entering, leaving = self._pipeline.pass_through(inputs[:1])
         samples = len(inputs) // self._pipeline.microbatches
         module = _StageModule(self._pipeline, self._device)
         stage = PipelineStage(

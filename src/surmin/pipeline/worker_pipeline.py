@@ -3,7 +3,7 @@
 In one process one worker holds all stages. The waves then still count what would cross between workers.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from surmin.curvature.output_curvature import Message, OutputCurvature, draw_seed
 from surmin.losses import ConvexLoss
 from surmin.pipeline.descent import Descent
+from surmin.pipeline.exchange import Exchange
 from surmin.pipeline.links import Kind, Links
 from surmin.pipeline.reuse import AcceptedWave, Noted, note, same_tensors
 from surmin.pipeline.tracing import NULL_TRACER, Tracer
@@ -24,7 +25,7 @@ from surmin.pipeline.validation import check_batch, check_outputs, check_unrepla
 from surmin.pipeline.wave import BlockWaves, StageParameters, Wave, part_shape
 from surmin.replicas import Replicas
 from surmin.stages.block import Block, cut_blocks
-from surmin.stages.stage import Stage, Tape
+from surmin.stages.stage import LayerParameters, Stage, Tape
 from surmin.work import WorkMeter
 
 Boundaries = Mapping[Stage, Sequence[int]]
@@ -95,7 +96,7 @@ class WorkerPipeline:
         accepted, self._accepted = self._accepted, None
         is_known = same_tensors(self._checked, (inputs, targets))
         is_reused = accepted is not None and accepted.fits(inputs, targets, self.stages)
-        complaint = self._complaint(inputs, targets, is_known)
+        complaint = self.complaint(None if is_known else (inputs, targets))
         described = describe_batch(inputs, targets, self.microbatches, is_known, is_reused)
         self._links.compare(described, complaint, wait=not is_known)
         if accepted is not None and is_reused:
@@ -128,6 +129,16 @@ class WorkerPipeline:
         """Keep a wave that was run at what are the parameters now: it is the next iteration's first wave."""
         self._accepted = AcceptedWave.of(wave, inputs, targets, self.stages)
 
+    def complaint(self, batch: tuple[Tensor, Tensor] | None) -> ValueError | TypeError | None:
+        """What is wrong with the network and a new batch, if there is one, as far as this worker can see."""
+        try:
+            check_unreplaced(self.stages)
+            if batch is not None:
+                check_batch(*batch, self.microbatches, next(iter(self.parameters.values()), None))
+        except (ValueError, TypeError) as error:
+            return error
+        return None
+
     @property
     def is_first(self) -> bool:
         """Whether the network's first stage is held here."""
@@ -138,14 +149,35 @@ class WorkerPipeline:
         """Whether the network's last stage is held here."""
         return self._links.is_last
 
+    def has_below(self, position: int) -> bool:
+        """Whether the network has a stage below the one at a position here."""
+        return position > 0 or not self.is_first
+
+    def has_above(self, position: int) -> bool:
+        """Whether the network has a stage above the one at a position here."""
+        return position < len(self.stages) - 1 or not self.is_last
+
     def predict(self, inputs: Tensor) -> Tensor | None:
         """The network's output, where the last stage is held, None elsewhere; leaves no tapes and is not counted."""
-        _, state = self._pass_through(inputs)
+        _, state = self.pass_through(inputs)
         return state if self.is_last else None
 
-    def probe(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """What enters and leaves the stages here for the first sample of a batch, to know shapes and types by."""
-        return self._pass_through(inputs[:1])
+    @torch.no_grad()
+    def pass_through(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """What enters and what leaves the stages here for a batch; leaves no tapes and is not counted."""
+        kind = ("prediction", inputs.shape)
+        self._links.prepare(kind, 1)
+        state = entering = inputs if self.is_first else self._receive(kind)[0]
+        for stage in self.stages:
+            for layer in stage.layers:
+                state = layer.forward(state)
+        if not self.is_last:
+            self._links.send(kind, (state,))
+        return entering, state
+
+    def exchange(self, upwards: Sequence[str] = (), downwards: Sequence[str] = ()) -> Exchange:
+        """Channels between neighbouring stages, by the names of those that lead up and of those that lead down."""
+        return Exchange(self, self._links, self._crossings, upwards, downwards)
 
     def count_sent(self, tensor: Tensor, *, upwards: bool) -> None:
         """Count what somebody else sends to the next stage, or to the one before."""
@@ -155,28 +187,33 @@ class WorkerPipeline:
     def gradient_operations(self, shape: torch.Size) -> int:
         """Operations here of one forward and one backward wave over a batch of this shape: the unit of work."""
         part = part_shape(shape, self.microbatches)
-        return max(1, self.microbatches * (self.work.known(("forward", part)) + self.work.known(("backward", part))))
+        keys = [(wave, part, position) for wave in ("forward", "backward") for position in range(len(self.stages))]
+        return max(1, self.microbatches * sum(map(self.work.known, keys)))
 
     @torch.no_grad()
-    def backward(self, wave: Wave, boundaries: Boundaries | None = None) -> dict[Stage, list[Tensor]]:
+    def backward(
+        self, wave: Wave, boundaries: Boundaries | None = None, top: Callable[[int], Tensor] | None = None
+    ) -> dict[Stage, list[Tensor]]:
         """Send the gradient down (wave 2).
 
         Args:
             wave: of a forward pass with gradients enabled.
             boundaries: layers in whose inputs the gradient must be kept on the tapes.
+            top: by micro-batch the gradient in the network's output to begin with, where it is another function's than
+                the mean loss; only asked where the last stage is.
 
         Returns:
             For every stage the gradient of the mean loss in each layer's parameters, one flat vector a layer; over the
             batches of all replicas.
         """
-        if wave.gradients is not None:
+        if wave.gradients is not None and top is None:
             return wave.gradients
         total: dict[Stage, list[Tensor]] = {}
         kind = ("gradient", wave.shape)
         self._links.prepare(kind, len(wave.targets))
         for number in range(len(wave.targets)):
             if self.is_last:
-                cotangent = self.top_cotangent(wave, number)
+                cotangent = self.top_cotangent(wave, number) if top is None else top(number)
             else:
                 (cotangent,) = self._receive(kind, number)
             below = self.backward_part(wave, number, cotangent, boundaries or {}, total)
@@ -225,13 +262,20 @@ class WorkerPipeline:
     ) -> list[Tape]:
         """Run one micro-batch, of shape `part` where it enters the network, through the stages here."""
         tapes = []
-        with self.tracer.span("F", number), self.work.phase(("forward", part)):
+        with self.tracer.span("F", number):
             for position, stage in enumerate(self.stages):
                 if position in self._crossings:
                     self.traffic.send((state,))
-                tapes.append(stage.forward(state, parameters[stage] if parameters else None))
+                tapes.append(self.forward_stage(position, state, part, parameters[stage] if parameters else None))
                 state = tapes[-1].output.detach()
         return tapes
+
+    def forward_stage(
+        self, position: int, state: Tensor, part: torch.Size, parameters: LayerParameters | None = None
+    ) -> Tape:
+        """Run one stage here on a micro-batch of shape `part` where it enters the network."""
+        with self.work.phase(("forward", part, position)):
+            return self.stages[position].forward(state, parameters)
 
     def backward_part(
         self, wave: Wave, number: int, cotangent: Tensor, boundaries: Boundaries, total: dict[Stage, list[Tensor]]
@@ -241,19 +285,29 @@ class WorkerPipeline:
         Returns:
             The gradient in the first stage's input, None at the network's own input.
         """
-        with self.tracer.span("B", number), self.work.phase(("backward", wave.part_shape)):
+        with self.tracer.span("B", number):
             for position in reversed(range(len(self.stages))):
                 stage, tape = self.stages[position], wave.tapes[position][number]
-                goes_on = position > 0 or not self.is_first
-                wanted = sorted({*boundaries.get(stage, ()), *([0] if goes_on else [])})
-                gradients = stage.backward(tape, cotangent, wanted)
+                gradients = self.backward_stage(position, tape, cotangent, wave.part_shape, boundaries.get(stage, ()))
                 known = total.get(stage)
                 total[stage] = [a + b for a, b in zip(known, gradients, strict=True)] if known else gradients
-                if goes_on:
+                if self.has_below(position):
                     cotangent = tape.cotangents[0]
                 if position in self._crossings:
                     self.traffic.send((cotangent,))
         return None if self.is_first else cotangent
+
+    def backward_stage(
+        self, position: int, tape: Tape, cotangent: Tensor, part: torch.Size, boundaries: Sequence[int] = ()
+    ) -> list[Tensor]:
+        """Take a gradient through one stage here, leaving on its tape what goes down and what `boundaries` ask for.
+
+        Returns:
+            The gradient in every layer's parameters, flat.
+        """
+        wanted = sorted({*boundaries, *([0] if self.has_below(position) else [])})
+        with self.work.phase(("backward", part, position)):
+            return self.stages[position].backward(tape, cotangent, wanted)
 
     def averaged(self, gradients: dict[Stage, list[Tensor]]) -> dict[Stage, list[Tensor]]:
         """The mean over replicas of what the gradient wave left."""
@@ -263,18 +317,6 @@ class WorkerPipeline:
     def top_cotangent(self, wave: Wave, number: int) -> Tensor:
         """The gradient of the mean loss in the network's output, for one micro-batch."""
         return self.loss.gradient(wave.outputs[number], wave.targets[number]) / wave.shape[0]
-
-    @torch.no_grad()
-    def _pass_through(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        kind = ("prediction", inputs.shape)
-        self._links.prepare(kind, 1)
-        state = entering = inputs if self.is_first else self._receive(kind)[0]
-        for stage in self.stages:
-            for layer in stage.layers:
-                state = layer.forward(state)
-        if not self.is_last:
-            self._links.send(kind, (state,))
-        return entering, state
 
     def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries) -> Wave:
         (wave,) = self._run(inputs, targets, [None])
@@ -330,13 +372,3 @@ class WorkerPipeline:
     def _receive(self, kind: Kind, number: int | None = None) -> Message:
         with self.tracer.span("W", number):
             return self._links.receive(kind)
-
-    def _complaint(self, inputs: Tensor, targets: Tensor, is_known: bool) -> ValueError | TypeError | None:
-        """What is wrong with a batch or the network as far as this worker can see."""
-        try:
-            check_unreplaced(self.stages)
-            if not is_known:
-                check_batch(inputs, targets, self.microbatches, next(iter(self.parameters.values()), None))
-        except (ValueError, TypeError) as error:
-            return error
-        return None
