@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from surmin.experiments import compare as compare_module
+from surmin.experiments import completing
 from surmin.experiments.compare import Comparison
 from surmin.experiments.metrics import Row, read_rows, write_rows
 from surmin.experiments.run import Run, Status
@@ -66,7 +66,7 @@ def interrupt_during(number: int) -> type[Run]:
 def test_an_interrupted_comparison_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Comparison.start(CONFIG, tmp_path / "whole").run()
     with monkeypatch.context() as patch:
-        patch.setattr(compare_module, "Run", interrupt_during(3))
+        patch.setattr(completing, "Run", interrupt_during(3))
         results = Comparison.start(CONFIG, tmp_path / "part").run()
     assert [result.status for result in results] == ["finished", "finished", "interrupted"]
     assert [line["status"] for line in results_of(tmp_path / "part")] == ["finished", "finished", "interrupted"]

@@ -23,10 +23,12 @@ def compare(config: CompareConfig, out: Path | None, resume: Path | None) -> int
     path = out or resume or default_folder("compare", config.data)
     comparison = Comparison.resume(resume, config, path) if resume else Comparison.start(config, path)
     results = _run(comparison)
-    draw_comparison(path, config, results)
+    draw_comparison(path, config, results, comparison.left_out)
     print_table(summary_table(summarize(results), ranges=False))
     if config.seeds > 1:
         print(f"medians over {config.seeds} seeds; the page has the ranges")
+    for method, reason in comparison.left_out.items():
+        print(f"left out: {method} cannot run here: {reason}")
     print(f"picture: {path / 'curves.png'}")
     print(f"page:    {path / 'report.html'}")
     if len(results) == len(comparison.planned) and results[-1].status != "interrupted":

@@ -1,20 +1,21 @@
 """Several methods on the same problem: every run in a folder of its own, one table over all of them."""
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from surmin.data import Dataset
+from surmin.experiments.completing import complete
 from surmin.experiments.config import CompareConfig
-from surmin.experiments.folder import RunFolder, claim_folder, write_config
+from surmin.experiments.folder import claim_folder, write_config
 from surmin.experiments.grid import PlannedRun, plan_runs
-from surmin.experiments.metrics import Row, read_rows
+from surmin.experiments.metrics import Row
 from surmin.experiments.problem import load_data
 from surmin.experiments.results import Result, write_results
-from surmin.experiments.round_folder import newest_round
-from surmin.experiments.run import Run, status_of
-from surmin.experiments.saved import SavedRun, check_unchanged, read_config
+from surmin.experiments.run import Run
+from surmin.experiments.saved import check_unchanged, check_version, read_config
 from surmin.experiments.team import ALONE
 
 GROWS = frozenset({"methods", "seeds", "lr"})
@@ -25,12 +26,21 @@ OnRow = Callable[[PlannedRun, Row], None]
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison and its folder: `config.json`, `results.csv`, and the runs under `runs/`."""
+    """A comparison and its folder: `config.json`, `results.csv`, and the runs under `runs/`.
+
+    Attributes:
+        config: the options.
+        path: the folder.
+        data: what all runs train on.
+        planned: the runs, in order.
+        left_out: of `--methods all` those that cannot run on this network, and why.
+    """
 
     config: CompareConfig
     path: Path
     data: Dataset
     planned: Sequence[PlannedRun]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def start(cls, config: CompareConfig, path: Path) -> "Comparison":
@@ -51,6 +61,7 @@ class Comparison:
         Raises:
             ValueError: when the options would make it another comparison, or `path` has something in it already.
         """
+        check_version(source)
         check_unchanged(read_config(source, CompareConfig), config, GROWS)
         comparison = cls._prepare(config, path)
         if path != source:
@@ -67,10 +78,11 @@ class Comparison:
         """
         results: list[Result] = []
         for planned in self.planned:
-            result = self._finished(planned) or self._train(planned, on_row)
-            results.append(result)
+            path = self.path / "runs" / planned.name
+            rows, status = complete(path, planned.config, self.data, partial(on_row, planned))
+            results.append(Result(planned, rows, status))
             write_results(self.path / "results.csv", results)
-            if result.status == "interrupted":
+            if status == "interrupted":
                 break
         return results
 
@@ -78,29 +90,25 @@ class Comparison:
     def _prepare(cls, config: CompareConfig, path: Path) -> "Comparison":
         planned = plan_runs(config)
         data = load_data(config, ALONE)
-        for first in {run.method: run for run in reversed(planned)}.values():
-            Run(first.config, path, data=data)  # raises what is wrong before anything is written
-        return cls(config, path, data, planned)
+        left_out: dict[str, str] = {}
+        first_runs = {run.method: run for run in reversed(planned)}
+        for method, first in reversed(first_runs.items()):
+            try:
+                Run(first.config, path, data=data)  # raises what is wrong before anything is written
+            except ValueError as error:
+                left_out[method] = str(error)
+        able = [method for method in first_runs if method not in left_out]
+        if left_out and not (able and config.takes_all):
+            raise ValueError(_refusal(left_out, sorted(able)))
+        return cls(config, path, data, [run for run in planned if run.method in able], left_out)
 
     def _write_config(self) -> None:
         write_config(self.path / "config.json", self.config, self.data.train_inputs.device)
 
-    def _folder(self, planned: PlannedRun) -> RunFolder:
-        return RunFolder(self.path / "runs" / planned.name)
 
-    def _finished(self, planned: PlannedRun) -> Result | None:
-        folder = self._folder(planned)
-        rows = read_rows(folder.metrics) if folder.metrics.exists() else []
-        status = status_of(rows, planned.config) if rows else "interrupted"
-        return None if status == "interrupted" else Result(planned, rows, status)
-
-    def _train(self, planned: PlannedRun, on_row: OnRow) -> Result:
-        folder = self._folder(planned)
-        run = Run(planned.config, folder.path, data=self.data)
-        if newest_round(folder.checkpoint):
-            run.resume(SavedRun.read(folder.path))
-        else:
-            shutil.rmtree(folder.path, ignore_errors=True)  # cut off before its first checkpoint
-            run.start()
-        status = run.train(lambda row: on_row(planned, row))
-        return Result(planned, run.rows, status)
+def _refusal(left_out: Mapping[str, str], able: Sequence[str]) -> str:
+    """What is wrong, and with which methods where others can run."""
+    if not able:
+        return next(iter(left_out.values()))
+    reasons = "; ".join(f"{method} cannot run here: {reason}" for method, reason in left_out.items())
+    return f"{reasons}. Of the methods named, {', '.join(able)} can"

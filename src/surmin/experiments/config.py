@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get
 
 from tyro.conf import arg
 
+from surmin.launch.deadlines import Deadlines
 from surmin.methods.registry import METHODS, check_options, flag
 
 METHOD_OPTIONS = (
@@ -36,7 +37,7 @@ class ExperimentConfig:
         microbatches: equal parts every batch goes through the stages in.
         schedule: of forward and gradient waves between workers: posted (receives posted ahead, best on slow links), or
             torch's gpipe or 1f1b.
-        timeout: seconds that workers wait for each other before the run is given up.
+        timeout: seconds after which a run has ended whose workers wait for one that hangs; each waits 0.8 of them.
         preset: of sm: compute (least time where trips are cheap), links (over slow links), trips (fewest) or paper.
         curvature: of sm: what goes down the pipe, factor, sample or scalar.
         local: of sm: local losses that are quadratic or nonlinear.
@@ -104,9 +105,7 @@ class ExperimentConfig:
 
     def check(self) -> None:
         """Raise ValueError for an impossible value, naming the option; what needs the data is checked later."""
-        hints = get_type_hints(type(self))
-        for field in fields(self):
-            _check_type(field.name, getattr(self, field.name), hints[field.name])
+        check_types(self)
         least = {"layers": 1, "width": 1, "stages": 1, "workers": 1, "microbatches": 1, "threads": 1, "rounds": 0}
         for name, bound in {**least, "batch_size": 0, "seed": 0}.items():
             value = getattr(self, name)
@@ -120,6 +119,11 @@ class ExperimentConfig:
             raise ValueError(
                 f"{self.workers} workers cannot share {self.stages} stages: every worker needs at least one"
             )
+
+    @property
+    def waiting(self) -> float:
+        """Seconds that a worker waits for another."""
+        return Deadlines(self.timeout).waiting
 
     def given_options(self) -> dict[str, Any]:
         """The method options that were given."""
@@ -197,6 +201,11 @@ class CompareConfig(ExperimentConfig):
     lr: tuple[str, ...] = ()
     seeds: int = 1
 
+    @property
+    def takes_all(self) -> bool:
+        """Whether every method is meant that can run."""
+        return self.methods.strip() == "all"
+
     def check(self) -> None:
         """As above; methods and learning rates are checked where the runs are planned."""
         super().check()
@@ -208,8 +217,14 @@ class CompareConfig(ExperimentConfig):
             )
 
 
+def check_types(config: Any) -> None:
+    """Raise ValueError when a value of a config, read from a file or given from Python, is not of its field's type."""
+    hints = get_type_hints(type(config))
+    for field in fields(config):
+        _check_type(field.name, getattr(config, field.name), hints[field.name])
+
+
 def _check_type(name: str, value: Any, hint: Any) -> None:
-    """Raise ValueError when a value read from a file, or given from Python, is not of its field's type."""
     for choice in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
         if get_origin(choice) is Literal:
             if value in get_args(choice):
@@ -217,6 +232,8 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         elif get_origin(choice) is tuple:
             if isinstance(value, tuple) and all(isinstance(item, get_args(choice)[0]) for item in value):
                 return
-        elif isinstance(value, (int, float) if choice is float else choice) and not isinstance(value, bool):
+        elif isinstance(value, (int, float) if choice is float else choice) and isinstance(value, bool) == (
+            choice is bool
+        ):
             return
     raise ValueError(f"{name} cannot be {value!r}")

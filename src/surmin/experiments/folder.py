@@ -3,11 +3,11 @@
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from surmin import __version__
-from surmin.experiments.config import ExperimentConfig
 from surmin.experiments.files import write_json
 
 
@@ -51,7 +51,16 @@ def check_unclaimed(path: Path) -> None:
         raise ValueError(f"{path} is not empty: continue it with --resume {path}, or name another folder with --out")
 
 
-def write_config(path: Path, config: ExperimentConfig, device: torch.device) -> None:
+class Config(Protocol):
+    """The options of a command."""
+
+    command: ClassVar[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by option name."""
+
+
+def write_config(path: Path, config: Config, device: torch.device) -> None:
     """Write `config.json`: the options under their names, and beside them what they ran with."""
     environment = {
         "surmin": __version__,

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
+from surmin import __version__
 from surmin.experiments.checkpoint import Checkpoint
-from surmin.experiments.config import ExperimentConfig, RunConfig
+from surmin.experiments.config import RunConfig
 from surmin.experiments.files import read_json
 from surmin.experiments.folder import RunFolder
 from surmin.experiments.metrics import Row, read_rows
@@ -28,7 +29,18 @@ MAY_CHANGE = frozenset(
 )
 """Options that may be others when a run is continued; the rest decide what is computed."""
 
-Config = TypeVar("Config", bound=ExperimentConfig)
+
+class SavedConfig(Protocol):
+    """Options that a folder's `config.json` holds."""
+
+    command: ClassVar[str]
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """The options from plain values; raises ValueError when they are none."""
+
+
+Config = TypeVar("Config", bound=SavedConfig)
 
 
 @dataclass(frozen=True)
@@ -73,15 +85,29 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     return config
 
 
-def check_unchanged(old: ExperimentConfig, new: ExperimentConfig, may_change: Set[str] = frozenset()) -> None:
-    """Raise ValueError for an option that was changed and may not be."""
+def check_version(path: Path) -> None:
+    """Raise ValueError when a folder of results was written by another version: one table has those of one."""
+
+    def version(document: Any) -> str:
+        return str(document["environment"]["surmin"])
+
+    found = read_json(path / "config.json", version)
+    if found != __version__:
+        raise ValueError(
+            f"{path}: written by surmin {found}, and this is {__version__}: results of two versions do not belong in "
+            "one table; start another folder"
+        )
+
+
+def check_unchanged(old: Any, new: Any, may_change: Set[str] = frozenset()) -> None:
+    """Raise ValueError for an option of two configs of one kind that was changed and may not be."""
     for field in fields(old):
         before, after = getattr(old, field.name), getattr(new, field.name)
         if before != after and field.name not in MAY_CHANGE | may_change:
             raise ValueError(f"{flag(field.name)} cannot change on resuming: the run has {before}, not {after}")
 
 
-def _options(document: Any, kind: type[ExperimentConfig]) -> Any:
+def _options(document: Any, kind: type[SavedConfig]) -> Any:
     if not isinstance(document, Mapping) or not {"command", "options"} <= document.keys():
         raise ValueError("no command and options in it")
     if document["command"] != kind.command:

@@ -1,7 +1,8 @@
 """The pictures and the page of a comparison."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from surmin.experiments.config import CompareConfig
 from surmin.experiments.results import CHOICE_RULE, Result, Summary, summarize
@@ -20,8 +21,17 @@ HOW_TO_READ = (
 )
 
 
-def draw_comparison(folder: Path, config: CompareConfig, results: Sequence[Result]) -> None:
-    """Replace `curves.png`, one `loss-….png` an axis, and `report.html`."""
+def draw_comparison(
+    folder: Path, config: CompareConfig, results: Sequence[Result], left_out: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Replace `curves.png`, one `loss-….png` an axis, and `report.html`.
+
+    Args:
+        folder: of the comparison.
+        config: its options.
+        results: of all runs.
+        left_out: methods that cannot run on this network, and why.
+    """
     summaries = summarize(results)
     pictures = _draw_pictures(folder, config, summaries)
     write_page(
@@ -34,6 +44,7 @@ def draw_comparison(folder: Path, config: CompareConfig, results: Sequence[Resul
             ),
             Section("Curves one by one", pictures[1:]),
             Section("Every run", [runs_table(results)]),
+            *([Section("Methods left out", [_left_out_table(left_out)])] if left_out else []),
             Section("Settings", [_settings(config)]),
         ],
     )
@@ -54,6 +65,10 @@ def _draw_pictures(folder: Path, config: CompareConfig, summaries: Sequence[Summ
         pictures.append(Picture(folder / f"loss-{axis.name}.png", f"Training loss against {axis.label}; {seeds}."))
         draw_curves(pictures[-1].path, title, [panel], config.target_loss)
     return pictures
+
+
+def _left_out_table(left_out: Mapping[str, str]) -> Table:
+    return Table(["method", "why it cannot run here"], list(left_out.items()), numbers_from=2)
 
 
 def _limits(config: CompareConfig) -> str:

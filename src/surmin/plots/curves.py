@@ -39,14 +39,14 @@ def draw_curves(path: Path, title: str, panels: Sequence[tuple[Axis, Sequence[Cu
             _draw_panel(axes, *panels[index], target)
             if index % columns == 0:
                 axes.set_ylabel("training loss, log scale")
-        _label(figure, title)
+        label_figure(figure, title)
         with replacing(path) as unfinished:
             figure.savefig(unfinished, format="png")
 
 
 def _draw_panel(axes: Axes, axis: Axis, curves: Sequence[Curve], target: float | None) -> None:
     for index, curve in enumerate(curves):
-        _draw_curve(axes, curve, LineStyle.number(index))
+        draw_curve(axes, curve, LineStyle.number(index))
     if any(curve.ends for curve in curves):
         axes.plot(
             [], [], color="#666666", linestyle="", marker="x", markersize=9, markeredgewidth=2.5, label="diverged"
@@ -58,7 +58,8 @@ def _draw_panel(axes: Axes, axis: Axis, curves: Sequence[Curve], target: float |
     axes.set_xlabel(f"{axis.label}, log scale" if is_compressed else axis.label)
 
 
-def _draw_curve(axes: Axes, curve: Curve, style: LineStyle) -> None:
+def draw_curve(axes: Axes, curve: Curve, style: LineStyle) -> None:
+    """A curve with its range, and a cross where a run diverged."""
     every = max(1, len(curve.x) // MARKERS_PER_CURVE)
     axes.plot(
         curve.x,
@@ -90,7 +91,8 @@ def _scale_x(axes: Axes, curves: Sequence[Curve]) -> bool:
     return is_compressed
 
 
-def _label(figure: Figure, title: str) -> None:
+def label_figure(figure: Figure, title: str) -> None:
+    """The title, and one legend below all panels."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

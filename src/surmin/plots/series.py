@@ -1,7 +1,7 @@
 """From rows to the numbers that are drawn: median and range over seeds against what the training cost."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,15 +39,15 @@ AXES = (
 
 @dataclass(frozen=True)
 class Curve:
-    """Training loss of one method.
+    """A figure of one method's runs, its training loss for instance.
 
     Attributes:
         label: what the legend says.
         x: where the runs have rows, all together, in order.
-        median: over the runs; a run that has stopped counts with its last loss.
+        median: over the runs; a run that has stopped counts with its last value.
         low: least over the runs.
         high: largest over the runs.
-        ends: last finite point of every run that diverged, (x, loss).
+        ends: last finite point of every run that diverged, (x, value).
         runs: how many.
     """
 
@@ -61,14 +61,31 @@ class Curve:
 
 
 def loss_curve(label: str, runs: Sequence[Sequence[Row]], axis: Axis) -> Curve:
-    """The curve of one method's runs. Between its rows a run is interpolated, linearly in the logarithm of the loss."""
-    points = [_points(rows, axis) for rows in runs]
+    """The training loss. Between its rows a run is interpolated, linearly in the logarithm of the loss."""
+    return _curve(
+        label, runs, axis, lambda row: None if row.loss is None else math.log(max(row.loss, SMALLEST)), np.exp
+    )
+
+
+def accuracy_curve(label: str, runs: Sequence[Sequence[Row]], axis: Axis) -> Curve:
+    """The test accuracy in per cent, interpolated between rows."""
+    return _curve(label, runs, axis, lambda row: row.test_accuracy, lambda shares: 100 * shares)
+
+
+def _curve(
+    label: str, runs: Sequence[Sequence[Row]], axis: Axis, value: Callable[[Row], float | None],
+    shown: Callable[[Values], Values],
+) -> Curve:  # fmt: skip
+    """Of a value that is interpolated linearly, and then made into what is shown."""
+    points = [_points(rows, axis, value) for rows in runs]
     x = np.unique(np.concatenate([xs for xs, _ in points]))
-    logs = np.array([np.interp(x, xs, ys) for xs, ys in points])
+    values = np.array([np.interp(x, xs, ys) for xs, ys in points])
     ends = [
-        (float(xs[-1]), math.exp(ys[-1])) for (xs, ys), rows in zip(points, runs, strict=True) if rows[-1].loss is None
+        (float(xs[-1]), float(shown(ys[-1:])[0]))
+        for (xs, ys), rows in zip(points, runs, strict=True)
+        if rows[-1].loss is None
     ]
-    median, low, high = (np.exp(function(logs, axis=0)) for function in (np.median, np.min, np.max))
+    median, low, high = (shown(function(values, axis=0)) for function in (np.median, np.min, np.max))
     return Curve(label, x, median, low, high, ends, len(runs))
 
 
@@ -78,7 +95,7 @@ def visible_axes(runs: Sequence[Sequence[Row]]) -> list[Axis]:
     return visible or [AXES[0]]
 
 
-def _points(rows: Sequence[Row], axis: Axis) -> tuple[Values, Values]:
-    finite = [(axis.of(row), math.log(max(row.loss, SMALLEST))) for row in rows if row.loss is not None]
+def _points(rows: Sequence[Row], axis: Axis, value: Callable[[Row], float | None]) -> tuple[Values, Values]:
+    finite = [(axis.of(row), found) for row in rows if (found := value(row)) is not None]
     x, y = np.array(finite or [(0.0, math.nan)]).T
     return x, y

@@ -1,0 +1,97 @@
+"""`surmin paper`."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from surmin.commands.compare import print_table
+from surmin.commands.train import default_folder
+from surmin.exit_codes import INTERRUPTED, SUCCESS
+from surmin.experiments.claims import judge
+from surmin.experiments.folder import check_unclaimed, claim_folder, write_config
+from surmin.experiments.paper import Cell, PaperResult, check_grid, estimate, run_count, run_paper
+from surmin.experiments.paper_config import PaperConfig
+from surmin.experiments.paper_results import write_paper_results
+from surmin.experiments.saved import check_unchanged, check_version, read_config
+from surmin.experiments.team import choose_device
+from surmin.plots.paper import draw_paper, verdict_table
+
+GROWS = frozenset({"methods", "seeds", "depths", "inner_steps", "rounds", "target_loss", "jobs", "device", "data_dir"})
+"""Options that may be others when a grid is continued; results that are there stay what they are."""
+
+
+def paper(config: PaperConfig, out: Path | None, resume: Path | None) -> int:
+    """Tune and run the grid; say beforehand how long it may take, and at the end which claims hold."""
+    config.check()
+    config = config.effective
+    path = out or resume or default_folder("paper", config.data)
+    _check(config, path, resume)
+    _announce(config)
+    if path != resume:
+        claim_folder(path)
+        if resume is not None:
+            shutil.copytree(resume, path, dirs_exist_ok=True)
+    write_config(path / "config.json", config, choose_device(config.device, 0))
+    results = _run(config, path)
+    draw_paper(path, config, results)
+    print_table(verdict_table(judge(results)))
+    print(f"table: {path / 'results.csv'}")
+    print(f"page:  {path / 'report.html'}")
+    if any(result.status == "interrupted" for result in results):
+        print(f"interrupted after {len(results)} of {run_count(config)} runs; continue with --resume {path}")
+        return INTERRUPTED
+    return SUCCESS
+
+
+def _check(config: PaperConfig, path: Path, resume: Path | None) -> None:
+    """Raise ValueError for what is not possible, before anything is written."""
+    if resume is not None:
+        check_version(resume)
+        check_unchanged(read_config(resume, PaperConfig), config, GROWS)
+    if path != resume:
+        check_unclaimed(path)
+    torch.set_num_threads(1)
+    check_grid(config)
+
+
+def _announce(config: PaperConfig) -> None:
+    """Time a few rounds of everything, and say how long all of it will take at most."""
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory() as scratch, console.status("timing three rounds of every method"):
+        seconds = estimate(config, Path(scratch))
+    slowest = max(seconds, key=seconds.__getitem__)
+    print(
+        f"{run_count(config)} runs, {config.jobs} at a time: at most {_minutes(sum(seconds.values()) / config.jobs)}, "
+        f"less where runs reach {config.target_loss:g} or diverge; the slowest is {_name(slowest)} with "
+        f"{_minutes(seconds[slowest])}"
+    )
+
+
+def _run(config: PaperConfig, path: Path) -> list[PaperResult]:
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    known: list[PaperResult] = []
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=run_count(config))
+
+        def show(result: PaperResult) -> None:
+            known.append(result)
+            write_paper_results(path / "results.csv", known)
+            progress.update(task, advance=1, description=result.run.name)
+
+        return run_paper(config, path, show)
+
+
+def _name(cell: Cell) -> str:
+    steps = "" if cell.inner_steps is None else f", N = {cell.inner_steps}"
+    return f"{cell.contender} ({cell.layers} layers{steps})"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

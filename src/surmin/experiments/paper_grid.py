@@ -1,0 +1,47 @@
+"""What the paper's grid consists of: every method with the settings that are tried for it.
+
+The paper's own methods are SM, GD + Armijo, GD with a constant step, DDG, CGBlock and SSO; the others are the strong
+baselines that it leaves out. Importing this imports no torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method of the grid.
+
+    Attributes:
+        method: its name in the registry.
+        is_paper: whether the paper compares with it.
+        takes_steps: whether it runs once for every N.
+        options: that are fixed.
+        tuned: the option that is tuned, and its values; of several, every combination.
+    """
+
+    method: str
+    is_paper: bool
+    takes_steps: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
+CONTENDERS: Mapping[str, Contender] = {
+    "sm": Contender("sm", True, True, tuned={"damping": (1e-3, 1e-2, 1e-1)}),
+    "sm-paper": Contender("sm-paper", True, True, tuned={"delta": (0.1, 1.0, 10.0, 100.0)}),
+    "gd": Contender("gd", True, tuned={"lr": (0.03, 0.1, 0.3, 1.0, 3.0)}),
+    "gd-armijo": Contender("gd-armijo", True),
+    "ddg": Contender("ddg", True, tuned={"lr": (0.003, 0.01, 0.03, 0.1, 0.3)}),
+    "sso": Contender("sso", True, True, tuned={"lr": (1.0, 3.0, 10.0)}),
+    "cgblock": Contender("cgblock", True, True, {"safeguard": "none"}),
+    "cgblock-damping": Contender("cgblock", True, True, {"safeguard": "damping"}, {"damping": (0.01, 0.1, 1.0)}),
+    "cgblock-armijo": Contender("cgblock", False, True, {"safeguard": "armijo"}),
+    "cgblock-ggn": Contender("cgblock-ggn", False, True, tuned={"damping": (1e-3, 1e-2, 1e-1)}),
+    "locoprop": Contender("locoprop", False, True, tuned={"lr": (0.1, 1.0, 10.0)}),
+    "kfac": Contender("kfac", False, tuned={"damping": (1e-3, 1e-2, 1e-1)}),
+    "adam": Contender("adam", False, tuned={"lr": (1e-3, 3e-3, 5e-3, 1e-2, 2e-2)}),
+    "lbfgs": Contender("lbfgs", False, True),
+}
+"""By the name under which it stands in tables."""

@@ -1,0 +1,135 @@
+"""The pictures and pages of the paper's grid: like its Tables 1 to 4, one page a depth, and a page of verdicts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from surmin.experiments.claims import Verdict, judge
+from surmin.experiments.files import replacing
+from surmin.experiments.paper import Cell, PaperResult
+from surmin.experiments.paper_config import PaperConfig
+from surmin.experiments.paper_grid import CONTENDERS
+from surmin.experiments.paper_results import write_setting
+from surmin.experiments.results import Spread
+from surmin.plots.curves import draw_curve, draw_curves, label_figure
+from surmin.plots.page import Picture, Section, write_page
+from surmin.plots.run import PANELS, describe
+from surmin.plots.series import AXES, accuracy_curve, loss_curve, visible_axes
+from surmin.plots.style import RC, LineStyle
+from surmin.plots.tables import FIGURE_COLUMNS, Table
+
+Groups = Mapping[Cell, Sequence[PaperResult]]
+ROUNDS = AXES[0]
+STYLES = {name: LineStyle.number(number) for number, name in enumerate(CONTENDERS)}
+"""A method looks the same in every picture."""
+HOW_TO_READ = (
+    "Each figure is the median over seeds of what a run ended with, below it the range; a run ends after all its "
+    "rounds, or earlier at the target loss. The setting was chosen on another seed: the one that reached the target in "
+    "the fewest rounds, else had the lowest loss. A method that takes no inner steps has the same curve at every N. A "
+    "round is one outer iteration of a method. Work is counted from operations; messages and bytes are those between "
+    "stages; times leave evaluation out."
+)
+
+
+def draw_paper(folder: Path, config: PaperConfig, results: Sequence[PaperResult]) -> None:
+    """Replace the pictures, a page for every depth, `layers8.html`, and `report.html` with the verdicts."""
+    groups: dict[Cell, list[PaperResult]] = {}
+    for result in results:
+        if result.run.seed is not None:
+            groups.setdefault(result.run.cell, []).append(result)
+    sections = []
+    for layers in config.depths:
+        own = {cell: group for cell, group in groups.items() if cell.layers == layers}
+        if own:
+            section = _draw_depth(folder, config, layers, own)
+            write_page(folder / f"layers{layers}.html", section.heading, [section])
+            sections.append(section)
+    title = f"The paper's grid on {config.data}, width {config.width}"
+    write_page(folder / "report.html", title, [Section("What holds", [verdict_table(judge(results))]), *sections])
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> Table:
+    """One line a claim."""
+    rows = [[each.claim, each.subject, "holds" if each.holds else "does not hold", each.figures] for each in verdicts]
+    return Table(["claim", "for", "verdict", "figures"], rows, numbers_from=4)
+
+
+def cell_table(groups: Groups) -> Table:
+    """One line a method and N: medians over seeds with ranges."""
+    rows = []
+    for cell, group in groups.items():
+        spreads = [
+            (Spread.of([getattr(result.rows[-1], name) for result in group]), write)
+            for name, _, write in FIGURE_COLUMNS
+        ]
+        outcomes = ", ".join(dict.fromkeys(result.status for result in group))
+        steps = "–" if cell.inner_steps is None else str(cell.inner_steps)
+        figures = [_spread(write(s.median), write(s.low), write(s.high)) for s, write in spreads]
+        rows.append([cell.contender, steps, write_setting(group[0].run.setting) or "–", outcomes, *figures])
+    return Table(
+        ["method", "N", "setting", "outcome", *(heading for _, heading, _ in FIGURE_COLUMNS)], rows, numbers_from=4
+    )
+
+
+def _spread(median: str, low: str, high: str) -> str:
+    return median if low == high else f"{median}\n{low} to {high}"
+
+
+def _draw_depth(folder: Path, config: PaperConfig, layers: int, groups: Groups) -> Section:
+    title = f"{describe(config.experiment(layers))}: {config.seeds} seeds"
+    papers = {cell: group for cell, group in groups.items() if CONTENDERS[cell.contender].is_paper}
+    others = {
+        cell: group
+        for cell, group in groups.items()
+        if not CONTENDERS[cell.contender].is_paper or cell.contender == "sm"
+    }
+    pictures = []
+    for name, text, shown in (("paper", "the paper's methods", papers), ("others", "what it leaves out", others)):
+        if shown:
+            picture = Picture(
+                folder / f"layers{layers}-{name}.png", f"Loss and accuracy by N, {text}; median and range."
+            )
+            _draw_grid(picture.path, f"{title}, {text}", config, shown)
+            pictures.append(picture)
+    pictures.append(_draw_costs(folder / f"layers{layers}-costs.png", title, config, groups))
+    return Section(title, [cell_table(groups), HOW_TO_READ, *pictures])
+
+
+def _draw_grid(path: Path, title: str, config: PaperConfig, groups: Groups) -> None:
+    """A row for every N: training loss and test accuracy against rounds."""
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(12.6, 3.6 * len(config.inner_steps) + 1.4), layout="constrained")
+        grid = figure.subplots(len(config.inner_steps), 2, squeeze=False, sharex=True, sharey="col")
+        for steps, (losses, accuracies) in zip(config.inner_steps, grid, strict=True):
+            for cell, group in _at(steps, groups).items():
+                rows = [result.rows for result in group]
+                draw_curve(losses, loss_curve(cell.contender, rows, ROUNDS), STYLES[cell.contender])
+                draw_curve(accuracies, accuracy_curve(cell.contender, rows, ROUNDS), STYLES[cell.contender])
+            losses.set_yscale("log")
+            losses.set_ylabel(f"N = {steps}\ntraining loss, log scale")
+            accuracies.set_ylabel("test accuracy (%)")
+        for axes in grid[-1]:
+            axes.set_xlabel(ROUNDS.label)
+            axes.set_xlim(left=0)
+        label_figure(figure, title)
+        with replacing(path) as unfinished:
+            figure.savefig(unfinished, format="png")
+
+
+def _draw_costs(path: Path, title: str, config: PaperConfig, groups: Groups) -> Picture:
+    """Training loss against what it cost, at the largest N."""
+    steps = max(config.inner_steps)
+    shown = _at(steps, groups)
+    axes = visible_axes([result.rows for group in shown.values() for result in group])[:PANELS]
+    panels = [
+        (axis, [loss_curve(cell.contender, [r.rows for r in group], axis) for cell, group in shown.items()])
+        for axis in axes
+    ]
+    draw_curves(path, f"{title}, N = {steps}", panels, config.target_loss)
+    return Picture(path, f"Training loss at N = {steps} against what it cost; median and range.")
+
+
+def _at(steps: int, groups: Groups) -> dict[Cell, Sequence[PaperResult]]:
+    return {cell: group for cell, group in groups.items() if cell.inner_steps in (None, steps)}
