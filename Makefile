@@ -19,9 +19,10 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow $(PYTEST_FLAGS)
 
-# The examples in the docstrings.
+# The examples in the docstrings, and the site, into site/; open site/index.html.
 docs: $(INSTALLED)
 	$(BIN)/pytest --doctest-modules src $(PYTEST_FLAGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -37,7 +38,7 @@ bench: $(INSTALLED)
 
 # Leaves .venv and runs/ alone.
 clean:
-	rm -rf build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt

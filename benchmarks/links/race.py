@@ -11,10 +11,10 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from matplotlib.figure import Figure
 from matplotlib.pyplot import subplots
@@ -158,7 +158,20 @@ def _race(laboratory: Laboratory, needs: dict[str, Need], *, to_the_end: bool) -
     ]
 
 
-def run_tasks(laboratory: Laboratory, tasks: Sequence[Task]) -> list[list[dict[str, Any]]]:
+class Workers(Protocol):
+    """What starts the workers of a race: a laboratory, or this machine alone."""
+
+    @property
+    def workers(self) -> int:
+        """How many there are."""
+
+    def popen(
+        self, rank: int, command: Sequence[str], environment: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[Any]:
+        """Start one."""
+
+
+def run_tasks(laboratory: Workers, tasks: Sequence[Task]) -> list[list[dict[str, Any]]]:
     """For every task what each worker answered."""
     words = json.dumps([asdict(task) for task in tasks])
     with tempfile.TemporaryDirectory() as folder:

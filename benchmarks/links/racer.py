@@ -63,13 +63,17 @@ def main() -> None:
 
 
 def train(task: Task, problem: Problem) -> dict[str, Any]:
-    """When rounds ended, in seconds since the start common to all workers, with losses and what this worker sent."""
+    """When rounds ended, in seconds since the start common to all workers, with losses and what this worker sent.
+
+    Also the processor time of this worker, in seconds, that all rounds together took.
+    """
     rank, workers = dist.get_rank(), dist.get_world_size()
     stage = partition(problem.network(task.seed), workers)[rank]
     pipeline = Pipeline(stage, CrossEntropy(), microbatches=task.microbatches, schedule=task.schedule, timeout=TIMEOUT)  # type: ignore[arg-type]
     _warm_up(task, pipeline, stage, problem)
     method = build_method(task.method, pipeline, task.options, task.seed)
     before, start = pipeline.traffic.copy(), _start_together(pipeline)
+    processor = time.process_time()
     ends: list[float] = []
     losses: list[float] = []
     sent: list[int] = []
@@ -81,7 +85,8 @@ def train(task: Task, problem: Problem) -> dict[str, Any]:
         sent.append(pipeline.traffic.bytes - before.bytes)
         waves.append(pipeline.traffic.forward_waves - before.forward_waves)
     pipeline.flush()
-    return {"ends": ends, "losses": losses, "bytes": sent, "waves": waves}
+    processor = time.process_time() - processor
+    return {"ends": ends, "losses": losses, "bytes": sent, "waves": waves, "processor": processor}
 
 
 def _warm_up(task: Task, pipeline: Pipeline, stage: nn.Module, problem: Problem) -> None:

@@ -28,13 +28,17 @@ SMALLEST_MTU, LARGEST_MTU, LARGEST_PACKET = 1500, 60_000, 65_536
 
 @dataclass
 class Log:
-    """What the relay has carried, and how late packets left; seconds, bytes with their TCP and IP headers."""
+    """What the relay has carried, and how late packets left; seconds, bytes with their TCP and IP headers.
+
+    `processor` is the processor time that it took, in seconds.
+    """
 
     packets: int = 0
     bytes: int = 0
     dropped: int = 0
     most_late: float = 0.0
     total_late: float = 0.0
+    processor: float = 0.0
 
     def add(self, size: int, late: float) -> None:
         """A packet left."""
@@ -66,6 +70,7 @@ class Relay:
         for (_, source), (rank, target) in itertools.permutations(enumerate(self._tuns), 2):
             self._routes[source, socket.inet_aton(address(rank))] = Route(Link(0, 1e9, CAPACITY), target)
         self._log = Log()
+        self._processor = time.process_time()
 
     def set_links(self, latency: float, rate: float) -> None:
         """Let all links have this latency and rate from the next packet on, and packets a fitting size."""
@@ -77,6 +82,8 @@ class Relay:
     def take_log(self) -> Log:
         """What happened since this was last asked."""
         log, self._log = self._log, Log()
+        now = time.process_time()
+        log.processor, self._processor = now - self._processor, now
         for link, _ in self._routes.values():
             log.dropped += link.dropped
             link.dropped = 0

@@ -20,6 +20,9 @@ import tyro
 from surmin.exit_codes import INTERRUPTED, USER_ERROR
 from surmin.experiments.check_config import CheckConfig
 from surmin.experiments.config import CompareConfig, RunConfig
+from surmin.experiments.paper_config import PaperConfig
+from surmin.experiments.simulate_config import SimulateConfig
+from surmin.experiments.theory_config import TheoryConfig
 from surmin.experiments.timeline_config import TimelineConfig
 from surmin.launch.reports import DEBUG_VARIABLE, one_line
 from surmin.launch.worker import this_worker
@@ -54,6 +57,20 @@ class CompareArguments:
 
 
 @dataclass(frozen=True)
+class PaperArguments:
+    """Run the paper's grid, every method tuned, with strong baselines; writes results.csv, pages and pictures.
+
+    Attributes:
+        out: folder to write; named under runs/ by data and time if not given. Must be new or empty.
+        resume: folder of a grid to continue, into --out if given; finished runs are kept.
+    """
+
+    config: tyro.conf.OmitArgPrefixes[PaperConfig] = field(default_factory=PaperConfig)
+    out: Path | None = None
+    resume: Path | None = None
+
+
+@dataclass(frozen=True)
 class CheckArguments:
     """Check gradients, blocks and the bound of a small network against dense algebra; writes check.json.
 
@@ -77,11 +94,38 @@ class TimelineArguments:
     out: Path | None = None
 
 
+@dataclass(frozen=True)
+class SimulateArguments:
+    """Say where links make which method the fastest, from measured rounds; writes breakeven.csv and breakeven.png.
+
+    Attributes:
+        out: folder to write; named under runs/ by data and time if not given. Must be new or empty.
+    """
+
+    config: tyro.conf.OmitArgPrefixes[SimulateConfig] = field(default_factory=SimulateConfig)
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class TheoryArguments:
+    """Try Theorem 1 on a smooth network and measure the local losses' tightness; writes tables and pictures of both.
+
+    Attributes:
+        out: folder to write; named under runs/ by data and time if not given. Must be new or empty.
+    """
+
+    config: tyro.conf.OmitArgPrefixes[TheoryConfig] = field(default_factory=TheoryConfig)
+    out: Path | None = None
+
+
 COMMANDS: dict[str, tuple[Any, str]] = {
     "train": (TrainArguments, "train:train"),
     "compare": (CompareArguments, "compare:compare"),
+    "paper": (PaperArguments, "paper:paper"),
     "check": (CheckArguments, "check:check"),
     "timeline": (TimelineArguments, "timeline:timeline"),
+    "theory": (TheoryArguments, "theory:theory"),
+    "simulate": (SimulateArguments, "simulate:simulate"),
 }
 """A command's arguments, and the function in `surmin.commands` that gets their fields by name."""
 

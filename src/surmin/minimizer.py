@@ -38,7 +38,7 @@ class SurrogateMinimizer:
     Raises:
         ValueError: for modules or options that cannot work, saying why and what to do.
 
-    Example:
+    Examples:
         >>> import torch, surmin
         >>> _ = torch.manual_seed(0)
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))

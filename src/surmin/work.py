@@ -14,6 +14,7 @@ OPERATIONS: dict[Any, Callable[..., int]] = {
     **flop_registry,
     aten.linalg_cholesky_ex: lambda matrix, *_, **__: len(matrix) ** 3 // 3,
     aten.cholesky_inverse: lambda factor, *_, **__: 2 * len(factor) ** 3 // 3,
+    aten._linalg_eigh: lambda matrix, *_, **__: 9 * len(matrix) ** 3,
     aten.cholesky_solve: lambda right, factor, *_, **__: 2 * right.numel() * len(factor),
 }
 

@@ -75,6 +75,11 @@ RESUMED = [
     replace(SETTING, method="adam", schedule="gpipe"),
     replace(SETTING, method="gd-armijo"),
     replace(SETTING, method="lbfgs", options=(("inner_steps", 3),)),
+    replace(SETTING, method="locoprop"),
+    replace(SETTING, method="dladmm"),
+    replace(SETTING, method="dgl"),
+    replace(SETTING, method="interlocking"),
+    replace(SETTING, method="dni"),
 ]
 
 
@@ -114,6 +119,18 @@ WAYS: dict[str, dict[str, Any]] = {
     "adam": {"method": "adam", "schedule": "1f1b"},
     "gd-armijo": {"method": "gd-armijo"},
     "lbfgs": {"method": "lbfgs", "options": (("inner_steps", 2),)},
+    "sso": {"method": "sso", "options": (("inner_steps", 2),)},
+    "locoprop": {"method": "locoprop", "options": (("inner_steps", 2), ("local_loss", "squared"))},
+    "dgl": {"method": "dgl"},
+    "interlocking": {"method": "interlocking"},
+    "ddg": {"method": "ddg"},
+    "features-replay": {"method": "features-replay"},
+    "fdg": {"method": "fdg"},
+    "dni": {"method": "dni", "options": (("inner_steps", 2),)},
+    "cgblock": {"method": "cgblock", "options": (("inner_steps", 2),)},
+    "cgblock-ggn": {"method": "cgblock-ggn", "schedule": "gpipe", "options": (("inner_steps", 2),)},
+    "kfac": {"method": "kfac"},
+    "newton": {"method": "newton"},
 }
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from surmin.experiments.batches import Batches
+from surmin.experiments.position import Position
 
 INPUTS = torch.arange(10.0).unsqueeze(1)
 TARGETS = torch.arange(10)
@@ -10,7 +11,27 @@ TARGETS = torch.arange(10)
 def test_the_full_batch_is_always_the_same_tensors() -> None:
     batches = Batches(INPUTS, TARGETS, 0, seed=0)
     assert batches.size == 10
-    assert all(batches.batch(number)[0] is INPUTS and batches.batch(number)[1] is TARGETS for number in range(3))
+    inputs, targets = batches.batch(0)
+    assert torch.equal(inputs, INPUTS) and torch.equal(targets, TARGETS)
+    assert all(batches.batch(number)[0] is inputs and batches.batch(number)[1] is targets for number in range(3))
+
+
+@pytest.mark.parametrize("size", [0, 4])
+def test_the_replicas_shares_are_the_batch(size: int) -> None:
+    whole = Batches(INPUTS, TARGETS, size, seed=3)
+    shares = [Batches(INPUTS, TARGETS, size, seed=3, position=Position(replica, 2)) for replica in range(2)]
+    for number in range(5):
+        parts = [share.batch(number) for share in shares]
+        assert all(
+            len(inputs) == share.size == whole.size // 2 for share, (inputs, _) in zip(shares, parts, strict=True)
+        )
+        for tensors, expected in zip(zip(*parts, strict=True), whole.batch(number), strict=True):
+            assert torch.equal(torch.cat(tensors), expected)
+
+
+def test_shares_that_would_not_be_equal() -> None:
+    with pytest.raises(ValueError, match="10 samples cannot be shared equally by 4 replicas: give batch_size"):
+        Batches(INPUTS, TARGETS, 0, seed=0, position=Position(1, 4))
 
 
 def test_every_epoch_is_another_permutation() -> None:

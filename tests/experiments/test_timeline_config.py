@@ -12,6 +12,7 @@ from surmin.experiments.timeline_config import TimelineConfig
         ({"rounds": 0}, "rounds must be at least 1, got 0"),
         ({"schedule": "zero-bubble"}, "schedule cannot be 'zero-bubble'"),
         ({"microbatches": 0}, "microbatches must be at least 1, got 0"),
+        ({"workers": 2, "replicas": 2}, "surmin timeline shows one pipe: leave replicas at 1"),
         ({"target_loss": 0.1}, "target_loss has no meaning for a timeline"),
     ],
 )

@@ -3,8 +3,9 @@ import signal
 
 import pytest
 
+from surmin.launch.deadlines import Deadlines
 from surmin.launch.reports import Report
-from surmin.launch.verdict import GRACE, State, Verdict, judge, patience
+from surmin.launch.verdict import State, Verdict, judge, patience
 
 ENDED = "the other workers were ended"
 
@@ -72,7 +73,7 @@ def running(rank: int) -> State:
     ],
 )
 def test_who_is_at_fault(states: list[State], verdict: Verdict) -> None:
-    assert judge(states, interrupted=False, timeout=9) == verdict
+    assert judge(states, interrupted=False, waiting=9) == verdict
 
 
 @pytest.mark.parametrize(
@@ -85,22 +86,22 @@ def test_who_is_at_fault(states: list[State], verdict: Verdict) -> None:
     ],
 )
 def test_after_an_interrupt(states: list[State], verdict: Verdict) -> None:
-    assert judge(states, interrupted=True, timeout=9) == verdict
+    assert judge(states, interrupted=True, waiting=9) == verdict
 
 
 @pytest.mark.parametrize(
     ("states", "interrupts", "seconds"),
     [
         ([running(0), running(1)], 0, math.inf),
-        ([running(0), running(1)], 1, 300),
-        ([running(0), running(1)], 2, GRACE),
-        ([running(0), finished(1)], 0, 300),
-        ([running(0), lost(1)], 0, GRACE),
-        ([running(0), failed(1)], 0, GRACE),
+        ([running(0), running(1)], 1, 240),
+        ([running(0), running(1)], 2, 1),
+        ([running(0), finished(1)], 0, 240),
+        ([running(0), lost(1)], 0, 1),
+        ([running(0), failed(1)], 0, 1),
         ([running(0), killed(1)], 1, 0),
-        ([running(0), late(1)], 0, 30),
-        ([running(0), late(1), failed(2)], 0, GRACE),
+        ([running(0), late(1)], 0, 24),
+        ([running(0), late(1), failed(2)], 0, 1),
     ],
 )
 def test_patience(states: list[State], interrupts: int, seconds: float) -> None:
-    assert patience(states, interrupts, timeout=300) == seconds
+    assert patience(states, interrupts, Deadlines(300)) == seconds

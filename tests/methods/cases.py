@@ -6,6 +6,8 @@ from surmin.models import mlp
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.partition import partition
 
+BY_STAGES = {"ddg", "features-replay", "fdg", "dgl", "interlocking", "dni"}
+"""Methods whose steps depend on where the network is cut."""
 SAMPLES, FEATURES, WIDTH, CLASSES, LAYERS = 24, 5, 7, 3, 3
 
 

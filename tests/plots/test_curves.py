@@ -4,27 +4,12 @@ import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
-from surmin.plots import curves as curves_module
 from surmin.plots.curves import draw_curves
 from surmin.plots.run import describe, draw_run
 from surmin.plots.series import AXES, loss_curve
 from surmin.plots.style import LineStyle
 from tests.experiments.cases import tiny_run
 from tests.plots.cases import make_rows, picture_size
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Figures made while the test runs."""
-    made: list[Figure] = []
-
-    class Kept(Figure):
-        def __init__(self, *arguments: object, **options: object) -> None:
-            super().__init__(*arguments, **options)  # type: ignore[arg-type]
-            made.append(self)
-
-    monkeypatch.setattr(curves_module, "Figure", Kept)
-    return made
 
 
 def test_one_panel_an_axis(tmp_path: Path, figures: list[Figure]) -> None:

@@ -7,24 +7,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from surmin.pipeline.timeline import Timeline
-from surmin.plots import timeline as timeline_module
 from surmin.plots.timeline import COLORS, draw_timelines
 from tests.pipeline.spans import gradient_step, row, surrogate_round
 from tests.plots.cases import picture_size
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Figures made while the test runs."""
-    made: list[Figure] = []
-
-    class Kept(Figure):
-        def __init__(self, *arguments: object, **options: object) -> None:
-            super().__init__(*arguments, **options)  # type: ignore[arg-type]
-            made.append(self)
-
-    monkeypatch.setattr(timeline_module, "Figure", Kept)
-    return made
 
 
 def written(axes: Axes) -> list[tuple[float, float, str]]:

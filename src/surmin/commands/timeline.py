@@ -1,19 +1,16 @@
 """`surmin timeline`."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from surmin.commands.launching import joined_team, launch
 from surmin.commands.train import default_folder
 from surmin.exit_codes import SUCCESS
 from surmin.experiments.files import write_json
-from surmin.experiments.folder import check_unclaimed, claim_folder
-from surmin.experiments.team import team_of
+from surmin.experiments.folder import claim_folder
 from surmin.experiments.timeline_config import TimelineConfig
 from surmin.experiments.traced_runs import trace_runs
-from surmin.launch.supervisor import supervise
-from surmin.launch.worker import this_worker
 from surmin.pipeline.chrome_trace import to_chrome_trace
 from surmin.pipeline.timeline import Timeline, theoretical_bubble
 from surmin.plots.run import describe
@@ -30,15 +27,11 @@ TITLES = {
 
 def timeline(config: TimelineConfig, out: Path | None) -> int:
     """Trace a few steps; worker 0 writes timeline.json, draws timeline.png and prints who was busy."""
-    config.check()
     path = out or default_folder("timeline", config.data)
-    worker = this_worker()
-    if worker is None:
-        check_unclaimed(path)
-    if worker is None and config.workers > 1:
-        words = [*config.to_words(), "--out", str(path)]
-        return supervise(config.workers, [sys.executable, "-m", "surmin", "timeline", *words], timeout=config.timeout)
-    with team_of(worker, config.timeout, config.device) as team:
+    code = launch(config, path)
+    if code is not None:
+        return code
+    with joined_team(config, path) as (config, path, team):
         runs = trace_runs(config, team)
     if runs is None:
         return SUCCESS

@@ -1,34 +1,29 @@
 """`surmin train`."""
 
-import sys
 from contextlib import nullcontext
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from surmin.commands.launching import joined_team, launch
 from surmin.commands.progress import RoundProgress
 from surmin.exit_codes import INTERRUPTED, SUCCESS
 from surmin.experiments.config import RunConfig
-from surmin.experiments.folder import check_unclaimed
 from surmin.experiments.metrics import Row
 from surmin.experiments.run import Run, Status
 from surmin.experiments.saved import SavedRun
-from surmin.experiments.team import Team, team_of
-from surmin.launch.supervisor import supervise
-from surmin.launch.worker import this_worker
 from surmin.plots.run import draw_run
 from surmin.plots.tables import percent, short
 
 
 def train(config: RunConfig, out: Path | None, resume: Path | None) -> int:
     """Start or continue a run, draw it, and say how it ended; on workers, if that is what this process is to do."""
-    worker = this_worker()
-    if worker is None and config.workers > 1:
-        return _launch(config, out, resume)
-    with team_of(worker, config.timeout, config.device) as team:
-        path = Path(team.gather(str(out or resume or default_folder(config.method, config.data)))[0])
+    path = out or resume or default_folder(config.method, config.data)
+    code = launch(config, path, resume)
+    if code is not None:
+        return code
+    with joined_team(config, path, resume) as (config, path, team):
         saved = None if resume is None else SavedRun.read(resume)
-        run = Run(_for_team(config, team), path, team)
+        run = Run(config, path, team)
         if saved:
             run.resume(saved)
         else:
@@ -39,26 +34,6 @@ def train(config: RunConfig, out: Path | None, resume: Path | None) -> int:
         print(describe_end(status, run.rows[-1]))
         print(f"curves: {path / 'curves.png'}")
     return INTERRUPTED if status == "interrupted" else SUCCESS
-
-
-def _launch(config: RunConfig, out: Path | None, resume: Path | None) -> int:
-    """Check what can be checked beforehand, and run the same command on workers of this machine."""
-    config.check()
-    path = out or resume or default_folder(config.method, config.data)
-    if path != resume:
-        check_unclaimed(path)
-    words = [*config.to_words(), "--out", str(path), *(["--resume", str(resume)] if resume else [])]
-    command = [sys.executable, "-m", "surmin", config.command, *words]
-    return supervise(config.workers, command, timeout=config.timeout, folder=path)
-
-
-def _for_team(config: RunConfig, team: Team) -> RunConfig:
-    """The options with the number of workers there are, which torchrun alone may know."""
-    if config.workers not in (1, team.count):
-        raise ValueError(
-            f"--workers {config.workers}, but {team.count} were started: leave --workers out under torchrun"
-        )
-    return replace(config, workers=team.count)
 
 
 def _train(run: Run) -> Status:

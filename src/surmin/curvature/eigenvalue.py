@@ -36,15 +36,21 @@ def lanczos(product: BatchedProduct, start: Tensor, steps: int) -> Tensor:
     steps = min(steps, start[0].numel())
     basis = _normalize(start).reshape(n, 1, -1)
     projected = start.new_zeros(n, steps, steps)
+    scale = start.new_zeros(n, 1)
     for step in range(steps):
         image = product(basis[:, step].reshape(shape)).reshape(n, -1)
         coefficients = torch.einsum("nkd,nd->nk", basis, image)
         projected[:, : step + 1, step] = coefficients
         projected[:, step, : step + 1] = coefficients
+        scale = torch.maximum(scale, image.norm(dim=1, keepdim=True))
         for _ in range(2):
             image = image - torch.einsum("nkd,nk->nd", basis, torch.einsum("nkd,nd->nk", basis, image))
         if step + 1 < steps:
-            basis = torch.cat([basis, _normalize(image).unsqueeze(1)], dim=1)
+            # Where the space is invariant only rounding is left, which would be no orthogonal direction: take none.
+            is_new = image.norm(dim=1, keepdim=True) > torch.finfo(image.dtype).eps ** 0.5 * scale
+            basis = torch.cat([basis, torch.where(is_new, _normalize(image), 0).unsqueeze(1)], dim=1)
+    missing = basis.norm(dim=2) == 0
+    projected += torch.diag_embed(missing * projected[:, :1, 0])  # a value that is no larger than λ_max
     return torch.linalg.eigvalsh(projected)[:, -1]
 
 

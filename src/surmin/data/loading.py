@@ -40,7 +40,7 @@ def load_dataset(
     Raises:
         DataError: anything missing, damaged, out of range or inconsistent; one line that says what and where.
 
-    Example:
+    Examples:
         >>> dataset = load_dataset("digits", train_samples=100)
         >>> tuple(dataset.train_inputs.shape), dataset.classes
         ((100, 1, 8, 8), 10)

@@ -34,6 +34,7 @@ class ExperimentConfig:
         activation: relu, tanh, softplus, sigmoid, gelu, elu, silu or identity; relu if not given, gelu for gpt.
         stages: parts the network is cut into; at most 4 if not given.
         workers: processes that the stages are spread over.
+        replicas: copies of the network, each on an equal part of the workers and with an equal share of every batch.
         microbatches: equal parts every batch goes through the stages in.
         schedule: of forward and gradient waves between workers: posted (receives posted ahead, best on slow links), or
             torch's gpipe or 1f1b.
@@ -42,8 +43,8 @@ class ExperimentConfig:
         curvature: of sm: what goes down the pipe, factor, sample or scalar.
         local: of sm: local losses that are quadratic or nonlinear.
         blocks: of sm: what gets a local loss of its own, a layer or a stage.
-        inner_steps: inner steps per round (sm, sm-paper, sso, cgblock, cgblock-ggn, locoprop), or L-BFGS iterations per
-            round (lbfgs, 20 if not given).
+        inner_steps: inner steps per round (sm, sm-paper, sso, cgblock, cgblock-ggn, locoprop, dni), or L-BFGS iterations
+            per round (lbfgs, 20 if not given).
         rank: of sm: random curvature columns per sample; if not given the factor is exact, and of rank 2 for tokens.
         curvature_fraction: of sm: part of the batch that carries the curvature.
         damping: first value of λ of sm and kfac; λ of cgblock, cgblock-ggn and newton.
@@ -76,6 +77,7 @@ class ExperimentConfig:
     activation: str | None = None
     stages: int | None = None
     workers: int = 1
+    replicas: int = 1
     microbatches: int = 1
     schedule: Literal["posted", "gpipe", "1f1b"] = "posted"
     timeout: float = 300.0
@@ -106,8 +108,8 @@ class ExperimentConfig:
     def check(self) -> None:
         """Raise ValueError for an impossible value, naming the option; what needs the data is checked later."""
         check_types(self)
-        least = {"layers": 1, "width": 1, "stages": 1, "workers": 1, "microbatches": 1, "threads": 1, "rounds": 0}
-        for name, bound in {**least, "batch_size": 0, "seed": 0}.items():
+        least = {"layers": 1, "width": 1, "stages": 1, "workers": 1, "microbatches": 1, "threads": 1}
+        for name, bound in {**least, "replicas": 1, "rounds": 0, "batch_size": 0, "seed": 0}.items():
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"{name} must be at least {bound}, got {value}")
@@ -115,10 +117,14 @@ class ExperimentConfig:
             raise ValueError(f"target_loss must be a finite number, got {self.target_loss}")
         if not 0 < self.timeout < math.inf:
             raise ValueError(f"timeout must be a positive number of seconds, got {self.timeout}")
-        if self.stages is not None and self.workers > self.stages:
+        pipe, rest = divmod(self.workers, self.replicas)
+        if rest:
             raise ValueError(
-                f"{self.workers} workers cannot share {self.stages} stages: every worker needs at least one"
+                f"{self.workers} workers cannot hold {self.replicas} equal replicas: give --workers a multiple of "
+                f"{self.replicas}, or another number of --replicas"
             )
+        if self.stages is not None and pipe > self.stages:
+            raise ValueError(f"{pipe} workers cannot share {self.stages} stages: every worker needs at least one")
 
     @property
     def waiting(self) -> float:

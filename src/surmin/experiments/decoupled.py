@@ -85,7 +85,7 @@ def decoupled_blocks(
     """
     left = _curvature_wave(pipeline, wave, options)
     trainable = [position for position, block in enumerate(dense.blocks) if block.size]
-    kappas = _inflation(options, len(trainable))
+    kappas = inflation_of(options, len(trainable))
     if options.curvature != "factor":
         return [_scalar_block(left[position], position, dense) for position in trainable]
     by_parameters, by_inputs = dense.jacobians()
@@ -106,7 +106,7 @@ def _curvature_wave(pipeline: InProcessPipeline, wave: Wave, options: Options) -
     blocks = cut_blocks(pipeline.stages, options.blocks)
     starts = {stage: [b.start for b in own if b.start] for stage, own in zip(pipeline.stages, blocks, strict=True)}
     gradients = pipeline.backward(wave, starts)
-    curvature = _curvature(options)
+    curvature = exact_curvature(options)
     flat = [(stage, block) for stage, own in enumerate(blocks) for block in own]
     found: dict[int, _Left] = {}
     with torch.no_grad():
@@ -219,7 +219,8 @@ def _matrix(left: _Left) -> Tensor:
     return torch.stack([left.curvature.product(unit) for unit in units], dim=1).double()
 
 
-def _curvature(options: Options) -> FactorCurvature | ScalarCurvature:
+def exact_curvature(options: Options) -> FactorCurvature | ScalarCurvature:
+    """What goes down the pipe by these options, of the whole batch and of full rank."""
     if options.curvature == "factor":
         return FactorCurvature(None, 1.0, top_factor=options.top_factor)
     return ScalarCurvature(
@@ -227,7 +228,8 @@ def _curvature(options: Options) -> FactorCurvature | ScalarCurvature:
     )
 
 
-def _inflation(options: Options, blocks: int) -> list[float]:
+def inflation_of(options: Options, blocks: int) -> list[float]:
+    """κ of every trainable block where the curvature is not decoupled already."""
     if options.decoupling is not None:
         return check_decoupling(options.decoupling, blocks)
     return uniform_decoupling(blocks)

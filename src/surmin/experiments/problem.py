@@ -4,16 +4,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from surmin.data import Dataset, load_dataset
 from surmin.experiments.config import ExperimentConfig
 from surmin.experiments.metrics import Evaluation
+from surmin.experiments.position import Position
 from surmin.experiments.team import Team, choose_device
 from surmin.losses import CrossEntropy
 from surmin.models import build_model
 from surmin.pipeline.distributed import Pipeline
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.placement import spread
+from surmin.pipeline.process_replicas import DIMENSIONS
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.partition import partition
 from surmin.stages.stage import leaf_modules
@@ -31,27 +34,36 @@ class Problem:
         modules: all stages' modules, of which a worker trains its own.
         pipeline: over the stages this worker holds.
         team: of workers.
+        position: of this worker among them.
     """
 
     data: Dataset
     modules: list[nn.Module]
     pipeline: WorkerPipeline
     team: Team
+    position: Position
 
     @torch.no_grad()
     def evaluate(self) -> Evaluation:
-        """Loss on all training samples and accuracy on all test samples, by forward passes that are not counted."""
+        """Loss on all training samples and accuracy on all test samples, by forward passes that are not counted.
+
+        Replicas take turns with what goes through the pipe at once.
+        """
         total = torch.zeros((), dtype=torch.float64)
-        for inputs, targets in _parts(self.data.train_inputs, self.data.train_targets):
+        for inputs, targets in self._parts(self.data.train_inputs, self.data.train_targets):
             outputs = self.pipeline.predict(inputs)
             if outputs is not None:
                 total += self.pipeline.loss.sample_losses(outputs, targets).sum().double().cpu()
         right = 0
-        for inputs, targets in _parts(self.data.test_inputs, self.data.test_targets):
+        for inputs, targets in self._parts(self.data.test_inputs, self.data.test_targets):
             outputs = self.pipeline.predict(inputs)
             right += 0 if outputs is None else int((outputs.argmax(-1) == targets).sum())
         total_loss, all_right = self.team.sum(float(total), right)
         return Evaluation(total_loss / len(self.data.train_inputs), all_right / self.data.test_targets.numel())
+
+    def _parts(self, inputs: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
+        parts = list(zip(inputs.split(EVALUATED_AT_ONCE), targets.split(EVALUATED_AT_ONCE), strict=True))
+        return parts[self.position.replica :: self.position.replicas]
 
 
 def load_data(config: ExperimentConfig, team: Team) -> Dataset:
@@ -87,31 +99,33 @@ def build_problem(config: ExperimentConfig, data: Dataset, team: Team) -> Proble
         activation=config.activation,
         tokens=data.has_tokens,
     )
-    count = config.stages or max(team.count, min(DEFAULT_STAGES, _trainable_layers(model)))
+    position = Position.of(team.rank, team.count, config.replicas)
+    count = config.stages or max(position.length, min(DEFAULT_STAGES, _trainable_layers(model)))
     modules = partition(model, count)
-    own = spread(count, team.count)[team.rank]
+    own = spread(count, position.length)[position.place]
     for module in modules[own.start : own.stop]:
         module.to(data.train_inputs.device, getattr(torch, config.dtype))
-    return Problem(data, modules, _pipeline(config, modules, team), team)
-
-
-def _pipeline(config: ExperimentConfig, stages: list[nn.Module], team: Team) -> WorkerPipeline:
     loss, microbatches = CrossEntropy(), config.microbatches
     if team.count == 1:
-        return InProcessPipeline(stages, loss, microbatches=microbatches)
-    own = spread(len(stages), team.count)[team.rank]
-    return Pipeline(
-        stages[own.start : own.stop],
-        loss,
-        microbatches=microbatches,
-        schedule=config.schedule,
-        timeout=config.timeout,
-    )
+        pipeline: WorkerPipeline = InProcessPipeline(modules, loss, microbatches=microbatches)
+    else:
+        pipeline = Pipeline(
+            modules[own.start : own.stop],
+            loss,
+            microbatches=microbatches,
+            schedule=config.schedule,
+            timeout=config.waiting,
+            mesh=_mesh(position),
+        )
+    return Problem(data, modules, pipeline, team, position)
+
+
+def _mesh(position: Position) -> DeviceMesh | None:
+    """Of replicas and places in the pipe."""
+    if position.replicas == 1:
+        return None
+    return init_device_mesh("cpu", (position.replicas, position.length), mesh_dim_names=DIMENSIONS)
 
 
 def _trainable_layers(model: nn.Sequential) -> int:
     return sum(any(parameter.requires_grad for parameter in leaf.parameters()) for leaf in leaf_modules(model))
-
-
-def _parts(inputs: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(inputs.split(EVALUATED_AT_ONCE), targets.split(EVALUATED_AT_ONCE), strict=True))

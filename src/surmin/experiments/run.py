@@ -56,13 +56,18 @@ class Run:
         self.folder = RunFolder(path)
         self.rows: list[Row] = []
         self._batches = Batches(
-            self.problem.data.train_inputs, self.problem.data.train_targets, config.batch_size, config.seed
+            self.problem.data.train_inputs,
+            self.problem.data.train_targets,
+            config.batch_size,
+            config.seed,
+            self.problem.position,
         )
         if self._batches.size % config.microbatches:
             raise ValueError(
                 f"{self._batches.size} samples cannot be cut into {config.microbatches} equal microbatches"
             )
         options = _token_defaults(config, self.problem.data) | config.given_options()
+        self._writers = team.first(self.problem.position.length)
         self._method = build_method(config.method, self.problem.pipeline, options, config.seed)
 
     @property
@@ -159,9 +164,9 @@ class Run:
         self._save()
 
     def _save(self) -> None:
-        """Write the checkpoint; a network that has diverged does not replace the last good one."""
-        if self.status != "diverged":
-            self._checkpoint().save(self.folder.checkpoint)
+        """Write the first replica's checkpoint; a network that has diverged does not replace the last good one."""
+        if self.status != "diverged" and self.problem.position.replica == 0:
+            self._checkpoint().save(self.folder.checkpoint, self._writers)
 
     def _checkpoint(self) -> Checkpoint:
         parameters = self.problem.pipeline.parameters

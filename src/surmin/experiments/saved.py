@@ -20,6 +20,7 @@ MAY_CHANGE = frozenset(
         "stages",
         "microbatches",
         "workers",
+        "replicas",
         "schedule",
         "timeout",
         "threads",

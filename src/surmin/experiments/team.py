@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 import torch
@@ -33,6 +34,9 @@ class Team(Protocol):
     def gather(self, text: str) -> list[str]:
         """What every member says, by rank."""
 
+    def first(self, count: int) -> dist.ProcessGroup | None:
+        """A process group of the members of the lowest ranks; None where there is only one process."""
+
 
 @dataclass(frozen=True)
 class Alone:
@@ -50,17 +54,21 @@ class Alone:
         """Nobody else speaks."""
         return [text]
 
+    def first(self, count: int) -> None:
+        """There are no others."""
+
 
 ALONE = Alone()
 
 
 @dataclass(frozen=True)
 class Workers:
-    """The processes of torch's default process group."""
+    """The processes of torch's default process group, and the seconds that they wait for each other."""
 
     rank: int
     count: int
     place: int
+    timeout: float
 
     def sum(self, *numbers: float) -> list[float]:
         """By an all-reduce."""
@@ -79,6 +87,13 @@ class Workers:
         dist.all_gather(heard, said)
         return [bytes(other[:size].tolist()).decode() for other, size in zip(heard, sizes, strict=True)]
 
+    def first(self, count: int) -> dist.ProcessGroup | None:
+        """All are the default group; of fewer a new one is made, which is None where this process is not in it."""
+        if count == self.count:
+            return dist.group.WORLD
+        group = dist.new_group(range(count), timeout=timedelta(seconds=self.timeout), backend="gloo")
+        return group if isinstance(group, dist.ProcessGroup) else None
+
 
 @contextmanager
 def team_of(worker: Worker | None, timeout: float, device: str) -> Iterator[Team]:
@@ -88,7 +103,7 @@ def team_of(worker: Worker | None, timeout: float, device: str) -> Iterator[Team
         return
     own = choose_device(device, worker.local_rank)
     with joined(worker, timeout, own if own.type == "cuda" else None):
-        yield Workers(worker.rank, worker.count, worker.local_rank)
+        yield Workers(worker.rank, worker.count, worker.local_rank, timeout)
 
 
 def choose_device(name: str, place: int = 0) -> torch.device:

@@ -35,5 +35,7 @@ class TimelineConfig(ExperimentConfig):
         for name in ("gradient_steps", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.replicas > 1:
+            raise ValueError("surmin timeline shows one pipe: leave replicas at 1")
         if self.target_loss is not None:
             raise ValueError("target_loss has no meaning for a timeline")

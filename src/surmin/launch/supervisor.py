@@ -11,14 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 
+from surmin.launch.deadlines import Deadlines
 from surmin.launch.local_worker import LocalWorker
 from surmin.launch.verdict import State, Verdict, judge, patience
 from surmin.launch.worker import RENDEZVOUS_VARIABLE
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
-TERMINATION = 2.0
-"""Seconds between asking a worker to end and making it."""
-
 INTERVAL = 0.05
 
 
@@ -26,14 +24,15 @@ def supervise(count: int, command: Sequence[str], *, timeout: float, folder: Pat
     """Run a command in `count` processes that are workers of one run, and return its exit code.
 
     Worker 0 writes to the terminal, the others write nowhere. SIGINT and SIGTERM are passed on once to every
-    worker, which has `timeout` seconds to end in order; after a second one they are ended. Otherwise a worker that
-    is killed, fails or does not answer ends all others, and one line on stderr says which and why. No worker
+    worker, which has nearly `timeout` seconds to end in order; after a second one they are ended. Otherwise a worker
+    that is killed, fails or does not answer ends all others, and one line on stderr says which and why. No worker
     outlives this process. To be called in the main thread.
 
     Args:
         count: how many.
         command: the program and its arguments; it calls `Worker.from_environment`.
-        timeout: seconds that the workers wait for each other (`joined`).
+        timeout: seconds within which a run ends whose workers wait for one that hangs; for each other they must wait
+            no longer than `Deadlines.waiting`.
         folder: what the run writes, to be named for resuming.
 
     Raises:
@@ -43,14 +42,15 @@ def supervise(count: int, command: Sequence[str], *, timeout: float, folder: Pat
     if count < 1 or timeout <= 0:
         raise ValueError(f"workers and timeout must be positive, got {count} and {timeout:g}")
     workers: list[LocalWorker] = []
+    deadlines = Deadlines(timeout)
     with TemporaryDirectory(prefix="surmin-") as scratch, _signals_received() as received:
         environment = _environment(count, Path(scratch) / "rendezvous")
         try:
             for rank in range(count):
                 workers.append(LocalWorker(rank, command, environment))
-            verdict = _watch(workers, received, timeout)
+            verdict = _watch(workers, received, deadlines)
         finally:
-            _end(workers)
+            _end(workers, deadlines.termination)
     _say(verdict, folder)
     return verdict.code
 
@@ -82,7 +82,7 @@ def _signals_received() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _watch(workers: Sequence[LocalWorker], received: Sequence[int], timeout: float) -> Verdict:
+def _watch(workers: Sequence[LocalWorker], received: Sequence[int], deadlines: Deadlines) -> Verdict:
     """Wait until all have ended, or one at least is at fault and the rest had time to say so."""
     states: list[State] = []
     seen, deadline = 0, float("inf")
@@ -95,16 +95,16 @@ def _watch(workers: Sequence[LocalWorker], received: Sequence[int], timeout: flo
         if changed or interrupts:
             states = [state for state in states if state in latest] + changed
             seen += len(interrupts)
-            deadline = min(deadline, time.monotonic() + patience(states, seen, timeout))
+            deadline = min(deadline, time.monotonic() + patience(states, seen, deadlines))
         if time.monotonic() > deadline or all(state.code is not None for state in states):
-            return judge(states, seen > 0, timeout)
+            return judge(states, seen > 0, deadlines.waiting)
         time.sleep(INTERVAL)
 
 
-def _end(workers: Sequence[LocalWorker]) -> None:
+def _end(workers: Sequence[LocalWorker], seconds: float) -> None:
     for worker in workers:
         worker.signal(signal.SIGTERM)
-    deadline = time.monotonic() + TERMINATION
+    deadline = time.monotonic() + seconds
     for worker in workers:
         worker.end(max(0.0, deadline - time.monotonic()))
 

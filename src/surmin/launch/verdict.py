@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from surmin.exit_codes import INTERRUPTED, SUCCESS, USER_ERROR, WORKER_LOST
+from surmin.launch.deadlines import Deadlines
 from surmin.launch.reports import Kind, Report
-
-GRACE = 1.0
-"""Seconds that the others get to say something when a worker has ended."""
 
 ENDED = "the other workers were ended"
 
@@ -57,27 +55,27 @@ class Verdict:
     resumable: bool = False
 
 
-def patience(states: Sequence[State], interrupts: int, timeout: float) -> float:
+def patience(states: Sequence[State], interrupts: int, deadlines: Deadlines) -> float:
     """For how many seconds the workers that still run may go on, after the latest news."""
     conditions = {state.condition for state in states}
     if "killed" in conditions:  # nothing that may come is a better reason
         return 0
     if conditions & {"aborted", "error"} or interrupts > 1:
-        return GRACE
+        return deadlines.grace
     if "peer late" in conditions:  # others may have begun to wait later
-        return max(GRACE, timeout / 10)
+        return deadlines.telling
     if "peer lost" in conditions:
-        return GRACE
-    return timeout if interrupts or conditions & {"finished", "interrupted"} else float("inf")
+        return deadlines.grace
+    return deadlines.waiting if interrupts or conditions & {"finished", "interrupted"} else float("inf")
 
 
-def judge(states: Sequence[State], interrupted: bool, timeout: float) -> Verdict:
+def judge(states: Sequence[State], interrupted: bool, waiting: float) -> Verdict:
     """Name what ended the run, or why it must be ended. A worker that only lost another is named last.
 
     Args:
         states: of all workers, in the order in which they changed; those that run have used up their patience.
         interrupted: whether the user asked for the end.
-        timeout: how long a worker may keep others waiting, in seconds.
+        waiting: how long a worker may keep others waiting, in seconds.
     """
 
     def those(condition: Condition) -> list[State]:
@@ -89,18 +87,18 @@ def judge(states: Sequence[State], interrupted: bool, timeout: float) -> Verdict
         orderly = all(state.code in (SUCCESS, INTERRUPTED) and not state.report for state in states)
         return Verdict(INTERRUPTED, "" if orderly else "interrupted")
     if those("running") and (those("peer late") or those("finished")):
-        return _silence_of(those("running"), those("peer late"), timeout)
+        return _silence_of(those("running"), those("peer late"), waiting)
     if found := those("aborted") or those("peer late") or those("peer lost"):
         return _fault_of(found, states)
     return Verdict(SUCCESS)
 
 
-def _silence_of(running: Sequence[State], waiting: Sequence[State], timeout: float) -> Verdict:
+def _silence_of(running: Sequence[State], late: Sequence[State], waiting: float) -> Verdict:
     """Those that others have waited for by name; all that run where no names are known."""
-    awaited = {state.report.peer for state in waiting if state.report}
+    awaited = {state.report.peer for state in late if state.report}
     silent = [state for state in running if state.rank in awaited] or running
     names = " and ".join(f"worker {rank}" for rank in sorted(state.rank for state in silent))
-    return Verdict(WORKER_LOST, f"{names} did not answer within {timeout:g} s; {ENDED}", resumable=True)
+    return Verdict(WORKER_LOST, f"{names} did not answer within {waiting:g} s; {ENDED}", resumable=True)
 
 
 def _fault_of(found: Sequence[State], states: Sequence[State]) -> Verdict:

@@ -1,21 +1,88 @@
-"""Gradient descent with Armijo's backtracking line search on the loss itself."""
+"""Armijo's backtracking line search over forward waves, and gradient descent with it on the loss itself."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from surmin.methods.base import StepMeter
 from surmin.methods.gradients import Gradients, by_name, squared_norm
-from surmin.pipeline.wave import StageParameters
+from surmin.pipeline.wave import StageParameters, Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.stages.layer import Layer
 
 SUFFICIENT = 1e-4
 MAX_TRIES = 40
+
+
+class SearchResult(NamedTuple):
+    """What a line search found.
+
+    Attributes:
+        wave: at the new parameters, which the network has now; None where no trial was good enough, and then it keeps
+            the old ones.
+        value: of the function there; the old one where no trial was good enough.
+        tries: forward waves.
+    """
+
+    wave: Wave | None
+    value: float
+    tries: int
+
+
+class ArmijoSearch:
+    """Finds the first of α, α/2, α/4, … with f(θ - α d) ≤ f(θ) - 10⁻⁴ α ⟨∇f, d⟩ and moves the network there.
+
+    Every trial is a forward wave and an all-reduce of its value. The next search starts from twice the accepted α.
+
+    Args:
+        pipeline: the network.
+        length: the very first α tried.
+    """
+
+    def __init__(self, pipeline: WorkerPipeline, length: float) -> None:
+        self.pipeline = pipeline
+        self.length = length
+
+    def descend(
+        self, inputs: Tensor, targets: Tensor, direction: Gradients, slope: float, value: float,
+        evaluate: Callable[[Wave], Tensor],
+    ) -> SearchResult:  # fmt: skip
+        """Search against a direction, at most `MAX_TRIES` trials.
+
+        Args:
+            inputs: the batch.
+            targets: of the batch.
+            direction: d, one flat vector a layer.
+            slope: ⟨∇f, d⟩ over all workers.
+            value: f(θ) over all workers.
+            evaluate: this worker's share of f after a forward wave, 0-dimensional.
+        """
+        for tries in range(1, MAX_TRIES + 1):
+            moved = self._moved(direction)
+            (trial,) = self.pipeline.forward_candidates(inputs, targets, [moved])
+            (new_value,) = self.pipeline.total(evaluate(trial).reshape(1))
+            if new_value <= value - SUFFICIENT * self.length * slope:
+                self.pipeline.move_to(moved)
+                self.length *= 2
+                return SearchResult(trial, new_value, tries)
+            self.length *= 0.5
+        return SearchResult(None, value, MAX_TRIES)
+
+    def _moved(self, direction: Gradients) -> StageParameters:
+        return {
+            stage: [self._moved_layer(layer, flat) for layer, flat in zip(stage.layers, own, strict=True)]
+            for stage, own in direction.items()
+        }
+
+    def _moved_layer(self, layer: Layer, direction: Tensor) -> dict[str, Tensor]:
+        return {
+            name: (layer.parameters[name].detach() - self.length * piece).requires_grad_()
+            for name, piece in by_name(layer, direction).items()
+        }
 
 
 class ArmijoDescent:
@@ -31,7 +98,7 @@ class ArmijoDescent:
 
     def __init__(self, pipeline: WorkerPipeline, *, lr: float = 1.0) -> None:
         self.pipeline = pipeline
-        self.length = lr
+        self._search = ArmijoSearch(pipeline, lr)
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One line search; when no trial is good enough the parameters stay as they are."""
@@ -39,38 +106,20 @@ class ArmijoDescent:
         wave = self.pipeline.forward(inputs, targets)
         gradients = self.pipeline.backward(wave)
         loss, squared = self.pipeline.total(torch.stack([wave.loss, squared_norm(gradients)]))
-        accepted, tries = False, 0
-        while not accepted and tries < MAX_TRIES:
-            moved = self._moved(gradients)
-            (trial,) = self.pipeline.forward_candidates(inputs, targets, [moved])
-            (new_loss,) = self.pipeline.total(trial.loss.reshape(1))
-            accepted = new_loss <= loss - SUFFICIENT * self.length * squared
-            tries += 1
-            if accepted:
-                self.pipeline.move_to(moved)
-                self.pipeline.accept(trial, inputs, targets)
-            self.length *= 2 if accepted else 0.5
-        norm = math.sqrt(squared)
-        return meter.report(wave.shape, loss, norm, new_loss=new_loss, accepted=accepted, tries=tries)
+        found = self._search.descend(inputs, targets, gradients, squared, loss, lambda trial: trial.loss)
+        if found.wave is not None:
+            self.pipeline.accept(found.wave, inputs, targets)
+        return meter.report(
+            wave.shape, loss, math.sqrt(squared), new_loss=found.value, accepted=found.wave is not None,
+            tries=found.tries,
+        )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """The next α to try."""
-        return {"length": self.length}
+        return {"length": self._search.length}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         if set(state) != {"length"}:
             raise ValueError(f"not the state of a line search: {sorted(state)}")
-        self.length = float(state["length"])
-
-    def _moved(self, gradients: Gradients) -> StageParameters:
-        return {
-            stage: [self._moved_layer(layer, flat) for layer, flat in zip(stage.layers, own, strict=True)]
-            for stage, own in gradients.items()
-        }
-
-    def _moved_layer(self, layer: Layer, gradient: Tensor) -> dict[str, Tensor]:
-        return {
-            name: (layer.parameters[name].detach() - self.length * piece).requires_grad_()
-            for name, piece in by_name(layer, gradient).items()
-        }
+        self._search.length = float(state["length"])

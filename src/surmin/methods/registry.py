@@ -39,6 +39,19 @@ METHODS: Mapping[str, Entry] = {
     "sgd": Entry("first_order:sgd", "lr"),
     "adam": Entry("first_order:adam", "lr"),
     "lbfgs": Entry("lbfgs:Lbfgs", "lr inner_steps"),
+    "cgblock": Entry("cgblock:CgBlock", "inner_steps damping safeguard"),
+    "cgblock-ggn": Entry("cgblock_ggn:CgBlockGaussNewton", "inner_steps damping rank curvature_fraction seed"),
+    "kfac": Entry("kfac:Kfac", "damping rank curvature_fraction seed"),
+    "newton": Entry("newton:Newton", "damping safeguard"),
+    "dgl": Entry("dgl:DecoupledGreedyLearning", "lr optimizer seed"),
+    "interlocking": Entry("interlocking:InterlockingBackpropagation", "lr optimizer seed"),
+    "dni": Entry("dni:SyntheticGradients", "lr inner_lr inner_steps optimizer seed"),
+    "locoprop": Entry("locoprop:LocoProp", "lr inner_steps inner_lr inner_optimizer local_loss damping"),
+    "dladmm": Entry("dladmm:DlAdmm", "penalty"),
+    "sso": Entry("sso:Sso", "lr inner_steps inner_optimizer inner_lr"),
+    "ddg": Entry("ddg:DelayedGradients", "lr optimizer"),
+    "features-replay": Entry("features_replay:FeaturesReplay", "lr optimizer"),
+    "fdg": Entry("fdg:fdg", "lr optimizer"),
 }
 
 

@@ -23,7 +23,7 @@ def mlp(input_shape: Sequence[int], outputs: int, layers: int, width: int, activ
     Raises:
         ModelError: a size below 1 or an unknown activation.
 
-    Example:
+    Examples:
         >>> mlp((1, 8, 8), outputs=10, layers=2, width=32)
         Sequential(
           (0): Flatten(start_dim=1, end_dim=-1)

@@ -93,7 +93,9 @@ class Pipeline(WorkerPipeline):
             self._scheduled = ScheduledGradients(self, schedule, _group(backend, patience, pipes), device)
 
     def flush(self) -> None:
-        """Wait until everything has been sent; to be called before the process group is destroyed."""
+        """Wait until everything has been sent; to be called, by all, before the process group is destroyed."""
+        for exchange in self._exchanges:
+            exchange.settle()
         self._processes.flush()
 
     def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries) -> Wave:

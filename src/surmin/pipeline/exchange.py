@@ -5,8 +5,8 @@ one process all stages are neighbours here; on workers the same calls reach the 
 order of its messages and holds them until they are taken, so that a method may take one in a later step.
 """
 
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,7 @@ from torch import Tensor
 
 from surmin.curvature.output_curvature import Message
 from surmin.pipeline.links import Kind, Links
-from surmin.pipeline.reuse import Noted, note, same_tensors
-from surmin.pipeline.validation import describe_batch
-from surmin.pipeline.wave import part_shape
+from surmin.pipeline.trial import Trial
 
 if TYPE_CHECKING:
     from surmin.pipeline.worker_pipeline import WorkerPipeline
@@ -35,20 +33,31 @@ class Exchange:
         crossings: positions at which another worker's stages would begin, where traffic is counted.
         upwards: names of the channels that lead to the stage above.
         downwards: names of the channels that lead to the stage below.
+        number: tells this exchange's messages from those of others on the same links, which may still be under way.
+
+    Attributes:
+        stages_below: how many stages the network has below those here; known since the first batch.
+        stages_above: how many it has above them; known since the first batch.
     """
+
+    stages_below = stages_above = 0
 
     def __init__(
         self, pipeline: "WorkerPipeline", links: Links, crossings: AbstractSet[int],
-        upwards: Sequence[str], downwards: Sequence[str],
+        upwards: Sequence[str], downwards: Sequence[str], number: int,
     ) -> None:  # fmt: skip
         self._pipeline = pipeline
         self._links = links
         self._crossings = crossings
         self._directions = {**dict.fromkeys(upwards, "up"), **dict.fromkeys(downwards, "down")}
-        self._held: dict[tuple[Kind, int], deque[Message]] = {}
-        self._outputs: dict[str, Tensor] = {}
-        self._checked: Noted = ()
+        self._number = number
+        self._held: defaultdict[tuple[Kind, int], deque[Message]] = defaultdict(deque)
+        self._opened: dict[Kind, None] = {}
+        self._sent: Counter[Kind] = Counter()
+        self._received: Counter[Kind] = Counter()
+        self._trial = Trial(pipeline, links)
         self._shape = torch.Size()
+        self._device: torch.device | None = None
 
     def begin(self, inputs: Tensor, targets: Tensor) -> None:
         """A step on a batch begins, on all workers.
@@ -59,23 +68,46 @@ class Exchange:
         Raises:
             ValueError: when the batch does not fit; on every worker for the first one of a shape.
         """
-        self._check(inputs, targets)
+        self._trial.check(inputs, targets)
+        if self._device is None:
+            self._device = inputs.device
+            self.stages_below, self.stages_above = self._stages_beyond("up"), self._stages_beyond("down")
         self._shape = inputs.shape
-        for channel in self._directions:
-            self._links.prepare(self._kind(channel, inputs.shape), self._pipeline.microbatches)
+        self.open(inputs.shape)
 
-    def put(self, channel: str, position: int, message: Message) -> None:
-        """Send from the stage at a position to its neighbour in the channel's direction, for the current batch."""
-        kind = self._kind(channel, self._shape)
-        step = 1 if kind[0] == "up" else -1
-        neighbour = position + step
+    def open(self, shape: torch.Size) -> None:
+        """Messages for batches of this shape may be put and taken: those of a batch seen before training was resumed.
+
+        All workers call this with the same shapes in the same order.
+        """
+        for channel in self._directions:
+            kind = self._kind(channel, shape)
+            self._opened[kind] = None
+            self._links.prepare(kind, self._pipeline.microbatches)
+
+    def agree(self, complaint: ValueError | TypeError | None) -> None:
+        """All workers ask, once they know more of the network, whether one has a complaint; each of them raises it."""
+        self._links.compare("", complaint, wait=True)
+
+    def put(self, channel: str, position: int, message: Message, shape: torch.Size | None = None) -> None:
+        """Send from the stage at a position to its neighbour in the channel's direction.
+
+        Args:
+            channel: its name.
+            position: of the stage that sends.
+            message: tensors that are not written to afterwards.
+            shape: of the inputs of the batch it belongs to, where that is not the current one.
+        """
+        kind = self._kind(channel, self._shape if shape is None else shape)
+        neighbour = position + (1 if kind[0] == "up" else -1)
         if 0 <= neighbour < len(self._pipeline.stages):
             if max(position, neighbour) in self._crossings:
                 self._pipeline.traffic.send(message)
-            self._held.setdefault((kind, neighbour), deque()).append(message)
+            self._held[kind, neighbour].append(message)
         else:
             self._pipeline.traffic.send(message)
             self._links.send(kind, message)
+            self._sent[kind] += 1
 
     def take(self, channel: str, position: int, shape: torch.Size | None = None) -> Message:
         """The oldest message for the stage at a position; waits for it where it comes from another worker.
@@ -83,52 +115,68 @@ class Exchange:
         Args:
             channel: its name.
             position: of the stage that receives.
-            shape: of the inputs of the batch it was sent for, where that is not the current one.
+            shape: of the inputs of the batch it belongs to, where that is not the current one.
         """
         kind = self._kind(channel, self._shape if shape is None else shape)
+        held = self._held[kind, position]
+        return held.popleft() if held else self._receive(kind, position)
+
+    def pending(self, channel: str, position: int, shape: torch.Size, count: int) -> list[Message]:
+        """The oldest messages for the stage at a position, which `take` will return all the same; waits for them.
+
+        Args:
+            channel: its name.
+            position: of the stage that receives.
+            shape: of the inputs of the batch they belong to.
+            count: how many; they have been sent, or will be without this worker's help.
+        """
+        kind = self._kind(channel, shape)
+        held = self._held[kind, position]
+        while len(held) < count:
+            held.append(self._receive(kind, position))
+        return list(held)[:count]
+
+    def restore(self, channel: str, position: int, shape: torch.Size, messages: Sequence[Message]) -> None:
+        """Hold messages that were pending when training was interrupted, as if they had just come."""
+        self._held[self._kind(channel, shape), position].extend(messages)
+
+    def settle(self) -> None:
+        """Receive what other workers have sent to this one, so that they need not wait for that; all call this."""
+        self._settle("up", 0)
+        self._settle("down", len(self._pipeline.stages) - 1)
+
+    def _settle(self, way: str, receiver: int) -> None:
+        kinds = [kind for kind in self._opened if kind[0] == way]
+        sent = self._hand_on(way, "sent", len(kinds), lambda _: [self._sent[kind] for kind in kinds])
+        for kind, count in zip(kinds, sent, strict=True):
+            while self._received[kind] < count:
+                self._held[kind, receiver].append(self._receive(kind, receiver))
+
+    def _receive(self, kind: Kind, position: int) -> Message:
         sender = position + (-1 if kind[0] == "up" else 1)
         if 0 <= sender < len(self._pipeline.stages):
-            return self._held[kind, position].popleft()
+            raise RuntimeError(f"the stage at {position} takes a message of {kind} that was not put")
         with self._pipeline.tracer.span("W"):
-            return self._links.receive(kind)
+            message = self._links.receive(kind)
+        self._received[kind] += 1
+        return message
 
     def _kind(self, channel: str, shape: torch.Size) -> Kind:
-        return (self._directions[channel], channel, shape)
+        return (self._directions[channel], channel, shape, self._number)
 
-    def _check(self, inputs: Tensor, targets: Tensor) -> None:
-        if same_tensors(self._checked, (inputs, targets)):
-            return
-        pipeline = self._pipeline
-        complaint = pipeline.complaint((inputs, targets))
-        described = describe_batch(inputs, targets, pipeline.microbatches, False, False)
-        if described not in self._outputs:
-            self._links.compare(described, complaint, wait=True)
-            self._outputs[described] = self._try_out(inputs)
-            self._links.compare("", self._misfit(described, targets), wait=True)
-        elif complaint := complaint or self._misfit(described, targets):
-            raise complaint
-        self._checked = note((inputs, targets))
+    def _stages_beyond(self, way: str) -> int:
+        """How many stages of other workers a message on its way has come through when it comes here."""
+        here = len(self._pipeline.stages)
+        (beyond,) = self._hand_on(way, "stages", 1, lambda numbers: [numbers[0] + here])
+        return beyond
 
-    def _misfit(self, described: str, targets: Tensor) -> ValueError | TypeError | None:
-        """What is wrong with targets for outputs of the network like those of the batch that was tried out."""
-        if self._pipeline.is_last:
-            try:
-                self._pipeline.loss.check(self._outputs[described], targets)
-            except (ValueError, TypeError) as error:
-                return error
-        return None
-
-    def _try_out(self, inputs: Tensor) -> Tensor:
-        """The outputs for a batch; and a micro-batch up and down every stage, so that the unit of work is known."""
-        pipeline = self._pipeline
-        operations = pipeline.work.operations
-        part = part_shape(inputs.shape, pipeline.microbatches)
-        entering, output = pipeline.pass_through(inputs)
-        state = entering[: part[0]]
-        for position in range(len(pipeline.stages)):
-            with torch.enable_grad():
-                tape = pipeline.forward_stage(position, state, part)
-            pipeline.backward_stage(position, tape, torch.zeros_like(tape.output), part)
-            state = tape.output.detach()
-        pipeline.work.operations = operations
-        return output
+    def _hand_on(self, way: str, name: str, count: int, outgoing: Callable[[list[int]], list[int]]) -> list[int]:
+        """Numbers from the worker before this one on the way, zeros where there is none; others go to the next one."""
+        ends = (self._pipeline.is_first, self._pipeline.is_last)
+        begins_here, ends_here = ends if way == "up" else reversed(ends)
+        kind = (way, name, count, self._number)
+        self._links.prepare(kind, 1)
+        numbers = [0] * count if begins_here or not count else self._links.receive(kind)[0].tolist()
+        if count and not ends_here:
+            self._links.send(kind, (torch.tensor(outgoing(numbers), device=self._device),))
+        return list(numbers)

@@ -62,6 +62,7 @@ class WorkerPipeline:
         self._crossings = crossings
         self._checked: Noted = ()
         self._accepted: AcceptedWave | None = None
+        self._exchanges: list[Exchange] = []
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -157,6 +158,11 @@ class WorkerPipeline:
         """Whether the network has a stage above the one at a position here."""
         return position < len(self.stages) - 1 or not self.is_last
 
+    def trainable_below(self, position: int) -> int:
+        """How many layers with parameters lie below the stage at a position here, or for one more below the next."""
+        below, _ = self._links.trainable_blocks("layer")
+        return below + sum(layer.size > 0 for stage in self.stages[:position] for layer in stage.layers)
+
     def predict(self, inputs: Tensor) -> Tensor | None:
         """The network's output, where the last stage is held, None elsewhere; leaves no tapes and is not counted."""
         _, state = self.pass_through(inputs)
@@ -177,7 +183,9 @@ class WorkerPipeline:
 
     def exchange(self, upwards: Sequence[str] = (), downwards: Sequence[str] = ()) -> Exchange:
         """Channels between neighbouring stages, by the names of those that lead up and of those that lead down."""
-        return Exchange(self, self._links, self._crossings, upwards, downwards)
+        made = Exchange(self, self._links, self._crossings, upwards, downwards, len(self._exchanges))
+        self._exchanges.append(made)
+        return made
 
     def count_sent(self, tensor: Tensor, *, upwards: bool) -> None:
         """Count what somebody else sends to the next stage, or to the one before."""

@@ -1,0 +1,29 @@
+"""What mkdocs does for this site beyond its configuration: the pictures of the benchmarks are part of it.
+
+Pages name them by their place in the repository, so that the links work there as well.
+"""
+
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+SAVED = "benchmarks/results/saved"
+LINK = re.compile(rf"\]\((?:\.\./)+{SAVED}/([\w.-]+)\)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pictures."""
+    root = Path(config.config_file_path).parent
+    for picture in sorted((root / SAVED).glob("*.png")):
+        files.append(File.generated(config, f"{SAVED}/{picture.name}", abs_src_path=str(picture)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Point links at where the pictures are in the site."""
+    here = posixpath.dirname(page.file.src_uri) or "."
+    return LINK.sub(lambda found: f"]({posixpath.relpath(f'{SAVED}/{found[1]}', here)})", markdown)

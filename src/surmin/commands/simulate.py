@@ -1,0 +1,146 @@
+"""`surmin simulate`."""
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from surmin.commands.compare import print_table
+from surmin.commands.train import default_folder
+from surmin.exit_codes import SUCCESS, USER_ERROR
+from surmin.experiments.files import write_json, write_text
+from surmin.experiments.folder import check_unclaimed, claim_folder
+from surmin.experiments.simulate import Cell, Measuring, Outcome, Run, compare, eligible, outcomes
+from surmin.experiments.simulate_config import SimulateConfig
+from surmin.plots.breakeven import draw_breakeven
+from surmin.plots.run import describe
+from surmin.plots.tables import Table
+from surmin.simulation.calibration import measure_overheads
+from surmin.simulation.operations import Overheads
+
+COLUMNS = (
+    "stages", "extrapolated", "latency_ms", "rate_mbit", "method", "lr", "schedule", "microbatches", "inner_steps",
+    "measured_stages", "rounds", "forward_waves", "messages", "megabytes", "seconds", "best_of_method",
+    "over_best_other",
+)  # fmt: skip
+
+
+def simulate(config: SimulateConfig, out: Path | None) -> int:
+    """Train, simulate, write breakeven.csv and breakeven.png, and print who wins where."""
+    config.check()
+    path = out or default_folder("simulate", config.data)
+    check_unclaimed(path)
+    for name in config.method_names:
+        if name not in config.known_methods:
+            _warn(f"{name} is not a method of this version; left out")
+    overheads = measure_overheads()
+    found = _simulate(config, _train(config), overheads)
+    if not found:
+        _warn("no method reaches the loss: nothing to simulate; raise --rounds or --target-loss")
+        return USER_ERROR
+    cells = compare(config, found)
+    claim_folder(path)
+    write_json(path / "config.json", {"command": config.command, "options": config.to_json(), **_costs(overheads)})
+    write_rows(path / "breakeven.csv", config, found)
+    panels = [list(own) for _, own in groupby(cells, lambda cell: cell.stages)]
+    draw_breakeven(
+        path / "breakeven.png", config.method_names[0], describe(config.experiment), panels, config.target_loss
+    )
+    print_table(cells_table(cells))
+    print(summary(config.method_names[0], cells))
+    print(f"written: {path / 'breakeven.csv'}, {path / 'breakeven.png'}")
+    return SUCCESS
+
+
+def write_rows(path: Path, config: SimulateConfig, found: Sequence[Outcome]) -> None:
+    """Replace `breakeven.csv`: one line a setting and kind of links."""
+    counted = eligible(found)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for item in counted:
+        here = [other for other in counted if _cell(other) == _cell(item)]
+        own = min(other.seconds for other in here if other.run.method == item.run.method)
+        others = [other.seconds for other in here if other.run.method != item.run.method]
+        run, trained = item.run, item.run.trained
+        values = (
+            item.stages, "yes" if item.is_stretched else "no", f"{1e3 * item.latency:g}", f"{item.rate / 1e6:g}",
+            run.method, run.lr, item.schedule, run.microbatches, run.inner_steps, run.workers, trained.rounds,
+            trained.forward_waves, round(item.messages), f"{item.bytes / 1e6:.6g}", f"{item.seconds:.6g}",
+            "yes" if item.seconds == own else "no", f"{item.seconds / min(others):.4g}" if others else None,
+        )  # fmt: skip
+        writer.writerow(dict(zip(COLUMNS, values, strict=True)))
+    write_text(path, text.getvalue())
+
+
+def cells_table(cells: Sequence[Cell]) -> Table:
+    """The best setting of the method beside the best other, by stages, rate and latency."""
+    headings = ("stages", "Mbit/s", "latency", "its best", "s", "best other", "s", "ratio")
+    rows = [
+        (
+            f"{cell.stages:,}", f"{cell.rate / 1e6:g}", f"{1e3 * cell.latency:g} ms", *_best(cell.own),
+            *_best(cell.other), f"{cell.ratio:.3g}" if cell.own and cell.other else "–",
+        )
+        for cell in cells
+    ]  # fmt: skip
+    return Table(headings, rows, numbers_from=len(headings))
+
+
+def summary(method: str, cells: Sequence[Cell]) -> str:
+    """Where the method wins and where it loses, in a line."""
+    both = [cell for cell in cells if cell.own and cell.other]
+    lost = [cell for cell in both if cell.ratio >= 1]
+    where = "; ".join(f"{cell.stages:,} stages, {1e3 * cell.latency:g} ms, {cell.rate / 1e6:g} Mbit/s" for cell in lost)
+    return f"{method} is faster in {len(both) - len(lost)} of {len(both)} cells" + (
+        f"; it loses at {where}" * bool(lost)
+    )
+
+
+def _train(config: SimulateConfig) -> list[Run]:
+    with _progress("loss {task.fields[loss]}") as bar:
+        task = bar.add_task("", total=config.rounds, loss="–")
+        training = ""
+
+        def tell(name: str, rounds: int, loss: float) -> None:
+            nonlocal training
+            if name != training:
+                training = name
+                bar.reset(task, description=name, total=config.rounds)
+            bar.update(task, completed=rounds, loss=f"{loss:.3e}", refresh=True)
+
+        return list(Measuring(config, tell, _warn).runs())
+
+
+def _simulate(config: SimulateConfig, runs: Sequence[Run], overheads: Overheads) -> list[Outcome]:
+    found: list[Outcome] = []
+    with _progress("") as bar:
+        for run in bar.track(runs, description="simulating"):
+            found += outcomes(config, run, overheads)
+    return found
+
+
+def _progress(words: str) -> Progress:
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(words)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _best(found: Outcome | None) -> tuple[str, str]:
+    return ("not reached", "–") if found is None else (found.label, f"{found.seconds:.3g}")
+
+
+def _cell(item: Outcome) -> tuple[int, float, float]:
+    return item.stages, item.latency, item.rate
+
+
+def _costs(overheads: Overheads) -> dict[str, float]:
+    return {"message_seconds": overheads.message, "byte_seconds": overheads.byte}
+
+
+def _warn(text: str) -> None:
+    print(f"surmin simulate: {text}", file=sys.stderr)

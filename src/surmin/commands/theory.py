@@ -1,0 +1,110 @@
+"""`surmin theory`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from surmin.commands.compare import print_table
+from surmin.commands.train import default_folder
+from surmin.exit_codes import SUCCESS
+from surmin.experiments.files import write_json
+from surmin.experiments.folder import check_unclaimed, claim_folder
+from surmin.experiments.theorem import TheoremRun
+from surmin.experiments.theory import (
+    NetworkTightness,
+    summarize_theorem,
+    try_theorem,
+    try_tightness,
+    write_theorem,
+    write_tightness,
+)
+from surmin.experiments.theory_config import TheoryConfig
+from surmin.plots.tables import Table
+from surmin.plots.theory import draw_theorem, draw_tightness, spread_by_layer
+
+
+def theory(config: TheoryConfig, out: Path | None) -> int:
+    """Try Theorem 1, measure tightness, write tables and pictures, and print both in short."""
+    config.check()
+    path = out or default_folder("theory", config.data)
+    check_unclaimed(path)
+    torch.set_num_threads(config.threads)
+    with TheoryProgress() as progress:
+        runs = try_theorem(config, progress.show)
+        found = try_tightness(config, progress.show)
+    claim_folder(path)
+    summaries = [summarize_theorem(run) for run in runs]
+    write_json(path / "theory.json", {"command": "theory", "options": config.to_json(), "theorem": summaries})
+    write_theorem(path / "theorem.csv", runs)
+    write_tightness(path / "tightness.csv", found)
+    draw_theorem(path / "theorem.png", config, runs)
+    draw_tightness(path / "tightness.png", config, found)
+    print_table(theorem_table(runs))
+    print_table(tightness_table(found))
+    print(f"written: {path}/theory.json, theorem.csv, theorem.png, tightness.csv, tightness.png")
+    return SUCCESS
+
+
+def theorem_table(runs: Sequence[TheoremRun]) -> Table:
+    """One line a run."""
+    headings = [
+        "curvature", "N", "β", "min ‖∇h‖²", "2β(h₀ - 0)/T", "T above line", "bound failed", "h descended less",
+        "line below ‖∇h₀‖² from T =", "loss",
+    ]  # fmt: skip
+    rows = []
+    for run in runs:
+        count = len(run.rounds)
+        rows.append([
+            run.curvature, str(run.inner_steps), f"{run.smoothness:.3g}", f"{run.least[-1]:.2e}", f"{run.line[-1]:.2e}",
+            f"{run.above_line} of {count}", f"{run.bound_failures} of {count}", f"{run.descent_failures} of {count}",
+            f"{run.speaks_from:,.0f}", f"{run.rounds[0].loss:.3f} to {run.rounds[-1].new_loss:.2e}",
+        ])  # fmt: skip
+    return Table(headings, rows, numbers_from=1)
+
+
+def tightness_table(found: Sequence[NetworkTightness]) -> Table:
+    """One line a depth, point and curvature: the medians over seeds at the first layer and at the last."""
+    rows = []
+    for depth, rounds in dict.fromkeys((network.depth, network.rounds) for network in found):
+        own = [network for network in found if (network.depth, network.rounds) == (depth, rounds)]
+        for curvature in dict.fromkeys(layer.curvature for layer in own[0].layers):
+            ratios = spread_by_layer(own, curvature, "gradient_ratio")
+            layers = [layer for network in own for layer in network.layers if layer.curvature == curvature]
+            exceeded = sum(not layer.is_bound for layer in layers)
+            rows.append([
+                str(depth), str(rounds), curvature, f"{ratios.median[0]:.3g}", f"{ratios.median[-1]:.3g}",
+                f"{exceeded} of {len(layers)}",
+            ])  # fmt: skip
+    headings = ["layers", "rounds", "curvature", "gᵀℍg / gᵀGg, first", "last", "ℍ below ∇²h somewhere, layers"]
+    return Table(headings, rows, numbers_from=3)
+
+
+class TheoryProgress:
+    """A bar on the terminal; silent when the standard error stream is no terminal."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task("")
+
+    def __enter__(self) -> "TheoryProgress":
+        """Start drawing."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Clear the line."""
+        self._bar.stop()
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Show how far it has come."""
+        self._bar.update(self._task, description=what, completed=done, total=total)

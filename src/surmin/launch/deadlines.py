@@ -1,0 +1,34 @@
+"""How a run's timeout is shared out, so that a run that hangs has ended when it is over."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Counted from when the others wait for a worker that does not answer; a tenth is left for everything else.
+
+    Attributes:
+        timeout: seconds within which all processes are to have ended.
+    """
+
+    timeout: float
+
+    @property
+    def waiting(self) -> float:
+        """Seconds that a worker waits for another, in every communication."""
+        return 0.8 * self.timeout
+
+    @property
+    def telling(self) -> float:
+        """Seconds for the others to tell that they too have waited in vain, having begun later: it shows for whom."""
+        return 0.08 * self.timeout
+
+    @property
+    def grace(self) -> float:
+        """Seconds for the others to tell anything when a worker has ended."""
+        return min(1.0, self.telling)
+
+    @property
+    def termination(self) -> float:
+        """Seconds between asking workers to end and making them."""
+        return min(2.0, 0.02 * self.timeout)

@@ -1,0 +1,64 @@
+"""Vectors in the parameters of every trainable block: gradients and the steps that blocks compute for themselves."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from surmin.methods.gradients import Gradients
+from surmin.pipeline.wave import StageParameters
+from surmin.pipeline.worker_pipeline import WorkerPipeline
+from surmin.stages.block import Block
+from surmin.stages.stage import Stage
+
+Blocks = Sequence[Sequence[Block]]
+"""Of every stage here, as `WorkerPipeline.cut` returns them."""
+BlockVectors = Mapping[Block, Tensor]
+"""For every trainable block here a flat vector (P,)."""
+
+
+def to_blocks(blocks: Blocks, by_layer: Gradients) -> dict[Block, Tensor]:
+    """What `backward` returns, by trainable block."""
+    return {
+        block: torch.cat(list(by_layer[block.stage][block.start : block.stop]))
+        for own in blocks
+        for block in own
+        if block.size
+    }
+
+
+def to_layers(blocks: Blocks, vectors: BlockVectors) -> Gradients:
+    """The vectors as `backward` returns gradients."""
+    empty = torch.zeros(0)
+    found: dict[Stage, list[Tensor]] = {own[0].stage: [empty] * len(own[0].stage.layers) for own in blocks}
+    for block, vector in vectors.items():
+        found[block.stage][block.start : block.stop] = block.split(vector)
+    return found
+
+
+def moved(blocks: Blocks, steps: BlockVectors) -> StageParameters:
+    """The parameters after the steps, as tensors of their own; the network's stay as they are."""
+    found: dict[Stage, list[Mapping[str, Tensor]]] = {own[0].stage: [{}] * len(own[0].stage.layers) for own in blocks}
+    for block, step in steps.items():
+        found[block.stage][block.start : block.stop] = block.moved(step)
+    return found
+
+
+def inner(first: BlockVectors, second: BlockVectors) -> Tensor:
+    """Inner product over the blocks here, 0-dimensional in float64."""
+    products = [vector.double().dot(second[block].double()) for block, vector in first.items()]
+    return torch.stack(products).sum() if products else torch.zeros((), dtype=torch.float64)
+
+
+def own_values(named: Mapping[str, Tensor], pipeline: WorkerPipeline) -> dict[str, Tensor]:
+    """This worker's part of tensors under its parameters' global names.
+
+    Raises:
+        ValueError: when one is missing or has another shape.
+    """
+    found = {}
+    for name, parameter in pipeline.parameters.items():
+        if name not in named or named[name].shape != parameter.shape:
+            raise ValueError(f"the state is of another network: it has nothing that fits parameter {name}")
+        found[name] = named[name].detach().to(parameter.detach()).clone()
+    return found

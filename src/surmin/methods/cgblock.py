@@ -1,0 +1,116 @@
+"""Block-diagonal Newton ("CGBlock", which the paper compares with): conjugate gradient on the global Hessian."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surmin.methods.base import StepMeter
+from surmin.methods.block_vectors import BlockVectors, moved, to_blocks
+from surmin.methods.checks import check_positive
+from surmin.methods.gradients import squared_norm
+from surmin.methods.joint_search import search_jointly
+from surmin.pipeline.tangents import BlockColumns, HessianAtPoint, TangentWaves
+from surmin.pipeline.worker_pipeline import WorkerPipeline
+from surmin.report import StepReport
+from surmin.solvers.lockstep_cg import GuardedConjugateGradient, LockstepConjugateGradient
+from surmin.stages.block import Block
+
+SOLVERS: Mapping[str, Callable[[Tensor], LockstepConjugateGradient]] = {
+    "none": LockstepConjugateGradient,
+    "damping": LockstepConjugateGradient,
+    "armijo": GuardedConjugateGradient,
+}
+DAMPING = 1.0
+
+
+class CgBlock:
+    """θ_i ← θ_i + α d_i, where d_i are N steps of conjugate gradient on ½ dᵀ (H_ii + λI) d + ⟨∂h/∂θ_i, d⟩.
+
+    H_ii = ∂²h/∂θ_i² is the diagonal block of the Hessian of the network's loss for layer i; blocks are layers with
+    weights. Unlike the local losses of SM it needs the whole network for every product: all blocks take their steps in
+    lockstep, and a step is a wave of tangents up and one of their answers down (`pipeline/tangents.py`). Below block i
+    its column is not needed, so a message after block i holds i activations' worth of numbers.
+
+    Source: "CGBlock" of Section 4 of the Surrogate Minimization paper, which takes finite differences (Martens 2010)
+    for the products; these are exact. It tells of no safeguard, and of poor results due to negative curvature. So
+    `safeguard` is
+
+    - "none", as there: plain conjugate gradient, λ = 0, no test, α = 1. It diverges where H_ii is indefinite;
+    - "damping": the same with λ > 0, which slows it down;
+    - "armijo": a block stops at negative curvature, with its gradient's direction if that comes at once, and Armijo's
+      line search on the true loss finds one α for all blocks: α = 1, ½, ¼, … A search that fails changes nothing.
+
+    Args:
+        pipeline: the network.
+        inner_steps: N.
+        damping: λ of safeguard "damping" (1 if not given); the others have none.
+        safeguard: one of the three.
+
+    Raises:
+        ValueError: for values out of range or that do not go together.
+    """
+
+    def __init__(
+        self, pipeline: WorkerPipeline, *, inner_steps: int = 10, damping: float | None = None,
+        safeguard: str = "armijo",
+    ) -> None:  # fmt: skip
+        if safeguard not in SOLVERS:
+            raise ValueError(f"safeguard must be one of {', '.join(SOLVERS)}, got {safeguard!r}")
+        if inner_steps < 1:
+            raise ValueError(f"inner_steps must be at least 1, got {inner_steps}")
+        if damping is not None and safeguard != "damping":
+            raise ValueError(f"damping is λ of safeguard 'damping', it has no place in safeguard {safeguard!r}")
+        check_positive("damping", DAMPING if damping is None else damping)
+        self.pipeline = pipeline
+        self.inner_steps = inner_steps
+        self.safeguard = safeguard
+        self.damping = (DAMPING if damping is None else damping) if safeguard == "damping" else 0.0
+        self.blocks, _ = pipeline.cut("layer")
+        self._waves = TangentWaves(pipeline, BlockColumns())
+
+    def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
+        """One round: gradient, N products, and the step.
+
+        Without a line search workers tell each other no numbers: the loss is reported where the last stage is and NaN
+        elsewhere, and the gradient's norm is that of the worker's own part.
+        """
+        meter = StepMeter(self.pipeline)
+        wave = self.pipeline.forward(inputs, targets, self._waves.boundaries)
+        by_layer = self.pipeline.backward(wave, self._waves.boundaries)
+        gradients = to_blocks(self.blocks, by_layer)
+        steps = self._solve(gradients, self._waves.at(wave, inputs, targets))
+        if self.safeguard == "armijo":
+            batch = inputs, targets
+            return search_jointly(self.pipeline, self.blocks, wave, batch, gradients, steps).report(meter, wave)
+        with self.pipeline.tracer.span("U"):
+            self.pipeline.move_to(moved(self.blocks, steps))
+        loss = float(wave.loss) if self.pipeline.is_last else math.nan
+        return meter.report(wave.shape, loss, math.sqrt(float(squared_norm(by_layer))))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing is remembered."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        if state:
+            raise ValueError(f"not the state of cgblock, which has none: {sorted(state)}")
+
+    @torch.no_grad()
+    def _solve(self, gradients: BlockVectors, hessian: HessianAtPoint) -> dict[Block, Tensor]:
+        """N steps of conjugate gradient, all blocks together."""
+        runs = {block: SOLVERS[self.safeguard](gradient) for block, gradient in gradients.items()}
+        for _ in range(self.inner_steps):
+            directions = {_name(block): run.direction.unsqueeze(0) for block, run in runs.items()}
+            images = hessian.products(directions)
+            for block, run in runs.items():
+                run.advance(images[_name(block)].squeeze(0) + self.damping * run.direction)
+        return {block: run.step for block, run in runs.items()}
+
+
+def _name(block: Block) -> str:
+    """Of the one layer with weights in a block."""
+    return block.stage.layers[block.first_trainable].name

@@ -1,0 +1,196 @@
+"""Stages that step along gradients of earlier batches: none waits for the gradient of the batch that goes up."""
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from surmin.methods.optimizer_state import load_named_state, named_state
+from surmin.methods.stagewise import ACTIVATION, GRADIENT, Round, Stagewise
+from surmin.methods.underway import Underway
+from surmin.pipeline.reuse import Noted, note, same_tensors
+from surmin.pipeline.wave import part_shape
+from surmin.pipeline.worker_pipeline import WorkerPipeline
+from surmin.stages.stage import LayerParameters, Stage
+
+STATE = {"optimizer", "shapes", "stages"}
+
+
+class Delayed(Stagewise):
+    """A round takes a batch up, and every stage's oldest gradient, which was sent the round before, one stage down.
+
+    Legend: K stages, k = 1 … K from below; t the round; ℓ the `lag`. In round t stage k runs forward on the batch of
+    round t - ℓ(k - 1). The last stage at once begins that batch's gradient. A gradient goes down one stage a round, so
+    stage k steps along the one of a batch (1 + ℓ)(K - k) rounds after it ran forward on it, and stays as it is until
+    the first has come. The last stage's loss is reported, NaN while no batch has come there.
+
+    The state holds the batches under way, and the messages that were sent and not taken yet. It continues with the same
+    stages, on any number of workers.
+
+    Args:
+        pipeline: the network.
+        optimizer: "sgd" (momentum 0.9) or "adam".
+        lr: its learning rate.
+
+    Raises:
+        ValueError: for another optimizer, a learning rate that is not positive, or a stage without any layer.
+    """
+
+    lag: ClassVar[int] = 0
+    """Rounds that an activation takes to the stage above."""
+
+    def __init__(self, pipeline: WorkerPipeline, optimizer: str, lr: float) -> None:
+        if not all(stage.layers for stage in pipeline.stages):
+            raise ValueError("delayed gradients need a layer in every stage: leave out the empty nn.Sequential")
+        super().__init__(pipeline, optimizer, lr)
+        self._underway: list[deque[Underway]] = [deque() for _ in pipeline.stages]
+        self._targets: deque[Tensor] = deque()
+        self._shapes: list[torch.Size] = []
+        self._waiting: list[tuple[str, int, torch.Size]] = []
+        self._noted: Noted = ()
+        self._copied: tuple[Tensor, Tensor] | None = None
+
+    @abstractmethod
+    def weights(self, stage: Stage) -> LayerParameters | None:
+        """What is kept of the weights that a batch meets in a stage; None to take its gradient at later ones."""
+
+    def arrived(self, gradient: Tensor) -> Tensor:
+        """What a stage makes of the gradient that comes from the stage above."""
+        return gradient
+
+    def delay(self, position: int) -> int:
+        """Rounds between the way up and the way down through a stage here."""
+        return (1 + self.lag) * (self.exchange.stages_above + len(self.pipeline.stages) - 1 - position)
+
+    def run(self, inputs: Tensor, targets: Tensor, found: Round) -> None:
+        """One round: up, then down."""
+        pipeline, stages_below = self.pipeline, self.exchange.stages_below
+        positions = range(len(pipeline.stages))
+        inputs, targets = self._own(inputs, targets)
+        self._shapes = [inputs.shape, *self._shapes][: (1 + self.lag) * stages_below + self.delay(0) + 1]
+        if pipeline.is_last:
+            self._targets.append(targets)
+        ages = [self.lag * (stages_below + position) for position in positions]
+        self._go_up(inputs, {at: self._enter(at, self._shapes[age]) for at, age in enumerate(ages) if self._has(age)})
+        for position in reversed(positions):
+            if len(self._underway[position]) > self.delay(position):
+                self._go_down(position, self._underway[position].popleft(), found)
+        self._waiting = [
+            *((ACTIVATION, at, self._shapes[age - 1]) for at, age in enumerate(ages) if age and self._has(age - 1)),
+            *((GRADIENT, at, own[0].shape) for at, own in enumerate(self._underway) if 0 < len(own) == self.delay(at)),
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's memory by parameter; by stage the batches and messages under way; waits for the latter."""
+        stages = {
+            stage.layers[0].name: {
+                "layers": len(stage.layers),
+                "underway": [batch.packed(stage) for batch in self._underway[position]],
+                "waiting": {channel: self._pending(channel, position, shape) for channel, at, shape in self._waiting
+                            if at == position},
+            }
+            for position, stage in enumerate(self.pipeline.stages)
+        }  # fmt: skip
+        if self.pipeline.is_last:
+            stages[self.pipeline.stages[-1].layers[0].name]["targets"] = list(self._targets)
+        return {
+            "optimizer": named_state(self.optimizer, self.pipeline.parameters),
+            "shapes": [list(shape) for shape in self._shapes],
+            "stages": stages,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()` with the same stages; those of other workers are ignored."""
+        if set(state) != STATE:
+            raise ValueError(f"not the state of a method with delayed gradients: {sorted(state)}")
+        stages = self.pipeline.stages
+        own = [state["stages"].get(stage.layers[0].name) for stage in stages]
+        for stage, found in zip(stages, own, strict=True):
+            if found is None or found["layers"] != len(stage.layers):
+                raise ValueError(
+                    f"the state is of other stages, none of them of layers {stage.layers[0].name} to "
+                    f"{stage.layers[-1].name}: gradients are under way, so resume with the stages of before"
+                )
+        names = self.pipeline.parameters
+        kept = {name: value for name, value in state["optimizer"].items() if name in names}
+        load_named_state(self.optimizer, names, kept)
+        self._shapes = [torch.Size(shape) for shape in state["shapes"]]
+        for shape in dict.fromkeys(self._shapes):
+            self.exchange.open(shape)
+        self._waiting = []
+        device = next((parameter.device for parameter in names.values()), torch.device("cpu"))
+        for position, found in enumerate(own):
+            self._resume_stage(position, found, device)
+        self._targets = deque(targets.to(device) for targets in own[-1].get("targets", ()))
+
+    def _resume_stage(self, position: int, found: Mapping[str, Any], device: torch.device) -> None:
+        stage, microbatches = self.pipeline.stages[position], self.pipeline.microbatches
+        self._underway[position] = deque(
+            Underway.unpack(packed, stage, microbatches, device) for packed in found["underway"]
+        )
+        for channel, packed in found["waiting"].items():
+            shape = torch.Size(packed["shape"])
+            messages = [(part,) for part in self._parts(packed["whole"].to(device))]
+            self.exchange.restore(channel, position, shape, messages)
+            self._waiting.append((channel, position, shape))
+
+    def _own(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """A copy of the batch, into whose tensors the caller may put the next one; the same for the same batch."""
+        if self._copied is None or not same_tensors(self._noted, (inputs, targets)):
+            self._noted, self._copied = note((inputs, targets)), (inputs.clone(), targets.clone())
+        return self._copied
+
+    def _has(self, age: int) -> bool:
+        """Whether there has been a batch so many rounds before the newest."""
+        return age < len(self._shapes)
+
+    def _enter(self, position: int, shape: torch.Size) -> Underway:
+        weights = self.weights(self.pipeline.stages[position]) if self.delay(position) else None
+        self._underway[position].append(Underway(shape, weights))
+        return self._underway[position][-1]
+
+    def _go_up(self, inputs: Tensor, entering: Mapping[int, Underway]) -> None:
+        """Forward through the stages here, each on the batch that enters it, micro-batch by micro-batch."""
+        for number, state in enumerate(self._parts(inputs)):
+            for position, batch in entering.items():
+                if self.pipeline.has_below(position):
+                    (state,) = self.exchange.take(ACTIVATION, position, batch.shape)
+                is_kept = batch.weights is not None or not self.delay(position)
+                part = part_shape(batch.shape, self.pipeline.microbatches)
+                with self.pipeline.tracer.span("F", number), torch.set_grad_enabled(is_kept):
+                    tape = self.pipeline.forward_stage(position, state, part, batch.weights)
+                batch.inputs.append(state)
+                batch.tapes += [tape] * is_kept
+                if self.pipeline.has_above(position):
+                    self.exchange.put(ACTIVATION, position, (tape.output.detach(),), batch.shape)
+
+    def _go_down(self, position: int, batch: Underway, found: Round) -> None:
+        """A batch's gradient through a stage here."""
+        stage, part = self.pipeline.stages[position], part_shape(batch.shape, self.pipeline.microbatches)
+        targets = [] if self.pipeline.has_above(position) else self._parts(self._targets.popleft())
+        for number, state in enumerate(batch.inputs):
+            if batch.tapes:
+                tape = batch.tapes[number]
+            else:
+                with self.pipeline.tracer.span("F", number), torch.enable_grad():
+                    tape = self.pipeline.forward_stage(position, state, part)
+            if targets:
+                output = tape.output.detach()
+                found.score(output, targets[number])
+                cotangent = self.pipeline.loss.gradient(output, targets[number]) / batch.shape[0]
+            else:
+                cotangent = self.arrived(self.exchange.take(GRADIENT, position, batch.shape)[0])
+            with self.pipeline.tracer.span("B", number):
+                found.add(stage, self.pipeline.backward_stage(position, tape, cotangent, part))
+            if self.pipeline.has_below(position):
+                self.exchange.put(GRADIENT, position, (tape.cotangents[0],), batch.shape)
+
+    def _parts(self, whole: Tensor) -> Sequence[Tensor]:
+        return whole.chunk(self.pipeline.microbatches)
+
+    def _pending(self, channel: str, position: int, shape: torch.Size) -> dict[str, Any]:
+        messages = self.exchange.pending(channel, position, shape, self.pipeline.microbatches)
+        return {"shape": list(shape), "whole": torch.cat([message[0] for message in messages])}

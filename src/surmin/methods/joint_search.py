@@ -1,0 +1,73 @@
+"""One step length for the steps that all blocks have computed for themselves."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surmin.methods.armijo import ArmijoSearch, SearchResult
+from surmin.methods.base import StepMeter
+from surmin.methods.block_vectors import Blocks, BlockVectors, inner, to_layers
+from surmin.pipeline.wave import Wave
+from surmin.pipeline.worker_pipeline import WorkerPipeline
+from surmin.report import StepReport
+
+
+@dataclass(frozen=True)
+class JointSearch:
+    """What a search along θ + α d found; numbers are all workers'.
+
+    Attributes:
+        loss: h(θ).
+        square: ‖∇h‖².
+        slope: ⟨∇h, d⟩.
+        others: sums of what else was given.
+        length: α; 0 where no trial was good enough.
+        found: by Armijo's line search from α = 1.
+    """
+
+    loss: float
+    square: float
+    slope: float
+    others: Sequence[float]
+    length: float
+    found: SearchResult
+
+    def report(self, meter: StepMeter, wave: Wave) -> StepReport:
+        """The round's report."""
+        return meter.report(
+            wave.shape, self.loss, math.sqrt(self.square), new_loss=self.found.value, accepted=self.length > 0,
+            tries=self.found.tries,
+        )  # fmt: skip
+
+
+def search_jointly(
+    pipeline: WorkerPipeline, blocks: Blocks, wave: Wave, batch: tuple[Tensor, Tensor], gradients: BlockVectors,
+    steps: BlockVectors, others: Sequence[Tensor] = (),
+) -> JointSearch:  # fmt: skip
+    """Move the network to the first of α = 1, ½, ¼, … with h(θ + α d) ≤ h(θ) + 10⁻⁴ α ⟨∇h, d⟩.
+
+    The accepted trial serves as the next round's first wave where the batch is the same. Where d leads nowhere down
+    there is no trial.
+
+    Args:
+        pipeline: the network.
+        blocks: of every stage here.
+        wave: at θ.
+        batch: inputs and targets of the wave.
+        gradients: ∇h.
+        steps: d.
+        others: this worker's shares of other numbers to be summed, 0-dimensional.
+    """
+    shares = [wave.loss, inner(gradients, gradients), inner(gradients, steps), *others]
+    loss, square, slope, *sums = pipeline.total(torch.stack([share.to(wave.loss) for share in shares]))
+    search, length, found = ArmijoSearch(pipeline, 1.0), 0.0, SearchResult(None, loss, 0)
+    if slope < 0:
+        against = to_layers(blocks, {block: -step for block, step in steps.items()})
+        found = search.descend(*batch, against, -slope, loss, lambda trial: trial.loss)
+    if found.wave is not None:
+        length = search.length / 2
+        pipeline.accept(found.wave, *batch)
+    return JointSearch(loss, square, slope, sums, length, found)

@@ -1,0 +1,66 @@
+"""What methods with auxiliary networks beside the stages have in common."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from surmin.methods.auxiliary import AuxiliaryNetworks, Build
+from surmin.methods.stagewise import ACTIVATION, GRADIENT, Round, Stagewise
+from surmin.pipeline.worker_pipeline import WorkerPipeline
+from surmin.stages.stage import Tape
+
+
+class LocalLearning(Stagewise):
+    """A method whose stages have networks beside them, which train along.
+
+    Args:
+        pipeline: the network.
+        optimizer: of the stages, "sgd" (momentum 0.9) or "adam".
+        lr: its learning rate.
+        build: makes the network beside a stage.
+        positions: of the stages here that get one.
+        beside: makes its optimizer over its parameters.
+        seed: of their initial weights.
+        downwards: names of the channels that lead to the stage below.
+    """
+
+    def __init__(
+        self, pipeline: WorkerPipeline, optimizer: str, lr: float, build: Build, positions: Iterable[int],
+        beside: Callable[[list[nn.Parameter]], Optimizer], seed: int, downwards: Sequence[str] = (GRADIENT,),
+    ) -> None:  # fmt: skip
+        super().__init__(pipeline, optimizer, lr, downwards=downwards)
+        self.auxiliary = AuxiliaryNetworks(pipeline, self.exchange, build, positions, beside, seed)
+
+    def forward(self, position: int, number: int, part: Tensor) -> Tape:
+        """Run a stage on a micro-batch of what the stage below sent, or of the inputs, and send what comes out up."""
+        pipeline = self.pipeline
+        entering = self.exchange.take(ACTIVATION, position)[0] if pipeline.has_below(position) else part
+        with pipeline.tracer.span("F", number):
+            tape = pipeline.forward_stage(position, entering, part.shape)
+        if pipeline.has_above(position):
+            self.exchange.put(ACTIVATION, position, (tape.output.detach(),))
+        return tape
+
+    def add_gradients(self, position: int, tape: Tape, cotangent: Tensor, part: Tensor, found: Round) -> None:
+        """Take a gradient to a stage's parameters, but not to its input."""
+        stage = self.pipeline.stages[position]
+        with self.pipeline.work.phase(("parameters' gradient", part.shape, position)):
+            found.add(stage, stage.backward(tape, cotangent))
+
+    def true_gradient(self, tape: Tape, targets: Tensor, samples: int, found: Round) -> Tensor:
+        """Of the mean loss over all samples of the batch in the network's output, whose losses are noted."""
+        found.score(tape.output, targets)
+        return self.pipeline.loss.gradient(tape.output.detach(), targets) / samples
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's memory by parameter, and the networks beside the stages."""
+        return {**super().state_dict(), "auxiliary": self.auxiliary.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        if set(state) != {"optimizer", "auxiliary"}:
+            raise ValueError(f"not the state of a method with auxiliary networks: {sorted(state)}")
+        self.auxiliary.load_state_dict(state["auxiliary"])
+        super().load_state_dict({"optimizer": state["optimizer"]})

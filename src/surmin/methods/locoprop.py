@@ -1,0 +1,133 @@
+"""LocoProp: every layer takes many steps towards a target of its own, for one trip through the network.
+
+Legend: θ a layer's parameters, θ̄ those at the round's start, D the layer's local loss (`LocalMatching`), γ the step to
+its target, λ the weight of the regulariser, N the number of local steps, β their size.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from surmin.methods.base import StepMeter
+from surmin.methods.gradients import Gradients, assign_gradients, squared_norm
+from surmin.methods.local_matching import LocalMatching, boundaries, local_layers
+from surmin.methods.optimizer_state import load_named_state, named_state
+from surmin.pipeline.worker_pipeline import WorkerPipeline
+from surmin.report import StepReport
+from surmin.stages.layer import flatten
+
+LEAST_SHARE = 0.25
+OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"gd": torch.optim.SGD, "adam": torch.optim.Adam}
+DEFAULT_INNER_LR = {"gd": 0.1, "adam": 1e-3}
+
+
+class LocoProp:
+    """After one forward and one backward wave every layer minimises D(θ) + ½λ ‖θ - θ̄‖² by N steps, with no messages.
+
+    D compares the layer's output a = f(x, θ) with a target a gradient step away, its input x left as it was: "squared"
+    (LocoProp-S) ½‖a - (ā - γ g)‖², "matching" (LocoProp-M) the Bregman divergence whose gradient in a is
+    s(a) - (s(ā) - γ g), s the activation after the layer; g is the loss's gradient in a, all per sample and averaged.
+    Local step k has size β max(1 - k/N, ¼). The first gradient of D is γ times the loss's own: with N = 1 and plain
+    gradient descent a round is one step of gradient descent of size γβ.
+
+    Source: Amid, Anil and Warmuth, "LocoProp: Enhancing BackProp via Local Loss Optimization", AISTATS 2022. The
+    authors' code steps by RMSprop whose memory lives on from round to round; here by Adam, likewise, or by gradient
+    descent. The regulariser, which their code leaves out, is off unless `damping` is given. The last layer's matching
+    loss is the Bregman divergence of the network's loss (softmax for cross-entropy, as in the source). A layer that is
+    followed by no activation (an attention block, say) is compared by the squared loss, its matching loss.
+
+    Args:
+        pipeline: the network.
+        lr: γ, in units of one sample's loss.
+        inner_steps: N.
+        inner_lr: β; 0.001 for adam and 0.1 for gd if not given.
+        inner_optimizer: "adam" or "gd".
+        local_loss: "matching" or "squared".
+        damping: λ.
+
+    Raises:
+        ValueError: when a value is not possible, or an activation has no matching loss; on every worker.
+    """
+
+    def __init__(
+        self, pipeline: WorkerPipeline, *, lr: float = 1.0, inner_steps: int = 10, inner_lr: float | None = None,
+        inner_optimizer: Literal["adam", "gd"] = "adam", local_loss: Literal["squared", "matching"] = "matching",
+        damping: float = 0.0,
+    ) -> None:  # fmt: skip
+        if inner_optimizer not in OPTIMIZERS or local_loss not in ("squared", "matching"):
+            raise ValueError(
+                "locoprop takes inner_optimizer adam or gd and local_loss squared or matching, "
+                f"got {inner_optimizer!r} and {local_loss!r}"
+            )
+        inner_lr = DEFAULT_INNER_LR[inner_optimizer] if inner_lr is None else inner_lr
+        if inner_steps < 1 or not 0 < lr < math.inf or not 0 < inner_lr < math.inf or not 0 <= damping < math.inf:
+            raise ValueError(
+                "lr, inner_steps and inner_lr must be positive and damping not negative, "
+                f"got {lr}, {inner_steps}, {inner_lr} and {damping}"
+            )
+        self.pipeline = pipeline
+        self.lr = lr
+        self.inner_steps = inner_steps
+        self.inner_lr = inner_lr
+        self.local_loss: Literal["squared", "matching"] = local_loss
+        self.damping = damping
+        complaint = None
+        try:
+            self._layers = local_layers(pipeline, local_loss)
+        except ValueError as error:
+            complaint = error
+        pipeline.exchange().agree(complaint)
+        parameters = [{"params": list(pipeline.parameters.values())}]
+        self._optimizer = OPTIMIZERS[inner_optimizer](parameters, lr=inner_lr)
+
+    def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
+        """One trip and the local steps of every layer; workers tell each other nothing else."""
+        meter = StepMeter(self.pipeline)
+        wanted = boundaries(self._layers)
+        wave = self.pipeline.forward(inputs, targets, wanted)
+        gradients = self.pipeline.backward(wave, wanted)
+        with self.pipeline.tracer.span("U"):
+            losses = [LocalMatching.of(local, wave, self.pipeline, self.lr, self.local_loss) for local in self._layers]
+            self._descend(losses, gradients)
+        loss = float(wave.loss) if self.pipeline.is_last else math.nan
+        return meter.report(wave.shape, loss, math.sqrt(float(squared_norm(gradients))))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The inner optimizer's memory by parameter."""
+        return named_state(self._optimizer, self.pipeline.parameters)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        load_named_state(self._optimizer, self.pipeline.parameters, state)
+
+    def _descend(self, losses: list[LocalMatching], gradients: Gradients) -> None:
+        """The local steps of all layers here; the first one's gradient is known from the backward wave."""
+        start = [_position(local) for local in losses]
+        found = {stage: [self.lr * flat for flat in own] for stage, own in gradients.items()}
+        for number in range(self.inner_steps):
+            if number:
+                pulled = self._pulled(losses, start)
+                for local, flat in zip(self._layers, pulled, strict=True):
+                    found[local.stage][local.index] = flat
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.inner_lr * max(1 - number / self.inner_steps, LEAST_SHARE)
+            assign_gradients(found)
+            self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def _pulled(self, losses: list[LocalMatching], start: list[Tensor]) -> list[Tensor]:
+        """The gradients of all regularised local losses here, over all replicas."""
+        means = self.pipeline.replicas.means([local.gradient() for local in losses])
+        return [
+            mean + self.damping * (_position(local) - before)
+            for mean, local, before in zip(means, losses, start, strict=True)
+        ]
+
+
+def _position(local: LocalMatching) -> Tensor:
+    """The layer's parameters as a flat vector."""
+    return flatten([parameter.detach() for parameter in local.layer.parameters.values()])

@@ -1,0 +1,135 @@
+"""Newton's method with a dense Hessian, for tiny networks: an oracle to compare approximations with."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surmin.methods.base import StepMeter
+from surmin.methods.block_vectors import BlockVectors, moved, to_blocks
+from surmin.methods.joint_search import search_jointly
+from surmin.pipeline.tangents import HessianAtPoint, JointColumns, TangentWaves
+from surmin.pipeline.worker_pipeline import WorkerPipeline
+from surmin.report import StepReport
+from surmin.stages.block import Block
+
+MOST_PARAMETERS = 2000
+COLUMNS = 64
+"""Directions that go through the network at once."""
+
+
+class Newton:
+    """θ ← θ - α (H + λI)⁻¹ ∇h with the whole Hessian H = ∇²h, exact and dense.
+
+    Rows of H are products with unit vectors, 64 of them in a wave of tangents. One sum tells every worker all of H, and
+    each solves the same system, by eigenvalues: those below rounding errors are left out, so that the step is the
+    shortest one where H is singular, as it always is with softmax. `safeguard` is
+
+    - "none": plain Newton, α = 1 and no test. It goes to the nearest stationary point, a saddle as a rule;
+    - "armijo": |H| + λI in place of H + λI, eigenvalues with their absolute values (Dauphin et al. 2014), so that the
+      step leads down, and Armijo's line search for α = 1, ½, ¼, … A search that fails changes nothing.
+
+    Source: Section 2 of the Surrogate Minimization paper names it as what none can afford.
+
+    Args:
+        pipeline: the network, of at most 2,000 parameters in all.
+        damping: λ.
+        safeguard: one of the two.
+
+    Raises:
+        ValueError: on all workers, for a larger network; for values out of range.
+    """
+
+    def __init__(self, pipeline: WorkerPipeline, *, damping: float = 1e-3, safeguard: str = "armijo") -> None:
+        if safeguard not in ("none", "armijo"):
+            raise ValueError(f"safeguard must be none or armijo, got {safeguard!r}")
+        if not 0 <= damping < math.inf:
+            raise ValueError(f"damping must be a number from 0 up, got {damping}")
+        self.pipeline = pipeline
+        self.damping = damping
+        self.safeguard = safeguard
+        self.blocks, count = pipeline.cut("layer")
+        self._rows = self._own_rows(count)
+        self._waves = TangentWaves(pipeline, JointColumns())
+
+    def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
+        """One round: the Hessian, and the step."""
+        meter = StepMeter(self.pipeline)
+        wave = self.pipeline.forward(inputs, targets, self._waves.boundaries)
+        gradients = to_blocks(self.blocks, self.pipeline.backward(wave, self._waves.boundaries))
+        loss, gradient, hessian = self._everywhere(wave.loss, gradients, self._waves.at(wave, inputs, targets))
+        with self.pipeline.tracer.span("U"), self.pipeline.work.phase(("eigenvalues", self._count)):
+            whole = self._solve(hessian, gradient)
+        steps = {block: whole[rows].to(gradients[block]) for block, rows in self._rows.items()}
+        if self.safeguard == "armijo":
+            batch = inputs, targets
+            return search_jointly(self.pipeline, self.blocks, wave, batch, gradients, steps).report(meter, wave)
+        self.pipeline.move_to(moved(self.blocks, steps))
+        return meter.report(wave.shape, loss, float(gradient.norm()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing is remembered."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        if state:
+            raise ValueError(f"not the state of newton, which has none: {sorted(state)}")
+
+    def _own_rows(self, count: int) -> dict[Block, slice]:
+        """Where the blocks here lie among all parameters of the network, which are counted on all workers."""
+        own = {block.index: block for stage in self.blocks for block in stage if block.size}
+        shares = [own[index].size if index in own else 0 for index in range(count)]
+        sizes = [round(size) for size in self.pipeline.total(torch.tensor(shares, dtype=torch.float64))]
+        self._count = sum(sizes)
+        if self._count > MOST_PARAMETERS:
+            raise ValueError(
+                f"newton needs a network of at most {MOST_PARAMETERS} parameters for its dense Hessian, "
+                f"this one has {self._count}: take fewer or narrower layers, or cgblock or kfac"
+            )
+        starts = [sum(sizes[:index]) for index in range(count)]
+        return {block: slice(starts[index], starts[index] + sizes[index]) for index, block in own.items()}
+
+    @torch.no_grad()
+    def _everywhere(
+        self, loss: Tensor, gradients: BlockVectors, hessian: HessianAtPoint
+    ) -> tuple[float, Tensor, Tensor]:
+        """h, ∇h and ∇²h of the whole network in float64, the same on all workers."""
+        own_gradient = torch.zeros(self._count, dtype=torch.float64)
+        own_hessian = torch.zeros(self._count, self._count, dtype=torch.float64)
+        columns = min(COLUMNS, self._count)
+        for start in range(0, self._count, columns):
+            products = hessian.products(self._unit_vectors(start, columns, gradients))
+            stop = min(start + columns, self._count)
+            for block, rows in self._rows.items():
+                own_hessian[start:stop, rows] = products[_name(block)][: stop - start].to(own_hessian)
+        for block, rows in self._rows.items():
+            own_gradient[rows] = gradients[block].to(own_gradient)
+        shares = torch.cat([loss.to(own_gradient).view(1), own_gradient, own_hessian.flatten()])
+        summed = torch.tensor(self.pipeline.total(shares), dtype=torch.float64)
+        gradient, square = summed[1 : 1 + self._count], summed[1 + self._count :].view_as(own_hessian)
+        return float(summed[0]), gradient, (square + square.T) / 2
+
+    def _unit_vectors(self, start: int, columns: int, like: BlockVectors) -> dict[str, Tensor]:
+        """The parts here of `columns` unit vectors, the first one numbered `start`; beyond the last there are zeros."""
+        numbers = torch.arange(start, start + columns).unsqueeze(1)
+        return {
+            _name(block): (numbers == torch.arange(rows.start, rows.stop)).to(like[block])
+            for block, rows in self._rows.items()
+        }
+
+    def _solve(self, hessian: Tensor, gradient: Tensor) -> Tensor:
+        """The step for α = 1; not finite where the Hessian is not."""
+        if not hessian.isfinite().all():
+            return torch.full_like(gradient, math.nan)
+        values, vectors = torch.linalg.eigh(hessian)
+        damped = (values.abs() if self.safeguard == "armijo" else values) + self.damping
+        counts = damped.abs() > len(values) * torch.finfo(values.dtype).eps * damped.abs().max()
+        return -vectors @ torch.where(counts, (vectors.T @ gradient) / damped, 0.0)
+
+
+def _name(block: Block) -> str:
+    """Of the one layer with weights in a block."""
+    return block.stage.layers[block.first_trainable].name

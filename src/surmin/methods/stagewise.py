@@ -1,0 +1,125 @@
+"""What methods on channels between neighbouring stages have in common: a round, its gradients, and the optimizer."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from surmin.losses import ConvexLoss
+from surmin.methods.base import StepMeter
+from surmin.methods.gradients import assign_gradients, squared_norm
+from surmin.methods.optimizer_state import load_named_state, named_state
+from surmin.pipeline.worker_pipeline import WorkerPipeline
+from surmin.report import StepReport
+from surmin.stages.stage import Stage
+
+MOMENTUM = 0.9
+ACTIVATION, GRADIENT = "activation", "gradient"
+"""The usual names of channels: the first leads up, the second down."""
+
+
+class Round:
+    """What a round finds in the stages here, summed over micro-batches.
+
+    Attributes:
+        gradients: of the mean loss over the whole batch in every layer's parameters, flat, of stages that have any.
+    """
+
+    def __init__(self, loss: ConvexLoss) -> None:
+        self.gradients: dict[Stage, list[Tensor]] = {}
+        self._loss = loss
+        self._losses: list[Tensor] = []
+
+    def add(self, stage: Stage, gradients: list[Tensor]) -> None:
+        """Add a micro-batch's gradients, one flat vector a layer."""
+        known = self.gradients.get(stage)
+        self.gradients[stage] = [a + b for a, b in zip(known, gradients, strict=True)] if known else gradients
+
+    def score(self, output: Tensor, targets: Tensor) -> None:
+        """Note the losses of a micro-batch, where the network's output is."""
+        self._losses.append(self._loss.sample_losses(output.detach(), targets).detach())
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of all that was scored; NaN where nothing was."""
+        return float(torch.cat(self._losses).double().mean()) if self._losses else math.nan
+
+
+class Stagewise(ABC):
+    """A method whose stages talk to their neighbours, and along whose gradients a torch optimizer steps.
+
+    A round checks the batch, lets `run` find gradients, averages them over replicas and steps. A stage that found none
+    stays as it is. The loss is reported where the last stage is and NaN elsewhere; the gradient's norm is that of the
+    worker's own part.
+
+    Args:
+        pipeline: the network.
+        optimizer: "sgd" (momentum 0.9) or "adam".
+        lr: its learning rate.
+        upwards: names of the channels that lead to the stage above.
+        downwards: names of the channels that lead to the stage below.
+
+    Raises:
+        ValueError: for another optimizer, or a learning rate that is not positive.
+    """
+
+    def __init__(
+        self, pipeline: WorkerPipeline, optimizer: str, lr: float,
+        upwards: Sequence[str] = (ACTIVATION,), downwards: Sequence[str] = (GRADIENT,),
+    ) -> None:  # fmt: skip
+        self.pipeline = pipeline
+        self.optimizer = make_optimizer(pipeline.parameters.values(), optimizer, lr)
+        self.exchange = pipeline.exchange(upwards, downwards)
+
+    @abstractmethod
+    def run(self, inputs: Tensor, targets: Tensor, found: Round) -> None:
+        """The round's messages and gradients, which go into `found`; the batch has been checked."""
+
+    def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
+        """One round on the batch."""
+        meter = StepMeter(self.pipeline)
+        self.exchange.begin(inputs, targets)
+        found = Round(self.pipeline.loss)
+        self.run(inputs, targets, found)
+        self.pipeline.traffic.forward_waves += 1
+        gradients = self.pipeline.averaged(found.gradients)
+        with self.pipeline.tracer.span("U"):
+            assign_gradients(gradients)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return meter.report(inputs.shape, found.loss, math.sqrt(float(squared_norm(gradients))))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's memory by parameter."""
+        return {"optimizer": named_state(self.optimizer, self.pipeline.parameters)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        if set(state) != {"optimizer"}:
+            raise ValueError(f"not the state of a method with an optimizer alone: {sorted(state)}")
+        load_named_state(self.optimizer, self.pipeline.parameters, state["optimizer"])
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], name: str, lr: float) -> Optimizer:
+    """SGD with momentum 0.9, or Adam with torch's defaults; there may be no parameters.
+
+    Raises:
+        ValueError: for another name, or a learning rate that is not positive.
+    """
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr must be a positive number, got {lr}")
+    group = [{"params": list(parameters)}]
+    if name == "sgd":
+        return torch.optim.SGD(group, lr=lr, momentum=MOMENTUM)
+    if name == "adam":
+        return torch.optim.Adam(group, lr=lr)
+    raise ValueError(f"unknown optimizer {name!r}: choose sgd or adam")
+
+
+def parts_of(inputs: Tensor, targets: Tensor, microbatches: int) -> list[tuple[Tensor, Tensor]]:
+    """The batch's micro-batches."""
+    return list(zip(inputs.chunk(microbatches), targets.chunk(microbatches), strict=True))

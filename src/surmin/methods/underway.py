@@ -1,0 +1,53 @@
+"""What a stage keeps of a batch until its gradient comes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surmin.stages.stage import LayerParameters, Stage, Tape
+
+
+@dataclass
+class Underway:
+    """A batch that has gone up through a stage, and whose gradient has not come down to it.
+
+    Attributes:
+        shape: of the network's inputs.
+        weights: that it went up with, where the gradient is to be that at those.
+        inputs: of the stage, by micro-batch.
+        tapes: by micro-batch, where they are kept; otherwise the stage runs again on the inputs.
+    """
+
+    shape: torch.Size
+    weights: LayerParameters | None
+    inputs: list[Tensor] = field(default_factory=list)
+    tapes: list[Tape] = field(default_factory=list)
+
+    def packed(self, stage: Stage) -> dict[str, Any]:
+        """As whole tensors, which do not depend on the number of micro-batches; weights by global name."""
+        packed: dict[str, Any] = {"shape": list(self.shape), "inputs": torch.cat(self.inputs)}
+        if self.weights is not None:
+            packed["weights"] = {
+                f"{layer.name}.{name}": value.detach()
+                for layer, values in zip(stage.layers, self.weights, strict=True)
+                for name, value in values.items()
+            }
+        return packed
+
+    @classmethod
+    def unpack(cls, packed: Mapping[str, Any], stage: Stage, microbatches: int, device: torch.device) -> "Underway":
+        """What was packed; tapes are made anew."""
+        batch = cls(torch.Size(packed["shape"]), None, list(packed["inputs"].to(device).chunk(microbatches)))
+        if "weights" in packed:
+            batch.weights = [
+                {
+                    name: packed["weights"][f"{layer.name}.{name}"].to(device, copy=True).requires_grad_()
+                    for name in layer.parameters
+                }
+                for layer in stage.layers
+            ]
+            batch.tapes = [stage.forward(state, batch.weights) for state in batch.inputs]
+        return batch

@@ -1,0 +1,70 @@
+"""Checking batches without a wave: workers that need not wait for each other do not."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from surmin.pipeline.links import Links
+from surmin.pipeline.reuse import Noted, note, same_tensors
+from surmin.pipeline.validation import describe_batch
+from surmin.pipeline.wave import part_shape
+
+if TYPE_CHECKING:
+    from surmin.pipeline.worker_pipeline import WorkerPipeline
+
+
+class Trial:
+    """The first batch of every shape is tried out and compared by all workers; of later ones each checks its own.
+
+    Args:
+        pipeline: holds the stages.
+        links: to the workers with the stages before and after these.
+    """
+
+    def __init__(self, pipeline: "WorkerPipeline", links: Links) -> None:
+        self._pipeline = pipeline
+        self._links = links
+        self._outputs: dict[str, Tensor] = {}
+        self._checked: Noted = ()
+
+    def check(self, inputs: Tensor, targets: Tensor) -> None:
+        """Raise ValueError or TypeError for a batch that does not fit; on all workers for the first of a shape."""
+        if same_tensors(self._checked, (inputs, targets)):
+            return
+        complaint = self._pipeline.complaint((inputs, targets))
+        described = describe_batch(inputs, targets, self._pipeline.microbatches, False, False)
+        if described not in self._outputs:
+            self._links.compare(described, complaint, wait=True)
+            outputs = self._try_out(inputs)
+            self._links.compare("", self._misfit(outputs, targets), wait=True)
+            self._outputs[described] = outputs
+        elif complaint := complaint or self._misfit(self._outputs[described], targets):
+            raise complaint
+        self._checked = note((inputs, targets))
+
+    def _misfit(self, outputs: Tensor, targets: Tensor) -> ValueError | TypeError | None:
+        """What is wrong with targets for outputs of the network like these, where they are those of the network."""
+        if self._pipeline.is_last:
+            try:
+                if len(outputs) != len(targets):
+                    raise ValueError(f"the network returned {len(outputs)} rows for a batch of {len(targets)} samples")
+                self._pipeline.loss.check(outputs, targets)
+            except (ValueError, TypeError) as error:
+                return error
+        return None
+
+    def _try_out(self, inputs: Tensor) -> Tensor:
+        """The outputs for a batch; and a micro-batch up and down every stage, so that the unit of work is known."""
+        pipeline = self._pipeline
+        operations = pipeline.work.operations
+        part = part_shape(inputs.shape, pipeline.microbatches)
+        entering, output = pipeline.pass_through(inputs)
+        state = entering[: part[0]]
+        for position in range(len(pipeline.stages)):
+            with torch.enable_grad():
+                tape = pipeline.forward_stage(position, state, part)
+            pipeline.backward_stage(position, tape, torch.zeros_like(tape.output), part)
+            state = tape.output.detach()
+        pipeline.work.operations = operations
+        return output

@@ -1,0 +1,157 @@
+"""Running a method on all workers of a network in one process, and writing down what each of them does.
+
+Every worker is a thread with a pipeline of its own, as the worker of a real run is a process; only one of them runs at
+a time. Computing is timed by the thread's own processor time, so that neither the others nor the rest of the machine
+count. Recorded are the operations of a round, not when they happened: links of any kind can be put between them.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from surmin.curvature.output_curvature import Message
+from surmin.pipeline.links import Kind
+from surmin.pipeline.process_links import UPWARDS
+from surmin.pipeline.tracing import Clock, Letter
+from surmin.pipeline.traffic import Traffic
+from surmin.simulation.operations import Hear, Operation, Program, Receive, Send, Tell, Total, Work
+from surmin.simulation.threads import Exchange
+
+
+class Recorder:
+    """What one worker does; a tracer of its pipeline, told of messages by its links."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since = 0
+        self._doing: list[tuple[str, int | None]] = [("", None)]
+        self.program: Program = []
+
+    def start(self) -> None:
+        """A round begins, in the thread that calls."""
+        self.program = []
+        self.resume()
+
+    def resume(self) -> None:
+        """Computing begins now."""
+        self._since = self._clock()
+
+    def note(self, operation: Operation | None = None) -> None:
+        """What was computed since `resume`, then an operation; `resume` comes when that is over."""
+        self.program.append(Work((self._clock() - self._since) * 1e-9, *self._doing[-1]))
+        if operation is not None:
+            self.program.append(operation)
+
+    def span(
+        self, letter: Letter, microbatch: int | None = None, stage: int | None = None
+    ) -> AbstractContextManager[None]:
+        """Work on something of its own; waiting is no work."""
+        return nullcontext() if letter in "WA" else self._work(letter, microbatch)
+
+    @contextmanager
+    def _work(self, letter: Letter, microbatch: int | None) -> Iterator[None]:
+        self._turn(push=(letter, microbatch))
+        try:
+            yield
+        finally:
+            self._turn(push=None)
+
+    def _turn(self, push: tuple[str, int | None] | None) -> None:
+        self.note()
+        if push is None:
+            self._doing.pop()
+        else:
+            self._doing.append(push)
+        self.resume()
+
+
+class RecordedLinks:
+    """`Links` of one worker to the others in the same process."""
+
+    def __init__(self, place: int, blocks: dict[str, list[int]], exchange: Exchange, recorder: Recorder) -> None:
+        self._place = place
+        self._blocks = blocks
+        self._exchange = exchange
+        self._recorder = recorder
+        self._is_unanswered = False
+        self._totals = 0
+        self.is_first, self.is_last = place == 0, place == exchange.workers - 1
+        self.has_trainable_below = sum(blocks["layer"][:place]) > 0
+
+    def trainable_blocks(self, blocks: Literal["layer", "stage"]) -> tuple[int, int]:
+        """Counted when the network was cut."""
+        return sum(self._blocks[blocks][: self._place]), sum(self._blocks[blocks])
+
+    def prepare(self, kind: Kind, count: int) -> None:
+        """Receives are posted a round ahead: it costs nothing."""
+
+    def send(self, kind: Kind, message: Message) -> None:
+        """Count its bytes, leave it for the next worker."""
+        step = _step(kind)
+        self._recorder.note(Send(step, str(kind[0]), _size(message)))
+        self._exchange.put(self._place, self._place + step, kind, message)
+        self._recorder.resume()
+
+    def receive(self, kind: Kind) -> Message:
+        """Wait for it; the waiting is not recorded."""
+        self._hear()
+        step = -_step(kind)
+        self._recorder.note()
+        message = self._exchange.take(self._place + step, self._place, kind)
+        self._recorder.program.append(Receive(step, str(kind[0]), _size(message)))
+        self._recorder.resume()
+        return message
+
+    def compare(self, description: str, complaint: ValueError | TypeError | None, *, wait: bool) -> None:
+        """All workers are given the same batch here."""
+        self._hear()
+        if complaint is not None:
+            raise complaint
+        self._note(Tell())
+        self._is_unanswered = True
+        if wait:
+            self._hear()
+
+    def total(self, values: Tensor, traffic: Traffic) -> list[float]:
+        """Counted as workers count what each of them sends for it."""
+        self._hear()
+        self._recorder.note(Total(values.numel() * values.element_size()))
+        for _ in range(self._exchange.workers - 1 if self.is_last else 1):
+            traffic.send((values,))
+        self._totals += 1
+        summed = self._exchange.total(self._totals - 1, values)
+        self._recorder.resume()
+        return summed
+
+    def _hear(self) -> None:
+        if self._is_unanswered:
+            self._is_unanswered = False
+            self._note(Hear())
+
+    def _note(self, operation: Operation) -> None:
+        self._recorder.note(operation)
+        self._recorder.resume()
+
+
+def worker_clock(device: torch.device) -> Clock:
+    """Of the calling thread's processor time; on CUDA the host's clock after the device's queue, in ns."""
+    if device.type != "cuda":
+        return time.thread_time_ns
+
+    def clock() -> int:
+        torch.cuda.synchronize(device)
+        return time.perf_counter_ns()
+
+    return clock
+
+
+def _size(message: Message) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in message)
+
+
+def _step(kind: Kind) -> int:
+    return 1 if kind[0] in UPWARDS else -1

@@ -1,0 +1,140 @@
+"""From recorded rounds to seconds: rounds of a kind, and what they take over links."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from surmin.simulation.operations import NO_OVERHEADS, Operation, Overheads, Program, Work, expand
+from surmin.simulation.schedules import reorder
+from surmin.simulation.sharing import share_cores
+from surmin.simulation.timing import replay, share_a_link_late
+from surmin.simulation.wires import Links, Time
+
+LEAST_ON_LINE = 16
+"""Workers from which on another one adds the same to every round."""
+
+
+@dataclass(frozen=True)
+class RoundKind:
+    """Rounds in which every worker did the same operations, and for how long in the median.
+
+    Attributes:
+        programs: by worker.
+        count: of such rounds.
+    """
+
+    programs: Sequence[Program]
+    count: float
+
+    def scheduled(self, schedule: str) -> "RoundKind":
+        """The same gradient step by another schedule."""
+        return replace(self, programs=reorder(self.programs, schedule))
+
+    def stretched(self, workers: int) -> "RoundKind":
+        """The same round on more workers: those between the first and the last are repeated.
+
+        Raises:
+            ValueError: when there are fewer than three, or more than asked for.
+        """
+        have = len(self.programs)
+        if not 3 <= have <= workers:
+            raise ValueError(f"a round of {have} workers cannot be stretched to {workers}: record at least 3 of them")
+        middle = [1 + place * (have - 2) // (workers - 2) for place in range(workers - 2)]
+        return replace(self, programs=[self.programs[place] for place in (0, *middle, have - 1)])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where workers run.
+
+    Attributes:
+        links: between them, of one kind or (without `cores`) of several.
+        overheads: of their messages.
+        cores: that all of them share; None for a core each.
+        carrier: of what carries messages on the same machine, where cores are shared.
+    """
+
+    links: Links
+    overheads: Overheads = NO_OVERHEADS
+    cores: float | None = None
+    carrier: Overheads = NO_OVERHEADS
+
+    def end(self, programs: Sequence[Program]) -> Time:
+        """When the last worker ends."""
+        expanded = expand(programs, self.overheads)
+        if self.cores is not None:
+            return max(share_cores(expanded, self.links, self.cores, self.carrier))
+        if share_a_link_late(expanded):
+            ends = [max(share_cores(expanded, links, len(expanded))) for links in self.links.each()]
+            return np.array(ends).reshape(np.shape(self.links.latency))
+        return max_of(replay(expanded, self.links))
+
+    def seconds(self, kinds: Sequence[RoundKind]) -> Time:
+        """For all rounds, each as long as it takes right after one of its kind."""
+        total: Time = 0.0
+        for kind in kinds:
+            twice = [[*program, *program] for program in kind.programs]
+            total = total + kind.count * (self.end(twice) - self.end(kind.programs))
+        return total
+
+
+def on_many_workers(
+    setting: Setting, kinds: Sequence[RoundKind], workers: int, schedule: str, microbatches: int
+) -> Time:
+    """Seconds of rounds stretched to any number of workers, by a schedule.
+
+    With ever more of the same workers in the middle, what a round takes grows by the same for each: a wave of M
+    micro-batches through workers that take p_i each takes Σ p_i + (M - 1) max p_i. So two numbers of workers, more than
+    three times as many as there are micro-batches, are gone through, and a line is drawn through them.
+
+    Args:
+        setting: where the workers run.
+        kinds: recorded on at least three workers.
+        workers: to stretch them to.
+        schedule: of gradient steps, "posted" for all others.
+        microbatches: of a round.
+    """
+
+    def seconds(count: int) -> Time:
+        return setting.seconds([kind.stretched(count).scheduled(schedule) for kind in kinds])
+
+    step = max((len(kind.programs) - 2 for kind in kinds), default=1)
+    least = max(LEAST_ON_LINE, 3 * (microbatches + step))
+    near = least + (workers - least) % step
+    far = near + 2 * step
+    if workers <= far:
+        return seconds(workers)
+    last, before = seconds(far), seconds(near)
+    return last + (workers - far) * (last - before) / (far - near)
+
+
+def group(rounds: Sequence[Sequence[Program]]) -> list[RoundKind]:
+    """Sort rounds by what was done in them; the work of a kind lasts as long as in its median round."""
+    kinds: dict[Any, list[Sequence[Program]]] = {}
+    for programs in rounds:
+        kinds.setdefault(tuple(tuple(map(_timeless, program)) for program in programs), []).append(programs)
+    return [
+        RoundKind([_median([programs[place] for programs in own]) for place in range(len(own[0]))], len(own))
+        for own in kinds.values()
+    ]
+
+
+def max_of(times: Sequence[Time]) -> Time:
+    """The latest, kind of links by kind of links."""
+    return np.max(np.stack([np.asarray(time, dtype=float) for time in times]), axis=0)
+
+
+def _timeless(operation: Operation) -> Operation:
+    return operation._replace(seconds=0.0) if isinstance(operation, Work) else operation
+
+
+def _median(programs: Sequence[Program]) -> Program:
+    return [
+        first._replace(seconds=statistics.median(own.seconds for own in same if isinstance(own, Work)))
+        if isinstance(first := same[0], Work)
+        else first
+        for same in zip(*programs, strict=True)
+    ]

@@ -1,0 +1,124 @@
+"""When workers end their programs that share the cores of one machine; all happens in the order of time."""
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from surmin.simulation.operations import NO_OVERHEADS, Operation, Overheads, Program, Send, Work
+from surmin.simulation.timing import carry_out, until_when
+from surmin.simulation.wires import Links, Wires
+
+NOTHING = 1e-12
+"""Seconds that rounding can leave of a work that is done."""
+
+
+def share_cores(
+    programs: Sequence[Program], links: Links, cores: float, carrier: Overheads = NO_OVERHEADS
+) -> list[float]:
+    """When each worker ends, all beginning at 0, where those that compute at a time share so many cores evenly.
+
+    Args:
+        programs: by worker, expanded.
+        links: between them, of one kind.
+        cores: of the machine that runs all workers.
+        carrier: what carrying a message costs the same machine besides, in a process that goes before the workers.
+
+    Raises:
+        RuntimeError: when workers wait for each other for ever.
+    """
+    machine = _Machine(programs, Wires(links, len(programs), in_order=True), carrier)
+    machine.go_on(0.0, range(len(programs)))
+    now = 0.0
+    while not machine.is_done:
+        carrying = machine.to_carry > NOTHING
+        speed = max(NOTHING, min(1.0, (cores - carrying) / max(1, len(machine.left))))
+        event = min(machine.next_event(), now + min(machine.left.values(), default=math.inf) / speed)
+        if math.isinf(event):
+            raise RuntimeError("the workers wait for each other for ever")
+        if carrying:
+            event = min(event, now + machine.to_carry)
+            machine.to_carry -= event - now
+        machine.work((event - now) * speed)
+        now = event
+        machine.go_on(now, machine.woken(now))
+    return machine.ends
+
+
+class _Machine:
+    """Where every worker is in its program.
+
+    `left` has the seconds of work, alone on a core, that workers have still to do of the operation they are at, and
+    `to_carry` those of the process that carries messages.
+    """
+
+    def __init__(self, programs: Sequence[Program], wires: Wires, carrier: Overheads) -> None:
+        self._programs = programs
+        self._wires = wires
+        self._position = [0] * len(programs)
+        self._carrier = carrier
+        self._untimed: set[int] = set()  # wait for what nobody knows the time of yet
+        self._timed: list[tuple[float, int]] = []  # wait until then
+        self._running = len(programs)
+        self.left: dict[int, float] = {}
+        self.to_carry = 0.0
+        self.ends = [0.0] * len(programs)
+
+    @property
+    def is_done(self) -> bool:
+        return not self._running
+
+    def next_event(self) -> float:
+        """When a message leaves, or somebody gets what it waits for."""
+        return min(self._wires.next_departure(), self._timed[0][0] if self._timed else math.inf)
+
+    def work(self, seconds: float) -> None:
+        """Of every worker that computes so much work gets done."""
+        for place in self.left:
+            self.left[place] -= seconds
+
+    def woken(self, now: float) -> list[int]:
+        """Those that need wait or compute no longer."""
+        places = [place for place in self._wires.release(now) if place in self._untimed]
+        while self._timed and self._timed[0][0] <= now:
+            places.append(heapq.heappop(self._timed)[1])
+        done = [place for place, seconds in self.left.items() if seconds <= NOTHING]
+        for place in done:
+            del self.left[place]
+            self._position[place] += 1
+        return places + done
+
+    def go_on(self, now: float, places: Iterable[int]) -> None:
+        """Let workers do what takes no time, until each computes, waits or has ended."""
+        ready = deque(dict.fromkeys(places))
+        while ready:
+            place = ready.popleft()
+            self._untimed.discard(place)
+            while (operation := self._next(place)) is not None and self._has_done(place, operation, now):
+                self._position[place] += 1
+                for other in carry_out(operation, place, now, self._wires, len(self._programs)):
+                    if other in self._untimed:
+                        self._untimed.discard(other)
+                        ready.append(other)
+            if operation is None:
+                self.ends[place] = now
+                self._running -= 1
+
+    def _next(self, place: int) -> Operation | None:
+        program, position = self._programs[place], self._position[place]
+        return program[position] if position < len(program) else None
+
+    def _has_done(self, place: int, operation: Operation, now: float) -> bool:
+        if isinstance(operation, Work):
+            self.left[place] = operation.seconds
+            return False
+        until = until_when(operation, place, now, self._wires)
+        if until is None:
+            self._untimed.add(place)
+            return False
+        if until > now:
+            heapq.heappush(self._timed, (float(until), place))
+            return False
+        if isinstance(operation, Send):
+            self.to_carry += self._carrier.of(operation.bytes)
+        return True

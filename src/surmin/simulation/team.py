@@ -1,0 +1,115 @@
+"""The workers of one process: pipelines and methods on them, and rounds recorded."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+
+from surmin.losses import ConvexLoss
+from surmin.methods.base import Method
+from surmin.pipeline.traffic import Traffic
+from surmin.pipeline.validation import check_modules
+from surmin.pipeline.worker_pipeline import WorkerPipeline
+from surmin.replicas import ONE_REPLICA
+from surmin.report import StepReport
+from surmin.simulation.operations import Program
+from surmin.simulation.recording import RecordedLinks, Recorder, worker_clock
+from surmin.simulation.threads import Exchange, run_together
+from surmin.stages.block import cut_blocks
+from surmin.stages.stage import Stage
+
+WARM_UP = 2
+"""Rounds that are undone before recording: the first ones count operations and widen memory."""
+
+Build = Callable[[WorkerPipeline], Method]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One round.
+
+    Attributes:
+        programs: by worker.
+        start_loss: at the round's beginning, NaN where the method does not know it.
+        end_loss: at its end, NaN where the method does not know it.
+        forward_waves: so far.
+        messages: so far, of all workers.
+        bytes: so far, of all workers.
+    """
+
+    programs: list[Program]
+    start_loss: float
+    end_loss: float
+    forward_waves: int
+    messages: int
+    bytes: int
+
+
+class RecordedTeam:
+    """Workers in one process, each with one stage of a network.
+
+    Args:
+        stages: one module a worker.
+        loss: the convex loss.
+        microbatches: equal parts that a batch is cut into.
+    """
+
+    def __init__(self, stages: Sequence[nn.Module], loss: ConvexLoss, microbatches: int) -> None:
+        check_modules(stages)
+        self.modules = list(stages)
+        own: list[Stage] = []
+        for module in stages:
+            own.append(Stage.of(module, sum(len(stage.layers) for stage in own)))
+        blocks = {
+            kind: [sum(block.size > 0 for block in cut_blocks([stage], kind, 0)[0]) for stage in own]
+            for kind in ("layer", "stage")
+        }
+        parameter = next(parameter for module in stages for parameter in module.parameters())
+        self._exchange = Exchange(len(own))
+        self._recorders = [Recorder(worker_clock(parameter.device)) for _ in own]
+        self.pipelines = [
+            WorkerPipeline(
+                [stage], loss, microbatches, RecordedLinks(place, blocks, self._exchange, recorder), frozenset(),
+                ONE_REPLICA, Traffic(),
+            )
+            for place, (stage, recorder) in enumerate(zip(own, self._recorders, strict=True))
+        ]  # fmt: skip
+        for pipeline, recorder in zip(self.pipelines, self._recorders, strict=True):
+            pipeline.tracer = recorder
+
+    def warm_up(self, build: Build, inputs: Tensor, targets: Tensor) -> None:
+        """Some rounds, undone afterwards."""
+        initial = [{name: value.clone() for name, value in module.state_dict().items()} for module in self.modules]
+        methods = self.build(build)
+        for _ in range(WARM_UP):
+            self.step(methods, inputs, targets)
+        for module, state in zip(self.modules, initial, strict=True):
+            module.load_state_dict(state)
+        for pipeline in self.pipelines:
+            pipeline.traffic.messages = pipeline.traffic.bytes = pipeline.traffic.forward_waves = 0
+
+    def build(self, build: Build) -> list[Method]:
+        """The method at work on every worker."""
+        return run_together(self._exchange, [partial(build, pipeline) for pipeline in self.pipelines])
+
+    def step(self, methods: Sequence[Method], inputs: Tensor, targets: Tensor) -> Recorded:
+        """One round of all workers."""
+
+        def run(method: Method, recorder: Recorder) -> StepReport:
+            recorder.start()
+            report = method.step(inputs, targets)
+            recorder.note()
+            return report
+
+        pairs = zip(methods, self._recorders, strict=True)
+        report = run_together(self._exchange, [partial(run, *pair) for pair in pairs])[-1]
+        sent = [pipeline.traffic for pipeline in self.pipelines]
+        return Recorded(
+            [recorder.program for recorder in self._recorders],
+            report.loss,
+            report.new_loss,
+            sent[0].forward_waves,
+            sum(own.messages for own in sent),
+            sum(own.bytes for own in sent),
+        )

@@ -1,0 +1,182 @@
+"""Messages on their way, in the time of a model: when they leave and when they arrive.
+
+Times are numbers, or arrays with one entry for each of several kinds of links that are gone through at once.
+"""
+
+import heapq
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from surmin.simulation.operations import STATUS_BYTES
+
+Time = Any
+"""A float, or an array over kinds of links."""
+HEADER_BYTES = 52
+"""Of TCP and IP, in every packet."""
+WORD_BYTES = 64
+"""Of gloo's word that a receive was posted."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """One from every worker to every other, each way: first in, first out.
+
+    Attributes:
+        latency: seconds one way.
+        rate: bits per second.
+        packet: bytes of a packet, its header of 52 among them.
+    """
+
+    latency: Time
+    rate: Time
+    packet: Time = 1500
+
+    @property
+    def byte_seconds(self) -> Time:
+        """What a byte holds a link for, its share of the headers included."""
+        return 8 / self.rate * self.packet / (self.packet - HEADER_BYTES)
+
+    def each(self) -> "list[Links]":
+        """Its kinds, one by one."""
+        columns = np.broadcast_arrays(*(np.atleast_1d(own) for own in (self.latency, self.rate, self.packet)))
+        return [Links(*map(float, kind)) for kind in zip(*columns, strict=True)]
+
+    @classmethod
+    def all_of(cls, kinds: "Sequence[Links]") -> "Links":
+        """Several kinds as arrays."""
+        return cls(*(np.array([getattr(kind, name) for kind in kinds]) for name in ("latency", "rate", "packet")))
+
+
+@dataclass
+class _Channel:
+    """From one worker to another, one wave's messages in the order they were sent."""
+
+    # posted: when the sender knows that a message can go
+    sent: list[tuple[Time, int]] = field(default_factory=list)
+    posted: list[Time] = field(default_factory=list)
+    left: list[Time] = field(default_factory=list)
+    arrivals: list[Time] = field(default_factory=list)
+    received: int = 0
+    flushed: int = 0
+
+
+_Departure = tuple[int, int, _Channel, int]
+"""Source, target, channel and bytes."""
+
+
+class Wires:
+    """A message leaves a worker when it is ready and its link free; it arrives bytes / rate and a latency later.
+
+    A late message, whose receive is posted only when it is needed, waits for the word that it was. That word takes the
+    link the other way, behind the messages that are on it.
+
+    Args:
+        links: between all workers.
+        workers: how many.
+        in_order: whether calls come in the order of time, `release` among them; late messages are then put on a link
+            when they leave, as they should be. Otherwise they are put there as soon as it is known when they leave.
+    """
+
+    def __init__(self, links: Links, workers: int, *, in_order: bool = False) -> None:
+        self._links = links
+        self._workers = workers
+        self._in_order = in_order
+        self._leaving: list[tuple[float, int, _Departure]] = []
+        self._departures = 0
+        self._free: dict[tuple[int, int], Time] = defaultdict(lambda: np.zeros_like(links.latency, dtype=float))
+        self._channels: dict[tuple[int, int, str], _Channel] = defaultdict(_Channel)
+        self._told: list[list[Time]] = [[] for _ in range(workers)]
+        self._heard = [0] * workers
+        self._latest: dict[int, tuple[Time, Time, Time]] = {}
+
+    def send(self, source: int, target: int, wave: str, size: int, now: Time, *, late: bool) -> None:
+        """A message is ready."""
+        channel = self._channels[source, target, wave]
+        channel.sent.append((now, size))
+        if not late:
+            channel.posted.append(now)
+        self._start(source, target, channel)
+
+    def post(self, source: int, target: int, wave: str, now: Time) -> None:
+        """The target waits for a late message."""
+        channel = self._channels[source, target, wave]
+        said = self._put(target, source, now, WORD_BYTES)
+        channel.posted.append(said)
+        self._start(source, target, channel)
+
+    def arrival(self, source: int, target: int, wave: str) -> Time | None:
+        """When the next message arrives; None while that cannot be known."""
+        channel = self._channels[source, target, wave]
+        return channel.arrivals[channel.received] if channel.received < len(channel.arrivals) else None
+
+    def receive(self, source: int, target: int, wave: str) -> None:
+        """It was taken."""
+        self._channels[source, target, wave].received += 1
+
+    def gone(self, source: int, target: int, wave: str) -> Time | None:
+        """When the oldest message not flushed has left the worker; None while that cannot be known."""
+        channel = self._channels[source, target, wave]
+        return channel.left[channel.flushed] if channel.flushed < len(channel.left) else None
+
+    def flush(self, source: int, target: int, wave: str) -> None:
+        """It was waited for."""
+        self._channels[source, target, wave].flushed += 1
+
+    def tell(self, source: int, now: Time) -> None:
+        """A worker tells all others."""
+        self._told[source].append(now)
+
+    def told(self, target: int) -> Time | None:
+        """When a worker has been told by all others; None while that cannot be known."""
+        number = self._heard[target]
+        if self._workers == 1:
+            return self._told[target][number]
+        if number not in self._latest:
+            if any(len(own) <= number for own in self._told):
+                return None
+            told = np.stack([np.asarray(own[number], dtype=float) for own in self._told])
+            ordered = np.sort(told, axis=0)
+            self._latest[number] = ordered[-1], ordered[-2], np.argmax(told, axis=0)
+        last, before, who = self._latest[number]
+        latest = np.where(who == target, before, last)
+        return latest + self._links.latency + STATUS_BYTES * self._links.byte_seconds
+
+    def hear(self, target: int) -> None:
+        """It has heard them."""
+        self._heard[target] += 1
+
+    def _start(self, source: int, target: int, channel: _Channel) -> None:
+        """Put on the link what is ready and waited for."""
+        while len(channel.left) < min(len(channel.sent), len(channel.posted)):
+            number = len(channel.left)
+            ready, size = channel.sent[number]
+            left = np.maximum(ready, channel.posted[number])
+            channel.left.append(left)
+            if self._in_order and left > ready:
+                self._departures += 1
+                heapq.heappush(self._leaving, (float(left), self._departures, (source, target, channel, size)))
+            else:
+                channel.arrivals.append(self._put(source, target, left, size))
+
+    def next_departure(self) -> float:
+        """When the next message leaves that is not on a link yet; infinite if there is none."""
+        return self._leaving[0][0] if self._leaving else math.inf
+
+    def release(self, now: float) -> list[int]:
+        """Put on their links what has left by now; returns whom it is for."""
+        targets = []
+        while self._leaving and self._leaving[0][0] <= now:
+            left, _, (source, target, channel, size) = heapq.heappop(self._leaving)
+            channel.arrivals.append(self._put(source, target, left, size))
+            targets.append(target)
+        return targets
+
+    def _put(self, source: int, target: int, now: Time, size: int) -> Time:
+        """Put bytes on a link; returns when the last of them arrives."""
+        self._free[source, target] = np.maximum(now, self._free[source, target]) + size * self._links.byte_seconds
+        return self._free[source, target] + self._links.latency

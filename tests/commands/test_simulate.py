@@ -1,0 +1,114 @@
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from surmin.cli import main
+from surmin.commands import simulate as simulate_module
+from surmin.commands.simulate import simulate
+from surmin.experiments.simulate_config import SimulateConfig
+from surmin.simulation.operations import Overheads
+from tests.plots.cases import picture_size
+
+CONFIG = SimulateConfig(
+    methods="sm,adam", train_samples=120, layers=4, width=8, stages="3,40", microbatches="3,4", latencies="0,20",
+    rates="1000,1", lr=("adam=0.02,0.05",), target_loss=0.5, rounds=60,
+)  # fmt: skip
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+@pytest.fixture(autouse=True)
+def _known_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulate_module, "measure_overheads", lambda: Overheads(1e-5, 1e-10))
+
+
+def test_the_map_and_its_rows(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "map"
+    assert simulate(CONFIG, folder) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["breakeven.csv", "breakeven.png", "config.json"]
+    assert picture_size(folder / "breakeven.png")[0] > 700
+    rows = read_rows(folder / "breakeven.csv")
+    assert {row["method"] for row in rows} == {"sm", "adam"}
+    assert {row["schedule"] for row in rows if row["method"] == "adam"} == {"posted", "gpipe", "1f1b", "zero-bubble"}
+    assert {(row["stages"], row["extrapolated"]) for row in rows} == {("3", "no"), ("40", "yes")}
+    assert not [row for row in rows if row["schedule"] == "1f1b" and row["stages"] == "40"]  # too few micro-batches
+    for stages in ("3", "40"):
+        for latency in ("0", "20"):
+            for rate in ("1000", "1"):
+                here = [r for r in rows if (r["stages"], r["latency_ms"], r["rate_mbit"]) == (stages, latency, rate)]
+                best = {
+                    method: min(float(row["seconds"]) for row in here if row["method"] == method)
+                    for method in ("sm", "adam")
+                }
+                for row in here:
+                    other = best["adam" if row["method"] == "sm" else "sm"]
+                    assert float(row["over_best_other"]) == pytest.approx(float(row["seconds"]) / other, rel=1e-3)
+                    assert (row["best_of_method"] == "yes") == (float(row["seconds"]) == best[row["method"]])
+    slow, fast = (
+        [float(row["seconds"]) for row in rows if (row["latency_ms"], row["rate_mbit"]) == links]
+        for links in (("20", "1"), ("0", "1000"))
+    )
+    assert all(far > near for far, near in zip(slow, fast, strict=True))
+    output = capfd.readouterr().out
+    assert "cells" in output and f"written: {folder / 'breakeven.csv'}" in output
+
+
+def test_what_does_not_reach_the_loss_is_said_and_has_no_row(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = replace(CONFIG, stages="2", microbatches="1", lr=("adam=0.000001",), schedules="posted")
+    assert simulate(config, tmp_path / "map") == 0
+    captured = capfd.readouterr()
+    assert "adam, lr 1e-06, 2 stages, 1 micro-batches: a loss of 0.5: does not reach it in 60 rounds" in captured.err
+    assert "not reached" in captured.out
+    rows = read_rows(tmp_path / "map" / "breakeven.csv")
+    assert {row["method"] for row in rows} == {"sm"} and {row["over_best_other"] for row in rows} == {""}
+
+
+def test_nothing_is_written_where_nobody_reaches_the_loss(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = replace(CONFIG, stages="2", microbatches="1", target_loss=1e-9, rounds=2)
+    assert simulate(config, tmp_path / "map") == 2
+    assert not (tmp_path / "map").exists()
+    assert "no method reaches the loss" in capfd.readouterr().err
+
+
+def test_cores_that_are_shared_make_it_slower(tmp_path: Path) -> None:
+    seconds = []
+    for cores in (None, 1.0):
+        config = replace(CONFIG, stages="3", microbatches="3", schedules="posted", cores=cores, rates="100000")
+        folder = tmp_path / f"cores-{cores}"
+        assert simulate(config, folder) == 0
+        rows = read_rows(folder / "breakeven.csv")
+        seconds.append(sum(float(row["seconds"]) for row in rows if row["latency_ms"] == "0"))
+    assert seconds[1] > seconds[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--methods", "sm"], "name at least two"),
+        (["--methods", "sm,ddg"], "'ddg' cannot be simulated; known are sm"),
+        (["--schedules", "posted,dual"], "unknown 'dual'"),
+        (["--latencies", "-1"], "latencies: '-1' is not a positive number"),
+        (["--rates", "0"], "rates: '0' is not a positive number"),
+        (["--rates", ","], "rates: give at least one number"),
+        (["--stages", "2.5"], "stages: 2.5 is not a whole number"),
+        (["--microbatches", "0"], "microbatches: '0' is not a positive number"),
+        (["--cores", "0"], "cores must be a positive number"),
+        (["--rounds", "0"], "rounds must be at least 1"),
+        (["--methods", "adam,lbfgs", "--preset", "links"], "none of the methods adam,lbfgs takes --preset"),
+        (["--layers", "2", "--stages", "9"], "a network of 2 layers cannot stand for 9 stages"),
+        (["--lr", "adam=fast"], "'fast' is not a positive number"),
+    ],
+)
+def test_bad_options_are_refused_in_a_line(
+    words: list[str], complaint: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--train-samples", "40", "--width", "4", "--layers", "4"]
+    folder = tmp_path / "map"
+    assert main(["simulate", *small, *words, "--out", str(folder)]) == 2
+    error = capfd.readouterr().err.strip()
+    assert complaint in error and len(error.splitlines()) == 1
+    assert not folder.exists()
