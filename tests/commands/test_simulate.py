@@ -6,8 +6,10 @@ import pytest
 
 from surmin.cli import main
 from surmin.commands import simulate as simulate_module
-from surmin.commands.simulate import simulate
+from surmin.commands.simulate import simulate, summary
+from surmin.experiments.simulate import Cell, Outcome, Run
 from surmin.experiments.simulate_config import SimulateConfig
+from surmin.simulation.measuring import Trained
 from surmin.simulation.operations import Overheads
 from tests.plots.cases import picture_size
 
@@ -72,6 +74,18 @@ def test_nothing_is_written_where_nobody_reaches_the_loss(tmp_path: Path, capfd:
     assert simulate(config, tmp_path / "map") == 2
     assert not (tmp_path / "map").exists()
     assert "no method reaches the loss" in capfd.readouterr().err
+
+
+def test_the_summary_says_where_it_loses_most() -> None:
+    def outcome(seconds: float) -> Outcome:
+        return Outcome(Run("sm", None, None, 4, 1, Trained([], 1, 1, 1, 1)), "posted", 4, 0.01, 1e8, seconds, 1, 1)
+
+    cells = [Cell(4, 0.01, 1e8, outcome(own), outcome(2.0)) for own in (1.0, 3.0, 5.0)]
+    assert summary("sm", [*cells, Cell(4, 0.1, 1e8, None, outcome(1.0))]) == (
+        "sm is faster in 1 of 3 cells and loses most with 4 stages over 10 ms and 100 Mbit/s: "
+        "2.5 times the seconds of the best other"
+    )
+    assert summary("sm", cells[:1]) == "sm is faster in 1 of 1 cells"
 
 
 def test_cores_that_are_shared_make_it_slower(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.distributed.workers import Workers
 
 
 def refused_here(method: str, options: dict[str, Any], misfit: nn.Module) -> str:
-    """What the worker says of a network whose second half has a module that does not fit, and another method then trains it."""
+    """What this worker says of a network whose second half does not fit; another method can still train it."""
     torch.manual_seed(0)
     halves = [
         nn.Sequential(nn.Linear(5, 4), nn.Tanh()).double(),

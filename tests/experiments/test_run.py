@@ -18,7 +18,7 @@ from surmin.report import StepReport
 from tests.experiments.cases import contents, resume, rows_of, start, tiny_run, untimed
 
 FILE = "round-000004/shard-00001-model-00001-of-00001.safetensors"
-FIRST_WAVE_KEPT = {"sm", "gd-armijo", "lbfgs"}
+FIRST_WAVE_KEPT = {"sm", "gd-armijo", "lbfgs", "sso"}
 """Methods whose accepted forward wave serves the next round: after resuming it is done once more."""
 
 

@@ -42,7 +42,7 @@ def test_rounds_take_as_long_as_right_after_another() -> None:
 
 
 def test_stretching_repeats_those_in_the_middle() -> None:
-    programs = [[Work(float(place))] for place in range(4)]
+    programs: list[Program] = [[Work(float(place))] for place in range(4)]
     stretched = RoundKind(programs, 1).stretched(8).programs
     assert [own.seconds for program in stretched for own in program if isinstance(own, Work)] == [
         0, 1, 1, 1, 2, 2, 2, 3,
@@ -53,7 +53,7 @@ def test_stretching_repeats_those_in_the_middle() -> None:
 
 
 def test_grouping_takes_the_median_of_rounds_of_the_same_operations() -> None:
-    short = [[[Work(seconds), Total(8)]] for seconds in (1.0, 5.0, 2.0)]
+    short: list[list[Program]] = [[[Work(seconds), Total(8)]] for seconds in (1.0, 5.0, 2.0)]
     kinds = group([*short, [[Work(1.0), Total(8), Total(8)]]])
     assert [(kind.count, kind.programs[0][0]) for kind in kinds] == [(3, Work(2.0)), (1, Work(1.0))]
 

@@ -92,13 +92,15 @@ def cells_table(cells: Sequence[Cell]) -> Table:
 
 
 def summary(method: str, cells: Sequence[Cell]) -> str:
-    """Where the method wins and where it loses, in a line."""
+    """In how many cells the method wins, and where it loses most, in a line."""
     both = [cell for cell in cells if cell.own and cell.other]
     lost = [cell for cell in both if cell.ratio >= 1]
-    where = "; ".join(f"{cell.stages:,} stages, {1e3 * cell.latency:g} ms, {cell.rate / 1e6:g} Mbit/s" for cell in lost)
-    return f"{method} is faster in {len(both) - len(lost)} of {len(both)} cells" + (
-        f"; it loses at {where}" * bool(lost)
-    )
+    worst = max(lost, key=lambda cell: cell.ratio, default=None)
+    won = f"{method} is faster in {len(both) - len(lost)} of {len(both)} cells"
+    if worst is None:
+        return won
+    where = f"{worst.stages:,} stages over {1e3 * worst.latency:g} ms and {worst.rate / 1e6:g} Mbit/s"
+    return f"{won} and loses most with {where}: {worst.ratio:.3g} times the seconds of the best other"
 
 
 def _train(config: SimulateConfig) -> list[Run]:

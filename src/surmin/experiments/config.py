@@ -43,15 +43,15 @@ class ExperimentConfig:
         curvature: of sm: what goes down the pipe, factor, sample or scalar.
         local: of sm: local losses that are quadratic or nonlinear.
         blocks: of sm: what gets a local loss of its own, a layer or a stage.
-        inner_steps: inner steps per round (sm, sm-paper, sso, cgblock, cgblock-ggn, locoprop, dni), or L-BFGS iterations
-            per round (lbfgs, 20 if not given).
+        inner_steps: inner steps per round (sm, sm-paper, sso, cgblock, cgblock-ggn, locoprop, dni), or L-BFGS
+            iterations per round (lbfgs, 20 if not given).
         rank: of sm: random curvature columns per sample; if not given the factor is exact, and of rank 2 for tokens.
         curvature_fraction: of sm: part of the batch that carries the curvature.
-        damping: first value of λ of sm and kfac; λ of cgblock, cgblock-ggn and newton.
+        damping: first value of λ of sm and kfac; λ of cgblock, cgblock-ggn, newton and locoprop.
         wire: of sm: the type that curvature columns are rounded to on their way between workers.
         delta: of sm with scalar or sample curvature, and sm-paper: δ of Appendix A.
         inner_lr: of locoprop, sso and dni: step size of their inner optimizers.
-        inner_optimizer: of sso: what minimises its surrogate, armijo, gd or adam.
+        inner_optimizer: of sso: what minimises its surrogate, armijo, gd or adam; of locoprop adam or gd.
         optimizer: of ddg, features-replay, fdg, dni, dgl and interlocking: what steps along their gradients.
         safeguard: of cgblock: none (as in the paper), damping, or armijo (a line search, CG stopped at negative
             curvature).
@@ -169,7 +169,8 @@ class RunConfig(ExperimentConfig):
     """One network trained by one method.
 
     Attributes:
-        lr: learning rate of gd, sgd and adam; first step tried by gd-armijo and lbfgs.
+        lr: learning rate of gd, sgd and adam; first step tried by gd-armijo and lbfgs; step of sso in the outputs and
+            of locoprop to its targets.
     """
 
     command: ClassVar[str] = "train"

@@ -11,6 +11,7 @@ import torch
 from surmin.data import Dataset
 from surmin.experiments.grid import parse_rates
 from surmin.experiments.problem import load_data
+from surmin.experiments.run import TOKEN_RANK
 from surmin.experiments.simulate_config import GRADIENT_STEPS, SimulateConfig, counts, names, numbers
 from surmin.experiments.team import ALONE
 from surmin.losses import CrossEntropy
@@ -171,7 +172,8 @@ class Measuring:
         self, method: str, lr: float | None, inner_steps: int | None, workers: int, microbatches: int
     ) -> Run | None:
         config = self._config
-        options: dict[str, Any] = config.options_of(method)
+        options: dict[str, Any] = {"rank": TOKEN_RANK} if self._data.has_tokens and takes(method, "rank") else {}
+        options |= config.options_of(method)
         options |= {"inner_steps": 1} if method == "lbfgs" else {}
         options |= {name: value for name, value in (("lr", lr), ("inner_steps", inner_steps)) if value is not None}
         given = [f", {words} {value:g}" for words, value in (("lr", lr), ("N", inner_steps)) if value is not None]
