@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.distributed.settings import Setting
+from tests.distributed.settings import Setting, make_method, running
 from tests.distributed.test_equality import check
 from tests.distributed.test_rounds import resume_here
 from tests.distributed.workers import Workers
@@ -47,3 +47,16 @@ def test_every_worker_resumes_from_its_own_state(workers: Workers, setting: Sett
         assert whole.keys() == resumed.keys()
         for name, value in whole.items():
             np.testing.assert_array_equal(resumed[name], value)
+
+
+def refused_here(setting: Setting) -> str:
+    """What this worker says to a method that cannot run on the network."""
+    with running(setting) as pipeline, pytest.raises(ValueError) as caught:
+        make_method(pipeline, setting)
+    return str(caught.value)
+
+
+def test_every_worker_refuses_a_network_that_one_cannot_train(workers: Workers) -> None:
+    first, second = workers.run(2, refused_here, setting(2, 2, 1, "posted", "kfac", "gpt"))
+    for found in (first, second):
+        assert "kfac needs linear layers and convolutions" in found and "layer 0 (" in found

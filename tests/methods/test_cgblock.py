@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import hessian
 
+from surmin.losses import SquaredError
 from surmin.methods import armijo
 from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
@@ -189,3 +190,14 @@ def test_a_batch_that_does_not_fit_is_refused() -> None:
     inputs, _ = make_batch()
     with pytest.raises(ValueError, match=f"labels run from 0 to {CLASSES}"):
         method.step(inputs, (torch.arange(SAMPLES) == 0) * CLASSES)
+
+
+def test_at_a_minimum_one_trial_is_enough_to_see_it() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 2).double()
+    inputs = torch.randn(6, 3, dtype=torch.float64)
+    targets = layer(inputs).detach() + 1
+    method = build_method("cgblock", InProcessPipeline([layer], SquaredError()), {"inner_steps": 8})
+    reports = [method.step(inputs, targets) for _ in range(6)]
+    assert reports[0].accepted and reports[0].new_loss < 1e-20
+    assert not reports[-1].accepted and reports[-1].tries <= 2

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.functional import hessian
 
+from surmin.pipeline.columns import BlockColumns, Columns, JointColumns
 from surmin.pipeline.in_process import InProcessPipeline
-from surmin.pipeline.tangents import BlockColumns, Columns, HessianAtPoint, JointColumns, TangentWaves
+from surmin.pipeline.tangents import HessianAtPoint, TangentWaves
 from surmin.stages.partition import partition
 from tests.cases import CASES, Case
 from tests.oracles import layer_blocks, reference_mean_loss, run

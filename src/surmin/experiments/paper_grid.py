@@ -40,7 +40,9 @@ CONTENDERS: Mapping[str, Contender] = {
     "cgblock-armijo": Contender("cgblock", False, True, {"safeguard": "armijo"}),
     "cgblock-ggn": Contender("cgblock-ggn", False, True, tuned={"damping": (1e-3, 1e-2, 1e-1)}),
     "locoprop": Contender("locoprop", False, True, tuned={"lr": (0.1, 1.0, 10.0)}),
-    "kfac": Contender("kfac", False, tuned={"damping": (1e-3, 1e-2, 1e-1)}),
+    "kfac": Contender("kfac", False, tuned={"damping": (0.03, 0.1, 0.3, 1.0)}),
+    "dgl": Contender("dgl", False, tuned={"lr": (3e-3, 1e-2, 3e-2)}),
+    "interlocking": Contender("interlocking", False, tuned={"lr": (3e-3, 1e-2, 3e-2)}),
     "adam": Contender("adam", False, tuned={"lr": (1e-3, 3e-3, 5e-3, 1e-2, 2e-2)}),
     "lbfgs": Contender("lbfgs", False, True),
 }

@@ -70,6 +70,8 @@ class ArmijoSearch:
                 self.length *= 2
                 return SearchResult(trial, new_value, tries)
             self.length *= 0.5
+            if new_value == value:  # what is left to gain is below rounding errors
+                return SearchResult(None, value, tries)
         return SearchResult(None, value, MAX_TRIES)
 
     def _moved(self, direction: Gradients) -> StageParameters:

@@ -12,7 +12,8 @@ from surmin.methods.block_vectors import BlockVectors, moved, to_blocks
 from surmin.methods.checks import check_positive
 from surmin.methods.gradients import squared_norm
 from surmin.methods.joint_search import search_jointly
-from surmin.pipeline.tangents import BlockColumns, HessianAtPoint, TangentWaves
+from surmin.pipeline.columns import BlockColumns
+from surmin.pipeline.tangents import HessianAtPoint, TangentWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.solvers.lockstep_cg import GuardedConjugateGradient, LockstepConjugateGradient

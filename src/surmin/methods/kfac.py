@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from surmin.curvature.factor import FactorCurvature, GaussNewton
-from surmin.curvature.loss_hessian import loss_hessian
 from surmin.curvature.moments import InputMomentCache, KroneckerMoments, estimate_moments
 from surmin.curvature.output_curvature import draw_seed
 from surmin.damping import reduction_ratio
 from surmin.methods.base import StepMeter
-from surmin.methods.block_vectors import Blocks, BlockVectors, inner, moved, own_values, to_blocks
+from surmin.methods.block_vectors import Blocks, BlockVectors, moved, own_values, to_blocks
 from surmin.methods.checks import check_columns, check_positive
-from surmin.pipeline.tangents import HessianAtPoint, JointColumns, TangentWaves
-from surmin.pipeline.wave import BlockWaves, Wave
+from surmin.methods.quadratic_model import combine
+from surmin.pipeline.columns import JointColumns
+from surmin.pipeline.tangents import TangentWaves
+from surmin.pipeline.wave import BlockWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.solvers.kronecker import KroneckerPreconditioner
@@ -72,7 +73,7 @@ class Kfac:
         self._curvature = FactorCurvature(rank, curvature_fraction)
         self._first_moment = InputMomentCache(pipeline.replicas)
         self._moments: dict[Block, KroneckerMoments] = {}
-        self._previous: dict[Block, Tensor] = {}
+        self._previous: BlockVectors = {}
         self._round = 0
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
@@ -90,17 +91,17 @@ class Kfac:
             newest = {block: -self._precondition(block, gradient) for block, gradient in gradients.items()}
         last = self._previous or {block: torch.zeros_like(step) for block, step in newest.items()}
         hessian = self._waves.at(wave, inputs, targets)
-        loss, square, shares, predicted = self._combine(wave, hessian, gradients, newest, last)
-        self._previous = {block: shares[0] * newest[block] + shares[1] * last[block] for block in newest}
+        best = combine(self.pipeline, wave, hessian, gradients, (newest, last), self.damping)
+        self._previous = best.step
         there = moved(self.blocks, self._previous)
         (trial,) = self.pipeline.forward_candidates(inputs, targets, [there])
         (new_loss,) = self.pipeline.total(trial.loss.reshape(1))
         self.pipeline.move_to(there)
         self.pipeline.accept(trial, inputs, targets)
-        report = meter.report(wave.shape, loss, math.sqrt(square), new_loss=new_loss, tries=1)
-        ratio, used = reduction_ratio(loss, new_loss, predicted), self.damping
+        report = meter.report(wave.shape, best.loss, math.sqrt(best.square), new_loss=new_loss, tries=1)
+        ratio, used = reduction_ratio(best.loss, new_loss, best.decrease), self.damping
         self.damping *= LOWER if ratio > GOOD else 1.0 if ratio >= POOR else 1 / LOWER
-        return replace(report, damping=used, predicted_decrease=predicted, reduction_ratio=ratio)
+        return replace(report, damping=used, predicted_decrease=best.decrease, reduction_ratio=ratio)
 
     def state_dict(self) -> dict[str, Any]:
         """λ, the round, the last step by parameter, and both moments by their layer's weight."""
@@ -121,7 +122,7 @@ class Kfac:
         if set(state) != {"round", "damping", "previous_step", "moments"}:
             raise ValueError(f"not the state of kfac: {sorted(state)}")
         moments: dict[Block, KroneckerMoments] = {}
-        previous: dict[Block, Tensor] = {}
+        previous: BlockVectors = {}
         if state["round"]:
             named = own_values(state["previous_step"], self.pipeline)
             trainable = [block for own in self.blocks for block in own if block.size]
@@ -147,31 +148,6 @@ class Kfac:
     def _precondition(self, block: Block, gradient: Tensor) -> Tensor:
         with self.pipeline.work.phase(("precondition", block.index)):
             return KroneckerPreconditioner([self._moments[block]], 1.0, self.damping)(gradient)
-
-    @torch.no_grad()
-    def _combine(
-        self, wave: Wave, hessian: HessianAtPoint, gradients: BlockVectors, newest: BlockVectors, last: BlockVectors
-    ) -> tuple[float, float, list[float], float]:
-        """The loss, the gradient's square, (α, μ), and the decrease -M(δ) that they promise."""
-        directions = {_layer_name(block): torch.stack([newest[block], last[block]]) for block in newest}
-        fisher = self._fisher_products(wave, hessian.outputs(directions)).flatten()
-        pairs = [(gradients, gradients), (gradients, newest), (gradients, last)]
-        pairs += [(newest, newest), (newest, last), (last, last)]
-        own = [wave.loss, *(inner(*pair).to(wave.loss) for pair in pairs), *fisher.to(wave.loss)]
-        loss, square, *numbers = self.pipeline.total(torch.stack(own))
-        slopes = torch.tensor(numbers[:2], dtype=torch.float64)
-        squares = torch.tensor(numbers[2:5], dtype=torch.float64)
-        model = torch.tensor(numbers[5:], dtype=torch.float64).view(2, 2) + self.damping * squares[[0, 1, 1, 2]].view(2, 2)
-        shares = -torch.linalg.pinv(model, hermitian=True) @ slopes if model.isfinite().all() else slopes * math.nan
-        return loss, square, shares.tolist(), -float(slopes @ shares + 0.5 * shares @ model @ shares)
-
-    def _fisher_products(self, wave: Wave, tangents: list[Tensor]) -> Tensor:
-        """δᵀ F δ' = (1/n) Σ_j (J δ)ᵀ ∇²ℓ_j J δ' for both columns, where the last stage is, zero elsewhere."""
-        total = torch.zeros(2, 2, dtype=torch.float64)
-        for columns, outputs, targets in zip(tangents, wave.outputs, wave.targets, strict=False):
-            images = loss_hessian(self.pipeline.loss, outputs, targets)(columns)
-            total = total.to(images.device) + columns.flatten(1).double() @ images.flatten(1).double().T
-        return total / wave.shape[0]
 
 
 def _complaint(blocks: Blocks) -> ValueError | None:

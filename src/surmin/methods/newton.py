@@ -10,7 +10,8 @@ from torch import Tensor
 from surmin.methods.base import StepMeter
 from surmin.methods.block_vectors import BlockVectors, moved, to_blocks
 from surmin.methods.joint_search import search_jointly
-from surmin.pipeline.tangents import HessianAtPoint, JointColumns, TangentWaves
+from surmin.pipeline.columns import JointColumns
+from surmin.pipeline.tangents import HessianAtPoint, TangentWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.stages.block import Block

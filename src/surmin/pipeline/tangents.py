@@ -7,12 +7,12 @@ Products cost a forward and a backward wave whose messages hold as many activati
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from surmin.curvature.loss_hessian import loss_hessian
+from surmin.pipeline.columns import Columns
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import Boundaries, WorkerPipeline
 from surmin.stages.layer import Layer
@@ -21,53 +21,6 @@ from surmin.stages.tangents import LayerTangents, layer_tangents
 
 Directions = Mapping[str, Tensor]
 """For every trainable layer here, by its global name, directions in its parameters as rows, (columns, P)."""
-
-
-class Columns(Protocol):
-    """Which columns are on their way where. `low` are those below a layer, None where there are none."""
-
-    def enter(self, layer: LayerTangents, low: Tensor | None, directions: Tensor) -> Tensor:
-        """The tangents above a trainable layer."""
-
-    def leave(
-        self, layer: LayerTangents, changes: Tensor, low: Tensor | None, directions: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
-        """The changes of the gradient below a trainable layer, and those of its parameters' gradient."""
-
-
-class JointColumns:
-    """A column perturbs all layers at once: products with the whole Hessian."""
-
-    def enter(self, layer: LayerTangents, low: Tensor | None, directions: Tensor) -> Tensor:
-        """As many columns as below."""
-        return layer.push(low, directions)
-
-    def leave(
-        self, layer: LayerTangents, changes: Tensor, low: Tensor | None, directions: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
-        """All go on, but not below the first trainable layer."""
-        below = None if low is None else layer.pull_inputs(changes, low, directions)
-        return below, layer.pull_parameters(changes, low, directions)
-
-
-class BlockColumns:
-    """A column perturbs one layer: products with the block diagonal of the Hessian, all blocks' in one wave.
-
-    A layer's own columns begin there, above those of the layers below, and end there on the way down.
-    """
-
-    def enter(self, layer: LayerTangents, low: Tensor | None, directions: Tensor) -> Tensor:
-        """Those from below and the layer's own."""
-        own = layer.push(None, directions)
-        return own if low is None else torch.cat([layer.push(low, None), own])
-
-    def leave(
-        self, layer: LayerTangents, changes: Tensor, low: Tensor | None, directions: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
-        """The others go on."""
-        count = 0 if low is None else len(low)
-        below = None if low is None else layer.pull_inputs(changes[:count], low, None)
-        return below, layer.pull_parameters(changes[count:], None, directions)
 
 
 class TangentWaves:

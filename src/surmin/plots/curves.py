@@ -16,6 +16,9 @@ from surmin.plots.style import RC, LineStyle
 
 MARKERS_PER_CURVE = 12
 COMPRESS_ABOVE = 4.0
+LOWEST_SHOWN = 1e-9
+"""Losses below are off the picture: rounding decides about them, and the rest would shrink to a strip."""
+LEGEND_LINE = 0.23  # inches
 
 
 def draw_curves(path: Path, title: str, panels: Sequence[tuple[Axis, Sequence[Curve]]], target: float | None) -> None:
@@ -30,7 +33,9 @@ def draw_curves(path: Path, title: str, panels: Sequence[tuple[Axis, Sequence[Cu
     with matplotlib.rc_context(RC):
         columns = min(2, len(panels))
         rows = -(-len(panels) // columns)
-        figure = Figure(figsize=(6.2 * columns + 0.6, 4.0 * rows + 0.9), layout="constrained")
+        lines = -(-max(len(curves) for _, curves in panels) // (2 * columns))
+        height = 4.0 * rows + 0.7 + LEGEND_LINE * lines
+        figure = Figure(figsize=(6.2 * columns + 0.6, height), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
         for index, axes in enumerate(grid):
             if index >= len(panels):
@@ -39,7 +44,7 @@ def draw_curves(path: Path, title: str, panels: Sequence[tuple[Axis, Sequence[Cu
             _draw_panel(axes, *panels[index], target)
             if index % columns == 0:
                 axes.set_ylabel("training loss, log scale")
-        label_figure(figure, title)
+        label_figure(figure, title, 2 * columns)
         with replacing(path) as unfinished:
             figure.savefig(unfinished, format="png")
 
@@ -54,6 +59,7 @@ def _draw_panel(axes: Axes, axis: Axis, curves: Sequence[Curve], target: float |
     if target is not None:
         axes.axhline(target, color="#666666", linewidth=1, linestyle=(0, (1, 2)), label=f"target {target:g}")
     axes.set_yscale("log")
+    show_from_lowest(axes)
     is_compressed = _scale_x(axes, curves)
     axes.set_xlabel(f"{axis.label}, log scale" if is_compressed else axis.label)
 
@@ -91,11 +97,17 @@ def _scale_x(axes: Axes, curves: Sequence[Curve]) -> bool:
     return is_compressed
 
 
-def label_figure(figure: Figure, title: str) -> None:
-    """The title, and one legend below all panels."""
+def show_from_lowest(axes: Axes) -> None:
+    """Leave off what is below `LOWEST_SHOWN`."""
+    if axes.get_ylim()[0] < LOWEST_SHOWN:
+        axes.set_ylim(bottom=LOWEST_SHOWN)
+
+
+def label_figure(figure: Figure, title: str, columns: int) -> None:
+    """The title, and one legend of so many columns below all panels."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     figure.suptitle(title)
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(4, len(handles)))
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(columns, len(handles)))

@@ -13,7 +13,7 @@ from surmin.experiments.paper_config import PaperConfig
 from surmin.experiments.paper_grid import CONTENDERS
 from surmin.experiments.paper_results import write_setting
 from surmin.experiments.results import Spread
-from surmin.plots.curves import draw_curve, draw_curves, label_figure
+from surmin.plots.curves import draw_curve, draw_curves, label_figure, show_from_lowest
 from surmin.plots.page import Picture, Section, write_page
 from surmin.plots.run import PANELS, describe
 from surmin.plots.series import AXES, accuracy_curve, loss_curve, visible_axes
@@ -108,12 +108,13 @@ def _draw_grid(path: Path, title: str, config: PaperConfig, groups: Groups) -> N
                 draw_curve(losses, loss_curve(cell.contender, rows, ROUNDS), STYLES[cell.contender])
                 draw_curve(accuracies, accuracy_curve(cell.contender, rows, ROUNDS), STYLES[cell.contender])
             losses.set_yscale("log")
+            show_from_lowest(losses)
             losses.set_ylabel(f"N = {steps}\ntraining loss, log scale")
             accuracies.set_ylabel("test accuracy (%)")
         for axes in grid[-1]:
             axes.set_xlabel(ROUNDS.label)
             axes.set_xlim(left=0)
-        label_figure(figure, title)
+        label_figure(figure, title, 4)
         with replacing(path) as unfinished:
             figure.savefig(unfinished, format="png")
 
