@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from surmin import __version__
 from surmin.experiments import completing
 from surmin.experiments.compare import Comparison
 from surmin.experiments.metrics import Row, read_rows, write_rows
 from surmin.experiments.run import Run, Status
+from surmin.methods.registry import METHODS
 from tests.experiments.cases import contents, resume, rows_of, tiny_comparison
 
 CONFIG = tiny_comparison(methods="sm,adam", lr=("0.01,0.1",), seeds=2, rounds=3)
@@ -113,3 +115,30 @@ def test_refusals_write_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="written by surmin compare, not surmin train"):
         resume(tmp_path / "all")
     assert contents(tmp_path / "all") == before
+
+
+def test_all_leaves_out_what_cannot_run_and_says_why(tmp_path: Path) -> None:
+    config = tiny_comparison(methods="all", width=64, rounds=0, data="digits")
+    comparison = Comparison.start(config, tmp_path / "all")
+    assert list(comparison.left_out) == ["newton"]
+    assert "at most 2000 parameters" in comparison.left_out["newton"]
+    assert {run.method for run in comparison.planned} == set(METHODS) - {"newton"}
+    resumed = Comparison.resume(tmp_path / "all", config, tmp_path / "all")
+    assert resumed.left_out == comparison.left_out
+
+
+def test_a_method_that_cannot_run_is_refused_and_others_are_offered(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"newton cannot run here: .* Of the methods named, adam, sm can"):
+        Comparison.start(tiny_comparison(methods="sm,newton,adam", width=64), tmp_path / "all")
+    with pytest.raises(ValueError, match="newton needs a network of at most 2000 parameters"):
+        Comparison.start(tiny_comparison(methods="newton", width=64), tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+
+
+def test_results_of_another_version_are_not_continued(tmp_path: Path) -> None:
+    config = tiny_comparison(methods="adam", rounds=1)
+    Comparison.start(config, tmp_path / "all").run()
+    path = tmp_path / "all" / "config.json"
+    path.write_text(path.read_text().replace(f'"surmin": "{__version__}"', '"surmin": "0.0.1"'))
+    with pytest.raises(ValueError, match=r"written by surmin 0\.0\.1"):
+        Comparison.resume(tmp_path / "all", config, tmp_path / "all")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TimeElapsedColumn, TimeRemainingColumn
 
 from surmin.commands.compare import print_table
+from surmin.commands.progress import terminal_bar
 from surmin.commands.train import default_folder
 from surmin.exit_codes import INTERRUPTED, SUCCESS
 from surmin.experiments.claims import judge
@@ -72,12 +73,8 @@ def _announce(config: PaperConfig) -> None:
 
 
 def _run(config: PaperConfig, path: Path) -> list[PaperResult]:
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
     known: list[PaperResult] = []
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with terminal_bar(TimeElapsedColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task("", total=run_count(config))
 
         def show(result: PaperResult) -> None:

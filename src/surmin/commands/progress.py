@@ -1,4 +1,4 @@
-"""A progress bar with loss, rate and time left, on the terminal only."""
+"""Progress bars, on the terminal only."""
 
 import time
 from types import TracebackType
@@ -10,6 +10,13 @@ from rich.text import Text
 from surmin.experiments.metrics import Row
 
 REFRESH_SECONDS = 0.1
+
+
+def terminal_bar(*columns: str | ProgressColumn) -> Progress:
+    """A bar with a description, a count and what else is wanted; silent when standard error is no terminal."""
+    console = Console(stderr=True)
+    shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *columns)
+    return Progress(*shown, console=console, transient=True, disable=not console.is_terminal)
 
 
 class RoundProgress:

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
 from surmin.commands.compare import print_table
+from surmin.commands.progress import terminal_bar
 from surmin.commands.train import default_folder
 from surmin.exit_codes import SUCCESS, USER_ERROR
 from surmin.experiments.files import write_json, write_text
@@ -104,7 +102,7 @@ def summary(method: str, cells: Sequence[Cell]) -> str:
 
 
 def _train(config: SimulateConfig) -> list[Run]:
-    with _progress("loss {task.fields[loss]}") as bar:
+    with terminal_bar("loss {task.fields[loss]}") as bar:
         task = bar.add_task("", total=config.rounds, loss="–")
         training = ""
 
@@ -120,16 +118,10 @@ def _train(config: SimulateConfig) -> list[Run]:
 
 def _simulate(config: SimulateConfig, runs: Sequence[Run], overheads: Overheads) -> list[Outcome]:
     found: list[Outcome] = []
-    with _progress("") as bar:
+    with terminal_bar() as bar:
         for run in bar.track(runs, description="simulating"):
             found += outcomes(config, run, overheads)
     return found
-
-
-def _progress(words: str) -> Progress:
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(words)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _best(found: Outcome | None) -> tuple[str, str]:

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeElapsedColumn
 
 from surmin.commands.compare import print_table
+from surmin.commands.progress import terminal_bar
 from surmin.commands.train import default_folder
 from surmin.exit_codes import SUCCESS
 from surmin.experiments.files import write_json
@@ -33,9 +32,14 @@ def theory(config: TheoryConfig, out: Path | None) -> int:
     path = out or default_folder("theory", config.data)
     check_unclaimed(path)
     torch.set_num_threads(config.threads)
-    with TheoryProgress() as progress:
-        runs = try_theorem(config, progress.show)
-        found = try_tightness(config, progress.show)
+    with terminal_bar(TimeElapsedColumn()) as bar:
+        task = bar.add_task("")
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        runs = try_theorem(config, show)
+        found = try_tightness(config, show)
     claim_folder(path)
     summaries = [summarize_theorem(run) for run in runs]
     write_json(path / "theory.json", {"command": "theory", "options": config.to_json(), "theorem": summaries})
@@ -81,30 +85,3 @@ def tightness_table(found: Sequence[NetworkTightness]) -> Table:
             ])  # fmt: skip
     headings = ["layers", "rounds", "curvature", "gᵀℍg / gᵀGg, first", "last", "ℍ below ∇²h somewhere, layers"]
     return Table(headings, rows, numbers_from=3)
-
-
-class TheoryProgress:
-    """A bar on the terminal; silent when the standard error stream is no terminal."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            console=console, transient=True, disable=not console.is_terminal,
-        )  # fmt: skip
-        self._task = self._bar.add_task("")
-
-    def __enter__(self) -> "TheoryProgress":
-        """Start drawing."""
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Clear the line."""
-        self._bar.stop()
-
-    def show(self, what: str, done: int, total: int) -> None:
-        """Show how far it has come."""
-        self._bar.update(self._task, description=what, completed=done, total=total)
