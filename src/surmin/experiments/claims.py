@@ -44,12 +44,17 @@ def judge(results: Sequence[PaperResult]) -> list[Verdict]:
 
 def final_loss(results: Sequence[PaperResult]) -> float:
     """The median loss that runs ended with."""
-    return statistics.median(max(result.quality[1], result.run.config.target_loss or 0.0) for result in results)
+    return statistics.median(max(result.quality[1], _target(result)) for result in results)
 
 
 def spent_until(rows: Sequence[Row], loss: float) -> Row | None:
     """The first row at or below a loss."""
     return next((row for row in rows if row.loss is not None and row.loss <= loss), None)
+
+
+def _target(result: PaperResult) -> float:
+    """Losses below it are not told apart."""
+    return result.run.config.target_loss or 0.0
 
 
 def _by_cell(results: Sequence[PaperResult]) -> dict[Cell, list[PaperResult]]:
@@ -124,8 +129,9 @@ def _block_claims(groups: Mapping[Cell, Sequence[PaperResult]]) -> list[Verdict]
         ]
         if pairs:
             figures = ", ".join(f"({cell.layers}, {cell.inner_steps}) {a:.2g} : {b:.2g}" for cell, a, b in pairs)
-            holds = all(own > other for _, own, other in pairs)
-            verdicts.append(Verdict(claim, "CGBlock", holds, f"losses by (layers, N): {figures}"))
+            worse = sum(own > other for _, own, other in pairs)
+            words = f"worse in {worse} of {len(pairs)}; losses by (layers, N): {figures}"
+            verdicts.append(Verdict(claim, "CGBlock", worse == len(pairs), words))
     return verdicts
 
 
@@ -141,7 +147,7 @@ def _own_claims(groups: Mapping[Cell, Sequence[PaperResult]]) -> list[Verdict]:
 def _early(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[PaperResult]]) -> Verdict:
     def early_loss(result: PaperResult) -> float:
         loss = result.rows[min(EARLY, len(result.rows) - 1)].loss
-        return math.inf if loss is None else loss
+        return math.inf if loss is None else max(loss, _target(result))
 
     mine = _median(groups[cell], early_loss)
     rate = _median(groups[cell], _messages_per_round)

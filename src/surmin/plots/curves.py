@@ -16,8 +16,9 @@ from surmin.plots.style import RC, LineStyle
 
 MARKERS_PER_CURVE = 12
 COMPRESS_ABOVE = 4.0
-LOWEST_SHOWN = 1e-9
-"""Losses below are off the picture: rounding decides about them, and the rest would shrink to a strip."""
+LOWEST_SHOWN, HIGHEST_SHOWN = 1e-9, 1e2
+"""Losses beyond are off the picture, or all others would shrink to a strip: rounding decides about those below, and
+above are runs that diverge, whose crosses are drawn at the edge."""
 LEGEND_LINE = 0.23  # inches
 
 
@@ -58,8 +59,7 @@ def _draw_panel(axes: Axes, axis: Axis, curves: Sequence[Curve], target: float |
         )
     if target is not None:
         axes.axhline(target, color="#666666", linewidth=1, linestyle=(0, (1, 2)), label=f"target {target:g}")
-    axes.set_yscale("log")
-    show_from_lowest(axes)
+    scale_losses(axes)
     is_compressed = _scale_x(axes, curves)
     axes.set_xlabel(f"{axis.label}, log scale" if is_compressed else axis.label)
 
@@ -80,8 +80,8 @@ def draw_curve(axes: Axes, curve: Curve, style: LineStyle) -> None:
     )
     if curve.runs > 1:
         axes.fill_between(curve.x, curve.low, curve.high, color=style.color, alpha=0.18, linewidth=0)
-    for x, loss in curve.ends:
-        axes.plot([x], [loss], color=style.color, marker="x", markersize=9, markeredgewidth=2.5)
+    for x, end in curve.ends:
+        axes.plot([x], [min(end, HIGHEST_SHOWN)], color=style.color, marker="x", markersize=9, markeredgewidth=2.5)
 
 
 def _scale_x(axes: Axes, curves: Sequence[Curve]) -> bool:
@@ -97,10 +97,11 @@ def _scale_x(axes: Axes, curves: Sequence[Curve]) -> bool:
     return is_compressed
 
 
-def show_from_lowest(axes: Axes) -> None:
-    """Leave off what is below `LOWEST_SHOWN`."""
-    if axes.get_ylim()[0] < LOWEST_SHOWN:
-        axes.set_ylim(bottom=LOWEST_SHOWN)
+def scale_losses(axes: Axes) -> None:
+    """A logarithmic scale from the lowest loss shown to the highest at most."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, LOWEST_SHOWN), min(high, HIGHEST_SHOWN))
 
 
 def label_figure(figure: Figure, title: str, columns: int) -> None:

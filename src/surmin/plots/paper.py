@@ -13,7 +13,7 @@ from surmin.experiments.paper_config import PaperConfig
 from surmin.experiments.paper_grid import CONTENDERS
 from surmin.experiments.paper_results import write_setting
 from surmin.experiments.results import Spread
-from surmin.plots.curves import draw_curve, draw_curves, label_figure, show_from_lowest
+from surmin.plots.curves import draw_curve, draw_curves, label_figure, scale_losses
 from surmin.plots.page import Picture, Section, write_page
 from surmin.plots.run import PANELS, describe
 from surmin.plots.series import AXES, accuracy_curve, loss_curve, visible_axes
@@ -22,8 +22,6 @@ from surmin.plots.tables import FIGURE_COLUMNS, Table
 
 Groups = Mapping[Cell, Sequence[PaperResult]]
 ROUNDS = AXES[0]
-STYLES = {name: LineStyle.number(number) for number, name in enumerate(CONTENDERS)}
-"""A method looks the same in every picture."""
 HOW_TO_READ = (
     "Each figure is the median over seeds of what a run ended with, below it the range; a run ends after all its "
     "rounds, or earlier at the target loss. The setting was chosen on another seed: the one that reached the target in "
@@ -99,16 +97,16 @@ def _draw_depth(folder: Path, config: PaperConfig, layers: int, groups: Groups) 
 
 def _draw_grid(path: Path, title: str, config: PaperConfig, groups: Groups) -> None:
     """A row for every N: training loss and test accuracy against rounds."""
+    styles = {name: LineStyle.number(number) for number, name in enumerate(dict.fromkeys(c.contender for c in groups))}
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(12.6, 3.6 * len(config.inner_steps) + 1.4), layout="constrained")
         grid = figure.subplots(len(config.inner_steps), 2, squeeze=False, sharex=True, sharey="col")
         for steps, (losses, accuracies) in zip(config.inner_steps, grid, strict=True):
             for cell, group in _at(steps, groups).items():
                 rows = [result.rows for result in group]
-                draw_curve(losses, loss_curve(cell.contender, rows, ROUNDS), STYLES[cell.contender])
-                draw_curve(accuracies, accuracy_curve(cell.contender, rows, ROUNDS), STYLES[cell.contender])
-            losses.set_yscale("log")
-            show_from_lowest(losses)
+                draw_curve(losses, loss_curve(cell.contender, rows, ROUNDS), styles[cell.contender])
+                draw_curve(accuracies, accuracy_curve(cell.contender, rows, ROUNDS), styles[cell.contender])
+            scale_losses(losses)
             losses.set_ylabel(f"N = {steps}\ntraining loss, log scale")
             accuracies.set_ylabel("test accuracy (%)")
         for axes in grid[-1]:
