@@ -38,7 +38,7 @@ def test_the_example_for_workers_runs(tmp_path: Path) -> None:
 def test_the_commands_parse() -> None:
     blocks = re.findall(r"^```\w*\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     commands = re.findall(r"^surmin (.+)$", "\n".join(blocks), re.MULTILINE)
-    assert {words.split()[0] for words in commands} == {"train", "compare", "check", "timeline"}
+    assert {words.split()[0] for words in commands} == {"train", "compare", "paper", "simulate", "check", "timeline"}
     for words in commands:
         parse(words.split())
 
