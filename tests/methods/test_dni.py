@@ -89,16 +89,6 @@ def test_against_plain_autograd(name: str, cuts: Sequence[int], microbatches: in
     assert final_difference(method, synthesizers) < 1e-9
 
 
-@pytest.mark.parametrize("microbatches", [1, 3])
-def test_activations_up_and_gradients_down(microbatches: int) -> None:
-    case, cuts = case_of("tanh"), (0, 2, 4, 7)
-    method = make_method("dni", make_stages(case, cuts), case, microbatches)
-    method.step(*case.batch())
-    report = method.step(*case.batch())
-    assert (report.messages, report.bytes_sent) == (2 * 2 * microbatches, 2 * 8 * len(case.batch()[0]) * (5 + 5))
-    assert report.forward_waves == 1
-
-
 def test_work() -> None:
     """A gradient step; predictions, and from the second round on lessons; by hand."""
     case, cuts = case_of("tanh"), (0, 2, 4, 7)

@@ -76,9 +76,10 @@ def test_two_stages_are_backpropagation() -> None:
 
 
 @pytest.mark.parametrize("microbatches", [1, 3])
-def test_as_many_messages_as_backpropagation(microbatches: int) -> None:
+@pytest.mark.parametrize("name", ["interlocking", "dni"])
+def test_as_many_messages_as_backpropagation(name: str, microbatches: int) -> None:
     case, cuts = case_of("tanh"), (0, 2, 4, 7)
-    method = make_method("interlocking", make_stages(case, cuts), case, microbatches)
+    method = make_method(name, make_stages(case, cuts), case, microbatches)
     method.step(*case.batch())
     report = method.step(*case.batch())
     assert (report.messages, report.bytes_sent) == (2 * 2 * microbatches, 2 * 8 * len(case.batch()[0]) * (5 + 5))
