@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from surmin.cli import main
+from surmin.exit_codes import INTERRUPTED
 from surmin.experiments import completing
 from surmin.experiments.claims import judge
 from surmin.experiments.metrics import Row
@@ -189,6 +190,20 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     assert main(["paper", "--resume", str(folder)]) == 2
     assert "written by surmin 0.0.1" in capfd.readouterr().err
+
+
+def test_an_interrupted_grid_gives_no_verdicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "grid"
+    monkeypatch.setattr(completing, "Run", interrupt_during(6))  # two were timed, three tuned
+    assert main([*WORDS, "--methods", "sm,gd-armijo", "--out", str(folder)]) == INTERRUPTED
+    output = capfd.readouterr().out
+    assert f"interrupted after 4 of 5 runs; continue with --resume {folder}" in output and "holds" not in output
+    assert {path.name for path in folder.iterdir()} == {"config.json", "results.csv", "runs"}
+    monkeypatch.undo()
+    assert main(["paper", "--resume", str(folder)]) == 0
+    assert (folder / "report.html").exists()
 
 
 @pytest.mark.parametrize(

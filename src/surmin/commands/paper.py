@@ -38,13 +38,13 @@ def paper(config: PaperConfig, out: Path | None, resume: Path | None) -> int:
             shutil.copytree(resume, path, dirs_exist_ok=True)
     write_config(path / "config.json", config, choose_device(config.device, 0))
     results = _run(config, path)
+    if any(result.status == "interrupted" for result in results):
+        print(f"interrupted after {len(results)} of {run_count(config)} runs; continue with --resume {path}")
+        return INTERRUPTED
     draw_paper(path, config, results)
     print_table(verdict_table(judge(results)))
     print(f"table: {path / 'results.csv'}")
     print(f"page:  {path / 'report.html'}")
-    if any(result.status == "interrupted" for result in results):
-        print(f"interrupted after {len(results)} of {run_count(config)} runs; continue with --resume {path}")
-        return INTERRUPTED
     return SUCCESS
 
 
