@@ -76,8 +76,8 @@ def test_an_unknown_choice_names_those_there_are(name: str) -> None:
 
 
 def test_an_unknown_wire() -> None:
-    with pytest.raises(ValueError, match="wire must be 'bfloat16', 'float16' or None, got 'int8'"):
-        resolve_options("compute", {"wire": "int8"})
+    with pytest.raises(ValueError, match="wire must be 'bfloat16', 'float16', 'int8' or None, got 'int4'"):
+        resolve_options("compute", {"wire": "int4"})
     with pytest.raises(ValueError, match="wire rounds the columns of curvature='factor'"):
         resolve_options("paper", {"wire": "bfloat16"})
     assert resolve_options("links", {"curvature": "sample"}).wire is None

@@ -37,7 +37,7 @@ ADAM_RATES = (1e-3, 3e-3, 5e-3, 1e-2, 2e-2)
 ROUND_LIMIT = {"adam": 400, "lbfgs": 1000, "gd-armijo": 300, "sm": 60}
 TIMED = 4
 SCHEDULES = (("posted", 1), ("posted", 8), ("posted", 20), ("gpipe", 1), ("1f1b", 4))
-SM_CHOICES: tuple[dict[str, Any], ...] = ({"preset": "links"}, {"wire": "float16"})
+SM_CHOICES: tuple[dict[str, Any], ...] = ({"preset": "links"}, {"wire": "int8"})
 SM_MICROBATCHES = 20
 RACE_SECONDS = 1800
 

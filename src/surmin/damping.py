@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 ACCEPT_ABOVE = 0.4
 """Least ratio of a step that is taken. On mini-batches ¼ fits each batch too closely; on full batches both do."""
+PATIENCE, ACCEPT_LATE_ABOVE = 3, 0.1
+"""Rejections in a row after which less is asked for: a model that damping does not mend need not cost more waves."""
 TRUST_ABOVE = 0.75
-RAISE, LOWER = 2.0, 1 / 3
-TIGHTEN_ABOVE, TIGHTEN = 1.1, 0.7
+LOWER = 1 / 3
+LEAST_RAISE, LARGEST_RAISE = 2.0, 4.0
+TIGHTEN_ABOVE, TIGHTEN = 1.1, 0.8
 INFLATION_POWER = 0.25
 SMALLEST, LARGEST = 1e-12, 1e12
 
@@ -19,9 +22,17 @@ def reduction_ratio(loss: float, new_loss: float, predicted: float) -> float:
     return (loss - new_loss) / predicted
 
 
-def is_acceptable(loss: float, new_loss: float, predicted: float) -> bool:
-    """Majorisation needs the bound only at the new point: the loss fell, by a fair part of what was predicted."""
-    return new_loss < loss and reduction_ratio(loss, new_loss, predicted) > ACCEPT_ABOVE
+def is_acceptable(loss: float, new_loss: float, predicted: float, tries: int = 1) -> bool:
+    """Majorisation needs the bound only at the new point: the loss fell, by a fair part of what was predicted.
+
+    Args:
+        loss: at the current parameters.
+        new_loss: at the new ones.
+        predicted: decrease.
+        tries: forward waves spent on the round's step.
+    """
+    least = ACCEPT_ABOVE if tries <= PATIENCE else ACCEPT_LATE_ABOVE
+    return new_loss < loss and reduction_ratio(loss, new_loss, predicted) > least
 
 
 @dataclass(frozen=True)
@@ -38,9 +49,19 @@ class Damping:
     inflation_share: float = 1.0
     least_share: float = 0.0
 
-    def after_rejection(self, largest_candidate: float = 1.0) -> "Damping":
-        """λ above the largest that was tried, inflation back towards the bound."""
-        value = min(self.value * RAISE * max(1.0, largest_candidate), LARGEST)
+    def after_rejection(self, ratio: float, largest_candidate: float = 1.0) -> "Damping":
+        """λ above the largest that was tried, inflation back towards the bound.
+
+        Along a step d the loss begins to fall at twice the predicted decrease, and at d it has fallen by `ratio` of
+        that decrease. The parabola through these has its least at d / (2 - ratio), about the step of a λ so many times
+        as large.
+
+        Args:
+            ratio: of the best step that was rejected; NaN where its loss is not finite.
+            largest_candidate: the largest multiple of λ that was tried.
+        """
+        shorter = LARGEST_RAISE if math.isnan(ratio) else min(max(2 - ratio, LEAST_RAISE), LARGEST_RAISE)
+        value = min(self.value * shorter * max(1.0, largest_candidate), LARGEST)
         return self._with(value, self.inflation_share / TIGHTEN)
 
     def after_acceptance(self, ratio: float, *, tighten: bool) -> "Damping":

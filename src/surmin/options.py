@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, get_args
 
+from surmin.curvature.wire import WireName
+
 SolverName = Literal["cg", "gd", "gd-armijo", "cubic-gd", "cubic-krylov", "lbfgs", "gauss-newton", "adam"]
 NONLINEAR_SOLVERS = ("lbfgs", "gauss-newton", "adam")
 CUBIC_SOLVERS = ("gd", "gd-armijo", "cubic-gd", "cubic-krylov")
@@ -37,7 +39,7 @@ class OptionValues(TypedDict, total=False):
     power_steps: int
     eigenvalue: Literal["power", "lanczos"]
     hessian_products: Literal["exact", "finite-difference"]
-    wire: Literal["bfloat16", "float16"] | None
+    wire: WireName | None
     seed: int
 
 
@@ -97,13 +99,13 @@ class Options:
     power_steps: int = 20
     eigenvalue: Literal["power", "lanczos"] = "power"
     hessian_products: Literal["exact", "finite-difference"] = "exact"
-    wire: Literal["bfloat16", "float16"] | None = None
+    wire: WireName | None = None
     seed: int = 0
 
 
 PRESETS: Mapping[str, Options] = {
     "compute": Options(),
-    "links": Options(curvature_fraction=0.15, momentum_candidates=(0.3,), wire="float16"),
+    "links": Options(curvature_fraction=0.15, momentum_candidates=(0.3,), wire="int8"),
     "trips": Options(
         blocks="stage", local="nonlinear", solver="gauss-newton", inner_steps=4, preconditioner=None,
         curvature_fraction=0.5, damping_candidates=(0.1, 0.4, 1.5, 6.0), momentum_candidates=(0.0, 0.3, 0.6),
@@ -158,8 +160,8 @@ def _default_solver(options: Options) -> SolverName:
 
 
 def _check_choices(options: Options) -> None:
-    if options.wire not in ("bfloat16", "float16", None):
-        raise ValueError(f"wire must be 'bfloat16', 'float16' or None, got {options.wire!r}")
+    if options.wire not in (*get_args(WireName), None):
+        raise ValueError(f"wire must be 'bfloat16', 'float16', 'int8' or None, got {options.wire!r}")
     for name in ("curvature", "blocks", "local", "solver", "top_factor", "eigenvalue", "hessian_products"):
         choices = get_args(Options.__annotations__[name])
         if getattr(options, name) not in choices:

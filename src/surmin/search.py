@@ -94,13 +94,13 @@ class Search:
             for the next round.
         """
         for tries in range(1, self.options.max_tries + 1):
-            trials = self._attempt(point, damping, self._momenta(tries))
+            trials = self._attempt(point, damping, tries)
             best = min(trials, key=lambda trial: (not trial.accepted, _or_infinity(trial.new_loss)))
             if best.accepted:
                 return best, tries, best.damping.after_acceptance(best.ratio, tighten=self.options.adapt_decoupling)
             if not self.options.adapt_damping:
                 break
-            damping = damping.after_rejection(max(self.options.damping_candidates))
+            damping = damping.after_rejection(best.ratio, max(self.options.damping_candidates))
         return best, tries, damping
 
     def _momenta(self, tries: int) -> Sequence[float]:
@@ -108,9 +108,9 @@ class Search:
         candidates = self.options.momentum_candidates
         return candidates if tries == 1 or 0 in candidates else (0.0,)
 
-    def _attempt(self, point: Point, damping: Damping, momenta: Sequence[float]) -> list[Trial]:
+    def _attempt(self, point: Point, damping: Damping, tries: int) -> list[Trial]:
         """Every candidate: solve, try all in one forward wave, add up over stages."""
-        candidates = self._candidates(point, damping, momenta)
+        candidates = self._candidates(point, damping, self._momenta(tries))
         moved = [self._moved(point.problems, steps) for _, _, steps in candidates]
         waves: list[Wave | None] = [None] * len(moved)
         if self.options.adapt_damping:
@@ -122,8 +122,9 @@ class Search:
         loss, gradient_square, *pairs = self.pipeline.total(torch.stack([number.double() for number in numbers]))
         self._check_start(loss, gradient_square)
         ends = zip(pairs[::2], pairs[1::2], strict=True)
+        norm = math.sqrt(gradient_square)
         return [
-            Trial(*candidate, parameters, wave, loss, math.sqrt(gradient_square), *end, self._is_accepted(loss, *end))
+            Trial(*candidate, parameters, wave, loss, norm, *end, self._is_accepted(loss, *end, tries))
             for candidate, parameters, wave, end in zip(candidates, moved, waves, ends, strict=True)
         ]
 
@@ -164,9 +165,10 @@ class Search:
             moved[block.stage][block.start : block.stop] = block.moved(step)
         return moved
 
-    def _is_accepted(self, loss: float, new_loss: float, predicted: float) -> bool:
+    def _is_accepted(self, loss: float, new_loss: float, predicted: float, tries: int) -> bool:
+        """Accept anything finite where steps are not tested."""
         if self.options.adapt_damping:
-            return is_acceptable(loss, new_loss, predicted)
+            return is_acceptable(loss, new_loss, predicted, tries)
         return math.isfinite(predicted)
 
     def _check_start(self, loss: float, gradient_square: float) -> None:

@@ -20,7 +20,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "trips": {"preset": "trips", "inner_steps": 1, "damping": 1.0},
     "paper": {"preset": "paper", "inner_steps": 2, "power_steps": 2},
     "stage": {"blocks": "stage"},
-    "wire": {"wire": "bfloat16"},
+    "bfloat16": {"wire": "bfloat16"},
+    "int8": {"wire": "int8"},
 }
 """Few inner steps: conjugate gradient on an undamped, singular system returns its own rounding errors, enlarged."""
 METHODS: dict[str, dict[str, Any]] = {
@@ -65,7 +66,8 @@ FEW = [
     sm(2, 8, 8, "1f1b", "mlp", "fraction"),
     sm(2, 8, 3, "posted", "mlp", "stage"),
     sm(2, 4, 8, "posted", "mlp", "trips"),
-    sm(4, 4, 8, "1f1b", "mlp", "wire"),
+    sm(4, 4, 8, "1f1b", "mlp", "bfloat16"),
+    sm(2, 4, 3, "posted", "mlp", "int8"),
     sm(2, 2, 3, "1f1b", "mlp", "sample"),
     sm(4, 4, 1, "gpipe", "mlp", "scalar"),
     sm(4, 8, 3, "posted", "mlp", "paper"),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from surmin.curvature.output_curvature import Message
 from surmin.curvature.sampling import importance_rows
+from surmin.curvature.wire import WireName, restore_columns, round_columns
 from surmin.losses import ConvexLoss, identity_factor
 from surmin.stages.block import Block
 from surmin.stages.layer import LayerAtPoint
@@ -72,7 +73,7 @@ class FactorCurvature:
     fraction: float = 0.25
     share: float = 0.8
     top_factor: Literal["hessian", "smoothness"] = "hessian"
-    wire: Literal["bfloat16", "float16"] | None = None
+    wire: WireName | None = None
 
     needs_cotangents = False
     decoupled = False
@@ -110,20 +111,18 @@ class FactorCurvature:
         return GaussNewton(list(own), trainable_sizes(block), self.sample_count(samples)), list(below)
 
     def pack(self, message: Message) -> Message:
-        """Columns rounded to `wire`, and the power of two by which they were scaled so that none overflows."""
+        """Columns rounded to `wire`, and their scales."""
         if self.wire is None:
             return message
         columns, *rows = message
-        _, exponent = torch.frexp(columns.abs().amax().view(1).clamp_min(torch.finfo(columns.dtype).tiny))
-        scale = torch.ldexp(torch.ones_like(exponent, dtype=columns.dtype), exponent)
-        return ((columns / scale).to(getattr(torch, self.wire)), scale, *rows)
+        return (*round_columns(columns, self.wire), *rows)
 
     def unpack(self, packed: Message) -> Message:
         """Columns in the network's precision again."""
         if self.wire is None:
             return packed
-        columns, scale, *rows = packed
-        return (columns.to(scale.dtype) * scale, *rows)
+        columns, scales, *rows = packed
+        return (restore_columns(columns, scales), *rows)
 
     def join(self, parts: Sequence[GaussNewton]) -> GaussNewton:
         """G over the rows of all messages."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get
 
 from tyro.conf import arg
 
+from surmin.curvature.wire import WireName
 from surmin.launch.deadlines import Deadlines
 from surmin.methods.registry import METHODS, check_options, flag
 
@@ -90,7 +91,7 @@ class ExperimentConfig:
     curvature_fraction: float | None = None
     damping: float | None = None
     delta: float | None = None
-    wire: Literal["bfloat16", "float16"] | None = None
+    wire: WireName | None = None
     inner_lr: float | None = None
     inner_optimizer: Literal["armijo", "gd", "adam"] | None = None
     optimizer: Literal["sgd", "adam"] | None = None

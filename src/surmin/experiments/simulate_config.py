@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import arg
 
+from surmin.curvature.wire import WireName
 from surmin.experiments.config import ExperimentConfig
 from surmin.methods.registry import METHODS, flag, takes
 
@@ -88,7 +89,7 @@ class SimulateConfig:
     rank: int | None = None
     curvature_fraction: float | None = None
     damping: float | None = None
-    wire: Literal["bfloat16", "float16"] | None = None
+    wire: WireName | None = None
     delta: float | None = None
     dtype: Literal["float32", "float64"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"

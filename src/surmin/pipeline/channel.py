@@ -21,6 +21,7 @@ DTYPES = (
     torch.bfloat16,
     torch.float16,
     torch.bool,
+    torch.int8,
 )
 MAX_TENSORS, MAX_DIMENSIONS = 4, 8
 MOST_UNDERWAY = 64
