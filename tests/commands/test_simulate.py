@@ -1,5 +1,6 @@
 import csv
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from surmin.commands import simulate as simulate_module
 from surmin.commands.simulate import simulate, summary
 from surmin.experiments.simulate import Cell, Outcome, Run
 from surmin.experiments.simulate_config import SimulateConfig
+from surmin.simulation import team
 from surmin.simulation.measuring import Trained
 from surmin.simulation.operations import Overheads
 from tests.plots.cases import picture_size
@@ -88,7 +90,9 @@ def test_the_summary_says_where_it_loses_most() -> None:
     assert summary("sm", cells[:1]) == "sm is faster in 1 of 1 cells"
 
 
-def test_cores_that_are_shared_make_it_slower(tmp_path: Path) -> None:
+def test_cores_that_are_shared_make_it_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = count(step=100_000)
+    monkeypatch.setattr(team, "worker_clock", lambda _: lambda: next(ticks))  # every piece of work takes as long
     seconds = []
     for cores in (None, 1.0):
         config = replace(CONFIG, stages="3", microbatches="3", schedules="posted", cores=cores, rates="100000")
