@@ -103,7 +103,10 @@ def test_killed_at_any_moment(launch: Launch, seed: int) -> None:
 
 def check_a_kill(run: SupervisedRun, rank: int) -> None:
     os.kill(run.pid(rank), signal.SIGKILL)
-    assert run.result(20) == (3, "", f"surmin: worker {rank} was killed by SIGKILL; {ADVICE}")
+    code, output, errors = run.result(20)
+    said = [line for line in errors.splitlines(keepends=True) if "/gloo/transport/" not in line]
+    # gloo's own log speaks up as well where the one it is connecting to is gone
+    assert (code, output, "".join(said)) == (3, "", f"surmin: worker {rank} was killed by SIGKILL; {ADVICE}")
     assert run.survivors() == []
 
 
