@@ -112,7 +112,7 @@ def _bare_local_phase(waves: BlockWaves) -> Callable[[], Any]:
 
 def _piece(waves: BlockWaves) -> FactorPiece:
     assert isinstance(waves.curvature, GaussNewton)
-    return waves.curvature.pieces[0][0]
+    return waves.curvature.pieces[0]
 
 
 def _inputs(waves: BlockWaves) -> Tensor:

@@ -114,6 +114,20 @@ def test_sampled_rows_carry_their_weights_down_the_pipe() -> None:
     torch.testing.assert_close(dense(found.curvature.product, found.block.size), expected)
 
 
+def test_messages_are_as_equal_as_can_be() -> None:
+    """Seven samples in three messages; and never an empty one."""
+    case = BY_NAME["tanh"]
+    network, (inputs, targets) = case.network(), case.batch(samples=12)
+    curvature = FactorCurvature(fraction=0.6)
+    assert curvature.message_sizes(12, 3) == [3, 2, 2]
+    assert curvature.message_sizes(12, 12) == [1] * 7
+    messages = curvature.top(case.loss, network(inputs).detach().chunk(3), targets.chunk(3), seed=1)
+    ((columns, rows),) = curvature.top(case.loss, [network(inputs).detach()], [targets], seed=1)
+    assert [len(own) for _, own in messages] == [3, 2, 2]
+    assert torch.equal(torch.cat([own for _, own in messages]), rows)
+    assert torch.equal(torch.cat([own for own, _ in messages], dim=1), columns)
+
+
 class _Given(FactorCurvature):
     """Whatever the draw, these columns at the top."""
 
@@ -154,5 +168,5 @@ def test_nothing_comes_down_below_the_first_trainable_layer() -> None:
     case = BY_NAME["frozen"]
     found = block_waves([case.network()], case, case.batch(), EXACT)
     assert isinstance(found[0].curvature, GaussNewton)
-    assert [type(piece.point).__name__ for piece in found[0].curvature.pieces[0]] == ["LinearAtPoint"]
+    assert [type(piece.point).__name__ for piece in found[0].curvature.pieces] == ["LinearAtPoint"]
     assert points(layer_blocks(case.network()), case.batch()[0])[1].shape == (6, 4)

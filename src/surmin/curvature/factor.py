@@ -3,8 +3,9 @@
 Legend: R columns of a sample's output curvature, (k, q, *out) for q sampled rows; G_i = (1/n) Σ_j J_θᵀ R_j R_jᵀ J_θ.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ from surmin.curvature.sampling import importance_rows
 from surmin.curvature.wire import WireName, restore_columns, round_columns
 from surmin.losses import ConvexLoss, identity_factor
 from surmin.stages.block import Block
-from surmin.stages.layer import LayerAtPoint
+from surmin.stages.layer import Layer, LayerAtPoint
 from surmin.stages.linearize import linearize
 from surmin.stages.stage import Tape, layer_inputs
 
@@ -27,10 +28,17 @@ CACHED_NUMBERS = 1 << 20
 
 @dataclass(frozen=True)
 class FactorPiece:
-    """One layer of a block on the rows of one message: the layer at its point, and R at its output."""
+    """One layer of a block: the layer linearized at its inputs, and R at its output, both on the same rows."""
 
-    point: LayerAtPoint
+    layer: Layer
+    parameters: Mapping[str, Tensor]
+    inputs: Tensor
     columns: Tensor
+
+    @cached_property
+    def point(self) -> LayerAtPoint:
+        """The layer at its point."""
+        return linearize(self.layer, self.inputs, self.parameters)
 
     def lift(self, coefficients: Tensor) -> Tensor:
         """J_θᵀ R c: (k, q) to a flat vector."""
@@ -40,21 +48,18 @@ class FactorPiece:
 class GaussNewton:
     """G of one block. Its layers share the coefficients c = Σ_layers Rᵀ J_θ v, so couplings within it are exact."""
 
-    def __init__(self, pieces: list[list[FactorPiece]], sizes: list[int], samples: int) -> None:
+    def __init__(self, pieces: list[FactorPiece], samples: int) -> None:
         self.pieces = pieces
-        self.sizes = sizes
+        self.sizes = [piece.layer.size for piece in pieces]
         self.samples = samples
 
     def product(self, direction: Tensor) -> Tensor:
         """G v = (1/n) Σ_j J_θᵀ R_j R_jᵀ J_θ v."""
         parts = direction.split(self.sizes)
-        total = torch.zeros_like(direction)
-        for layers in self.pieces:
-            tangents = [piece.point.parameter_jvp(part) for piece, part in zip(layers, parts, strict=True)]
-            cotangents = _through_factor([piece.columns for piece in layers], tangents)
-            pulled = [piece.point.parameter_vjp(own) for piece, own in zip(layers, cotangents, strict=True)]
-            total += torch.cat(pulled)
-        return total / self.samples
+        tangents = [piece.point.parameter_jvp(part) for piece, part in zip(self.pieces, parts, strict=True)]
+        cotangents = _through_factor([piece.columns for piece in self.pieces], tangents)
+        pulled = [piece.point.parameter_vjp(own) for piece, own in zip(self.pieces, cotangents, strict=True)]
+        return torch.cat(pulled) / self.samples
 
 
 @dataclass(frozen=True)
@@ -78,23 +83,24 @@ class FactorCurvature:
     needs_cotangents = False
     decoupled = False
 
-    def message_count(self, samples: int, microbatches: int) -> int:
-        """As many as micro-batches, or the next smaller number that makes them equal, as channels need them."""
+    def message_sizes(self, samples: int, microbatches: int) -> list[int]:
+        """As many messages as micro-batches, if there are as many samples, and as equal as can be."""
         count = self.sample_count(samples)
-        return next(parts for parts in range(microbatches, 0, -1) if count % parts == 0)
+        parts = min(microbatches, count)
+        return [count // parts + (number < count % parts) for number in range(parts)]
 
     def top(self, loss: ConvexLoss, outputs: Sequence[Tensor], targets: Sequence[Tensor], seed: int) -> list[Message]:
-        """The columns √weight · S_j and the rows of the batch they belong to, in equal parts; left out: all rows."""
+        """The columns √weight · S_j and the rows of the batch they belong to, in parts; left out: all rows."""
         joined, labels = torch.cat(list(outputs)), torch.cat(list(targets))
         generator = torch.Generator(joined.device).manual_seed(seed)
-        parts = self.message_count(len(joined), len(outputs))
+        sizes = self.message_sizes(len(joined), len(outputs))
         if self.fraction == 1:
-            return [(part,) for part in self._columns(loss, joined, labels, generator).tensor_split(parts, dim=1)]
+            return [(part,) for part in self._columns(loss, joined, labels, generator).split(sizes, dim=1)]
         count = self.sample_count(len(joined))
         rows, weights = importance_rows(loss.trace(joined, labels), count, self.share, generator)
         columns = self._columns(loss, joined[rows], labels[rows], generator)
         columns = columns * weights.sqrt().view(1, -1, *[1] * (columns.dim() - 2))
-        return list(zip(columns.tensor_split(parts, dim=1), rows.tensor_split(parts), strict=True))
+        return list(zip(columns.split(sizes, dim=1), rows.split(sizes), strict=True))
 
     def arrivals(
         self, tapes: Sequence[Tape], messages: Iterable[Message]
@@ -107,8 +113,9 @@ class FactorCurvature:
         self, block: Block, tapes: Sequence[Tape], messages: Sequence[Message], samples: int, seed: int
     ) -> tuple[GaussNewton, list[Message]]:
         """The block's Gauss-Newton matrix, and the columns at the block's input."""
-        own, below = zip(*(_descend_one(block, tapes, message) for message in messages), strict=True)
-        return GaussNewton(list(own), trainable_sizes(block), self.sample_count(samples)), list(below)
+        (message,) = messages
+        own, below = _descend_one(block, tapes, message)
+        return GaussNewton(own, self.sample_count(samples)), [below]
 
     def pack(self, message: Message) -> Message:
         """Columns rounded to `wire`, and their scales."""
@@ -125,8 +132,9 @@ class FactorCurvature:
         return (restore_columns(columns, scales), *rows)
 
     def join(self, parts: Sequence[GaussNewton]) -> GaussNewton:
-        """G over the rows of all messages."""
-        return GaussNewton([piece for part in parts for piece in part.pieces], parts[0].sizes, parts[0].samples)
+        """G over the rows of all messages, put together so that a product is one pass over them."""
+        by_layer = zip(*(part.pieces for part in parts), strict=True)
+        return GaussNewton([_join(pieces) for pieces in by_layer], parts[0].samples)
 
     def sample_count(self, batch: int) -> int:
         """How many samples of a batch carry the curvature, at least one."""
@@ -180,12 +188,7 @@ def gauss_newton(block: Block, tape: Tape, message: Message, samples: int) -> Ga
         message: the columns at its output and their rows.
         samples: how many samples carry the curvature of the whole batch.
     """
-    return GaussNewton([_descend_one(block, [tape], message)[0]], trainable_sizes(block), samples)
-
-
-def trainable_sizes(block: Block) -> list[int]:
-    """Numbers in every trainable layer of a block."""
-    return [layer.size for layer in block.layers if layer.size]
+    return GaussNewton(_descend_one(block, [tape], message)[0], samples)
 
 
 def _descend_one(block: Block, tapes: Sequence[Tape], message: Message) -> tuple[list[FactorPiece], Message]:
@@ -195,10 +198,19 @@ def _descend_one(block: Block, tapes: Sequence[Tape], message: Message) -> tuple
     trainable = sum(1 for layer in block.layers if layer.size)
     for index in reversed(range(block.start, block.stop)):
         layer = block.stage.layers[index]
-        point = linearize(layer, layer_inputs(tapes, index, *rows), tapes[0].parameters[index])
+        piece = FactorPiece(layer, tapes[0].parameters[index], layer_inputs(tapes, index, *rows), columns)
         if layer.size:
-            pieces.append(FactorPiece(point, columns))
+            pieces.append(piece)
         if block.index == 0 and len(pieces) == trainable:
             break
-        columns = point.input_vjp(columns)
+        columns = piece.point.input_vjp(columns)
     return pieces[::-1], (columns, *rows)
+
+
+def _join(pieces: Sequence[FactorPiece]) -> FactorPiece:
+    """One layer on the rows of all its pieces."""
+    if len(pieces) == 1:
+        return pieces[0]
+    inputs = torch.cat([piece.inputs for piece in pieces])
+    columns = torch.cat([piece.columns for piece in pieces], dim=1)
+    return replace(pieces[0], inputs=inputs, columns=columns)

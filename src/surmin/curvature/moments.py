@@ -85,31 +85,26 @@ def estimate_moments(
         replicas: over which all are averaged.
     """
     moments: list[Moments] = []
-    for position, pieces in enumerate(zip(*curvature.pieces, strict=True)):
-        point = pieces[0].point
+    for position, piece in enumerate(curvature.pieces):
+        point = piece.point
         if isinstance(point, KroneckerPoint):
             known = None
             if position == 0 and first_inputs is not None:
                 known = cache.moment(first_inputs, curvature.samples, point.kronecker_rows)
-            moments.append(_kronecker(pieces, known, curvature.samples, replicas))
+            moments.append(_kronecker(point, piece.columns, known, curvature.samples, replicas))
         else:
-            moments.append(_mean_diagonal(pieces, curvature.sizes[position], curvature.samples, seed, replicas))
+            moments.append(_mean_diagonal(piece, curvature.samples, seed, replicas))
     return moments
 
 
 def _kronecker(
-    pieces: Sequence[FactorPiece], known_inputs: Tensor | None, samples: int, replicas: Replicas
+    point: KroneckerPoint, columns: Tensor, known_inputs: Tensor | None, samples: int, replicas: Replicas
 ) -> KroneckerMoments:
-    points = [piece.point for piece in pieces if isinstance(piece.point, KroneckerPoint)]
-    inputs = (
-        replicas.mean(_input_moment([point.kronecker_rows(point.inputs) for point in points]))
-        if known_inputs is None
-        else known_inputs
-    )
-    columns = [point.kronecker_columns(piece.columns) for point, piece in zip(points, pieces, strict=True)]
-    outputs = replicas.mean(_gram(columns) / samples)
-    bias = points[0].has_bias
-    return KroneckerMoments(inputs if bias else inputs[:-1, :-1], outputs, bias)
+    inputs = known_inputs
+    if inputs is None:
+        inputs = replicas.mean(_input_moment([point.kronecker_rows(point.inputs)]))
+    outputs = replicas.mean(_gram([point.kronecker_columns(columns)]) / samples)
+    return KroneckerMoments(inputs if point.has_bias else inputs[:-1, :-1], outputs, point.has_bias)
 
 
 def _input_moment(parts: Sequence[Tensor]) -> Tensor:
@@ -130,13 +125,10 @@ def _gram(parts: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def _mean_diagonal(
-    pieces: Sequence[FactorPiece], size: int, samples: int, seed: int, replicas: Replicas
-) -> MeanDiagonal:
+def _mean_diagonal(piece: FactorPiece, samples: int, seed: int, replicas: Replicas) -> MeanDiagonal:
     """Tr G / P by one random-sign probe: E‖Σ_jk ε_jk J_θᵀ r_jk‖² = n tr G."""
-    columns, rows = len(pieces[0].columns), [piece.columns.shape[1] for piece in pieces]
-    generator = torch.Generator(pieces[0].columns.device).manual_seed(replicas.own_seed(seed))
-    signs = pieces[0].columns.new_empty(columns, sum(rows)).bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
-    lifted = [piece.lift(part) for piece, part in zip(pieces, signs.split(rows, dim=1), strict=True)]
-    own = torch.stack(lifted).sum(0).square().sum() / (samples * size)
+    size = piece.layer.size
+    generator = torch.Generator(piece.columns.device).manual_seed(replicas.own_seed(seed))
+    signs = piece.columns.new_empty(piece.columns.shape[:2]).bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+    own = piece.lift(signs).square().sum() / (samples * size)
     return MeanDiagonal(replicas.mean(own), size)

@@ -28,8 +28,8 @@ class OutputCurvature(Protocol):
     decoupled: bool
     """Whether the blocks' curvatures are decoupled already (δ), so that κ = 1."""
 
-    def message_count(self, samples: int, microbatches: int) -> int:
-        """How many messages the curvature of a batch comes in."""
+    def message_sizes(self, samples: int, microbatches: int) -> list[int]:
+        """For every message that the curvature of a batch comes in, how many samples it is of."""
 
     def top(self, loss: ConvexLoss, outputs: Sequence[Tensor], targets: Sequence[Tensor], seed: int) -> list[Message]:
         """The curvature of the loss at the network's outputs, given and returned in parts."""

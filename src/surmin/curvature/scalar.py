@@ -68,9 +68,9 @@ class ScalarCurvature:
         """L_m, the smoothness constant of the loss."""
         return [(part.new_full((len(part) if self.per_sample else 1,), loss.smoothness(part)),) for part in outputs]
 
-    def message_count(self, samples: int, microbatches: int) -> int:
-        """One per micro-batch."""
-        return microbatches
+    def message_sizes(self, samples: int, microbatches: int) -> list[int]:
+        """One message per micro-batch."""
+        return [samples // microbatches] * microbatches
 
     def arrivals(
         self, tapes: Sequence[Tape], messages: Iterable[Message]

@@ -3,6 +3,7 @@
 In one process one worker holds all stages. The waves then still count what would cross between workers.
 """
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -246,15 +247,18 @@ class WorkerPipeline:
         Returns:
             Every trainable block here with its share, from the first to the last.
         """
-        kind = ("curvature", wave.shape, repr(curvature))
-        count = curvature.message_count(wave.shape[0], len(wave.targets))
-        self._links.prepare(kind, count)
+        sizes = curvature.message_sizes(wave.shape[0], len(wave.targets))
+        kinds: list[Kind] = [("curvature", wave.shape, repr(curvature), size) for size in sizes]
+        for kind, count in Counter(kinds).items():
+            self._links.prepare(kind, count)
         if not (self._links.has_trainable_below or any(block.size for own in blocks for block in own)):
             return []
         descent = Descent(wave, blocks, curvature, seed, partial(self._cross, curvature=curvature), self._descending)
-        for message in descent.through_all(self._arriving(wave, curvature, seed, kind, count)):
-            self._send(kind, curvature.pack(message))
-        return descent.found(gradients)
+        leaving = descent.through_all(self._arriving(wave, curvature, seed, kinds))
+        for number, message in enumerate(leaving):
+            self._send(kinds[number], curvature.pack(message))
+        with self.tracer.span("C"):
+            return descent.found(gradients)
 
     def total(self, values: Tensor) -> list[float]:
         """Sum numbers over all stages: the one collective of an iteration. The same numbers come out on every worker.
@@ -353,10 +357,10 @@ class WorkerPipeline:
         losses = [self.loss.sample_losses(*pair) for pair in zip(wave.outputs, wave.targets, strict=True)]
         return torch.cat(losses).double().mean()
 
-    def _arriving(self, wave: Wave, curvature: OutputCurvature, seed: int, kind: Kind, count: int) -> Iterable[Message]:
+    def _arriving(self, wave: Wave, curvature: OutputCurvature, seed: int, kinds: Sequence[Kind]) -> Iterable[Message]:
         if not self.is_last:
-            return (curvature.unpack(self._receive(kind, number)) for number in range(count))
-        with self.tracer.span("C"), self.work.phase((*kind, "top")):
+            return (curvature.unpack(self._receive(kind, number)) for number, kind in enumerate(kinds))
+        with self.tracer.span("C"), self.work.phase(("curvature", wave.shape, repr(curvature), "top")):
             own_seed = self.replicas.own_seed(draw_seed(seed, -1))
             return curvature.top(self.loss, wave.outputs, wave.targets, own_seed)
 

@@ -100,9 +100,9 @@ def layer_inputs(tapes: Sequence[Tape], index: int, rows: Tensor | None = None) 
         return parts[0] if rows is None else parts[0][rows]
     if rows is None:
         return torch.cat(parts)
-    starts = torch.arange(len(parts) + 1, device=rows.device) * len(parts[0])
-    cuts = torch.searchsorted(rows, starts).tolist()
-    spans = list(zip(parts, cuts, cuts[1:], starts, strict=False))
+    starts = range(0, sum(map(len, parts)) + 1, len(parts[0]))
+    cuts = torch.searchsorted(rows, torch.tensor(starts, device=rows.device)).tolist()
+    spans = zip(parts, cuts, cuts[1:], starts, strict=False)
     return torch.cat([part[rows[cut:end] - start] for part, cut, end, start in spans if end > cut])
 
 
