@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from surmin.losses import ConvexLoss
+from surmin.pipeline.held_stages import Boundaries
 from surmin.pipeline.wave import Wave
-from surmin.pipeline.worker_pipeline import Boundaries, WorkerPipeline
+from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.elementwise import ELEMENTWISE
 from surmin.stages.layer import Layer
 from surmin.stages.stage import Stage, layer_inputs

@@ -51,7 +51,7 @@ class Descent:
             BlockWaves(
                 block,
                 torch.cat(gradients[block.stage][block.start : block.stop]),
-                self.curvature.join(self._parts[block]),
+                self.curvature.join(self._parts.pop(block)),
                 self.wave.tapes[position],
                 self._messages[block],
                 self.wave.shape,

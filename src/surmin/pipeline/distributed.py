@@ -13,13 +13,14 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from surmin.losses import ConvexLoss
 from surmin.pipeline.channel import Route
+from surmin.pipeline.held_stages import Boundaries
 from surmin.pipeline.process_links import ProcessLinks, decode_status, encode_status
 from surmin.pipeline.process_replicas import ProcessReplicas, pipes_of
 from surmin.pipeline.scheduled import ScheduledGradients
 from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.validation import check_modules
 from surmin.pipeline.wave import Wave
-from surmin.pipeline.worker_pipeline import Boundaries, WorkerPipeline
+from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.block import cut_blocks
 from surmin.stages.stage import Stage

@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
+from surmin.pipeline.held_stages import Boundaries
 from surmin.pipeline.validation import check_outputs
 from surmin.pipeline.wave import Wave
-from surmin.pipeline.worker_pipeline import Boundaries, WorkerPipeline
+from surmin.pipeline.worker_pipeline import WorkerPipeline
 
 SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 

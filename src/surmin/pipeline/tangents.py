@@ -13,8 +13,9 @@ from torch import Tensor
 
 from surmin.curvature.loss_hessian import loss_hessian
 from surmin.pipeline.columns import Columns
+from surmin.pipeline.held_stages import Boundaries
 from surmin.pipeline.wave import Wave
-from surmin.pipeline.worker_pipeline import Boundaries, WorkerPipeline
+from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.layer import Layer
 from surmin.stages.stage import Tape
 from surmin.stages.tangents import LayerTangents, layer_tangents

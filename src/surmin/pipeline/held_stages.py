@@ -1,0 +1,205 @@
+"""The consecutive stages that one worker holds, and what they do with a micro-batch: timed, and its work counted."""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import islice
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from surmin.curvature.output_curvature import Message
+from surmin.losses import ConvexLoss
+from surmin.pipeline.links import Kind, Links
+from surmin.pipeline.tracing import NULL_TRACER, Tracer
+from surmin.pipeline.traffic import Traffic
+from surmin.pipeline.wave import StageParameters, Wave, part_shape
+from surmin.replicas import Replicas
+from surmin.stages.block import Block, cut_blocks
+from surmin.stages.stage import LayerParameters, Stage, Tape
+from surmin.work import WorkMeter
+
+Boundaries = Mapping[Stage, Sequence[int]]
+"""For every stage the layers in whose inputs the gradient must be kept on the tapes."""
+
+
+class HeldStages:
+    """One worker's part of the network. Micro-batches come and go by its links.
+
+    Args:
+        stages: that this worker holds.
+        loss: the convex loss of the network's output.
+        microbatches: equal parts that a batch is cut into.
+        links: to the workers with the stages before and after these.
+        crossings: positions among these stages at which another worker's would begin, where traffic is counted.
+        replicas: that run the same stages on other shares of the batch.
+        traffic: where what this worker sends is counted.
+    """
+
+    def __init__(
+        self, stages: Sequence[Stage], loss: ConvexLoss, microbatches: int, links: Links,
+        crossings: AbstractSet[int], replicas: Replicas, traffic: Traffic,
+    ) -> None:  # fmt: skip
+        if microbatches < 1:
+            raise ValueError(f"microbatches must be at least 1, got {microbatches}")
+        self.stages = list(stages)
+        self.loss = loss
+        self.microbatches = microbatches
+        self.replicas = replicas
+        self.traffic = traffic
+        self.work = WorkMeter()
+        self.tracer: Tracer = NULL_TRACER
+        self._links = links
+        self._crossings = crossings
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """This worker's trainable parameters by global name, "layer index.parameter name"."""
+        return {
+            f"{layer.name}.{name}": parameter
+            for stage in self.stages
+            for layer in stage.layers
+            for name, parameter in layer.parameters.items()
+        }
+
+    def cut(self, blocks: Literal["layer", "stage"]) -> tuple[list[list[Block]], int]:
+        """The blocks of every stage here, numbered through the whole network; and how many train in all of it."""
+        below, everywhere = self._links.trainable_blocks(blocks)
+        cut = cut_blocks(self.stages, blocks, below)
+        return cut, everywhere or sum(block.size > 0 for own in cut for block in own)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the network's first stage is held here."""
+        return self._links.is_first
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the network's last stage is held here."""
+        return self._links.is_last
+
+    def has_below(self, position: int) -> bool:
+        """Whether the network has a stage below the one at a position here."""
+        return position > 0 or not self.is_first
+
+    def has_above(self, position: int) -> bool:
+        """Whether the network has a stage above the one at a position here."""
+        return position < len(self.stages) - 1 or not self.is_last
+
+    def trainable_below(self, position: int) -> int:
+        """How many layers with parameters lie below the stage at a position here, or for one more below the next."""
+        below, _ = self._links.trainable_blocks("layer")
+        return below + sum(layer.size > 0 for stage in self.stages[:position] for layer in stage.layers)
+
+    @torch.no_grad()
+    def move_to(self, values: StageParameters) -> None:
+        """Give the parameters here other values."""
+        for stage, by_layer in values.items():
+            for layer, own in zip(stage.layers, by_layer, strict=True):
+                for name, value in own.items():
+                    layer.parameters[name].copy_(value)
+
+    def forward_part(
+        self, state: Tensor, parameters: StageParameters | None, number: int, part: torch.Size
+    ) -> list[Tape]:
+        """Run one micro-batch, of shape `part` where it enters the network, through the stages here."""
+        tapes = []
+        with self.tracer.span("F", number):
+            for position, stage in enumerate(self.stages):
+                if position in self._crossings:
+                    self.traffic.send((state,))
+                tapes.append(self.forward_stage(position, state, part, parameters[stage] if parameters else None))
+                state = tapes[-1].output.detach()
+        return tapes
+
+    def forward_stage(
+        self, position: int, state: Tensor, part: torch.Size, parameters: LayerParameters | None = None
+    ) -> Tape:
+        """Run one stage here on a micro-batch of shape `part` where it enters the network."""
+        with self.work.phase(("forward", part, position)):
+            return self.stages[position].forward(state, parameters)
+
+    def backward_part(
+        self, wave: Wave, number: int, cotangent: Tensor, boundaries: Boundaries, total: dict[Stage, list[Tensor]]
+    ) -> Tensor | None:
+        """Take the gradient of one micro-batch down through the stages here, adding to `total`.
+
+        Returns:
+            The gradient in the first stage's input, None at the network's own input.
+        """
+        with self.tracer.span("B", number):
+            for position in reversed(range(len(self.stages))):
+                stage, tape = self.stages[position], wave.tapes[position][number]
+                gradients = self.backward_stage(position, tape, cotangent, wave.part_shape, boundaries.get(stage, ()))
+                known = total.get(stage)
+                total[stage] = [a + b for a, b in zip(known, gradients, strict=True)] if known else gradients
+                if self.has_below(position):
+                    cotangent = tape.cotangents[0]
+                if position in self._crossings:
+                    self.traffic.send((cotangent,))
+        return None if self.is_first else cotangent
+
+    def backward_stage(
+        self, position: int, tape: Tape, cotangent: Tensor, part: torch.Size, boundaries: Sequence[int] = ()
+    ) -> list[Tensor]:
+        """Take a gradient through one stage here, leaving on its tape what goes down and what `boundaries` ask for.
+
+        Returns:
+            The gradient in every layer's parameters, flat.
+        """
+        wanted = sorted({*boundaries, *([0] if self.has_below(position) else [])})
+        with self.work.phase(("backward", part, position)):
+            return self.stages[position].backward(tape, cotangent, wanted)
+
+    def top_cotangent(self, wave: Wave, number: int) -> Tensor:
+        """The gradient of the mean loss in the network's output, for one micro-batch."""
+        return self.loss.gradient(wave.outputs[number], wave.targets[number]) / wave.shape[0]
+
+    def mean_loss(self, wave: Wave) -> Tensor:
+        """The mean loss where the last stage is, 0 elsewhere."""
+        if not self.is_last:
+            return torch.zeros((), dtype=torch.float64, device=wave.targets[0].device)
+        losses = [self.loss.sample_losses(*pair) for pair in zip(wave.outputs, wave.targets, strict=True)]
+        return torch.cat(losses).double().mean()
+
+    def averaged(self, gradients: dict[Stage, list[Tensor]]) -> dict[Stage, list[Tensor]]:
+        """The mean over replicas of what the gradient wave left."""
+        means = iter(self.replicas.means([flat for own in gradients.values() for flat in own]))
+        return {stage: list(islice(means, len(own))) for stage, own in gradients.items()}
+
+    @torch.no_grad()
+    def pass_through(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """What enters and what leaves the stages here for a batch; leaves no tapes and is not counted."""
+        kind = ("prediction", inputs.shape)
+        self._links.prepare(kind, 1)
+        state = entering = inputs if self.is_first else self._receive(kind)[0]
+        for stage in self.stages:
+            for layer in stage.layers:
+                state = layer.forward(state)
+        if not self.is_last:
+            self._links.send(kind, (state,))
+        return entering, state
+
+    def predict(self, inputs: Tensor) -> Tensor | None:
+        """The network's output, where the last stage is held, None elsewhere; leaves no tapes and is not counted."""
+        _, state = self.pass_through(inputs)
+        return state if self.is_last else None
+
+    def gradient_operations(self, shape: torch.Size) -> int:
+        """Operations here of one forward and one backward wave over a batch of this shape: the unit of work."""
+        part = part_shape(shape, self.microbatches)
+        keys = [(wave, part, position) for wave in ("forward", "backward") for position in range(len(self.stages))]
+        return max(1, self.microbatches * sum(map(self.work.known, keys)))
+
+    def count_sent(self, tensor: Tensor, *, upwards: bool) -> None:
+        """Count what somebody else sends to the next stage, or to the one before."""
+        if not (self.is_last if upwards else self.is_first):
+            self.traffic.send((tensor,))
+
+    def _send(self, kind: Kind, message: Message) -> None:
+        self.traffic.send(message)
+        self._links.send(kind, message)
+
+    def _receive(self, kind: Kind, number: int | None = None) -> Message:
+        with self.tracer.span("W", number):
+            return self._links.receive(kind)
