@@ -135,7 +135,7 @@ def test_help_names_every_option_of_the_contract(command: str, capfd: pytest.Cap
 def test_help_does_not_wait_for_what_it_does_not_need() -> None:
     program = (
         "import sys\nfrom surmin.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "print({'sklearn', 'matplotlib', 'scipy'} & set(sys.modules))"
+        "print({'torch', 'sklearn', 'matplotlib', 'scipy'} & set(sys.modules))"
     )
     assert run_python("-c", program).stdout.endswith("set()\n")
 

@@ -10,47 +10,32 @@ from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get
 
 from tyro.conf import arg
 
-from surmin.curvature.wire import WireName
+from surmin.experiments.problem_config import ProblemConfig
+from surmin.experiments.surrogate_config import SURROGATE_OPTIONS, SurrogateConfig
 from surmin.launch.deadlines import Deadlines
 from surmin.methods.registry import METHODS, check_options, flag
 
 METHOD_OPTIONS = (
-    "preset", "curvature", "local", "blocks", "inner_steps", "rank", "curvature_fraction", "damping", "delta",
-    "wire", "inner_lr", "inner_optimizer", "optimizer", "safeguard", "local_loss", "penalty",
+    *SURROGATE_OPTIONS, "inner_steps", "inner_lr", "inner_optimizer", "optimizer", "safeguard", "local_loss", "penalty",
 )  # fmt: skip
 """Options of methods, the learning rate aside; None leaves the method's own default."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExperimentConfig:
+class ExperimentConfig(SurrogateConfig, ProblemConfig):
     """The problem and everything that runs on it have in common.
 
     Attributes:
-        data: digits, mnist, text, a folder of IDX files, or an .npz file.
-        data_dir: where the files of mnist or text are.
-        train_samples: keep only the first so many training samples.
-        model: kind of network.
-        layers: layers with weights; for gpt, transformer blocks.
-        width: size of a hidden layer, channels of a convolution, or size of a token's vector.
-        activation: relu, tanh, softplus, sigmoid, gelu, elu, silu or identity; relu if not given, gelu for gpt.
         stages: parts the network is cut into; at most 4 if not given.
         workers: processes that the stages are spread over.
         replicas: copies of the network, each on an equal part of the workers and with an equal share of every batch.
         microbatches: equal parts every batch goes through the stages in.
         schedule: of forward and gradient waves between workers: posted (receives posted ahead, best on slow links), or
             torch's gpipe or 1f1b.
-        timeout: seconds after which a run has ended whose workers wait for one that hangs; each waits 0.8 of them.
-        preset: of sm: compute (least time where trips are cheap), links (over slow links), trips (fewest) or paper.
-        curvature: of sm: what goes down the pipe, factor, sample or scalar.
-        local: of sm: local losses that are quadratic or nonlinear.
-        blocks: of sm: what gets a local loss of its own, a layer or a stage.
+        timeout: seconds after which a run has ended whose workers wait for one that hangs; each waits 0.8 of them,
+            less below 10.
         inner_steps: inner steps per round (sm, sm-paper, sso, cgblock, cgblock-ggn, locoprop, dni), or L-BFGS
             iterations per round (lbfgs, 20 if not given).
-        rank: of sm: random curvature columns per sample; if not given the factor is exact, and of rank 2 for tokens.
-        curvature_fraction: of sm: part of the batch that carries the curvature.
-        damping: first value of λ of sm and kfac; λ of cgblock, cgblock-ggn, newton and locoprop.
-        wire: of sm: the type that curvature columns are rounded to on their way between workers.
-        delta: of sm with scalar or sample curvature, and sm-paper: δ of Appendix A.
         inner_lr: of locoprop, sso and dni: step size of their inner optimizers.
         inner_optimizer: of sso: what minimises its surrogate, armijo, gd or adam; of locoprop adam or gd.
         optimizer: of ddg, features-replay, fdg, dni, dgl and interlocking: what steps along their gradients.
@@ -58,53 +43,29 @@ class ExperimentConfig:
             curvature).
         local_loss: of locoprop: squared or matching.
         penalty: of dladmm: ρ, what a violated constraint costs.
-        dtype: of inputs and parameters.
-        device: auto is cuda where there is one.
         rounds: outer iterations to do.
         batch_size: samples per round, drawn anew every epoch, a remainder left out; 0 is the full batch.
         target_loss: stop at the first round whose training loss is this or lower.
-        seed: of the initial weights, the batches and everything else random.
-        threads: of the processor; 1 gives the same numbers on every machine of a kind, and comparable times.
     """
 
     command: ClassVar[str]
 
-    data: str = "digits"
-    data_dir: str | None = None
-    train_samples: int | None = None
-    model: Literal["mlp", "cnn", "gpt"] = "mlp"
-    layers: int = 8
-    width: int = 64
-    activation: str | None = None
     stages: int | None = None
     workers: int = 1
     replicas: int = 1
     microbatches: int = 1
     schedule: Literal["posted", "gpipe", "1f1b"] = "posted"
     timeout: float = 300.0
-    preset: Literal["compute", "links", "trips", "paper"] | None = None
-    curvature: Literal["factor", "sample", "scalar"] | None = None
-    local: Literal["quadratic", "nonlinear"] | None = None
-    blocks: Literal["layer", "stage"] | None = None
     inner_steps: int | None = None
-    rank: int | None = None
-    curvature_fraction: float | None = None
-    damping: float | None = None
-    delta: float | None = None
-    wire: WireName | None = None
     inner_lr: float | None = None
     inner_optimizer: Literal["armijo", "gd", "adam"] | None = None
     optimizer: Literal["sgd", "adam"] | None = None
     safeguard: Literal["none", "damping", "armijo"] | None = None
     local_loss: Literal["squared", "matching"] | None = None
     penalty: float | None = None
-    dtype: Literal["float32", "float64"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
     rounds: int = 50
     batch_size: int = 0
     target_loss: float | None = None
-    seed: int = 0
-    threads: int = 1
 
     def check(self) -> None:
         """Raise ValueError for an impossible value, naming the option; what needs the data is checked later."""

@@ -1,13 +1,14 @@
 """What `surmin simulate` is asked for. Importing this imports no torch, so that options can be refused at once."""
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
-from surmin.curvature.wire import WireName
 from surmin.experiments.config import ExperimentConfig
+from surmin.experiments.problem_config import ProblemConfig, values_of
+from surmin.experiments.surrogate_config import SURROGATE_OPTIONS, SurrogateConfig
 from surmin.methods.registry import METHODS, flag, takes
 
 SIMULATED = ("sm", "sm-paper", "adam", "sgd", "gd", "gd-armijo", "lbfgs", "cgblock")
@@ -15,12 +16,10 @@ SIMULATED = ("sm", "sm-paper", "adam", "sgd", "gd", "gd-armijo", "lbfgs", "cgblo
 GRADIENT_STEPS = ("adam", "sgd", "gd")
 """Methods of one forward and one backward wave a round, which can go by any schedule."""
 SCHEDULES = ("posted", "gpipe", "1f1b", "zero-bubble")
-OWN_OPTIONS = ("preset", "curvature", "local", "blocks", "rank", "curvature_fraction", "damping", "delta", "wire")
-"""Options of methods, those aside of which several are tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimulateConfig:
+class SimulateConfig(SurrogateConfig, ProblemConfig):
     """Train with every method in one process, write down what its workers do, and say how long it would take.
 
     Lists are apart by commas. Every combination of stages, micro-batches and inner steps is trained on its own.
@@ -38,26 +37,6 @@ class SimulateConfig:
         target_loss: training loss that is to be reached.
         rounds: a method that needs more does not reach it.
         cores: that all workers share; a core for each if not given.
-        data: digits, mnist, text, a folder of IDX files, or an .npz file.
-        data_dir: where the files of mnist or text are.
-        train_samples: keep only the first so many training samples.
-        model: kind of network.
-        layers: layers with weights; for gpt, transformer blocks.
-        width: size of a hidden layer, channels of a convolution, or size of a token's vector.
-        activation: relu, tanh, softplus, sigmoid, gelu, elu, silu or identity; relu if not given, gelu for gpt.
-        preset: of sm: compute (least time where trips are cheap), links (over slow links), trips (fewest) or paper.
-        curvature: of sm: what goes down the pipe, factor, sample or scalar.
-        local: of sm: local losses that are quadratic or nonlinear.
-        blocks: of sm: what gets a local loss of its own, a layer or a stage.
-        rank: of sm: random curvature columns per sample.
-        curvature_fraction: of sm: part of the batch that carries the curvature.
-        damping: of sm and cgblock: first value of λ.
-        wire: of sm: the type that curvature columns are rounded to on their way between workers.
-        delta: of sm with scalar or sample curvature, and sm-paper: δ of Appendix A.
-        dtype: of inputs and parameters.
-        device: auto is cuda where there is one.
-        seed: of the initial weights and everything else random.
-        threads: of the processor.
     """
 
     command: ClassVar[str] = "simulate"
@@ -75,33 +54,12 @@ class SimulateConfig:
     target_loss: float = 1e-2
     rounds: int = 300
     cores: float | None = None
-    data: str = "digits"
-    data_dir: str | None = None
-    train_samples: int | None = None
-    model: Literal["mlp", "cnn", "gpt"] = "mlp"
-    layers: int = 8
-    width: int = 64
-    activation: str | None = None
-    preset: Literal["compute", "links", "trips", "paper"] | None = None
-    curvature: Literal["factor", "sample", "scalar"] | None = None
-    local: Literal["quadratic", "nonlinear"] | None = None
-    blocks: Literal["layer", "stage"] | None = None
-    rank: int | None = None
-    curvature_fraction: float | None = None
-    damping: float | None = None
-    wire: WireName | None = None
-    delta: float | None = None
-    dtype: Literal["float32", "float64"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    seed: int = 0
-    threads: int = 1
 
     @property
     def experiment(self) -> ExperimentConfig:
         """The same problem as the other commands know it."""
-        shared = {field.name for field in fields(ExperimentConfig)} & {field.name for field in fields(self)}
-        shared -= {"stages", "microbatches", "inner_steps"}
-        return ExperimentConfig(**{name: getattr(self, name) for name in shared})
+        shared = values_of(self, ProblemConfig, SurrogateConfig)
+        return ExperimentConfig(**shared, rounds=self.rounds, target_loss=self.target_loss)
 
     @property
     def method_names(self) -> list[str]:
@@ -129,7 +87,7 @@ class SimulateConfig:
             raise ValueError(f"rounds must be at least 1, got {self.rounds}")
         if self.cores is not None and not 0 < self.cores < math.inf:
             raise ValueError(f"cores must be a positive number, got {self.cores}")
-        for option in OWN_OPTIONS:
+        for option in SURROGATE_OPTIONS:
             if getattr(self, option) is not None and not any(takes(name, option) for name in self.known_methods):
                 raise ValueError(f"none of the methods {self.methods} takes {flag(option)}")
 
@@ -140,7 +98,7 @@ class SimulateConfig:
 
     def options_of(self, method: str) -> dict[str, Any]:
         """What was given of the options that a method takes, inner steps and learning rate aside."""
-        given = {name: getattr(self, name) for name in OWN_OPTIONS if takes(method, name)}
+        given = {name: getattr(self, name) for name in SURROGATE_OPTIONS if takes(method, name)}
         return {name: value for name, value in given.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:

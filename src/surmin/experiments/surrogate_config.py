@@ -1,0 +1,34 @@
+"""The options of sm that several commands take. Importing this imports no torch."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurrogateConfig:
+    """How sm, and methods of its kind, build their local losses; None leaves the method's own default.
+
+    Attributes:
+        preset: of sm: compute (least time where trips are cheap), links (over slow links), trips (fewest) or paper.
+        curvature: of sm: what goes down the pipe, factor, sample or scalar.
+        local: of sm: local losses that are quadratic or nonlinear.
+        blocks: of sm: what gets a local loss of its own, a layer or a stage.
+        rank: of sm: random curvature columns per sample; if not given the factor is exact, and of rank 2 for tokens.
+        curvature_fraction: of sm: part of the batch that carries the curvature.
+        damping: first value of λ of sm and kfac; λ of cgblock, cgblock-ggn, newton and locoprop.
+        wire: of sm: the type that curvature columns are rounded to on their way between workers.
+        delta: of sm with scalar or sample curvature, and sm-paper: δ of Appendix A.
+    """
+
+    preset: Literal["compute", "links", "trips", "paper"] | None = None
+    curvature: Literal["factor", "sample", "scalar"] | None = None
+    local: Literal["quadratic", "nonlinear"] | None = None
+    blocks: Literal["layer", "stage"] | None = None
+    rank: int | None = None
+    curvature_fraction: float | None = None
+    damping: float | None = None
+    wire: Literal["bfloat16", "float16", "int8"] | None = None
+    delta: float | None = None
+
+
+SURROGATE_OPTIONS = tuple(field.name for field in fields(SurrogateConfig))
