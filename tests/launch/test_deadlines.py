@@ -7,5 +7,6 @@ from surmin.launch.deadlines import Deadlines
 def test_a_hang_is_over_within_the_timeout(timeout: float) -> None:
     deadlines = Deadlines(timeout)
     assert 0 < deadlines.waiting < timeout
-    assert deadlines.waiting + deadlines.telling + deadlines.termination <= 0.91 * timeout
+    left = timeout - deadlines.waiting - deadlines.telling - deadlines.termination
+    assert left > 0.99 * max(0.1 * timeout, min(1, 0.4 * timeout))
     assert 0 < deadlines.grace <= deadlines.telling

@@ -45,7 +45,7 @@ RING = (
     IN_A_GROUP
     + """
 after, before = (worker.rank + 1) % worker.count, (worker.rank - 1) % worker.count
-with joined(worker, 2.4):
+with joined(worker, 1.7):
     Path(f"ready-{worker.rank}").touch()
     while True:
         request = dist.irecv(torch.zeros(1), after)
@@ -114,14 +114,14 @@ def test_the_one_that_hangs_is_named(launch: Launch) -> None:
     run = launch(RING, 3, timeout=3)
     run.wait_for("ready")
     os.kill(run.pid(1), signal.SIGSTOP)
-    assert run.result() == (3, "", f"surmin: worker 1 did not answer within 2.4 s; {ADVICE}")
+    assert run.result() == (3, "", f"surmin: worker 1 did not answer within 1.7 s; {ADVICE}")
     assert run.survivors() == []
 
 
 @pytest.mark.slow
 def test_the_one_that_does_not_join_is_named(launch: Launch) -> None:
-    run = launch(IN_A_GROUP + "while worker.rank == 1:\n    pass\nwith joined(worker, 2.4):\n    pass\n", timeout=3)
-    assert run.result() == (3, "", f"surmin: worker 1 did not answer within 2.4 s; {ADVICE}")
+    run = launch(IN_A_GROUP + "while worker.rank == 1:\n    pass\nwith joined(worker, 1.7):\n    pass\n", timeout=3)
+    assert run.result() == (3, "", f"surmin: worker 1 did not answer within 1.7 s; {ADVICE}")
     assert run.survivors() == []
 
 

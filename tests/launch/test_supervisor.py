@@ -74,7 +74,7 @@ def test_workers_that_do_not_heed_sigterm_are_killed(launch: Launch) -> None:
 
 def test_one_that_does_not_end_with_the_others_is_named(launch: Launch) -> None:
     run = launch(WORKER + "if worker.rank == 1:\n    time.sleep(100)\n", timeout=0.5)
-    message = "worker 1 did not answer within 0.4 s; the other workers were ended; continue with --resume run"
+    message = "worker 1 did not answer within 0.25 s; the other workers were ended; continue with --resume run"
     assert run.result() == (3, "", f"surmin: {message}\n")
     assert run.survivors() == []
 

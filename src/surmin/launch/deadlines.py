@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Deadlines:
-    """Counted from when the others wait for a worker that does not answer; a tenth is left for everything else.
+    """Counted from when the others wait for a worker that does not answer.
 
     Attributes:
         timeout: seconds within which all processes are to have ended.
@@ -15,8 +15,8 @@ class Deadlines:
 
     @property
     def waiting(self) -> float:
-        """Seconds that a worker waits for another, in every communication."""
-        return 0.8 * self.timeout
+        """Seconds that a worker waits for another, in every communication: 0.8 of a timeout from ten seconds up."""
+        return 0.9 * self.timeout - self._spare
 
     @property
     def telling(self) -> float:
@@ -32,3 +32,8 @@ class Deadlines:
     def termination(self) -> float:
         """Seconds between asking workers to end and making them."""
         return min(2.0, 0.02 * self.timeout)
+
+    @property
+    def _spare(self) -> float:
+        """Seconds for everything else: processes that notice, say so and end, on a machine that may be busy."""
+        return max(0.1 * self.timeout, min(1.0, 0.4 * self.timeout))
