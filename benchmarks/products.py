@@ -11,7 +11,8 @@ from benchmarks.harness import Result, Settings, Table, Target, median, spread
 from benchmarks.problems import gaussian_mlp
 from benchmarks.round_cost import measure_rounds
 from surmin import CrossEntropy, partition
-from surmin.curvature.factor import FactorCurvature, FactorPiece, GaussNewton
+from surmin.curvature.factor import FactorCurvature
+from surmin.curvature.gauss_newton import FactorPiece, GaussNewton
 from surmin.local_phase import LocalPhase
 from surmin.options import Options
 from surmin.pipeline.in_process import InProcessPipeline

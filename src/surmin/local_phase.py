@@ -6,7 +6,7 @@ No communication happens here between stages; replicas average every curvature p
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from surmin.curvature.factor import GaussNewton
+from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.moments import InputMomentCache, Moments, estimate_moments
 from surmin.options import Options
 from surmin.pipeline.wave import BlockWaves

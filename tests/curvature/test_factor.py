@@ -5,7 +5,8 @@ import torch
 from curvlinops import GGNLinearOperator
 from torch import Tensor, nn
 
-from surmin.curvature.factor import FactorCurvature, GaussNewton
+from surmin.curvature.factor import FactorCurvature
+from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.sampling import importance_rows
 from surmin.losses import GradientOracle
 from surmin.stages.partition import partition

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from surmin.curvature.factor import FactorCurvature, GaussNewton
+from surmin.curvature.factor import FactorCurvature
+from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.moments import InputMomentCache, KroneckerMoments, MeanDiagonal, estimate_moments
 from surmin.pipeline.wave import BlockWaves
 from tests.cases import BY_NAME

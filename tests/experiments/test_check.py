@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import surmin.experiments.decoupled as decoupled
 from surmin.cli import main
 from surmin.curvature.eigenvalue import power_iteration
-from surmin.curvature.factor import GaussNewton
+from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.hessian import LinearHessian
 from surmin.curvature.scalar import ScalarCurvature
 from surmin.experiments.check import CheckResult, check_network

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import surmin.experiments.theorem as theorem
 from surmin import SurrogateMinimizer
-from surmin.curvature.factor import GaussNewton
+from surmin.curvature.gauss_newton import GaussNewton
 from surmin.experiments.expansion import expand, largest_eigenvalue
 from surmin.experiments.theorem import TheoremRound, TheoremRun, run_theorem
 from surmin.losses import CrossEntropy

@@ -13,8 +13,9 @@ from surmin.commands.train import default_folder
 from surmin.exit_codes import SUCCESS, USER_ERROR
 from surmin.experiments.files import write_json, write_text
 from surmin.experiments.folder import check_unclaimed, claim_folder
-from surmin.experiments.simulate import Cell, Measuring, Outcome, Run, compare, eligible, outcomes
+from surmin.experiments.simulate import Cell, Outcome, compare, eligible, outcomes
 from surmin.experiments.simulate_config import SimulateConfig
+from surmin.experiments.simulated_runs import Measuring, Run
 from surmin.plots.breakeven import draw_breakeven
 from surmin.plots.run import describe
 from surmin.plots.tables import Table

@@ -1,65 +1,22 @@
-"""Matrix output curvature M_j = R_j R_jᵀ (Proposition 1 in its general form) and the Gauss-Newton blocks it leaves.
+"""Matrix output curvature M_j = R_j R_jᵀ (Proposition 1 in its general form), on its way down through the blocks."""
 
-Legend: R columns of a sample's output curvature, (k, q, *out) for q sampled rows; G_i = (1/n) Σ_j J_θᵀ R_j R_jᵀ J_θ.
-"""
-
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from surmin.curvature.gauss_newton import FactorPiece, GaussNewton
 from surmin.curvature.output_curvature import Message
 from surmin.curvature.sampling import importance_rows
 from surmin.curvature.wire import WireName, restore_columns, round_columns
 from surmin.losses import ConvexLoss, identity_factor
 from surmin.stages.block import Block
-from surmin.stages.layer import Layer, LayerAtPoint
-from surmin.stages.linearize import linearize
 from surmin.stages.stage import Tape, layer_inputs
 
 MAX_EXACT_COLUMNS = 1024
 """Outputs per sample up to which a factor without a rank is built."""
-CACHED_NUMBERS = 1 << 20
-"""Numbers that stay in a processor's cache between two uses."""
-
-
-@dataclass(frozen=True)
-class FactorPiece:
-    """One layer of a block: the layer linearized at its inputs, and R at its output, both on the same rows."""
-
-    layer: Layer
-    parameters: Mapping[str, Tensor]
-    inputs: Tensor
-    columns: Tensor
-
-    @cached_property
-    def point(self) -> LayerAtPoint:
-        """The layer at its point."""
-        return linearize(self.layer, self.inputs, self.parameters)
-
-    def lift(self, coefficients: Tensor) -> Tensor:
-        """J_θᵀ R c: (k, q) to a flat vector."""
-        return self.point.parameter_vjp(weighted_sum(self.columns, coefficients))
-
-
-class GaussNewton:
-    """G of one block. Its layers share the coefficients c = Σ_layers Rᵀ J_θ v, so couplings within it are exact."""
-
-    def __init__(self, pieces: list[FactorPiece], samples: int) -> None:
-        self.pieces = pieces
-        self.sizes = [piece.layer.size for piece in pieces]
-        self.samples = samples
-
-    def product(self, direction: Tensor) -> Tensor:
-        """G v = (1/n) Σ_j J_θᵀ R_j R_jᵀ J_θ v."""
-        parts = direction.split(self.sizes)
-        tangents = [piece.point.parameter_jvp(part) for piece, part in zip(self.pieces, parts, strict=True)]
-        cotangents = _through_factor([piece.columns for piece in self.pieces], tangents)
-        pulled = [piece.point.parameter_vjp(own) for piece, own in zip(self.pieces, cotangents, strict=True)]
-        return torch.cat(pulled) / self.samples
 
 
 @dataclass(frozen=True)
@@ -132,9 +89,8 @@ class FactorCurvature:
         return (restore_columns(columns, scales), *rows)
 
     def join(self, parts: Sequence[GaussNewton]) -> GaussNewton:
-        """G over the rows of all messages, put together so that a product is one pass over them."""
-        by_layer = zip(*(part.pieces for part in parts), strict=True)
-        return GaussNewton([_join(pieces) for pieces in by_layer], parts[0].samples)
+        """G over the rows of all messages."""
+        return GaussNewton.join(parts)
 
     def sample_count(self, batch: int) -> int:
         """How many samples of a batch carry the curvature, at least one."""
@@ -152,31 +108,6 @@ class FactorCurvature:
         if self.top_factor == "smoothness":
             return identity_factor(outputs, loss.smoothness(outputs))
         return loss.factor(outputs, targets)
-
-
-def _through_factor(columns: Sequence[Tensor], tangents: Sequence[Tensor]) -> list[Tensor]:
-    """R_l Σ_m R_mᵀ t_m for every layer l, a few samples at a time: the columns come from memory once, not twice."""
-    per_sample = sum(own[:, 0].numel() for own in columns if own.shape[1])
-    step = max(1, CACHED_NUMBERS // max(1, per_sample))
-    cotangents = [torch.empty_like(tangent) for tangent in tangents]
-    for start in range(0, len(tangents[0]), step):
-        rows = slice(start, start + step)
-        parts = [own[:, rows] for own in columns]
-        coefficients = torch.linalg.vecdot(parts[0].flatten(2), tangents[0][rows].flatten(1))
-        for part, tangent in zip(parts[1:], tangents[1:], strict=True):
-            coefficients += torch.linalg.vecdot(part.flatten(2), tangent[rows].flatten(1))
-        for own, part in zip(cotangents, parts, strict=True):
-            own[rows] = weighted_sum(part, coefficients)
-    return cotangents
-
-
-def weighted_sum(columns: Tensor, coefficients: Tensor) -> Tensor:
-    """R c: columns (k, q, *out) and coefficients (k, q) to (q, *out), one pass over the columns."""
-    weights = coefficients.view(*coefficients.shape, *[1] * (columns.dim() - 2))
-    total = columns[0] * weights[0]
-    for column, weight in zip(columns[1:], weights[1:], strict=True):
-        total.addcmul_(column, weight)
-    return total
 
 
 def gauss_newton(block: Block, tape: Tape, message: Message, samples: int) -> GaussNewton:
@@ -205,12 +136,3 @@ def _descend_one(block: Block, tapes: Sequence[Tape], message: Message) -> tuple
             break
         columns = piece.point.input_vjp(columns)
     return pieces[::-1], (columns, *rows)
-
-
-def _join(pieces: Sequence[FactorPiece]) -> FactorPiece:
-    """One layer on the rows of all its pieces."""
-    if len(pieces) == 1:
-        return pieces[0]
-    inputs = torch.cat([piece.inputs for piece in pieces])
-    columns = torch.cat([piece.columns for piece in pieces], dim=1)
-    return replace(pieces[0], inputs=inputs, columns=columns)

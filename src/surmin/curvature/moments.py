@@ -7,7 +7,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from surmin.curvature.factor import FactorPiece, GaussNewton
+from surmin.curvature.gauss_newton import FactorPiece, GaussNewton
 from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.layer import KroneckerPoint
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surmin.curvature.factor import FactorCurvature, GaussNewton
+from surmin.curvature.factor import FactorCurvature
+from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.moments import InputMomentCache, KroneckerMoments, estimate_moments
 from surmin.curvature.output_curvature import draw_seed
 from surmin.damping import reduction_ratio

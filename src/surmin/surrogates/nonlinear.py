@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from surmin.curvature.factor import GaussNewton, gauss_newton, weighted_sum
+from surmin.curvature.factor import gauss_newton
+from surmin.curvature.gauss_newton import GaussNewton, weighted_sum
 from surmin.curvature.output_curvature import Message
 from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.block import Block

@@ -1,0 +1,93 @@
+"""The Gauss-Newton matrix that the output curvature leaves in one block, as products with it.
+
+Legend: R columns of a sample's output curvature, (k, q, *out) for q sampled rows; G_i = (1/n) Σ_j J_θᵀ R_j R_jᵀ J_θ.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from surmin.stages.layer import Layer, LayerAtPoint
+from surmin.stages.linearize import linearize
+
+CACHED_NUMBERS = 1 << 20
+"""Numbers that stay in a processor's cache between two uses."""
+
+
+@dataclass(frozen=True)
+class FactorPiece:
+    """One layer of a block: the layer linearized at its inputs, and R at its output, both on the same rows."""
+
+    layer: Layer
+    parameters: Mapping[str, Tensor]
+    inputs: Tensor
+    columns: Tensor
+
+    @cached_property
+    def point(self) -> LayerAtPoint:
+        """The layer at its point."""
+        return linearize(self.layer, self.inputs, self.parameters)
+
+    def lift(self, coefficients: Tensor) -> Tensor:
+        """J_θᵀ R c: (k, q) to a flat vector."""
+        return self.point.parameter_vjp(weighted_sum(self.columns, coefficients))
+
+
+class GaussNewton:
+    """G of one block. Its layers share the coefficients c = Σ_layers Rᵀ J_θ v, so couplings within it are exact."""
+
+    def __init__(self, pieces: list[FactorPiece], samples: int) -> None:
+        self.pieces = pieces
+        self.sizes = [piece.layer.size for piece in pieces]
+        self.samples = samples
+
+    def product(self, direction: Tensor) -> Tensor:
+        """G v = (1/n) Σ_j J_θᵀ R_j R_jᵀ J_θ v."""
+        parts = direction.split(self.sizes)
+        tangents = [piece.point.parameter_jvp(part) for piece, part in zip(self.pieces, parts, strict=True)]
+        cotangents = _through_factor([piece.columns for piece in self.pieces], tangents)
+        pulled = [piece.point.parameter_vjp(own) for piece, own in zip(self.pieces, cotangents, strict=True)]
+        return torch.cat(pulled) / self.samples
+
+    @classmethod
+    def join(cls, parts: Sequence["GaussNewton"]) -> "GaussNewton":
+        """G over the rows of all parts, put together so that a product is one pass over them."""
+        by_layer = zip(*(part.pieces for part in parts), strict=True)
+        return cls([_join(pieces) for pieces in by_layer], parts[0].samples)
+
+
+def weighted_sum(columns: Tensor, coefficients: Tensor) -> Tensor:
+    """R c: columns (k, q, *out) and coefficients (k, q) to (q, *out), one pass over the columns."""
+    weights = coefficients.view(*coefficients.shape, *[1] * (columns.dim() - 2))
+    total = columns[0] * weights[0]
+    for column, weight in zip(columns[1:], weights[1:], strict=True):
+        total.addcmul_(column, weight)
+    return total
+
+
+def _through_factor(columns: Sequence[Tensor], tangents: Sequence[Tensor]) -> list[Tensor]:
+    """R_l Σ_m R_mᵀ t_m for every layer l, a few samples at a time: the columns come from memory once, not twice."""
+    per_sample = sum(own[:, 0].numel() for own in columns if own.shape[1])
+    step = max(1, CACHED_NUMBERS // max(1, per_sample))
+    cotangents = [torch.empty_like(tangent) for tangent in tangents]
+    for start in range(0, len(tangents[0]), step):
+        rows = slice(start, start + step)
+        parts = [own[:, rows] for own in columns]
+        coefficients = torch.linalg.vecdot(parts[0].flatten(2), tangents[0][rows].flatten(1))
+        for part, tangent in zip(parts[1:], tangents[1:], strict=True):
+            coefficients += torch.linalg.vecdot(part.flatten(2), tangent[rows].flatten(1))
+        for own, part in zip(cotangents, parts, strict=True):
+            own[rows] = weighted_sum(part, coefficients)
+    return cotangents
+
+
+def _join(pieces: Sequence[FactorPiece]) -> FactorPiece:
+    """One layer on the rows of all its pieces."""
+    if len(pieces) == 1:
+        return pieces[0]
+    inputs = torch.cat([piece.inputs for piece in pieces])
+    columns = torch.cat([piece.columns for piece in pieces], dim=1)
+    return replace(pieces[0], inputs=inputs, columns=columns)
