@@ -7,14 +7,18 @@ from hypothesis import strategies as st
 from surmin.damping import LARGEST, SMALLEST, Damping, is_acceptable, reduction_ratio
 
 
-@given(loss=st.floats(-10, 10), change=st.floats(-5, 5), predicted=st.floats(1e-6, 5), tries=st.integers(1, 8))
+@given(
+    loss=st.floats(-10, 10), change=st.floats(-5, 5), predicted=st.floats(1e-6, 5), least=st.floats(0, 0.9),
+    tries=st.integers(1, 8),
+)  # fmt: skip
 def test_a_step_is_accepted_when_the_loss_fell_by_a_fair_part(
-    loss: float, change: float, predicted: float, tries: int
+    loss: float, change: float, predicted: float, least: float, tries: int
 ) -> None:
     new_loss = loss - change
     ratio = (loss - new_loss) / predicted
     assert reduction_ratio(loss, new_loss, predicted) == ratio
-    assert is_acceptable(loss, new_loss, predicted, tries) == (new_loss < loss and ratio > (0.4 if tries < 4 else 0.1))
+    asked = least if tries < 4 else min(least, 0.1)
+    assert is_acceptable(loss, new_loss, predicted, least, tries) == (new_loss < loss and ratio > asked)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +35,7 @@ def test_a_step_is_accepted_when_the_loss_fell_by_a_fair_part(
 )
 def test_what_cannot_be_compared_is_not_accepted(loss: float, new_loss: float, predicted: float) -> None:
     assert math.isnan(reduction_ratio(loss, new_loss, predicted))
-    assert not is_acceptable(loss, new_loss, predicted)
+    assert not is_acceptable(loss, new_loss, predicted, 0.0)
 
 
 def test_damping_falls_where_the_model_was_trusted_and_rises_where_it_was_not() -> None:

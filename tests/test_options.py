@@ -94,6 +94,7 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("rank", [0, -2], [None, 1]),
     ("curvature_fraction", [0.0, -0.1, 1.1, math.nan], [0.01, 1]),
     ("damping", [-1.0, math.inf, math.nan], [1e-3]),
+    ("accept_above", [-0.1, 1.0, math.nan], [0.0, 0.9]),
     ("max_tries", [0], [1]),
     ("delta", [0.0, -1.0, math.inf, math.nan], [0.1]),
     ("delta_relative", [0.0, -1.0, math.nan], [None, 0.5]),

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from benchmarks.harness import Settings
+from benchmarks.links.pages import keep_memory
 from benchmarks.problems import Problem, mnist_mlp
 from surmin.launch.group import joined
 from surmin.launch.worker import this_worker
@@ -54,6 +55,7 @@ class Task:
 def main() -> None:
     """Work through the tasks, together with the other workers."""
     torch.set_num_threads(1)
+    keep_memory()
     worker = this_worker()
     assert worker is not None
     problem = mnist_mlp(Settings(quick=False, device=torch.device("cpu")), layers=8)

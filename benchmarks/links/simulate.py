@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.harness import Result, Settings, Table, Target, median, number
 from benchmarks.links.laboratory import Laboratory
+from benchmarks.links.pages import keep_memory
 from benchmarks.links.race import (
     FAR,
     ROUND_LIMIT,
@@ -35,7 +36,7 @@ from benchmarks.links.relay import Log, packet_size
 from benchmarks.problems import Problem, mnist_mlp
 from surmin import CrossEntropy, partition
 from surmin.methods.registry import build_method
-from surmin.simulation.operations import NO_OVERHEADS, Overheads, Work, expand
+from surmin.simulation.operations import NO_OVERHEADS, Overheads, Send, Work, expand
 from surmin.simulation.seconds import RoundKind, Setting, group
 from surmin.simulation.team import Recorded, RecordedTeam
 from surmin.simulation.wires import Links
@@ -87,11 +88,13 @@ class Modelled:
 
     def processor(self, overheads: Overheads) -> float:
         """Seconds of all workers' processors in a median round."""
-        programs = [(expand(kind.programs, overheads), kind.count) for kind in self.kinds]
-        work = sum(
-            count * sum(operation.seconds for program in own for operation in program if isinstance(operation, Work))
-            for own, count in programs
-        )
+        work = 0.0
+        for kind in self.kinds:
+            for operation in chain.from_iterable(expand(kind.programs, overheads)):
+                if isinstance(operation, Work):
+                    work += kind.count * operation.seconds
+                elif isinstance(operation, Send):
+                    work += kind.count * overheads.byte * operation.bytes  # of who reads them
         return work / len(self._timed)
 
 
@@ -111,6 +114,7 @@ class LocalWorkers:
 
 def run(settings: Settings) -> Result:
     """Every entry of the saved race, and the same tasks on workers of this machine."""
+    keep_memory()
     race = json.loads(RACE.read_text(encoding="utf-8"))
     problem = mnist_mlp(Settings(quick=False, device=settings.device), layers=8)
     settings.note("recording the rounds in one process")

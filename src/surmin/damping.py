@@ -3,8 +3,6 @@
 import math
 from dataclasses import dataclass
 
-ACCEPT_ABOVE = 0.4
-"""Least ratio of a step that is taken. On mini-batches ¼ fits each batch too closely; on full batches both do."""
 PATIENCE, ACCEPT_LATE_ABOVE = 3, 0.1
 """Rejections in a row after which less is asked for: a model that damping does not mend need not cost more waves."""
 TRUST_ABOVE = 0.75
@@ -22,16 +20,18 @@ def reduction_ratio(loss: float, new_loss: float, predicted: float) -> float:
     return (loss - new_loss) / predicted
 
 
-def is_acceptable(loss: float, new_loss: float, predicted: float, tries: int = 1) -> bool:
+def is_acceptable(loss: float, new_loss: float, predicted: float, least: float, tries: int = 1) -> bool:
     """Majorisation needs the bound only at the new point: the loss fell, by a fair part of what was predicted.
 
     Args:
         loss: at the current parameters.
         new_loss: at the new ones.
         predicted: decrease.
+        least: ratio of the two decreases that is asked for.
         tries: forward waves spent on the round's step.
     """
-    least = ACCEPT_ABOVE if tries <= PATIENCE else ACCEPT_LATE_ABOVE
+    if tries > PATIENCE:
+        least = min(least, ACCEPT_LATE_ABOVE)
     return new_loss < loss and reduction_ratio(loss, new_loss, predicted) > least
 
 

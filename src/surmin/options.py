@@ -28,6 +28,7 @@ class OptionValues(TypedDict, total=False):
     top_factor: Literal["hessian", "smoothness"]
     damping: float
     adapt_damping: bool
+    accept_above: float
     damping_candidates: Sequence[float]
     momentum_candidates: Sequence[float]
     max_tries: int
@@ -61,6 +62,8 @@ class Options:
         top_factor: "hessian" of the loss, or its "smoothness" bound √L I.
         damping: λ of the first step.
         adapt_damping: test every step and adapt λ; False keeps λ and accepts every step.
+        accept_above: actual over predicted decrease of the loss, above which a step is taken. On mini-batches ¼ fits
+            each batch too closely; where a rejection is dear, less is better.
         damping_candidates: multiples of λ that are solved for and tried in one forward wave; the best is taken.
         momentum_candidates: shares of the last accepted step that are added to the new one and tried in the same wave.
         max_tries: rejected steps after which a round gives up.
@@ -88,6 +91,7 @@ class Options:
     top_factor: Literal["hessian", "smoothness"] = "hessian"
     damping: float = 1e-2
     adapt_damping: bool = True
+    accept_above: float = 0.4
     damping_candidates: Sequence[float] = (1.0,)
     momentum_candidates: Sequence[float] = (0.0, 0.5)
     max_tries: int = 8
@@ -105,7 +109,7 @@ class Options:
 
 PRESETS: Mapping[str, Options] = {
     "compute": Options(),
-    "links": Options(curvature_fraction=0.15, momentum_candidates=(0.3,), wire="int8"),
+    "links": Options(curvature_fraction=0.15, accept_above=0.1, momentum_candidates=(0.3,), wire="int8"),
     "trips": Options(
         blocks="stage", local="nonlinear", solver="gauss-newton", inner_steps=4, preconditioner=None,
         curvature_fraction=0.5, damping_candidates=(0.1, 0.4, 1.5, 6.0), momentum_candidates=(0.0, 0.3, 0.6),
@@ -171,7 +175,7 @@ def _check_choices(options: Options) -> None:
 
 
 WHOLE_NUMBERS = ("inner_steps", "rank", "max_tries", "power_steps", "seed")
-NUMBERS = ("inner_learning_rate", "curvature_fraction", "damping", "cubic", "delta", "delta_relative")
+NUMBERS = ("inner_learning_rate", "curvature_fraction", "damping", "accept_above", "cubic", "delta", "delta_relative")
 OPTIONAL = ("rank", "delta_relative", "inner_learning_rate")
 
 
@@ -190,6 +194,7 @@ def _check_ranges(options: Options) -> None:
         ("rank", options.rank is None or options.rank >= 1, "at least 1, or None for the exact factor"),
         ("curvature_fraction", 0 < options.curvature_fraction <= 1, "in (0, 1]"),
         ("damping", 0 <= options.damping < math.inf, "a number from 0 up"),
+        ("accept_above", 0 <= options.accept_above < 1, "in [0, 1)"),
         ("max_tries", options.max_tries >= 1, "at least 1"),
         ("cubic", 0 <= options.cubic < math.inf, "a number from 0 up"),
         ("delta", 0 < options.delta < math.inf, "positive"),

@@ -168,7 +168,7 @@ class Search:
     def _is_accepted(self, loss: float, new_loss: float, predicted: float, tries: int) -> bool:
         """Accept anything finite where steps are not tested."""
         if self.options.adapt_damping:
-            return is_acceptable(loss, new_loss, predicted, tries)
+            return is_acceptable(loss, new_loss, predicted, self.options.accept_above, tries)
         return math.isfinite(predicted)
 
     def _check_start(self, loss: float, gradient_square: float) -> None:

@@ -180,22 +180,27 @@ def test_a_known_batch_that_changed_on_one_worker(workers: Workers, method: str)
     assert untouched and other == (message, untouched)
 
 
-def copy_the_batch(setting: Setting) -> tuple[str, bool]:
-    """On worker 1 alone: the same batch in other tensors, which is not checked again on worker 0."""
+def copy_the_batch(setting: Setting, guilty: int) -> tuple[str, bool]:
+    """On one worker: the same batch in other tensors, which is not checked again on the others."""
     with running(setting) as pipeline:
         method = make_method(pipeline, setting)
         batch = setting.case.batch(SAMPLES)
         method.step(*batch)
         before = values(pipeline)
-        own = batch if dist.get_rank() == 0 else (batch[0].clone(), batch[1].clone())
+        own = (batch[0].clone(), batch[1].clone()) if dist.get_rank() == guilty else batch
         return error_of(lambda: method.step(*own)), same(before, values(pipeline))
 
 
+@pytest.mark.parametrize("guilty", range(4))
 @pytest.mark.parametrize("method", ["sm", "gd"])
-def test_workers_do_not_wait_for_each_other_when_the_batch_is_new_to_one(workers: Workers, method: str) -> None:
-    first, second = workers.run(2, copy_the_batch, replace(SETTING, method=method))
-    assert first == second
-    message, untouched = first
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_workers_do_not_wait_for_each_other_when_the_batch_is_new_to_one(
+    workers: Workers, method: str, replicas: int, guilty: int
+) -> None:
+    setting = replace(SETTING, workers=4 // replicas, method=method)
+    found = workers.run(4, copy_the_batch, setting, guilty)
+    assert set(found) == {found[0]}
+    message, untouched = found[0]
     assert message.startswith("the workers were not given the same batch: worker 0 has ") and untouched
 
 

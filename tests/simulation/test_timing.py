@@ -8,6 +8,7 @@ import pytest
 
 from surmin.simulation.operations import Hear, Overheads, Post, Program, Receive, Send, Tell, Total, Work, expand
 from surmin.simulation.schedules import reorder
+from surmin.simulation.seconds import Setting
 from surmin.simulation.sharing import share_cores
 from surmin.simulation.timing import replay
 from surmin.simulation.wires import HEADER_BYTES, Links
@@ -109,6 +110,28 @@ def test_a_comparison_waits_for_the_last_to_tell() -> None:
     told: list[Program] = [[Work(delay), Tell(), Hear()] for delay in (0.3, 0.1, 0.2)]
     ends = replay(told, Links(1.0, 1e15))
     assert [float(end) for end in ends] == pytest.approx([1.2, 1.3, 1.3])
+
+
+@pytest.mark.parametrize(("step", "expected"), [(1, [0.3, 1.3, 1.3]), (-1, [1.2, 1.2, 0.2])])
+def test_before_its_first_wave_a_comparison_waits_for_those_it_comes_through(step: int, expected: list[float]) -> None:
+    links, delays = Links(1.0, 1e15), (0.3, 0.1, 0.2)
+    told: list[Program] = [[Work(delay), Tell(), Hear(step)] for delay in delays]
+    assert [float(end) for end in replay(told, links)] == pytest.approx(expected)
+    assert share_cores(told, links, 3) == pytest.approx(expected)
+    later: list[Program] = [[*own, Hear(), *own] for own in told]
+    # all have heard all after 1.2, 1.3 and 1.3 s, and work, tell and hear once more
+    again = [end + delay for end, delay in zip((1.2, 1.3, 1.3), delays, strict=True)]
+    through = [again[:place] if step > 0 else again[place + 1 :] for place in range(3)]
+    ends = [max([own, *(1 + other for other in others)]) for own, others in zip(again, through, strict=True)]
+    assert [float(end) for end in replay(later, links)] == pytest.approx(ends)
+    assert share_cores(later, links, 3) == pytest.approx(ends)
+
+
+def test_bytes_are_read_beside_what_a_worker_does() -> None:
+    programs: list[Program] = [[Send(1, "forward", 1000)], [Work(2.0), Receive(-1, "forward", 1000)]]
+    links, overheads = Links(0.0, 1e15), Overheads(message=0.25, byte=1e-3)
+    assert Setting(links, overheads, cores=2).end(programs) == pytest.approx(2.25)
+    assert Setting(links, overheads, cores=1).end(programs) == pytest.approx(0.25 + 1 + 1 + 2 + 0.25)
 
 
 def test_waiting_for_ever_is_told() -> None:

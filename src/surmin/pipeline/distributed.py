@@ -13,8 +13,9 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from surmin.losses import ConvexLoss
 from surmin.pipeline.channel import Route
+from surmin.pipeline.comparison import decode_status, encode_status
 from surmin.pipeline.held_stages import Boundaries
-from surmin.pipeline.process_links import ProcessLinks, decode_status, encode_status
+from surmin.pipeline.process_links import ProcessLinks
 from surmin.pipeline.process_replicas import ProcessReplicas, pipes_of
 from surmin.pipeline.scheduled import ScheduledGradients
 from surmin.pipeline.traffic import Traffic
@@ -86,7 +87,7 @@ class Pipeline(WorkerPipeline):
         if len(pipes) > 1:
             same_place = list(zip(*pipes, strict=True))
             replicas = ProcessReplicas(_group(backend, patience, same_place), device, traffic)
-        links = ProcessLinks(pipe, blocks, {**routes, "control": control}, replicas)
+        links = ProcessLinks(pipes, blocks, {**routes, "control": control}, replicas)
         super().__init__(own_stages, loss, microbatches, links, frozenset(), replicas, traffic)
         self._processes = links
         self._scheduled: ScheduledGradients | None = None

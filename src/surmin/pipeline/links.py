@@ -46,7 +46,7 @@ class Links(Protocol):
         Args:
             description: has to be the same on all workers.
             complaint: what keeps this worker from it.
-            wait: for the other workers' answers now; otherwise they are looked at before the next receive.
+            wait: for the other workers' answers now; otherwise they are looked at as the next waves begin.
         """
 
     def total(self, values: Tensor, traffic: Traffic) -> list[float]:

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-STATUS_BYTES = 1024
-"""Of the message in which a worker says what it is about to do."""
+from surmin.pipeline.comparison import STATUS_BYTES
 
 
 class Work(NamedTuple):
@@ -52,7 +51,9 @@ class Tell(NamedTuple):
 
 
 class Hear(NamedTuple):
-    """Wait for the small message of every other worker."""
+    """Wait for the small message of the workers that a wave comes through, `step` places further each; 0 for all."""
+
+    step: int = 0
 
 
 class Total(NamedTuple):
@@ -69,6 +70,9 @@ Program = list[Operation]
 @dataclass(frozen=True)
 class Overheads:
     """Seconds of a worker's own processor for a message, at each of its two ends.
+
+    Who sends writes all bytes before going on. Who receives reads them as they come, beside whatever it is doing: a
+    program then has the message alone, `share_cores` is told of the bytes.
 
     Attributes:
         message: for any message.
@@ -101,10 +105,15 @@ def _expanded(program: Program, place: int, count: int, overheads: Overheads) ->
                 expanded.append(Work((count - 1) * overheads.of(STATUS_BYTES)))
             expanded.append(operation)
             if isinstance(operation, Receive):
-                expanded.append(Work(overheads.of(operation.bytes)))
+                expanded.append(Work(overheads.message))
             elif isinstance(operation, Hear):
-                expanded.append(Work((count - 1) * overheads.of(STATUS_BYTES)))
+                expanded.append(Work(told_by(operation, place, count) * overheads.message))
     return _merged(expanded)
+
+
+def told_by(hear: Hear, place: int, count: int) -> int:
+    """How many other workers it waits for."""
+    return count - 1 if hear.step == 0 else place if hear.step > 0 else count - 1 - place
 
 
 def _merged(program: Program) -> Program:

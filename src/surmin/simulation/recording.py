@@ -77,7 +77,7 @@ class RecordedLinks:
         self._blocks = blocks
         self._exchange = exchange
         self._recorder = recorder
-        self._is_unanswered = False
+        self._unheard: set[int] = set()
         self._totals = 0
         self.is_first, self.is_last = place == 0, place == exchange.workers - 1
         self.has_trainable_below = sum(blocks["layer"][:place]) > 0
@@ -87,7 +87,8 @@ class RecordedLinks:
         return sum(self._blocks[blocks][: self._place]), sum(self._blocks[blocks])
 
     def prepare(self, kind: Kind, count: int) -> None:
-        """Receives are posted a round ahead: it costs nothing."""
+        """Receives are posted a round ahead, which costs nothing; others are heard as in `ProcessLinks`."""
+        self._hear(_step(kind))
 
     def send(self, kind: Kind, message: Message) -> None:
         """Count its bytes, leave it for the next worker."""
@@ -98,7 +99,6 @@ class RecordedLinks:
 
     def receive(self, kind: Kind) -> Message:
         """Wait for it; the waiting is not recorded."""
-        self._hear()
         step = -_step(kind)
         self._recorder.note()
         message = self._exchange.take(self._place + step, self._place, kind)
@@ -108,17 +108,16 @@ class RecordedLinks:
 
     def compare(self, description: str, complaint: ValueError | TypeError | None, *, wait: bool) -> None:
         """All workers are given the same batch here."""
-        self._hear()
         if complaint is not None:
             raise complaint
         self._note(Tell())
-        self._is_unanswered = True
+        self._unheard = {-1, 0, 1}
         if wait:
-            self._hear()
+            self._hear(0)
 
     def total(self, values: Tensor, traffic: Traffic) -> list[float]:
         """Counted as workers count what each of them sends for it."""
-        self._hear()
+        self._hear(0)
         self._recorder.note(Total(values.numel() * values.element_size()))
         for _ in range(self._exchange.workers - 1 if self.is_last else 1):
             traffic.send((values,))
@@ -127,10 +126,11 @@ class RecordedLinks:
         self._recorder.resume()
         return summed
 
-    def _hear(self) -> None:
-        if self._is_unanswered:
-            self._is_unanswered = False
-            self._note(Hear())
+    def _hear(self, step: int) -> None:
+        """Whom a wave comes through, and before a sum all."""
+        if step in self._unheard:
+            self._unheard -= {step} if step else {-1, 0, 1}
+            self._note(Hear(step))
 
     def _note(self, operation: Operation) -> None:
         self._recorder.note(operation)

@@ -66,7 +66,8 @@ class Setting:
         """When the last worker ends."""
         expanded = expand(programs, self.overheads)
         if self.cores is not None:
-            return max(share_cores(expanded, self.links, self.cores, self.carrier))
+            beside = Overheads(self.carrier.message, self.carrier.byte + self.overheads.byte)
+            return max(share_cores(expanded, self.links, self.cores, beside))
         if share_a_link_late(expanded):
             ends = [max(share_cores(expanded, links, len(expanded))) for links in self.links.each()]
             return np.array(ends).reshape(np.shape(self.links.latency))

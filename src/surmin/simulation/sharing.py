@@ -22,7 +22,7 @@ def share_cores(
         programs: by worker, expanded.
         links: between them, of one kind.
         cores: of the machine that runs all workers.
-        carrier: what carrying a message costs the same machine besides, in a process that goes before the workers.
+        carrier: what carrying and reading a message costs the same machine besides; it goes before the workers.
 
     Raises:
         RuntimeError: when workers wait for each other for ever.
@@ -49,7 +49,7 @@ class _Machine:
     """Where every worker is in its program.
 
     `left` has the seconds of work, alone on a core, that workers have still to do of the operation they are at, and
-    `to_carry` those of the process that carries messages.
+    `to_carry` those of what carries and reads messages.
     """
 
     def __init__(self, programs: Sequence[Program], wires: Wires, carrier: Overheads) -> None:

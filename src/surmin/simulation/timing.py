@@ -81,7 +81,7 @@ def until_when(operation: Operation, place: int, now: Time, wires: Wires) -> Tim
     if isinstance(operation, Flush):
         return wires.gone(place, place + operation.step, operation.wave)
     if isinstance(operation, Hear):
-        return wires.told(place)
+        return wires.told(place, operation.step)
     return now
 
 
@@ -102,6 +102,4 @@ def carry_out(operation: Operation, place: int, now: Time, wires: Wires, workers
     elif isinstance(operation, Tell):
         wires.tell(place, now)
         return range(workers)
-    elif isinstance(operation, Hear):
-        wires.hear(place)
     return ()

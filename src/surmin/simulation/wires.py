@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from surmin.simulation.operations import STATUS_BYTES
+from surmin.pipeline.comparison import STATUS_BYTES
 
 Time = Any
 """A float, or an array over kinds of links."""
@@ -91,8 +91,8 @@ class Wires:
         self._free: dict[tuple[int, int], Time] = defaultdict(lambda: np.zeros_like(links.latency, dtype=float))
         self._channels: dict[tuple[int, int, str], _Channel] = defaultdict(_Channel)
         self._told: list[list[Time]] = [[] for _ in range(workers)]
-        self._heard = [0] * workers
         self._latest: dict[int, tuple[Time, Time, Time]] = {}
+        self._latest_on_the_way: dict[tuple[int, int], list[Time]] = defaultdict(list)
 
     def send(self, source: int, target: int, wave: str, size: int, now: Time, *, late: bool) -> None:
         """A message is ready."""
@@ -131,9 +131,14 @@ class Wires:
         """A worker tells all others."""
         self._told[source].append(now)
 
-    def told(self, target: int) -> Time | None:
-        """When a worker has been told by all others; None while that cannot be known."""
-        number = self._heard[target]
+    def told(self, target: int, step: int) -> Time | None:
+        """When a worker has been told by the others that a wave comes through, 0 for all; None while not known yet.
+
+        They tell as often as it does itself; this is about the last time.
+        """
+        number = len(self._told[target]) - 1
+        if step:
+            return self._told_on_the_way(target, step, number)
         if self._workers == 1:
             return self._told[target][number]
         if number not in self._latest:
@@ -144,11 +149,21 @@ class Wires:
             self._latest[number] = ordered[-1], ordered[-2], np.argmax(told, axis=0)
         last, before, who = self._latest[number]
         latest = np.where(who == target, before, last)
-        return latest + self._links.latency + STATUS_BYTES * self._links.byte_seconds
+        return latest + self._telling
 
-    def hear(self, target: int) -> None:
-        """It has heard them."""
-        self._heard[target] += 1
+    @property
+    def _telling(self) -> Time:
+        return self._links.latency + STATUS_BYTES * self._links.byte_seconds
+
+    def _told_on_the_way(self, target: int, step: int, number: int) -> Time | None:
+        before = range(target) if step > 0 else range(self._workers - 1, target, -1)
+        latest = self._latest_on_the_way[number, step]
+        for worker in before[len(latest) :]:
+            if len(self._told[worker]) <= number:
+                return None
+            own = np.asarray(self._told[worker][number], dtype=float)
+            latest.append(np.maximum(latest[-1], own) if latest else own)
+        return latest[len(before) - 1] + self._telling if before else np.zeros_like(self._links.latency, dtype=float)
 
     def _start(self, source: int, target: int, channel: _Channel) -> None:
         """Put on the link what is ready and waited for."""

@@ -1,0 +1,112 @@
+"""What every worker tells every other before a step: what it is about to do, or why it cannot."""
+
+from collections.abc import Collection, Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from surmin.pipeline.channel import Receiver, Route, Sender, Shape
+
+STATUS_BYTES = 1024
+STATUS_TAG = 0
+Status = tuple[str, str]
+"""A worker's complaint, empty for none, and what it is about to do."""
+
+
+class Comparison:
+    """One small message from every worker to every other, a step at a time.
+
+    Args:
+        places: of all workers by rank, in their pipes.
+        route: to them.
+    """
+
+    def __init__(self, places: Mapping[int, int], route: Route) -> None:
+        self._places = places
+        self._told: dict[int, Status] = {}
+        self._broken: str | None = None
+        others = [rank for rank in sorted(places) if rank != dist.get_rank()]
+        shapes: list[Shape] = [(torch.uint8, (STATUS_BYTES,))]
+        self._senders = [Sender(route, rank, STATUS_TAG, shapes) for rank in others]
+        self._receivers = {rank: Receiver(route, rank, STATUS_TAG, shapes) for rank in others}
+        for receiver in self._receivers.values():
+            receiver.prepare(2)
+
+    def tell(self, description: str, complaint: str) -> None:
+        """Begin the next comparison.
+
+        Raises:
+            ValueError: when there was trouble in the last one that had not been heard of yet.
+            RuntimeError: when there was trouble in the middle of a wave before.
+        """
+        self.hear()
+        if self._broken is not None:
+            raise RuntimeError(f"this pipeline cannot go on after an error in the middle of a wave: {self._broken}")
+        for sender in self._senders:
+            sender.send((encode_status((complaint, description)),))
+        self._told = {dist.get_rank(): (complaint, description)}
+
+    def hear(self, places: Collection[int] | None = None, *, in_wave: bool = True) -> None:
+        """Wait for what the workers at some places told, or all; nothing is waited for twice.
+
+        Args:
+            places: in the pipe, of all replicas.
+            in_wave: whether messages of a wave may be under way; after trouble the pipeline cannot go on then.
+
+        Raises:
+            ValueError: when one complains or they differ, naming all that do.
+        """
+        if not self._told:
+            return
+        self._listen(places)
+        if _trouble(self._told) is not None:
+            self._listen(None)
+        trouble = _trouble(self._told)
+        if len(self._told) == len(self._places):
+            self._told = {}
+        if trouble is not None:
+            self._broken = trouble if in_wave else None
+            raise ValueError(trouble)
+
+    def flush(self) -> None:
+        """Wait until everything has been sent."""
+        for sender in self._senders:
+            sender.flush()
+
+    def _listen(self, places: Collection[int] | None) -> None:
+        for rank, receiver in self._receivers.items():
+            if rank not in self._told and (places is None or self._places[rank] in places):
+                self._told[rank] = decode_status(receiver.receive()[0])
+
+
+def encode_status(status: Status) -> Tensor:
+    """As bytes, both parts cut to what fits."""
+    half = STATUS_BYTES // 2
+    parts = [part.encode()[:half].ljust(half, b"\0") for part in status]
+    return torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.uint8)
+
+
+def decode_status(told: Tensor) -> Status:
+    """What was encoded."""
+    content, half = bytes(told.tolist()), STATUS_BYTES // 2
+    complaint, description = (part.rstrip(b"\0").decode(errors="replace") for part in (content[:half], content[half:]))
+    return complaint, description
+
+
+def _trouble(told: Mapping[int, Status]) -> str | None:
+    """What keeps the workers from going on, by the complaint of each and its description of what it is about to do."""
+    told = dict(sorted(told.items()))
+    complaints = {rank: complaint for rank, (complaint, _) in told.items() if complaint}
+    if complaints:
+        same = len(complaints) == len(told) and len(set(complaints.values())) == 1
+        named = [complaint if same else f"worker {rank}: {complaint}" for rank, complaint in complaints.items()]
+        return named[0] if same else "; ".join(named)
+    (first, (_, expected)), *others = told.items()
+    for rank, (_, description) in others:
+        if description != expected:
+            return (
+                "the workers were not given the same batch: "
+                f"worker {first} has {expected}; worker {rank} has {description}"
+            )
+    return None
