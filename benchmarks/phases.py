@@ -16,13 +16,19 @@ class PhaseTimer(WorkMeter):
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._counted: defaultdict[str, int] = defaultdict(int)
         self._device = device
 
     @contextmanager
     def phase(self, key: Hashable) -> Iterator[None]:
         """Count and time what is done inside."""
-        start = now(self._device)
+        start, before = now(self._device), self.operations
         with super().phase(key):
             yield
-        kind = key[0] if isinstance(key, tuple) else key
-        self.seconds[str(kind)] += now(self._device) - start
+        kind = str(key[0] if isinstance(key, tuple) else key)
+        self.seconds[kind] += now(self._device) - start
+        self._counted[kind] += self.operations - before
+
+    def counted_in(self, kind: str) -> int:
+        """Operations of all phases of a kind."""
+        return self._counted[kind]

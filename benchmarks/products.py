@@ -40,7 +40,7 @@ def _blocks(result: Result, settings: Settings) -> None:
     rows = []
     for width in (64, 128) if settings.quick else WIDTHS:
         settings.note(f"products at width {width}")
-        waves = _hidden_block(width, 1000 if settings.quick else SAMPLES, settings.device)
+        waves = hidden_block(width, 1000 if settings.quick else SAMPLES, settings.device)
         product = _over_bare(_product(waves), _bare_products(waves), settings)
         phase = _over_bare(_local_phase(waves), _bare_local_phase(waves), settings)
         rows.append((str(width), *(text for found in (product, phase) for text in _block_row(found))))
@@ -52,7 +52,7 @@ def _blocks(result: Result, settings: Settings) -> None:
     result.tables.append(Table("One linear block, a quarter of the batch, exact rank: median (range)", columns, rows))
 
 
-def _hidden_block(width: int, samples: int, device: torch.device) -> BlockWaves:
+def hidden_block(width: int, samples: int, device: torch.device) -> BlockWaves:
     """What the waves of a round at the defaults leave in a hidden layer."""
     problem, options = gaussian_mlp(device, BLOCKS, width, samples, features=width), Options()
     pipeline = InProcessPipeline(partition(problem.network(0), 2), CrossEntropy())

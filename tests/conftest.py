@@ -1,6 +1,17 @@
+import pytest
 import torch
 from hypothesis import settings
+
+from tests import device
 
 settings.register_profile("surmin", deadline=None)  # a busy machine is not a failure
 settings.load_profile("surmin")
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where networks and data of the tests lie: cpu or cuda")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    device.use(config.getoption("--device"))

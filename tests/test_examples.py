@@ -23,8 +23,8 @@ def test_every_example_says_how_it_is_run():
 
 
 def test_the_oracle_is_the_gradient_of_the_expected_reward_in_the_mean():
-    logits = torch.tensor([[0.3, -0.2, 0.9], [1.0, 0.0, -1.0]], dtype=torch.float64, requires_grad=True)
-    digits = torch.tensor([2, 1])
+    logits = torch.tensor([[0.3, -0.2, 0.9], [1.0, 0.0, -1.0]], dtype=torch.float64, device="cpu", requires_grad=True)
+    digits = torch.tensor([2, 1], device="cpu")
     (-logits.softmax(1).gather(1, digits.unsqueeze(1)).sum()).backward()
     count = 100_000
     rows, labels = logits.detach().repeat_interleave(count, 0), digits.repeat_interleave(count)

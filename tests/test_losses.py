@@ -58,12 +58,13 @@ def test_exact_factor_trace_and_smoothness_against_the_dense_hessian(loss: Conve
 def test_the_smoothness_constants_are_attained() -> None:
     """½ for softmax with two equal classes, ¼ for logistic at 0, 1 for squared error: none can be smaller."""
     tie, label = torch.tensor([[0.0, 0.0, -50.0]], dtype=torch.float64), torch.tensor([0])
-    assert torch.linalg.eigvalsh(loss_hessians(CrossEntropy(), tie, label)).max() == pytest.approx(0.5, rel=1e-12)
+    largest = torch.linalg.eigvalsh(loss_hessians(CrossEntropy(), tie, label)).max()
+    assert float(largest) == pytest.approx(0.5, rel=1e-12)
     assert CrossEntropy().smoothness(tie) == 0.5
     zero = torch.zeros(1, 2, dtype=torch.float64)
     for loss in (LogisticLoss(), SquaredError()):
         largest = torch.linalg.eigvalsh(loss_hessians(loss, zero, zero)).max()
-        assert largest == pytest.approx(loss.smoothness(zero), rel=1e-12)
+        assert float(largest) == pytest.approx(loss.smoothness(zero), rel=1e-12)
 
 
 @by_loss
@@ -72,7 +73,7 @@ def test_the_sampled_factor_is_unbiased(loss: ConvexLoss, shape: tuple[int, ...]
     outputs, targets = outputs_and_targets(loss, shape, scale=1.0)
     expected = loss_hessians(loss, outputs, targets)
     rank, draws = 2, 6000
-    generator = torch.Generator().manual_seed(7)
+    generator = torch.Generator(outputs.device).manual_seed(7)
     samples = torch.stack([
         outer(loss.sampled_factor(outputs[:1], targets[:1], rank, generator)) for _ in range(draws)
     ])  # fmt: skip
@@ -86,7 +87,7 @@ def test_the_sampled_factor_is_unbiased(loss: ConvexLoss, shape: tuple[int, ...]
 def test_the_sampled_factor_depends_on_the_generator_alone(loss: ConvexLoss) -> None:
     outputs, targets = outputs_and_targets(loss, (4, 3))
     first, again, other = (
-        loss.sampled_factor(outputs, targets, 3, torch.Generator().manual_seed(s)) for s in (5, 5, 6)
+        loss.sampled_factor(outputs, targets, 3, torch.Generator(outputs.device).manual_seed(s)) for s in (5, 5, 6)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -94,7 +95,7 @@ def test_the_sampled_factor_depends_on_the_generator_alone(loss: ConvexLoss) -> 
 
 def softmax_reference(logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """P and 1 - p for one row, in extended precision without cancellation."""
-    z = logits.double().numpy().astype(np.longdouble)
+    z = logits.double().cpu().numpy().astype(np.longdouble)
     e = np.exp(z - z.max())
     rest = np.array([np.delete(e, i).sum() for i in range(len(e))])
     return e / e.sum(), rest / e.sum()
@@ -119,7 +120,7 @@ def test_cross_entropy_at_extreme_logits(row: list[float], dtype: torch.dtype) -
     tolerance = 50 * float(torch.finfo(dtype).eps)
     factor = loss.factor(outputs, torch.tensor([0]))
     # SSᵀ is right relative to its own diagonal: nothing is lost to 1 - p where p is nearly 1
-    found = outer(factor.double())[0].numpy()
+    found = outer(factor.double())[0].cpu().numpy()
     scale = np.sqrt(np.outer(exact.diagonal(), exact.diagonal()))
     assert (np.abs(found - exact) <= tolerance * scale + 1e-36).all()
     trace = loss.trace(outputs, torch.tensor([0]))
@@ -130,7 +131,8 @@ def test_cross_entropy_at_extreme_logits(row: list[float], dtype: torch.dtype) -
         expected = p.copy()
         expected[label] = -rest[label]
         assert torch.isfinite(value).all() and torch.isfinite(gradient).all()
-        np.testing.assert_allclose(gradient[0].double().numpy(), expected.astype(float), rtol=tolerance, atol=1e-36)
+        found = gradient[0].double().cpu().numpy()
+        np.testing.assert_allclose(found, expected.astype(float), rtol=tolerance, atol=1e-36)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -205,7 +207,7 @@ def test_a_gradient_oracle_is_a_gradient_and_a_constant() -> None:
     torch.testing.assert_close(
         outer(loss.factor(outputs, targets)), 2 * torch.eye(2, dtype=torch.float64).expand(3, 2, 2)
     )
-    drawn = loss.sampled_factor(outputs, targets, 4, torch.Generator().manual_seed(0))
+    drawn = loss.sampled_factor(outputs, targets, 4, torch.Generator(outputs.device).manual_seed(0))
     torch.testing.assert_close(drawn.abs(), torch.full_like(drawn, math.sqrt(2 / 4)))
 
 

@@ -103,7 +103,7 @@ def test_sampled_rows_carry_their_weights_down_the_pipe() -> None:
     assert len(rows) == curvature.sample_count(9) == 4
     flat = columns.flatten(2)
     curvatures = torch.einsum("knd,kne->nde", flat, flat)
-    traces, generator = case.loss.trace(outputs, targets), torch.Generator().manual_seed(3)
+    traces, generator = case.loss.trace(outputs, targets), torch.Generator(outputs.device).manual_seed(3)
     drawn, weights = importance_rows(traces, 4, curvature.share, generator)
     assert torch.equal(rows, drawn)
     assert weights.std() > 0.05

@@ -7,7 +7,7 @@ from surmin.curvature.sampling import importance_rows
 
 
 def draw(traces: torch.Tensor, count: int, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return importance_rows(traces, count, share, torch.Generator().manual_seed(seed))
+    return importance_rows(traces, count, share, torch.Generator(traces.device).manual_seed(seed))
 
 
 @given(

@@ -19,6 +19,7 @@ from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.placement import spread
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from tests.cases import Case
+from tests.device import here
 
 SAMPLES = 24
 ROUNDS = 5
@@ -123,6 +124,7 @@ def make_pipeline(setting: Setting, modules: Sequence[nn.Module]) -> Pipeline:
     return Pipeline(
         [modules[index] for index in share], setting.case.loss,
         microbatches=setting.microbatches, schedule=setting.schedule, timeout=TIMEOUT, mesh=mesh,
+        device=here(),
     )  # fmt: skip
 
 
@@ -132,4 +134,4 @@ def values(pipeline: WorkerPipeline) -> dict[str, Any]:
 
 
 def _array(tensor: Tensor) -> Any:
-    return tensor.detach().clone().numpy()
+    return tensor.detach().cpu().clone().numpy()

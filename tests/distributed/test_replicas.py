@@ -136,7 +136,7 @@ def share(batch: tuple[Tensor, Tensor], pipes: int) -> tuple[Tensor, Tensor]:
 
 
 def values(pipeline: WorkerPipeline) -> dict[str, Any]:
-    return {name: parameter.detach().clone().numpy() for name, parameter in pipeline.parameters.items()}
+    return {name: parameter.detach().cpu().clone().numpy() for name, parameter in pipeline.parameters.items()}
 
 
 def test_replicas_draw_differently_from_equal_shares(workers: Workers) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.worker_pipeline import WorkerPipeline
+from tests.device import is_shared
 from tests.distributed.settings import SAMPLES, Setting, make_method, running, values
 from tests.distributed.workers import Workers
 
@@ -29,7 +30,7 @@ def alternate(pipeline: WorkerPipeline, setting: Setting) -> tuple[list[float], 
         losses += [report.loss, report.new_loss]
         waves.append(report.forward_waves)
         predicted = pipeline.predict(case.batch(5 + number % 2, seed=3)[0])
-        predictions.append(None if predicted is None else predicted.numpy())
+        predictions.append(None if predicted is None else predicted.cpu().numpy())
     return losses, waves, predictions
 
 
@@ -147,6 +148,7 @@ def step_in_every_way(make: Make, placement: str) -> list[Any]:
     found = []
     for way in WAYS.values():
         setting = replace(Setting(workers=3, stages=3, microbatches=3), **way)
+        setting = replace(setting, schedule="posted") if is_shared(3) else setting
         with make(setting, make_modules(placement)) as pipeline:
             method = make_method(pipeline, setting)
             for _ in range(2):

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
+from tests import device
+
 SECONDS = 60
 """After which a task that has not ended is ended, by its own process and by the one that asked for it."""
 
@@ -72,16 +74,17 @@ class Workers:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         own, other = context.Pipe()
-        process = context.Process(target=_serve, args=(other,), daemon=True)
+        process = context.Process(target=_serve, args=(other, str(device.here())), daemon=True)
         process.start()
         other.close()
         self._processes.append(process)
         self._connections.append(own)
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, device_name: str) -> None:
     """Carry out tasks until the one who asks is gone."""
     torch.set_num_threads(1)
+    device.use(device_name)
     while True:
         try:
             rank, count, rendezvous, task, arguments = connection.recv()

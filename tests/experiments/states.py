@@ -9,7 +9,7 @@ from torch import Tensor
 
 def equal(first: Any, second: Any) -> bool:
     if isinstance(first, Tensor):
-        return isinstance(second, Tensor) and first.dtype == second.dtype and torch.equal(first, second)
+        return isinstance(second, Tensor) and first.dtype == second.dtype and torch.equal(first.cpu(), second.cpu())
     if isinstance(first, dict):
         return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
     if isinstance(first, list):

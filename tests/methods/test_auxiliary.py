@@ -10,6 +10,7 @@ from surmin import SquaredError
 from surmin.methods.heads import build_head, layout_of
 from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
+from tests.device import here
 from tests.experiments.states import equal
 from tests.methods.cases import largest_difference
 from tests.methods.local_cases import case_of, initial_weights, make_method, make_stages
@@ -56,12 +57,12 @@ def test_torch_s_own_random_numbers_stay_as_they_were() -> None:
 )
 def test_layouts(state: tuple[int, ...], outputs: tuple[int, ...], layout: str) -> None:
     assert layout_of(state, outputs) == layout
-    head = build_head(state, outputs)
+    head = build_head(state, outputs).to(here())
     assert head(torch.randn(6, *state)).shape == (6, *outputs)
 
 
 def test_images_of_one_pixel() -> None:
-    assert build_head((2, 1, 3), (4,))(torch.randn(5, 2, 1, 3)).shape == (5, 4)
+    assert build_head((2, 1, 3), (4,)).to(here())(torch.randn(5, 2, 1, 3)).shape == (5, 4)
 
 
 class Transposed(nn.Module):

@@ -36,8 +36,9 @@ class TwoWorkers:
         change = gradient - self.gradient
         parts = [[vector[:CUT], vector[CUT:]] for vector in (step, change, gradient)]
         own = list(zip(self.memories, *parts, strict=True))
-        summed = sum(memory.products(*vectors) for memory, *vectors in own)
-        assert isinstance(summed, Tensor)
+        products = sum(memory.products(*vectors) for memory, *vectors in own)
+        assert isinstance(products, Tensor)
+        summed = products.cpu()  # as `total` gives them
         found = [memory.extended(s, y, summed, self.projection) for memory, s, y, _ in own]
         self.memories, self.gradient, self.projection = [memory for memory, _ in found], gradient, found[0][1]
         return found[0][1]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from surmin import CrossEntropy, SquaredError, SurrogateMinimizer
 from surmin.pipeline.validation import check_batch, check_modules
+from tests.device import here
 
 
 def minimizer(*stages: nn.Module, microbatches: int = 1) -> SurrogateMinimizer:
@@ -220,5 +221,5 @@ def test_a_batch_of_another_precision_is_named() -> None:
 
 def test_a_batch_on_another_device_is_named() -> None:
     sm = SurrogateMinimizer([nn.Linear(3, 2)], CrossEntropy())
-    with pytest.raises(ValueError, match=r"the network is on cpu, but inputs are on meta"):
+    with pytest.raises(ValueError, match=f"the network is on {here()}, but inputs are on meta"):
         sm.step(torch.randn(4, 3, device="meta"), torch.zeros(4, dtype=torch.int64))

@@ -34,11 +34,11 @@ def test_every_iterate_equals_scipy_s(steps: int, preconditioned: bool) -> None:
     result = ConjugateGradient(steps).solve(
         quadratic(matrix, gradient, damping=0.2), (lambda v: inverse @ v) if preconditioned else None
     )
-    dense = (matrix + 0.2 * torch.eye(8, dtype=torch.float64)).numpy()
+    dense = (matrix + 0.2 * torch.eye(8, dtype=torch.float64)).cpu().numpy()
     expected, _ = scipy.sparse.linalg.cg(
-        dense, -gradient.numpy(), rtol=0, maxiter=steps, M=inverse.numpy() if preconditioned else None
+        dense, -gradient.cpu().numpy(), rtol=0, maxiter=steps, M=inverse.cpu().numpy() if preconditioned else None
     )
-    np.testing.assert_allclose(result.step.numpy(), expected, rtol=1e-9)
+    np.testing.assert_allclose(result.step.cpu().numpy(), expected, rtol=1e-9)
     assert result.reason is Reason.MAX_STEPS
     assert result.products == steps
 

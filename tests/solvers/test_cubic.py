@@ -17,7 +17,7 @@ spectra = st.lists(st.floats(-5, 5).map(lambda x: round(x, 2)), min_size=1, max_
 
 def best_value(matrix: Tensor, gradient: Tensor, cubic: float, starts: int = 12) -> float:
     """The least of many runs of SciPy's BFGS: no secular equation, no eigenvalues."""
-    a, g = matrix.numpy(), gradient.numpy()
+    a, g = matrix.cpu().numpy(), gradient.cpu().numpy()
     generator = np.random.default_rng(0)
 
     def value(d: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from surmin.curvature.sampling import importance_rows
 from surmin.curvature.wire import WireName, restore_columns, round_columns
 from surmin.losses import ConvexLoss, identity_factor
 from surmin.stages.block import Block
-from surmin.stages.stage import Tape, layer_inputs
+from surmin.stages.stage import Tape, selected
 
 MAX_EXACT_COLUMNS = 1024
 """Outputs per sample up to which a factor without a rank is built."""
@@ -62,16 +62,17 @@ class FactorCurvature:
     def arrivals(
         self, tapes: Sequence[Tape], messages: Iterable[Message]
     ) -> Iterator[tuple[Sequence[Tape], Sequence[Message]]]:
-        """Every message at once: its rows may lie in any micro-batch; without rows it belongs to its own."""
+        """Every message at once, with the tape of its rows, which may lie in any micro-batches, or else of its own."""
         for number, message in enumerate(messages):
-            yield (tapes if len(message) > 1 else tapes[number : number + 1]), [message]
+            _, *rows = message
+            yield [selected(tapes, *rows) if rows else tapes[number]], [message]
 
     def descend(
         self, block: Block, tapes: Sequence[Tape], messages: Sequence[Message], samples: int, seed: int
     ) -> tuple[GaussNewton, list[Message]]:
         """The block's Gauss-Newton matrix, and the columns at the block's input."""
-        (message,) = messages
-        own, below = _descend_one(block, tapes, message)
+        (message,), (tape,) = messages, tapes
+        own, below = _descend_one(block, tape, message)
         return GaussNewton(own, self.sample_count(samples)), [below]
 
     def pack(self, message: Message) -> Message:
@@ -119,17 +120,18 @@ def gauss_newton(block: Block, tape: Tape, message: Message, samples: int) -> Ga
         message: the columns at its output and their rows.
         samples: how many samples carry the curvature of the whole batch.
     """
-    return GaussNewton(_descend_one(block, [tape], message)[0], samples)
+    _, *rows = message
+    return GaussNewton(_descend_one(block, selected([tape], *rows) if rows else tape, message)[0], samples)
 
 
-def _descend_one(block: Block, tapes: Sequence[Tape], message: Message) -> tuple[list[FactorPiece], Message]:
+def _descend_one(block: Block, tape: Tape, message: Message) -> tuple[list[FactorPiece], Message]:
     """Pull the columns of one message through a block, keeping them at the output of every trainable layer."""
     columns, *rows = message
     pieces: list[FactorPiece] = []
     trainable = sum(1 for layer in block.layers if layer.size)
     for index in reversed(range(block.start, block.stop)):
         layer = block.stage.layers[index]
-        piece = FactorPiece(layer, tapes[0].parameters[index], layer_inputs(tapes, index, *rows), columns)
+        piece = FactorPiece(layer, tape.parameters[index], tape.inputs[index].detach(), columns)
         if layer.size:
             pieces.append(piece)
         if block.index == 0 and len(pieces) == trainable:

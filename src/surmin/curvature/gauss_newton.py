@@ -62,6 +62,8 @@ class GaussNewton:
 def weighted_sum(columns: Tensor, coefficients: Tensor) -> Tensor:
     """R c: columns (k, q, *out) and coefficients (k, q) to (q, *out), one pass over the columns."""
     weights = coefficients.view(*coefficients.shape, *[1] * (columns.dim() - 2))
+    if columns.is_cuda:
+        return (columns * weights).sum(0)
     total = columns[0] * weights[0]
     for column, weight in zip(columns[1:], weights[1:], strict=True):
         total.addcmul_(column, weight)
@@ -69,9 +71,12 @@ def weighted_sum(columns: Tensor, coefficients: Tensor) -> Tensor:
 
 
 def _through_factor(columns: Sequence[Tensor], tangents: Sequence[Tensor]) -> list[Tensor]:
-    """R_l Σ_m R_mᵀ t_m for every layer l, a few samples at a time: the columns come from memory once, not twice."""
+    """R_l Σ_m R_mᵀ t_m for every layer l, a few samples at a time: the columns come from memory once, not twice.
+
+    On a GPU, where each kernel has to be launched, all samples at once.
+    """
     per_sample = sum(own[:, 0].numel() for own in columns if own.shape[1])
-    step = max(1, CACHED_NUMBERS // max(1, per_sample))
+    step = max(1, len(tangents[0])) if columns[0].is_cuda else max(1, CACHED_NUMBERS // max(1, per_sample))
     cotangents = [torch.empty_like(tangent) for tangent in tangents]
     for start in range(0, len(tangents[0]), step):
         rows = slice(start, start + step)

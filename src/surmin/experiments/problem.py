@@ -116,6 +116,7 @@ def build_problem(config: ExperimentConfig, data: Dataset, team: Team) -> Proble
             schedule=config.schedule,
             timeout=config.waiting,
             mesh=_mesh(position),
+            device=data.train_inputs.device,
         )
     return Problem(data, modules, pipeline, team, position)
 

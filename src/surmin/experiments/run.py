@@ -1,6 +1,7 @@
 """One run: a network, a method, and the folder that records what happens."""
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from surmin.report import StepReport
 
 CHECKPOINT_SECONDS = 30.0
 TOKEN_RANK = 2
+NO_CONTEXT = "Attempting to run cuBLAS"
+"""How torch begins to tell that its thread for gradients is the first to use cuBLAS: it does no harm."""
 Status = Literal["reached", "finished", "diverged", "interrupted"]
 
 
@@ -104,7 +107,7 @@ class Run:
         Args:
             on_row: called with every new row.
         """
-        _warm_up()
+        _warm_up(self.problem.data.train_inputs.device)
         saved = time.monotonic()
         with deferred_interrupt() as is_interrupted:
             while self.status == "interrupted":
@@ -183,10 +186,12 @@ class Run:
         checkpoint.restore(parameters)
 
 
-def _warm_up() -> None:
-    """Have torch import now what it imports at the first gradient: half a second that is no method's work."""
-    point = torch.ones(1, requires_grad=True)
-    torch.autograd.grad(2 * point, point, torch.ones(1))
+def _warm_up(device: torch.device) -> None:
+    """Have torch import and open now what it does at the first gradient: half a second that is no method's work."""
+    point = torch.ones(1, 1, device=device, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", NO_CONTEXT)
+        torch.autograd.grad(point @ point, point, torch.ones_like(point))
 
 
 def status_of(rows: Sequence[Row], config: RunConfig) -> Status:

@@ -102,7 +102,9 @@ def team_of(worker: Worker | None, timeout: float, device: str) -> Iterator[Team
         yield ALONE
         return
     own = choose_device(device, worker.local_rank)
-    with joined(worker, timeout, own if own.type == "cuda" else None):
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
+    with joined(worker, timeout):
         yield Workers(worker.rank, worker.count, worker.local_rank, timeout)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-import torch
 import torch.distributed as dist
 
 from surmin.launch.reports import PeerError
@@ -25,25 +24,23 @@ LOST = re.compile(
 
 
 @contextmanager
-def joined(worker: Worker, timeout: float, device: torch.device | None = None) -> Iterator[None]:
-    """While inside, this worker is in torch's default process group; all workers leave it together.
+def joined(worker: Worker, timeout: float) -> Iterator[None]:
+    """While inside, this worker is in torch's default process group, of gloo; all workers leave it together.
 
     An error inside ends the process (`Worker.fail`): with its peers waiting, nothing else could end it in time.
 
     Args:
         worker: this process.
         timeout: seconds to wait for another worker, here and in every communication.
-        device: the GPU this worker computes on, for a group that carries its tensors too; None for gloo alone.
     """
     try:
         _keep_to_loopback()
         dist.init_process_group(
-            "gloo" if device is None else "cpu:gloo,cuda:nccl",
+            "gloo",
             init_method=os.environ.get(RENDEZVOUS_VARIABLE, "env://"),
             rank=worker.rank,
             world_size=worker.count,
             timeout=timedelta(seconds=timeout),
-            device_id=device,
         )
         yield
         dist.barrier()

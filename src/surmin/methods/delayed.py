@@ -121,13 +121,12 @@ class Delayed(Stagewise):
         for shape in dict.fromkeys(self._shapes):
             self.exchange.open(shape)
         self._waiting = []
-        device = next((parameter.device for parameter in names.values()), torch.device("cpu"))
         for position, found in enumerate(own):
-            self._resume_stage(position, found, device)
-        self._targets = deque(targets.to(device) for targets in own[-1].get("targets", ()))
+            self._resume_stage(position, found)
+        self._targets = deque(targets.to(self.pipeline.device) for targets in own[-1].get("targets", ()))
 
-    def _resume_stage(self, position: int, found: Mapping[str, Any], device: torch.device) -> None:
-        stage, microbatches = self.pipeline.stages[position], self.pipeline.microbatches
+    def _resume_stage(self, position: int, found: Mapping[str, Any]) -> None:
+        stage, microbatches, device = self.pipeline.stages[position], self.pipeline.microbatches, self.pipeline.device
         self._underway[position] = deque(
             Underway.unpack(packed, stage, microbatches, device) for packed in found["underway"]
         )

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surmin.curvature.output_curvature import Message
 from surmin.methods.local_learning import LocalLearning
 from surmin.methods.stagewise import GRADIENT, Round, make_optimizer, parts_of
 from surmin.methods.synthesizer import Synthesizer, check_targets
@@ -165,9 +164,11 @@ class SyntheticGradients(LocalLearning):
         }
 
     def _unpack(self, position: int, lesson: Mapping[str, Sequence[Tensor]]) -> None:
-        gradients: list[Message] = [(gradient.clone(),) for gradient in lesson["gradients"]]
-        self.exchange.restore(GRADIENT, position, self._shape, gradients)
-        outputs, targets = ([value.clone() for value in lesson[name]] for name in ("outputs", "targets"))
+        device = self.pipeline.device
+        outputs, targets, gradients = (
+            [value.to(device, copy=True) for value in lesson[name]] for name in ("outputs", "targets", "gradients")
+        )
+        self.exchange.restore(GRADIENT, position, self._shape, [(gradient,) for gradient in gradients])
         self._lessons[position] = _Lesson(outputs, targets)
 
     def _name(self, position: int) -> str:

@@ -24,6 +24,7 @@ DTYPES = (
     torch.int8,
 )
 MAX_TENSORS, MAX_DIMENSIONS = 4, 8
+CPU = torch.device("cpu")
 MOST_UNDERWAY = 64
 """Tensors that a sender lets be on their way before it waits for the first of them."""
 HEADER = 1 + MAX_TENSORS * (2 + MAX_DIMENSIONS)
@@ -37,13 +38,20 @@ class Route:
     Attributes:
         group: the process group.
         device: where tensors are to be for it.
+        home: where what is received belongs.
         posts_ahead: whether a receive may be posted long before its message is sent. gloo then delivers in one latency
             instead of two or three; NCCL's queue would be blocked by it.
     """
 
     group: dist.ProcessGroup
     device: torch.device
+    home: torch.device
     posts_ahead: bool
+
+    @classmethod
+    def of_processor(cls, group: dist.ProcessGroup, home: torch.device = CPU) -> "Route":
+        """Through the processor's memory, by gloo."""
+        return cls(group, CPU, home, posts_ahead=True)
 
 
 @dataclass
@@ -85,7 +93,7 @@ class Sender(_End):
             RuntimeError: when its shapes are not those of the first message.
             PeerError: when the other worker is gone.
         """
-        tensors = [tensor.detach().contiguous() for tensor in message]
+        tensors = [tensor.detach().to(self.route.device).contiguous() for tensor in message]
         shapes = _shapes(tensors)
         if self.shapes is None:
             self._begin(_header(shapes, self.route.device), self._header_tag)
@@ -145,7 +153,7 @@ class Receiver(_End):
             with answer_from(self.peer):
                 work.wait()
         self._post_ahead()
-        return tuple(tensor for _, tensor in arriving)
+        return tuple(tensor.to(self.route.home) for _, tensor in arriving)
 
     def _post_ahead(self) -> None:
         while self.shapes is not None and len(self._posted) < self._ahead:

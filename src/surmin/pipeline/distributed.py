@@ -1,5 +1,6 @@
 """The pipeline over processes: every one holds its stages, and runs the same waves at its place."""
 
+import socket
 from collections.abc import Sequence
 from datetime import timedelta
 from hashlib import blake2b
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from surmin.losses import ConvexLoss
-from surmin.pipeline.channel import Route
+from surmin.pipeline.channel import CPU, Route
 from surmin.pipeline.comparison import decode_status, encode_status
 from surmin.pipeline.held_stages import Boundaries
 from surmin.pipeline.process_links import ProcessLinks
@@ -40,6 +41,9 @@ class Pipeline(WorkerPipeline):
     steps are those of one process with all shares; otherwise every replica draws samples and columns from its own.
     Work, messages and bytes are this worker's own; `ProcessReplicas` says how all-reduces are counted.
 
+    Workers that have a GPU each send from one to the other by NCCL. Where some share a GPU, or have none, everything
+    goes through the processor's memory, by gloo.
+
     Args:
         stages: the module or consecutive modules that this worker holds, each a stage.
         loss: the convex loss of the network's output, the same on every worker.
@@ -49,16 +53,19 @@ class Pipeline(WorkerPipeline):
             links a message then takes one latency instead of two or three.
         timeout: seconds to wait for another worker.
         mesh: of all processes, with dimensions ("dp", "pp"): replicas, and places in the pipe.
+        device: where this worker's stages and its batches are; if not given, where its parameters are, and the
+            processor where it has none.
 
     Raises:
-        ValueError: on every worker, when a module of one cannot be trained this way, or replicas do not begin with
-            equal parameters, saying which and why.
+        ValueError: on every worker, when a module of one cannot be trained this way, replicas do not begin with equal
+            parameters, or workers share a GPU for which torch's schedules need one each, saying which and why.
         RuntimeError: when torch's process group has not been initialised.
     """
 
     def __init__(
         self, stages: nn.Module | Sequence[nn.Module], loss: ConvexLoss, *, microbatches: int = 1,
         schedule: ScheduleName = "posted", timeout: float = TIMEOUT, mesh: DeviceMesh | None = None,
+        device: torch.device | None = None,
     ) -> None:  # fmt: skip
         if not dist.is_initialized():
             raise RuntimeError(
@@ -66,33 +73,42 @@ class Pipeline(WorkerPipeline):
                 "torch.distributed.init_process_group()"
             )
         modules = [stages] if isinstance(stages, nn.Module) else list(stages)
-        patience, device, traffic = timedelta(seconds=timeout), _device(modules), Traffic()
+        patience, traffic = timedelta(seconds=timeout), Traffic()
+        self._device = device = device or _device(modules)
         pipes = pipes_of(mesh)
         pipe = next(pipe for pipe in pipes if dist.get_rank() in pipe)
         everyone = [range(dist.get_world_size())]
-        control = Route(_group("gloo", patience, everyone), torch.device("cpu"), posts_ahead=True)
-        told = _tell_everyone(_held(modules, schedule), _complaint(modules), control.group, pipes)
+        control = Route.of_processor(_group("gloo", patience, everyone))
+        told = _tell_everyone(_held(modules, schedule, device), _complaint(modules), control.group, pipes)
+        gpus = [own.gpu for own in told]
+        is_direct = 0 not in gpus and len(set(gpus)) == len(gpus)
         held = [told[rank] for rank in pipe]
         first_layer = sum(own.layers for own in held[: pipe.index(dist.get_rank())])
         own_stages: list[Stage] = []
         for module in modules:
             own_stages.append(Stage.of(module, first_layer + sum(len(stage.layers) for stage in own_stages)))
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        backend = "nccl" if is_direct else "gloo"
         blocks = {"layer": [own.layer_blocks for own in held], "stage": [own.stage_blocks for own in held]}
         routes = {
-            wave: Route(_group(backend, patience, everyone), device, posts_ahead=backend == "gloo")
+            wave: Route(group, device, device, posts_ahead=False) if is_direct else Route.of_processor(group, device)
             for wave in ("activations", "curvature")
+            for group in [_group(backend, patience, everyone)]
         }
         replicas: Replicas = ONE_REPLICA
         if len(pipes) > 1:
             same_place = list(zip(*pipes, strict=True))
-            replicas = ProcessReplicas(_group(backend, patience, same_place), device, traffic)
+            replicas = ProcessReplicas(_group(backend, patience, same_place), device if is_direct else CPU, traffic)
         links = ProcessLinks(pipes, blocks, {**routes, "control": control}, replicas)
         super().__init__(own_stages, loss, microbatches, links, frozenset(), replicas, traffic)
         self._processes = links
         self._scheduled: ScheduledGradients | None = None
         if schedule != "posted":
             self._scheduled = ScheduledGradients(self, schedule, _group(backend, patience, pipes), device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this worker's stages and batches are."""
+        return self._device
 
     def flush(self) -> None:
         """Wait until everything has been sent; to be called, by all, before the process group is destroyed."""
@@ -116,6 +132,7 @@ class _Held(NamedTuple):
     stage_blocks: int
     fingerprint: int
     schedule: int
+    gpu: int
 
 
 def _group(backend: str, timeout: timedelta, sets: Sequence[Sequence[int]]) -> dist.ProcessGroup:
@@ -133,7 +150,7 @@ def _complaint(modules: Sequence[nn.Module]) -> str:
     return ""
 
 
-def _held(modules: Sequence[nn.Module], schedule: str) -> _Held:
+def _held(modules: Sequence[nn.Module], schedule: str, device: torch.device) -> _Held:
     stages = [Stage.of(module) for module in modules if isinstance(module, nn.Module)]
     layer_blocks, stage_blocks = (
         sum(block.size > 0 for own in cut_blocks(stages, kind) for block in own) for kind in ("layer", "stage")
@@ -144,6 +161,7 @@ def _held(modules: Sequence[nn.Module], schedule: str) -> _Held:
         stage_blocks,
         _fingerprint(stages),
         crc32(schedule.encode()),
+        _gpu(device),
     )
 
 
@@ -159,7 +177,14 @@ def _fingerprint(stages: Sequence[Stage]) -> int:
 
 def _device(modules: Sequence[nn.Module]) -> torch.device:
     parameter = next((parameter for module in modules for parameter in module.parameters()), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+    return CPU if parameter is None else parameter.device
+
+
+def _gpu(device: torch.device) -> int:
+    """Which one of all machines', as a number; 0 for the processor."""
+    if device.type != "cuda":
+        return 0
+    return 1 + crc32(f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}".encode())
 
 
 def _tell_everyone(
@@ -181,7 +206,7 @@ def _tell_everyone(
         "seed, or load the same checkpoint"
         for first, *others in zip(*pipes, strict=True)
         for rank in others
-        if everything[rank] != everything[first]
+        if everything[rank]._replace(gpu=0) != everything[first]._replace(gpu=0)
     ]
     if len({own.schedule for own in everything}) > 1:
         trouble.append("the workers were given different schedules: give all of them the same")

@@ -30,7 +30,7 @@ class ScheduledGradients:
         device: of the stages.
 
     Raises:
-        ValueError: for an unknown schedule, or fewer micro-batches than 1F1B needs.
+        ValueError: for an unknown schedule, for GPUs that workers share, or fewer micro-batches than 1F1B needs.
     """
 
     def __init__(self, pipeline: WorkerPipeline, name: str, group: dist.ProcessGroup, device: torch.device) -> None:
@@ -39,6 +39,8 @@ class ScheduledGradients:
                 f"unknown schedule {name!r}: choose one of posted, {', '.join(SCHEDULES)}; zero-bubble "
                 "schedules do not work with the autograd functions used here"
             )
+        if device.type == "cuda" and dist.get_backend(group) != "nccl":
+            raise ValueError(f"schedule {name} needs a GPU for every worker: take schedule posted, or device cpu")
         workers = dist.get_world_size(group)
         if name == "1f1b" and pipeline.microbatches < workers:
             raise ValueError(

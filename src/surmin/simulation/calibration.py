@@ -50,7 +50,7 @@ def _run_end(rank: int, store: str, answers: Any) -> None:
     patience = timedelta(seconds=PATIENCE)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=patience)
     assert dist.group.WORLD is not None
-    route = Route(dist.group.WORLD, torch.device("cpu"), posts_ahead=True)
+    route = Route.of_processor(dist.group.WORLD)
     answers.put([_seconds(rank, route, tag, size) for tag, size in ((1, SMALL), (2, LARGE))])
     dist.barrier()
     dist.destroy_process_group()

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from surmin.curvature.moments import MeanDiagonal, Moments
 
+FEW = 2
+"""How many times as many rows as vectors make solving with a factor cheaper than inverting and multiplying."""
+
 
 class KroneckerPreconditioner:
     """v ↦ P⁻¹ v for a block of one or several layers."""
@@ -52,7 +55,7 @@ class _KroneckerInverse:
 
 @dataclass(frozen=True)
 class _Side:
-    """One factor of the Kronecker product: its inverse, or where fewer vectors than rows come, its Cholesky factor."""
+    """One factor of the Kronecker product: its inverse, or where few vectors come at a time, its Cholesky factor."""
 
     matrix: Tensor
     is_inverse: bool
@@ -60,7 +63,7 @@ class _Side:
     @classmethod
     def of(cls, matrix: Tensor, vectors: int) -> "_Side":
         factor, _ = torch.linalg.cholesky_ex(matrix)
-        if vectors < len(matrix):
+        if FEW * vectors < len(matrix):
             return cls(factor, is_inverse=False)
         return cls(torch.cholesky_inverse(factor), is_inverse=True)
 

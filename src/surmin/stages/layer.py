@@ -6,6 +6,7 @@ J_z and J_θ the Jacobians of f at (z, θ). Cotangents of several columns carry 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -28,7 +29,7 @@ class Layer:
         trainable = {key: value for key, value in module.named_parameters() if value.requires_grad}
         return cls(module, name, trainable, any(getattr(part, "inplace", False) for part in module.modules()))
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of trainable numbers P."""
         return sum(parameter.numel() for parameter in self.parameters.values())

@@ -22,7 +22,7 @@ class Tape:
         cotangents: after `backward`, the gradient of the mean loss with respect to `inputs[i]`, for the i asked for.
     """
 
-    inputs: list[Tensor]
+    inputs: Sequence[Tensor]
     parameters: LayerParameters
     cotangents: dict[int, Tensor] = field(default_factory=dict)
 
@@ -93,17 +93,41 @@ class Stage:
         return [flatten(pieces) if pieces else cotangent.new_zeros(0) for pieces in by_layer]
 
 
-def layer_inputs(tapes: Sequence[Tape], index: int, rows: Tensor | None = None) -> Tensor:
-    """The input of layer `index` in the whole batch, or in some ascending rows of it, from the tapes of its parts."""
+class SelectedInputs(Sequence[Tensor]):
+    """Every layer's input in some rows of a batch, from the tapes of its parts; gathered when asked for.
+
+    Args:
+        tapes: of equal parts of the batch.
+        rows: ascending, counted through the batch.
+    """
+
+    def __init__(self, tapes: Sequence[Tape], rows: Tensor) -> None:
+        self._parts = [(tapes[0].inputs, rows)]
+        self._count = len(tapes[0].inputs)
+        if len(tapes) > 1:
+            length = len(tapes[0].inputs[0])
+            starts = range(0, length * len(tapes) + 1, length)
+            cuts = torch.searchsorted(rows, torch.tensor(starts, device=rows.device)).tolist()
+            spans = zip(tapes, starts, cuts, cuts[1:], strict=False)
+            self._parts = [(tape.inputs, rows[cut:end] - start) for tape, start, cut, end in spans if end > cut]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
+        found = [inputs[index].detach()[rows] for inputs, rows in self._parts]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def selected(tapes: Sequence[Tape], rows: Tensor) -> Tape:
+    """The tape of some ascending rows of a batch, without cotangents."""
+    return Tape(SelectedInputs(tapes, rows), tapes[0].parameters)
+
+
+def layer_inputs(tapes: Sequence[Tape], index: int) -> Tensor:
+    """The input of layer `index` in the whole batch, from the tapes of its parts."""
     parts = [tape.inputs[index].detach() for tape in tapes]
-    if len(parts) == 1:
-        return parts[0] if rows is None else parts[0][rows]
-    if rows is None:
-        return torch.cat(parts)
-    starts = range(0, sum(map(len, parts)) + 1, len(parts[0]))
-    cuts = torch.searchsorted(rows, torch.tensor(starts, device=rows.device)).tolist()
-    spans = zip(parts, cuts, cuts[1:], starts, strict=False)
-    return torch.cat([part[rows[cut:end] - start] for part, cut, end, start in spans if end > cut])
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def leaf_modules(module: nn.Module) -> Iterator[nn.Module]:
