@@ -10,7 +10,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import surmin.models
@@ -22,7 +21,6 @@ MAKERS = {
     torch.arange, torch.as_tensor, torch.empty, torch.eye, torch.from_numpy, torch.full, torch.linspace, torch.logspace,
     torch.ones, torch.rand, torch.randint, torch.randn, torch.randperm, torch.tensor, torch.zeros,
 }  # fmt: skip
-FILLERS = {Tensor.uniform_, Tensor.normal_}
 CPU = torch.device("cpu")
 
 
@@ -34,13 +32,15 @@ class MadeOn(TorchFunctionMode):
         self.device = device
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
         if function in MAKERS and kwargs.get("device") is None and _asked_by_tests():
             made = function(*args, **kwargs)
             moved = made.detach().to(self.device)
             return moved.requires_grad_() if made.requires_grad else moved
-        if function in FILLERS and args[0].device == self.device and _asked_by_tests():
-            return args[0].copy_(function(torch.empty_like(args[0], device=CPU), *args[1:], **kwargs))
+        if getattr(function, "__module__", None) == "torch.nn.init" and _asked_by_tests():
+            tensor, *others = args or (kwargs.pop("tensor"),)
+            with torch.no_grad():
+                return tensor.copy_(function(torch.empty_like(tensor, device=CPU), *others, **kwargs))
         return function(*args, **kwargs)
 
 

@@ -110,6 +110,8 @@ def same(first: Any, second: Any) -> bool:
         return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
     if isinstance(first, tuple):
         return all(map(same, first, second))
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
     return bool(np.array_equal(first, second))
 
 

@@ -52,7 +52,7 @@ def test_workers_train_to_the_numbers_of_one_process(
 
 def step_behind(setting: Setting, late: int) -> int:
     """The late worker begins each round when the other has ended it, which therefore must need nothing of the round."""
-    token = torch.zeros(1)
+    token = torch.zeros(1, device="cpu")
     with running(setting) as pipeline:
         method = make_method(pipeline, setting)
         for number in range(ROUNDS):

@@ -20,6 +20,7 @@ from surmin.experiments.run import Run
 from surmin.experiments.saved import SavedRun
 from surmin.experiments.team import Workers as Team
 from surmin.models import mlp
+from tests.device import here
 from tests.distributed.workers import Workers
 from tests.experiments.cases import contents, resume, rows_of, start, tiny_run
 
@@ -91,7 +92,7 @@ def by_the_library(rounds: int) -> list[tuple[float, int, int]]:
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "pp"))
     pipeline = Pipeline(stages[dist.get_rank() % 2], CrossEntropy(), timeout=TIMEOUT, mesh=mesh)
     minimizer = SurrogateMinimizer(pipeline)
-    batch = [tensor.chunk(2)[dist.get_rank() // 2] for tensor in (data.train_inputs, data.train_targets)]
+    batch = [tensor.to(here()).chunk(2)[dist.get_rank() // 2] for tensor in (data.train_inputs, data.train_targets)]
     reports = [minimizer.step(*batch) for _ in range(rounds)]
     pipeline.flush()
     return [(report.new_loss, report.messages, report.bytes_sent) for report in reports]
