@@ -200,4 +200,4 @@ def test_at_a_minimum_one_trial_is_enough_to_see_it() -> None:
     method = build_method("cgblock", InProcessPipeline([layer], SquaredError()), {"inner_steps": 8})
     reports = [method.step(inputs, targets) for _ in range(6)]
     assert reports[0].accepted and reports[0].new_loss < 1e-20
-    assert not reports[-1].accepted and reports[-1].tries <= 2
+    assert not reports[-1].accepted and reports[-1].tries <= 3
