@@ -1,11 +1,8 @@
 """The pipeline over processes: every one holds its stages, and runs the same waves at its place."""
 
-import socket
 from collections.abc import Sequence
 from datetime import timedelta
-from hashlib import blake2b
-from typing import Literal, NamedTuple
-from zlib import crc32
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -14,17 +11,15 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from surmin.losses import ConvexLoss
 from surmin.pipeline.channel import CPU, Route
-from surmin.pipeline.comparison import decode_status, encode_status
 from surmin.pipeline.held_stages import Boundaries
+from surmin.pipeline.introduction import have_a_gpu_each, introduce
 from surmin.pipeline.process_links import ProcessLinks
 from surmin.pipeline.process_replicas import ProcessReplicas, pipes_of
 from surmin.pipeline.scheduled import ScheduledGradients
 from surmin.pipeline.traffic import Traffic
-from surmin.pipeline.validation import check_modules
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.replicas import ONE_REPLICA, Replicas
-from surmin.stages.block import cut_blocks
 from surmin.stages.stage import Stage
 
 ScheduleName = Literal["posted", "gpipe", "1f1b"]
@@ -79,9 +74,8 @@ class Pipeline(WorkerPipeline):
         pipe = next(pipe for pipe in pipes if dist.get_rank() in pipe)
         everyone = [range(dist.get_world_size())]
         control = Route.of_processor(_group("gloo", patience, everyone))
-        told = _tell_everyone(_held(modules, schedule, device), _complaint(modules), control.group, pipes)
-        gpus = [own.gpu for own in told]
-        is_direct = 0 not in gpus and len(set(gpus)) == len(gpus)
+        told = introduce(modules, schedule, device, control.group, pipes)
+        is_direct = have_a_gpu_each(told)
         held = [told[rank] for rank in pipe]
         first_layer = sum(own.layers for own in held[: pipe.index(dist.get_rank())])
         own_stages: list[Stage] = []
@@ -124,17 +118,6 @@ class Pipeline(WorkerPipeline):
         return self._scheduled.run(inputs, targets, boundaries)
 
 
-class _Held(NamedTuple):
-    """What the others need to know of a worker's stages."""
-
-    layers: int
-    layer_blocks: int
-    stage_blocks: int
-    fingerprint: int
-    schedule: int
-    gpu: int
-
-
 def _group(backend: str, timeout: timedelta, sets: Sequence[Sequence[int]]) -> dist.ProcessGroup:
     """One group for each of these sets of ranks, made in the same order everywhere; this worker's own is returned."""
     group, _ = dist.new_subgroups_by_enumeration([list(ranks) for ranks in sets], timeout=timeout, backend=backend)
@@ -142,76 +125,6 @@ def _group(backend: str, timeout: timedelta, sets: Sequence[Sequence[int]]) -> d
     return group
 
 
-def _complaint(modules: Sequence[nn.Module]) -> str:
-    try:
-        check_modules(modules, others_train=True)
-    except (TypeError, ValueError) as error:
-        return str(error)
-    return ""
-
-
-def _held(modules: Sequence[nn.Module], schedule: str, device: torch.device) -> _Held:
-    stages = [Stage.of(module) for module in modules if isinstance(module, nn.Module)]
-    layer_blocks, stage_blocks = (
-        sum(block.size > 0 for own in cut_blocks(stages, kind) for block in own) for kind in ("layer", "stage")
-    )
-    return _Held(
-        sum(len(stage.layers) for stage in stages),
-        layer_blocks,
-        stage_blocks,
-        _fingerprint(stages),
-        crc32(schedule.encode()),
-        _gpu(device),
-    )
-
-
-def _fingerprint(stages: Sequence[Stage]) -> int:
-    """Of all parameters and buffers, frozen ones included."""
-    digest = blake2b(digest_size=8)
-    for layer in (layer for stage in stages for layer in stage.layers):
-        for name, tensor in (*layer.module.named_parameters(), *layer.module.named_buffers()):
-            digest.update(f"{layer.name}.{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return int.from_bytes(digest.digest())
-
-
 def _device(modules: Sequence[nn.Module]) -> torch.device:
     parameter = next((parameter for module in modules for parameter in module.parameters()), None)
     return CPU if parameter is None else parameter.device
-
-
-def _gpu(device: torch.device) -> int:
-    """Which one of all machines', as a number; 0 for the processor."""
-    if device.type != "cuda":
-        return 0
-    return 1 + crc32(f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}".encode())
-
-
-def _tell_everyone(
-    held: _Held, complaint: str, group: dist.ProcessGroup, pipes: Sequence[Sequence[int]]
-) -> list[_Held]:
-    """What all workers hold, by rank.
-
-    Raises:
-        ValueError: on all of them, when one has a complaint, replicas differ or none has anything to train.
-    """
-    told = encode_status((complaint, ",".join(map(str, held))))
-    everyone = [torch.empty_like(told) for _ in range(dist.get_world_size())]
-    dist.all_gather(everyone, told, group=group)
-    statuses = [decode_status(answer) for answer in everyone]
-    everything = [_Held(*map(int, text.split(","))) for _, text in statuses]
-    trouble = [f"worker {rank}: {complaint}" for rank, (complaint, _) in enumerate(statuses) if complaint]
-    trouble = trouble or [
-        f"worker {rank} does not begin with the parameters of worker {first}, its replica: build both from the same "
-        "seed, or load the same checkpoint"
-        for first, *others in zip(*pipes, strict=True)
-        for rank in others
-        if everything[rank]._replace(gpu=0) != everything[first]._replace(gpu=0)
-    ]
-    if len({own.schedule for own in everything}) > 1:
-        trouble.append("the workers were given different schedules: give all of them the same")
-    if trouble:
-        raise ValueError("; ".join(trouble))
-    if not any(own.layer_blocks for own in everything):
-        raise ValueError("no parameter of the network requires a gradient: there is nothing to train")
-    return everything
