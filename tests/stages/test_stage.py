@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from surmin.stages.block import cut_blocks
-from surmin.stages.stage import Stage
-from tests.cases import CASES, Case
+from surmin.stages.stage import Stage, selected
+from tests.cases import BY_NAME, CASES, Case
 from tests.oracles import DenseBlock, layer_blocks
 
 
@@ -41,6 +41,19 @@ def test_a_pass_at_other_parameters_leaves_the_network_alone(case: Case) -> None
     torch.testing.assert_close(output, block(inputs, block.vector() + move), rtol=1e-14, atol=1e-14)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4, 5], [1, 4], [2, 3, 3, 5], [5]], ids=str)
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_rows_of_a_batch_are_found_in_the_tapes_of_its_parts(rows: list[int], parts: int) -> None:
+    network, (inputs, _) = BY_NAME["tanh"].network(), BY_NAME["tanh"].batch()
+    stage, chosen = Stage.of(network), torch.tensor(rows, dtype=torch.int64)
+    whole = stage.forward(inputs)
+    tape = selected([stage.forward(part) for part in inputs.chunk(parts)], chosen)
+    assert len(tape.inputs) == len(whole.inputs)
+    for index, expected in enumerate(whole.inputs):
+        torch.testing.assert_close(tape.inputs[index], expected.detach()[chosen])
+    torch.testing.assert_close(tape.output, whole.output.detach()[chosen])
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
