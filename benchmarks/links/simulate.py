@@ -5,8 +5,8 @@ that carries their packets, share this machine's cores, and so they do in the mo
 processor beyond the recorded work is measured, from processor times alone, where the links hardly matter (0.1 ms and
 1 Gbit/s): two numbers for all methods and cells, and one for the relay. No time of the race is fitted.
 
-Over these fastest links, and on workers of this machine, all is the processors' time, and a shared machine's processors
-are not as fast at every hour. The model is therefore held against runs made beside its recording, the median of three.
+Over the two fastest kinds of links, and on workers of this machine, most of it is the processors' time, and those of a
+shared machine are not as fast at every hour. There the model is held against runs beside it, the median of three.
 """
 
 import json
@@ -34,6 +34,9 @@ from benchmarks.links.race import (
     WORKERS,
     run_tasks,
 )  # fmt: skip
+from benchmarks.links.race import (
+    TIMED as RACED,
+)
 from benchmarks.links.racer import Task
 from benchmarks.links.relay import Log, packet_size
 from benchmarks.problems import Problem, mnist_mlp
@@ -46,7 +49,8 @@ from surmin.simulation.wires import Links
 
 FAST = (1e-4, 1e9)
 """Links over which processors are what takes time: latency and rate."""
-FAST_NAME = "0.1 ms", "1000"
+PROCESSORS = (FAST, (1e-2, 1e9))
+"""Kinds of links of the race over which they are most of it."""
 LOOPBACK = Links(5e-5, 1e11, 65_536)
 """What this machine's own network adds to its processors' time: next to nothing."""
 RACE = Path(__file__).resolve().parents[1] / "results" / "saved" / "links.race.json"
@@ -81,17 +85,24 @@ class Modelled:
         """All rounds of a run to the end; of others the race leaves out the first."""
         return self.rounds if self.task.method == "sm" else self.rounds[1:]
 
-    def seconds(self, setting: Setting) -> float:
-        """To the loss."""
-        return float(setting.seconds(self.kinds)) * self._scale
+    def seconds(self, setting: Setting, rounds: int) -> float:
+        """To the loss, as the race reckons it: `sm` to the end, others by the median evaluation times their need.
 
-    @property
-    def _scale(self) -> float:
-        """How much more than what was recorded is needed."""
+        Args:
+            setting: where the workers run.
+            rounds: that were run there, the first of which does not count.
+        """
         if self.task.method == "sm":
-            return 1.0
-        evaluations = self.rounds[-1].forward_waves - self.rounds[0].forward_waves
-        return self.need / (evaluations if self.task.method == "lbfgs" else len(self._timed))
+            return float(setting.seconds(self.kinds))
+        return self.need * median([float(setting.seconds([kind])) for kind in self._evaluations[: rounds - 1]])
+
+    @cached_property
+    def _evaluations(self) -> list[RoundKind]:
+        """Every timed round as the part of it that is one evaluation's."""
+        return [
+            RoundKind(own.programs, 1 / max(1, own.forward_waves - before.forward_waves)).scheduled(self.task.schedule)
+            for before, own in pairwise(self.rounds)
+        ]
 
     def processor(self, overheads: Overheads) -> float:
         """Seconds of all workers' processors in a median round."""
@@ -127,22 +138,32 @@ def run(settings: Settings) -> Result:
     settings.note("recording the rounds in one process")
     modelled = [record(task, problem, race["needs"]) for task in tasks_of(race["needs"])]
     settings.note("what messages cost, in the laboratory")
+    runs: dict[tuple[float, float], list[Answers]] = {}
+    logs: dict[tuple[float, float], Log] = {}
     with Laboratory(WORKERS, *FAST) as laboratory:
-        laboratory.take_log()
-        runs = [run_tasks(laboratory, [own.task for own in modelled]) for _ in range(REPEATS)]
-        log = laboratory.take_log()
-    messages, relay = fit_messages(modelled, runs), relay_cost(log)
+        for kind in PROCESSORS:
+            laboratory.set(*kind)
+            laboratory.take_log()
+            runs[kind] = [run_tasks(laboratory, [own.task for own in modelled]) for _ in range(REPEATS)]
+            logs[kind] = laboratory.take_log()
+    messages, relay = fit_messages(modelled, runs[FAST]), relay_cost(logs[FAST])
     cores = float(os.cpu_count() or 1)
-    race_rows = [row for cell in race["cells"] for row in cell_rows(cell, modelled, messages, relay, cores)]
-    fast = Setting(Links(*FAST, packet_size(FAST[1])), messages, cores, relay)
-    rows = beside(("0.1 ms, beside", "1000"), modelled, runs, fast)
-    rows += [row for row in race_rows if row[:2] != FAST_NAME]
+    rows, earlier = [], []
+    for cell in race["cells"]:
+        setting = Setting(Links(cell["latency"], cell["rate"], packet_size(cell["rate"])), messages, cores, relay)
+        where = f"{1e3 * cell['latency']:g} ms", f"{cell['rate'] / 1e6:g}"
+        raced = cell_rows(where, cell, modelled, setting)
+        kind = cell["latency"], cell["rate"]
+        if kind in runs:
+            rows += beside((f"{where[0]}, beside", where[1]), modelled, runs[kind], setting)
+            earlier += raced
+        else:
+            rows += raced
     settings.note("on workers of this machine")
-    runs = [run_tasks(LocalWorkers(), [own.task for own in modelled]) for _ in range(REPEATS)]
-    local = Setting(LOOPBACK, fit_messages(modelled, runs), cores)
-    local_rows = beside(("workers of this machine", ""), modelled, runs, local)
+    own_runs = [run_tasks(LocalWorkers(), [own.task for own in modelled]) for _ in range(REPEATS)]
+    local = Setting(LOOPBACK, fit_messages(modelled, own_runs), cores)
+    local_rows = beside(("workers of this machine", ""), modelled, own_runs, local)
     errors = {"race": [_error(row) for row in rows], "local": [_error(row) for row in local_rows]}
-    earlier = [row for row in race_rows if row[:2] == FAST_NAME]
     costs = {"messages": messages, "messages on this machine": local.overheads, "relay": relay}
     return Result(
         [_table(rows), _table(local_rows), _table(earlier), _costs_table(costs)],
@@ -191,10 +212,11 @@ def beside(
     where: tuple[str, str], modelled: Sequence[Modelled], runs: Sequence[Answers], setting: Setting
 ) -> list[Row]:
     """The model against the median of some runs."""
-    return [
-        (*where, *_entry(own), own.seconds(setting), median([measured_seconds(own, answer) for answer in answers]))
-        for own, *answers in zip(modelled, *runs, strict=True)
-    ]
+    rows = []
+    for own, *answers in zip(modelled, *runs, strict=True):
+        measured = median([measured_seconds(own, answer) for answer in answers])
+        rows.append((*where, *_entry(own), own.seconds(setting, TIMED), measured))
+    return rows
 
 
 def fit_messages(modelled: Sequence[Modelled], runs: Sequence[Answers]) -> Overheads:
@@ -225,15 +247,12 @@ def relay_cost(log: Log) -> Overheads:
 
 
 def cell_rows(
-    cell: Mapping[str, Any], modelled: Sequence[Modelled], messages: Overheads, relay: Overheads, cores: float
+    where: tuple[str, str], cell: Mapping[str, Any], modelled: Sequence[Modelled], setting: Setting
 ) -> list[Row]:
     """Model and measurement of every entry of a cell of the race, those run to the end twice aside."""
-    links = Links(cell["latency"], cell["rate"], packet_size(cell["rate"]))
-    setting = Setting(links, messages, cores, relay)
     found = {_entry(own): own for own in modelled}
     entries = {(entry["method"], entry["setting"]): entry["far"] for entry in cell["entries"]}
-    where = f"{1e3 * cell['latency']:g} ms", f"{cell['rate'] / 1e6:g}"
-    return [(*where, *name, found[name].seconds(setting), far) for name, far in entries.items() if name in found]
+    return [(*where, *name, found[name].seconds(setting, RACED), far) for name, far in entries.items() if name in found]
 
 
 def measured_seconds(own: Modelled, answers: Sequence[Mapping[str, Any]]) -> float:
