@@ -19,7 +19,6 @@ from surmin.stages.block import Block, cut_blocks
 from surmin.stages.stage import LayerParameters, Stage, Tape
 from surmin.work import WorkMeter
 
-CPU = torch.device("cpu")
 Boundaries = Mapping[Stage, Sequence[int]]
 """For every stage the layers in whose inputs the gradient must be kept on the tapes."""
 
@@ -66,7 +65,7 @@ class HeldStages:
     @property
     def device(self) -> torch.device:
         """Where the stages here are: with their parameters, or on the processor."""
-        return next((parameter.device for parameter in self.parameters.values()), CPU)
+        return next((parameter.device for parameter in self.parameters.values()), torch.device("cpu"))
 
     def cut(self, blocks: Literal["layer", "stage"]) -> tuple[list[list[Block]], int]:
         """The blocks of every stage here, numbered through the whole network; and how many train in all of it."""
