@@ -15,6 +15,7 @@ from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.partition import partition
 from tests.cases import BY_NAME, Case
+from tests.device import here
 from tests.methods.cases import CLASSES, SAMPLES, WIDTH, largest_difference, make_batch, make_model, make_pipeline
 from tests.oracles import DenseBlock, gradients, layer_blocks, reference_mean_loss, run
 
@@ -200,4 +201,5 @@ def test_at_a_minimum_one_trial_is_enough_to_see_it() -> None:
     method = build_method("cgblock", InProcessPipeline([layer], SquaredError()), {"inner_steps": 8})
     reports = [method.step(inputs, targets) for _ in range(6)]
     assert reports[0].accepted and reports[0].new_loss < 1e-20
-    assert not reports[-1].accepted and reports[-1].tries <= 3
+    most = 2 if here().type == "cpu" else 3  # sums of a GPU are rounded differently
+    assert not reports[-1].accepted and reports[-1].tries <= most

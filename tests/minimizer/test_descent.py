@@ -8,6 +8,7 @@ from surmin import CrossEntropy, GradientOracle, SquaredError, StepReport, Surro
 from surmin.options import OptionValues
 from surmin.stages.partition import partition
 from tests.cases import BY_NAME, CASES, Case
+from tests.device import here
 
 VARIANTS: dict[str, OptionValues] = {
     "default": {},
@@ -82,7 +83,8 @@ def test_presets_train_far(preset: str) -> None:
     case = BY_NAME["tanh"]
     network = case.network()
     sm = SurrogateMinimizer(partition(network, 2), case.loss, preset=preset)
-    reports = assert_descends(sm, network, case.batch(), 30)
+    rounds = 15 if here().type == "cpu" else 30  # a GPU's generator draws other samples
+    reports = assert_descends(sm, network, case.batch(), rounds)
     assert reports[-1].new_loss < 1e-2 * reports[0].loss
 
 

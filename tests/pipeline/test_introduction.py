@@ -1,0 +1,24 @@
+"""Which way workers send is decided from what all of them have told."""
+
+import pytest
+import torch
+from torch import nn
+
+from surmin.pipeline.introduction import Held, have_a_gpu_each
+
+
+@pytest.mark.parametrize(
+    ("gpus", "each"), [([7, 8, 9], True), ([7], True), ([7, 8, 7], False), ([7, 0], False), ([0, 0], False)], ids=str
+)
+def test_a_gpu_each(gpus: list[int], each: bool) -> None:
+    assert have_a_gpu_each([Held(1, 1, 1, 0, 0, gpu) for gpu in gpus]) is each
+
+
+def test_what_a_worker_on_a_processor_tells() -> None:
+    modules = [nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)), nn.Tanh()]
+    own, again = (Held.of(modules, "posted", torch.device("cpu")) for _ in range(2))
+    assert (own.layers, own.layer_blocks, own.stage_blocks, own.gpu) == (4, 2, 1, 0)
+    assert own == again != Held.of(modules, "gpipe", torch.device("cpu"))
+    with torch.no_grad():
+        modules[0][0].weight[0, 0] += 1  # type: ignore[index]
+    assert own.fingerprint != Held.of(modules, "posted", torch.device("cpu")).fingerprint
