@@ -165,9 +165,8 @@ def test_elementwise_derivatives(kind: type[nn.Module]) -> None:
     # fourth-order central differences
     expected = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
     bent = (16 * (at(step) + at(-step)) - (at(2 * step) + at(-2 * step)) - 30 * at(0)) / (12 * step**2)
-    single = (
-        1e-8 if here().type == "cpu" else 1e-7
-    )  # torch has hardsigmoid's 1/6 in single precision, there hardswish's too
+    # torch has hardsigmoid's 1/6 in single precision, on a GPU hardswish's too
+    single = 1e-8 if here().type == "cpu" else 1e-7
     torch.testing.assert_close(first, expected, rtol=1e-9, atol=single)
     torch.testing.assert_close(second, bent, rtol=1e-5, atol=1e-6)
     point = linearize(layer, inputs)
