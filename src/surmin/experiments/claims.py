@@ -15,6 +15,7 @@ from surmin.experiments.paper import Cell, PaperResult
 from surmin.experiments.paper_grid import CONTENDERS
 
 SURROGATES = {"sm-paper": "Appendix A's SM", "sm": "our SM"}
+OURS = {"sm": "our SM", "sm-trips": "our SM with the preset trips"}
 OTHERS = [name for name, contender in CONTENDERS.items() if contender.is_paper and name not in SURROGATES]
 EARLY = 50
 LOSS = 1e-3
@@ -137,10 +138,9 @@ def _block_claims(groups: Mapping[Cell, Sequence[PaperResult]]) -> list[Verdict]
 
 def _own_claims(groups: Mapping[Cell, Sequence[PaperResult]]) -> list[Verdict]:
     """What our SM is to reach at the greatest depth."""
-    own = [cell for cell in groups if cell.contender == "sm" and cell.layers == max(c.layers for c in groups)]
-    if not own:
-        return []
-    others = [cell for cell in groups if cell.layers == own[0].layers and cell.contender not in SURROGATES]
+    deepest = [cell for cell in groups if cell.layers == max(c.layers for c in groups)]
+    own = [cell for cell in deepest if cell.contender in OURS]
+    others = [cell for cell in deepest if cell.contender not in {*SURROGATES, *OURS}]
     return [verdict for cell in own for verdict in (_early(cell, others, groups), _messages(cell, others, groups))]
 
 
@@ -159,9 +159,7 @@ def _early(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[Pa
     figures = f"{mine:.2g} with {rate:.0f} messages a round" + (
         f"; the best of those others is {_label(best)} with {rivals[best]:.2g}" if best else "; no other sends so few"
     )
-    return Verdict(
-        claim, f"our SM, {cell.layers} layers, N = {cell.inner_steps}", all(mine < x for x in rivals.values()), figures
-    )
+    return Verdict(claim, _subject(cell), all(mine < x for x in rivals.values()), figures)
 
 
 def _messages(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[PaperResult]]) -> Verdict:
@@ -177,7 +175,11 @@ def _messages(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence
     figures = f"{mine:.0f} messages" + (
         f"; {_label(best)} {least:.0f}" if best and math.isfinite(least) else "; no other gets there"
     )
-    return Verdict(claim, f"our SM, {cell.layers} layers, N = {cell.inner_steps}", mine <= least / 6, figures)
+    return Verdict(claim, _subject(cell), mine <= least / 6, figures)
+
+
+def _subject(cell: Cell) -> str:
+    return f"{OURS[cell.contender]}, {cell.layers} layers, N = {cell.inner_steps}"
 
 
 def _messages_per_round(result: PaperResult) -> float:

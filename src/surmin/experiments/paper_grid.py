@@ -30,6 +30,7 @@ class Contender:
 
 CONTENDERS: Mapping[str, Contender] = {
     "sm": Contender("sm", True, True, tuned={"damping": (1e-3, 1e-2, 1e-1)}),
+    "sm-trips": Contender("sm", False, True, {"preset": "trips"}, {"damping": (1e-3, 1e-2, 1e-1)}),
     "sm-paper": Contender("sm-paper", True, True, tuned={"delta": (0.1, 1.0, 10.0, 100.0)}),
     "gd": Contender("gd", True, tuned={"lr": (0.03, 0.1, 0.3, 1.0, 3.0)}),
     "gd-armijo": Contender("gd-armijo", True),

@@ -21,6 +21,8 @@ from surmin.work import WorkMeter
 
 Boundaries = Mapping[Stage, Sequence[int]]
 """For every stage the layers in whose inputs the gradient must be kept on the tapes."""
+Candidates = Sequence[StageParameters | None]
+"""Parameters at which a forward wave is run, None for the current ones."""
 
 
 class HeldStages:
@@ -105,16 +107,27 @@ class HeldStages:
                     layer.parameters[name].copy_(value)
 
     def forward_part(
-        self, state: Tensor, parameters: StageParameters | None, number: int, part: torch.Size
-    ) -> list[Tape]:
-        """Run one micro-batch, of shape `part` where it enters the network, through the stages here."""
-        tapes = []
+        self, states: Sequence[Tensor], candidates: Candidates, number: int, part: torch.Size
+    ) -> list[list[Tape]]:
+        """Run one micro-batch, of shape `part` where it enters the network, through the stages here at some parameters.
+
+        Args:
+            states: what enters the first stage here, for every candidate.
+            candidates: parameters, None for the current ones.
+            number: of the micro-batch.
+            part: its shape.
+
+        Returns:
+            Tapes by candidate, then by stage.
+        """
+        tapes: list[list[Tape]] = [[] for _ in candidates]
         with self.tracer.span("F", number):
             for position, stage in enumerate(self.stages):
                 if position in self._crossings:
-                    self.traffic.send((state,))
-                tapes.append(self.forward_stage(position, state, part, parameters[stage] if parameters else None))
-                state = tapes[-1].output.detach()
+                    self.traffic.send(states)
+                for own, state, parameters in zip(tapes, states, candidates, strict=True):
+                    own.append(self.forward_stage(position, state, part, parameters[stage] if parameters else None))
+                states = [own[-1].output.detach() for own in tapes]
         return tapes
 
     def forward_stage(

@@ -122,7 +122,7 @@ class _StageModule(nn.Module):
         """Run a micro-batch; returns its number and the output."""
         assert self.wave is not None
         number = len(self.wave.tapes[0])
-        tapes = self.pipeline.forward_part(state, None, number, self.wave.part_shape)
+        (tapes,) = self.pipeline.forward_part([state], [None], number, self.wave.part_shape)
         for own, tape in zip(self.wave.tapes, tapes, strict=True):
             own.append(tape)
         return number, self.wave.tapes[-1][number].output.detach()

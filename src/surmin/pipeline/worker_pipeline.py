@@ -14,7 +14,7 @@ from torch import Tensor
 from surmin.curvature.output_curvature import Message, OutputCurvature, draw_seed
 from surmin.pipeline.descent import Descent
 from surmin.pipeline.exchange import Exchange
-from surmin.pipeline.held_stages import Boundaries, HeldStages
+from surmin.pipeline.held_stages import Boundaries, Candidates, HeldStages
 from surmin.pipeline.links import Kind
 from surmin.pipeline.reuse import AcceptedWave, Noted, note, same_tensors
 from surmin.pipeline.validation import check_batch, check_outputs, check_unreplaced, describe_batch
@@ -62,7 +62,7 @@ class WorkerPipeline(HeldStages):
         return wave
 
     def forward_candidates(self, inputs: Tensor, targets: Tensor, candidates: Sequence[StageParameters]) -> list[Wave]:
-        """Run the batch at several other parameters in one wave (wave 5), each as micro-batches of its own."""
+        """Run the batch at several other parameters in one wave (wave 5), whose messages carry all candidates."""
         waves = self._run(inputs, targets, candidates)
         for wave in waves:
             wave.loss = self.mean_loss(wave)
@@ -162,21 +162,21 @@ class WorkerPipeline(HeldStages):
         (wave,) = self._run(inputs, targets, [None])
         return wave
 
-    def _run(self, inputs: Tensor, targets: Tensor, candidates: Sequence[StageParameters | None]) -> list[Wave]:
+    def _run(self, inputs: Tensor, targets: Tensor, candidates: Candidates) -> list[Wave]:
         parts, labels = inputs.chunk(self.microbatches), targets.chunk(self.microbatches)
-        kind = ("forward", inputs.shape)
-        self._links.prepare(kind, len(candidates) * len(parts))
-        waves = []
-        for parameters in candidates:
-            by_part = []
-            for number, part in enumerate(parts):
-                state = part if self.is_first else self._receive(kind, number)[0]
-                by_part.append(self.forward_part(state, parameters, number, part.shape))
-                if not self.is_last:
-                    self._send(kind, (by_part[-1][-1].output.detach(),))
-            waves.append(Wave(inputs.shape, labels, [list(tapes) for tapes in zip(*by_part, strict=True)]))
+        kind = ("forward", inputs.shape, len(candidates))
+        self._links.prepare(kind, len(parts))
+        by_part = []
+        for number, part in enumerate(parts):
+            states = [part] * len(candidates) if self.is_first else self._receive(kind, number)[0].unbind()
+            by_part.append(self.forward_part(states, candidates, number, part.shape))
+            if not self.is_last:
+                self._send(kind, (_stacked([tapes[-1].output.detach() for tapes in by_part[-1]]),))
         self.traffic.forward_waves += 1
-        return waves
+        return [
+            Wave(inputs.shape, labels, [list(tapes) for tapes in zip(*own, strict=True)])
+            for own in zip(*by_part, strict=True)
+        ]
 
     def _arriving(self, wave: Wave, curvature: OutputCurvature, seed: int, kinds: Sequence[Kind]) -> Iterable[Message]:
         if not self.is_last:
@@ -197,3 +197,8 @@ class WorkerPipeline(HeldStages):
         packed = curvature.pack(message)
         self.traffic.send(packed)
         return curvature.unpack(packed)
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """On a new first dimension; a single one is not copied."""
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
