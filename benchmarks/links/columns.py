@@ -11,7 +11,8 @@ from itertools import product
 from typing import Any
 
 from benchmarks.harness import Result, Settings, Table, median, spread
-from benchmarks.links.race import FAR, LAYERS, ROUND_LIMIT, WORKERS
+from benchmarks.links.entries import FAR
+from benchmarks.links.race import LAYERS, ROUND_LIMIT, WORKERS
 from benchmarks.problems import Problem, mnist_mlp
 from surmin import CrossEntropy, SurrogateMinimizer, partition
 from surmin.pipeline.in_process import InProcessPipeline

@@ -8,8 +8,9 @@ the median of some, over the links, is multiplied.
 from itertools import pairwise
 
 from benchmarks.harness import Result, Settings, Table, Target, median, number
+from benchmarks.links.entries import FAR, read_answers
 from benchmarks.links.laboratory import Laboratory
-from benchmarks.links.race import FAR, GOAL_CELL, ROUND_LIMIT, WORKERS, count_rounds, read_answers, run_tasks
+from benchmarks.links.race import GOAL_CELL, ROUND_LIMIT, WORKERS, count_rounds, run_tasks
 from benchmarks.links.racer import Task
 from benchmarks.problems import mnist_mlp
 

@@ -4,6 +4,7 @@ The network and data of `rounds`: 8 layers × 64 on MNIST's first 5,000, full ba
 118 rounds, its median. How many rounds a method needs is counted in one process, where the trajectory is the same. Over
 the links `sm` is run to the end. The rounds of Adam and the evaluations of L-BFGS all cost the same: some are timed,
 and their median multiplied by the number needed (the target cell's Adam is also run to the end, as a check on that).
+Processor times are kept too: they tell how fast the machine was, which is not the same at every hour.
 """
 
 import json
@@ -12,14 +13,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from matplotlib.figure import Figure
 from matplotlib.pyplot import subplots
 
-from benchmarks.harness import Result, Settings, Table, Target, median, number
+from benchmarks.harness import Result, Settings, Table, Target, number
+from benchmarks.links.entries import FAR, NEAR, Entry, Need, read_answers
 from benchmarks.links.laboratory import PROJECT_ROOT, Laboratory
 from benchmarks.links.racer import Task
 from benchmarks.links.relay import Log
@@ -30,7 +32,6 @@ from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
 
 WORKERS, LAYERS, SEED = 4, 8, 1
-NEAR, FAR = 1e-2, 1e-3
 LATENCIES, RATES = (1e-4, 0.01, 0.05, 0.1), (1e9, 1e8, 2e7)
 GOAL_CELL = (0.05, 1e8)
 ADAM_RATES = (1e-3, 3e-3, 5e-3, 1e-2, 2e-2)
@@ -40,38 +41,6 @@ SCHEDULES = (("posted", 1), ("posted", 8), ("posted", 20), ("gpipe", 1), ("1f1b"
 SM_CHOICES: tuple[dict[str, Any], ...] = ({"preset": "links"}, {"wire": "int8"})
 SM_MICROBATCHES = 20
 RACE_SECONDS = 1800
-
-
-@dataclass(frozen=True)
-class Need:
-    """Rounds (for L-BFGS evaluations) that a method needs in one process, infinite where it does not get there."""
-
-    near: float
-    far: float
-    options: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One method as it was set up, over one kind of link.
-
-    Attributes:
-        method: its name.
-        setting: options, schedule and micro-batches.
-        near: seconds to a loss of 1e-2.
-        far: seconds to 1e-3.
-        megabytes: sent by all workers until 1e-3.
-        rounds: to 1e-3.
-        waves: forward waves to 1e-3.
-    """
-
-    method: str
-    setting: str
-    near: float
-    far: float
-    megabytes: float
-    rounds: float
-    waves: float
 
 
 def run(settings: Settings) -> Result:
@@ -148,14 +117,19 @@ def count_rounds(problem: Problem, method: str, options: dict[str, Any], seed: i
 
 
 def _race(laboratory: Laboratory, needs: dict[str, Need], *, to_the_end: bool) -> list[Entry]:
-    tasks = [Task("sm", options, SM_MICROBATCHES, "posted", ROUND_LIMIT["sm"], FAR, SEED) for options in SM_CHOICES]
-    tasks += [Task("adam", needs["adam"].options, count, schedule, TIMED, seed=SEED) for schedule, count in SCHEDULES]
-    tasks.append(Task("lbfgs", needs["lbfgs"].options, 20, "posted", TIMED, seed=SEED))
+    tasks = tasks_of(needs)
     if to_the_end:
         tasks.append(Task("adam", needs["adam"].options, 20, "posted", int(needs["adam"].far), seed=SEED))
     return [
         read_answers(task, answers, needs) for task, answers in zip(tasks, run_tasks(laboratory, tasks), strict=True)
     ]
+
+
+def tasks_of(needs: Mapping[str, Need]) -> list[Task]:
+    """What is run over links of every kind."""
+    tasks = [Task("sm", options, SM_MICROBATCHES, "posted", ROUND_LIMIT["sm"], FAR, SEED) for options in SM_CHOICES]
+    tasks += [Task("adam", needs["adam"].options, count, schedule, TIMED, seed=SEED) for schedule, count in SCHEDULES]
+    return [*tasks, Task("lbfgs", needs["lbfgs"].options, 20, "posted", TIMED, seed=SEED)]
 
 
 class Workers(Protocol):
@@ -186,42 +160,6 @@ def run_tasks(laboratory: Workers, tasks: Sequence[Task]) -> list[list[dict[str,
         raise RuntimeError("a worker of the race failed: what it wrote to stderr says why")
     by_worker = [[json.loads(line) for line in text.splitlines()] for text in said]
     return [list(answers) for answers in zip(*by_worker, strict=True)]
-
-
-def read_answers(task: Task, answers: Sequence[dict[str, Any]], needs: dict[str, Need]) -> Entry:
-    """An entry out of what the workers answered; `sm` counts its own rounds, the others are multiplied."""
-    ends = [max(times) for times in zip(*(answer["ends"] for answer in answers), strict=True)]
-    sent = [sum(own) for own in zip(*(answer["bytes"] for answer in answers), strict=True)]
-    waves = answers[0]["waves"]
-    setting = ", ".join(
-        [
-            task.schedule,
-            f"{task.microbatches} micro-batches",
-            *(f"{name} {value}" for name, value in task.options.items()),
-        ]
-    )
-    if task.method == "sm":
-        losses = answers[0]["losses"]
-        near, far = (next((r for r, loss in enumerate(losses) if loss <= target), None) for target in (NEAR, FAR))
-        if far is None or near is None:
-            return Entry(task.method, setting, math.inf, math.inf, math.inf, math.inf, math.inf)
-        return Entry(task.method, setting, ends[near], ends[far], sent[far] / 1e6, far + 1, waves[far])
-    need = needs[task.method]
-    if len(ends) >= need.far and task.method == "adam":
-        whole = int(need.far) - 1
-        return Entry(
-            task.method,
-            f"{setting}, run to the end",
-            ends[int(need.near) - 1],
-            ends[whole],
-            sent[whole] / 1e6,
-            need.far,
-            waves[whole],
-        )
-    steps = [after - before for before, after in zip([0, *waves], waves, strict=False)]
-    each = [(end - start) / max(1, count) for start, end, count in zip([0.0, *ends], ends, steps, strict=False)]
-    seconds, size = median(each[1:]), sent[-1] / max(1, waves[-1]) / 1e6
-    return Entry(task.method, setting, need.near * seconds, need.far * seconds, need.far * size, need.far, need.far)
 
 
 def _best(entries: Sequence[Entry], *, sm: bool) -> Entry:

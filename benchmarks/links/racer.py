@@ -67,7 +67,7 @@ def main() -> None:
 def train(task: Task, problem: Problem) -> dict[str, Any]:
     """When rounds ended, in seconds since the start common to all workers, with losses and what this worker sent.
 
-    Also the processor time of this worker, in seconds, that all rounds together took.
+    Also the processor time of this worker until then, in seconds.
     """
     rank, workers = dist.get_rank(), dist.get_world_size()
     stage = partition(problem.network(task.seed), workers)[rank]
@@ -75,19 +75,20 @@ def train(task: Task, problem: Problem) -> dict[str, Any]:
     _warm_up(task, pipeline, stage, problem)
     method = build_method(task.method, pipeline, task.options, task.seed)
     before, start = pipeline.traffic.copy(), _start_together(pipeline)
-    processor = time.process_time()
+    began = time.process_time()
     ends: list[float] = []
+    processor: list[float] = []
     losses: list[float] = []
     sent: list[int] = []
     waves: list[int] = []
     while len(ends) < task.rounds and not (losses and losses[-1] <= task.until):
         report = method.step(problem.inputs, problem.targets)
         ends.append(time.monotonic() - start)
+        processor.append(time.process_time() - began)
         losses.append(report.new_loss)
         sent.append(pipeline.traffic.bytes - before.bytes)
         waves.append(pipeline.traffic.forward_waves - before.forward_waves)
     pipeline.flush()
-    processor = time.process_time() - processor
     return {"ends": ends, "losses": losses, "bytes": sent, "waves": waves, "processor": processor}
 
 

@@ -1,0 +1,141 @@
+"""Tasks of a race as `surmin simulate` models them: recorded in one process, at a pace that processor times tell.
+
+How fast a core computes beside others on the same machine, and at that hour, is not how fast it did alone in the
+recording. Nor is known what a message costs. Both are found from the processor time that each task took: no time that
+passed is fitted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain, pairwise
+
+import numpy as np
+from scipy.optimize import nnls
+
+from benchmarks.harness import median
+from benchmarks.links.entries import Need, setting_of
+from benchmarks.links.race import WORKERS
+from benchmarks.links.racer import Task
+from benchmarks.problems import Problem
+from surmin import CrossEntropy, partition
+from surmin.methods.base import Method
+from surmin.methods.registry import build_method
+from surmin.pipeline.worker_pipeline import WorkerPipeline
+from surmin.simulation.operations import NO_OVERHEADS, Operation, Overheads, Send, Work, expand
+from surmin.simulation.seconds import RoundKind, Setting, group
+from surmin.simulation.team import Recorded, RecordedTeam
+
+
+@dataclass(frozen=True)
+class Modelled:
+    """A task, as recorded in one process.
+
+    Attributes:
+        task: what was run.
+        rounds: that were recorded, as many as the race runs.
+        need: rounds to the loss (of L-BFGS evaluations); those recorded for `sm`, which is run to the end.
+    """
+
+    task: Task
+    rounds: Sequence[Recorded]
+    need: float
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """Method and setting, as an entry of the race has them."""
+        return self.task.method, setting_of(self.task)
+
+    @property
+    def is_whole(self) -> bool:
+        """Run to the end; of others the first round does not count."""
+        return self.task.method == "sm"
+
+    @cached_property
+    def kinds(self) -> list[RoundKind]:
+        """Of the rounds that count, by the task's schedule."""
+        counted = self.rounds if self.is_whole else self.rounds[1:]
+        return [kind.scheduled(self.task.schedule) for kind in group([own.programs for own in counted])]
+
+    def at(self, pace: float) -> "Modelled":
+        """The same where computing takes so many times as long."""
+
+        def paced(operation: Operation) -> Operation:
+            return operation._replace(seconds=pace * operation.seconds) if isinstance(operation, Work) else operation
+
+        return replace(
+            self,
+            rounds=[
+                replace(own, programs=[[paced(operation) for operation in program] for program in own.programs])
+                for own in self.rounds
+            ],
+        )
+
+    def seconds(self, setting: Setting) -> float:
+        """To the loss, as the race reckons it: `sm` to the end, others by the median evaluation times their need."""
+        if self.is_whole:
+            return float(setting.seconds(self.kinds))
+        return self.need * median([float(setting.seconds([kind])) for kind in self._evaluations])
+
+    def processor(self, overheads: Overheads) -> float:
+        """Seconds of all workers' processors in a mean round."""
+        work = 0.0
+        for kind in self.kinds:
+            for operation in chain.from_iterable(expand(kind.programs, overheads)):
+                if isinstance(operation, Work):
+                    work += kind.count * operation.seconds
+                elif isinstance(operation, Send):
+                    work += kind.count * overheads.byte * operation.bytes  # of who reads them
+        return work / sum(kind.count for kind in self.kinds)
+
+    @cached_property
+    def _evaluations(self) -> list[RoundKind]:
+        """Every round that counts as the part of it that is one evaluation's."""
+        return [
+            RoundKind(own.programs, 1 / max(1, own.forward_waves - before.forward_waves)).scheduled(self.task.schedule)
+            for before, own in pairwise(self.rounds)
+        ]
+
+
+@dataclass(frozen=True)
+class Processors:
+    """What a machine's processors took at some hour.
+
+    Attributes:
+        pace: seconds that computing takes for each that was recorded.
+        overheads: of messages.
+    """
+
+    pace: float
+    overheads: Overheads
+
+
+def record(task: Task, problem: Problem, need: Need | None) -> Modelled:
+    """The rounds of a task in one process, after as many undone ones as a worker of the race has."""
+    team = RecordedTeam(partition(problem.network(task.seed), WORKERS), CrossEntropy(), task.microbatches)
+
+    def build(pipeline: WorkerPipeline) -> Method:
+        return build_method(task.method, pipeline, task.options, task.seed)
+
+    team.warm_up(build, problem.inputs, problem.targets)
+    methods = team.build(build)
+    rounds: list[Recorded] = []
+    while len(rounds) < task.rounds and not (rounds and rounds[-1].end_loss <= task.until):
+        rounds.append(team.step(methods, problem.inputs, problem.targets))
+    return Modelled(task, rounds, len(rounds) if need is None else need.far)
+
+
+def fit_processors(modelled: Sequence[Modelled], taken: Sequence[float]) -> Processors:
+    """Least squares of processor times on recorded work, messages and bytes, none of whose costs is below 0.
+
+    Args:
+        modelled: tasks; each counts by its share: what is fitted is relative to its processor time.
+        taken: seconds of all workers' processors in a mean round of each.
+    """
+    rows = []
+    for own, seconds in zip(modelled, taken, strict=True):
+        work = own.processor(NO_OVERHEADS)
+        counts = [own.processor(cost) - work for cost in (Overheads(message=1.0), Overheads(byte=1.0))]
+        rows.append([number / seconds for number in (work, *counts)])
+    (pace, message, byte), _ = nnls(np.array(rows), np.ones(len(rows)))
+    return Processors(float(pace), Overheads(float(message), float(byte)))
