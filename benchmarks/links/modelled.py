@@ -1,12 +1,10 @@
-"""Tasks of a race as `surmin simulate` models them: recorded in one process, at a pace that processor times tell.
+"""Tasks of a race as `surmin simulate` models them: recorded in one process, with what messages cost on workers.
 
-How fast a core computes beside others on the same machine, and at that hour, is not how fast it did alone in the
-recording. Nor is known what a message costs. Both are found from the processor time that each task took: no time that
-passed is fitted.
+What a message costs is found from the processor time that each task took: no time that passed is fitted.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, pairwise
 
@@ -22,7 +20,7 @@ from surmin import CrossEntropy, partition
 from surmin.methods.base import Method
 from surmin.methods.registry import build_method
 from surmin.pipeline.worker_pipeline import WorkerPipeline
-from surmin.simulation.operations import NO_OVERHEADS, Operation, Overheads, Send, Work, expand
+from surmin.simulation.operations import NO_OVERHEADS, Overheads, Send, Work, expand
 from surmin.simulation.seconds import RoundKind, Setting, group
 from surmin.simulation.team import Recorded, RecordedTeam
 
@@ -51,25 +49,16 @@ class Modelled:
         """Run to the end; of others the first round does not count."""
         return self.task.method == "sm"
 
+    @property
+    def is_torchs(self) -> bool:
+        """By one of torch's schedules, whose messages are torch's own."""
+        return self.task.schedule != "posted"
+
     @cached_property
     def kinds(self) -> list[RoundKind]:
         """Of the rounds that count, by the task's schedule."""
         counted = self.rounds if self.is_whole else self.rounds[1:]
         return [kind.scheduled(self.task.schedule) for kind in group([own.programs for own in counted])]
-
-    def at(self, pace: float) -> "Modelled":
-        """The same where computing takes so many times as long."""
-
-        def paced(operation: Operation) -> Operation:
-            return operation._replace(seconds=pace * operation.seconds) if isinstance(operation, Work) else operation
-
-        return replace(
-            self,
-            rounds=[
-                replace(own, programs=[[paced(operation) for operation in program] for program in own.programs])
-                for own in self.rounds
-            ],
-        )
 
     def seconds(self, setting: Setting) -> float:
         """To the loss, as the race reckons it: `sm` to the end, others by the median evaluation times their need."""
@@ -97,19 +86,6 @@ class Modelled:
         ]
 
 
-@dataclass(frozen=True)
-class Processors:
-    """What a machine's processors took at some hour.
-
-    Attributes:
-        pace: seconds that computing takes for each that was recorded.
-        overheads: of messages.
-    """
-
-    pace: float
-    overheads: Overheads
-
-
 def record(task: Task, problem: Problem, need: Need | None) -> Modelled:
     """The rounds of a task in one process, after as many undone ones as a worker of the race has."""
     team = RecordedTeam(partition(problem.network(task.seed), WORKERS), CrossEntropy(), task.microbatches)
@@ -125,17 +101,20 @@ def record(task: Task, problem: Problem, need: Need | None) -> Modelled:
     return Modelled(task, rounds, len(rounds) if need is None else need.far)
 
 
-def fit_processors(modelled: Sequence[Modelled], taken: Sequence[float]) -> Processors:
-    """Least squares of processor times on recorded work, messages and bytes, none of whose costs is below 0.
+def fit_messages(modelled: Sequence[Modelled], taken: Sequence[float]) -> list[Overheads]:
+    """What messages cost each task: a byte always the same, a message as much as others of our engine or of torch's.
+
+    Least squares, with no cost below 0, of processor times beyond the recorded work on messages and bytes.
 
     Args:
         modelled: tasks; each counts by its share: what is fitted is relative to its processor time.
         taken: seconds of all workers' processors in a mean round of each.
     """
-    rows = []
+    rows, beyond = [], []
     for own, seconds in zip(modelled, taken, strict=True):
         work = own.processor(NO_OVERHEADS)
-        counts = [own.processor(cost) - work for cost in (Overheads(message=1.0), Overheads(byte=1.0))]
-        rows.append([number / seconds for number in (work, *counts)])
-    (pace, message, byte), _ = nnls(np.array(rows), np.ones(len(rows)))
-    return Processors(float(pace), Overheads(float(message), float(byte)))
+        messages, bytes_ = (own.processor(one) - work for one in (Overheads(message=1.0), Overheads(byte=1.0)))
+        rows.append([messages * (not own.is_torchs) / seconds, messages * own.is_torchs / seconds, bytes_ / seconds])
+        beyond.append(1 - work / seconds)
+    (ours, torchs, byte), _ = nnls(np.array(rows), np.array(beyond))
+    return [Overheads(float(torchs if own.is_torchs else ours), float(byte)) for own in modelled]

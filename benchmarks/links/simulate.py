@@ -1,9 +1,9 @@
 """The model behind `surmin simulate` against what was measured: all cells of `links.race`, and workers of this machine.
 
 Rounds are recorded in one process and their time is computed for the race's links. All four workers, and the relay
-that carries their packets, share this machine's cores, and so they do in the model. What the processors took, of each
-cell of the race, is told by the processor times that it kept: the recording's pace, a message and a byte, three numbers
-for eight tasks, and one for the relay. No time that passed is fitted.
+that carries their packets, share this machine's cores, and so they do in the model. What a message costs a processor
+beyond the recorded work is found for each kind of links from the processor times that the race kept: three numbers for
+eight tasks, and one for the relay. No time that passed is fitted.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.harness import Result, Settings, Table, Target, median, number
 from benchmarks.links.entries import Entry, Need, read_answers
-from benchmarks.links.modelled import Modelled, Processors, fit_processors, record
+from benchmarks.links.modelled import Modelled, fit_messages, record
 from benchmarks.links.pages import keep_memory
 from benchmarks.links.race import WORKERS, run_tasks, tasks_of
 from benchmarks.links.relay import packet_size
@@ -28,9 +28,10 @@ from surmin.simulation.wires import Links
 LOOPBACK = Links(5e-5, 1e11, 65_536)
 """What this machine's own network adds to its processors' time: next to nothing."""
 RACE = Path(__file__).resolve().parents[1] / "results" / "saved" / "links.race.json"
-REPEATS = 3
+REPEATS = 7
 WITHIN = 0.2
 COLUMNS = ("latency", "Mbit/s", "method", "setting", "model, s", "measured, s", "error")
+COST_COLUMNS = ("latency", "Mbit/s", "µs a message", "of torch's schedules", "ns a byte", "relay, ns a byte")
 Row = tuple[str, str, str, str, float, float]
 
 
@@ -60,22 +61,21 @@ def run(settings: Settings) -> Result:
     local = local_entries(modelled, needs)
     cores = float(os.cpu_count() or 1)
     rows: list[Row] = []
-    costs: dict[tuple[str, str], tuple[Processors, float]] = {}
+    costs: list[tuple[str, ...]] = []
     for cell in race["cells"]:
         where = f"{1e3 * cell['latency']:g} ms", f"{cell['rate'] / 1e6:g}"
         entries = [Entry(**entry) for entry in cell["entries"]]
-        processors, relay = processors_of(modelled, entries), cell["relay"]["processor"] / cell["relay"]["bytes"]
         links = Links(cell["latency"], cell["rate"], packet_size(cell["rate"]))
-        rows += held_against(
-            where, modelled, entries, processors, Setting(links, processors.overheads, cores, Overheads(byte=relay))
-        )
-        costs[where] = processors, relay
-    here, processors = ("workers of this machine", ""), processors_of(modelled, local)
-    own_rows = held_against(here, modelled, local, processors, Setting(LOOPBACK, processors.overheads, cores))
-    costs[here] = processors, 0.0
+        relay = Overheads(byte=cell["relay"]["processor"] / cell["relay"]["bytes"])
+        messages = messages_of(modelled, entries)
+        rows += held_against(where, modelled, entries, messages, Setting(links, cores=cores, carrier=relay))
+        costs.append((*where, *_costs(modelled, messages), number(1e9 * relay.byte, 2)))
+    here, messages = ("workers of this machine", ""), messages_of(modelled, local)
+    own_rows = held_against(here, modelled, local, messages, Setting(LOOPBACK, cores=cores))
+    costs.append((*here, *_costs(modelled, messages), ""))
     errors = [abs(_error(row)) for row in rows]
     return Result(
-        [_table(rows), _table(own_rows), _costs_table(costs)],
+        [_table(rows), _table(own_rows), Table("Processor time of messages, at each end", COST_COLUMNS, costs)],
         [
             Target("largest error, race", max(errors), WITHIN),
             Target("median error, race", median(errors), WITHIN),
@@ -96,19 +96,22 @@ def local_entries(modelled: Sequence[Modelled], needs: Mapping[str, Need]) -> li
     return entries
 
 
-def processors_of(modelled: Sequence[Modelled], entries: Sequence[Entry]) -> Processors:
-    """Out of the processor times of some entries, those run to the end twice aside."""
+def messages_of(modelled: Sequence[Modelled], entries: Sequence[Entry]) -> list[Overheads]:
+    """Of every task, out of the processor times of some entries, those run to the end twice aside."""
     taken = {(entry.method, entry.setting): entry.processor for entry in entries}
-    return fit_processors(modelled, [taken[own.name] for own in modelled])
+    return fit_messages(modelled, [taken[own.name] for own in modelled])
 
 
 def held_against(
-    where: tuple[str, str], modelled: Sequence[Modelled], entries: Sequence[Entry], processors: Processors,
+    where: tuple[str, str], modelled: Sequence[Modelled], entries: Sequence[Entry], messages: Sequence[Overheads],
     setting: Setting,
 ) -> list[Row]:  # fmt: skip
     """Model and measurement of every task."""
     measured = {(entry.method, entry.setting): entry.far for entry in entries}
-    return [(*where, *own.name, own.at(processors.pace).seconds(setting), measured[own.name]) for own in modelled]
+    return [
+        (*where, *own.name, own.seconds(replace(setting, overheads=cost)), measured[own.name])
+        for own, cost in zip(modelled, messages, strict=True)
+    ]
 
 
 def _error(row: Row) -> float:
@@ -120,16 +123,7 @@ def _table(rows: Sequence[Row]) -> Table:
     return Table("Seconds to 1e-3: model and measurement", COLUMNS, written)
 
 
-def _costs_table(costs: Mapping[tuple[str, str], tuple[Processors, float]]) -> Table:
-    rows = [
-        (
-            *where,
-            f"{processors.pace:.2f}",
-            number(1e6 * processors.overheads.message, 1),
-            number(1e9 * processors.overheads.byte, 2),
-            number(1e9 * relay, 2),
-        )
-        for where, (processors, relay) in costs.items()
-    ]
-    columns = ("latency", "Mbit/s", "pace", "µs a message", "ns a byte", "relay, ns a byte")
-    return Table("Processor time: of computing, over the recording's; of messages, at each end", columns, rows)
+def _costs(modelled: Sequence[Modelled], messages: Sequence[Overheads]) -> tuple[str, ...]:
+    """Of a message of ours and of torch's, and of a byte."""
+    ours, torchs = (next(c for own, c in zip(modelled, messages, strict=True) if own.is_torchs == t) for t in (0, 1))
+    return number(1e6 * ours.message), number(1e6 * torchs.message), number(1e9 * ours.byte, 2)
