@@ -44,6 +44,11 @@ class Entry:
     waves: float
     processor: float
 
+    @property
+    def name(self) -> tuple[str, str]:
+        """Tells it from the others over the same links."""
+        return self.method, self.setting
+
 
 def read_answers(task: Task, answers: Sequence[Mapping[str, Any]], needs: Mapping[str, Need]) -> Entry:
     """An entry out of what the workers answered; `sm` counts its own rounds, the others are multiplied."""
@@ -53,7 +58,7 @@ def read_answers(task: Task, answers: Sequence[Mapping[str, Any]], needs: Mappin
     )
     waves = answers[0]["waves"]
     setting = setting_of(task)
-    if task.method == "sm":
+    if task.is_whole:
         losses = answers[0]["losses"]
         near, far = (next((r for r, loss in enumerate(losses) if loss <= target), None) for target in (NEAR, FAR))
         if far is None or near is None:

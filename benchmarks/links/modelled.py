@@ -45,11 +45,6 @@ class Modelled:
         return self.task.method, setting_of(self.task)
 
     @property
-    def is_whole(self) -> bool:
-        """Run to the end; of others the first round does not count."""
-        return self.task.method == "sm"
-
-    @property
     def is_torchs(self) -> bool:
         """By one of torch's schedules, whose messages are torch's own."""
         return self.task.schedule != "posted"
@@ -57,12 +52,12 @@ class Modelled:
     @cached_property
     def kinds(self) -> list[RoundKind]:
         """Of the rounds that count, by the task's schedule."""
-        counted = self.rounds if self.is_whole else self.rounds[1:]
+        counted = self.rounds if self.task.is_whole else self.rounds[1:]
         return [kind.scheduled(self.task.schedule) for kind in group([own.programs for own in counted])]
 
     def seconds(self, setting: Setting) -> float:
         """To the loss, as the race reckons it: `sm` to the end, others by the median evaluation times their need."""
-        if self.is_whole:
+        if self.task.is_whole:
             return float(setting.seconds(self.kinds))
         return self.need * median([float(setting.seconds([kind])) for kind in self._evaluations])
 

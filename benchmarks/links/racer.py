@@ -51,6 +51,11 @@ class Task:
     until: float = 0.0
     seed: int = 0
 
+    @property
+    def is_whole(self) -> bool:
+        """Run to the end; of others some rounds are timed, and the first does not count."""
+        return self.method == "sm"
+
 
 def main() -> None:
     """Work through the tasks, together with the other workers."""

@@ -98,7 +98,7 @@ def local_entries(modelled: Sequence[Modelled], needs: Mapping[str, Need]) -> li
 
 def messages_of(modelled: Sequence[Modelled], entries: Sequence[Entry]) -> list[Overheads]:
     """Of every task, out of the processor times of some entries, those run to the end twice aside."""
-    taken = {(entry.method, entry.setting): entry.processor for entry in entries}
+    taken = {entry.name: entry.processor for entry in entries}
     return fit_messages(modelled, [taken[own.name] for own in modelled])
 
 
@@ -107,7 +107,7 @@ def held_against(
     setting: Setting,
 ) -> list[Row]:  # fmt: skip
     """Model and measurement of every task."""
-    measured = {(entry.method, entry.setting): entry.far for entry in entries}
+    measured = {entry.name: entry.far for entry in entries}
     return [
         (*where, *own.name, own.seconds(replace(setting, overheads=cost)), measured[own.name])
         for own, cost in zip(modelled, messages, strict=True)
