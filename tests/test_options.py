@@ -13,7 +13,7 @@ def test_presets() -> None:
         "factor", "quadratic", "cg", "kronecker",
     )  # fmt: skip
     assert compute.adapt_damping and compute.curvature_fraction < 1 and compute.damping > 0
-    assert trips.local == "nonlinear" and trips.adapt_decoupling and len(trips.damping_candidates) > 1
+    assert (trips.local, trips.order) == ("nonlinear", "sequential") and len(trips.damping_candidates) > 1
     assert (paper.curvature, paper.solver, paper.damping, paper.cubic) == ("scalar", "cg", 0.0, 0.0)
     assert not paper.adapt_damping and paper.preconditioner is None and paper.blocks == "layer"
     assert set(PRESETS) == {"compute", "links", "trips", "paper"}
@@ -47,6 +47,7 @@ def test_a_solver_of_the_other_kind_gives_way_to_one_that_fits() -> None:
     nonlinear = resolve_options("compute", {"local": "nonlinear"})
     assert nonlinear.solver in options_module.NONLINEAR_SOLVERS and nonlinear.preconditioner is None
     assert resolve_options("trips", {"local": "quadratic"}).solver == "cg"
+    assert resolve_options("trips", {"local": "quadratic"}).order == "parallel"
     assert resolve_options("trips", {"local": "quadratic", "cubic": 1.0}).solver == "cubic-krylov"
 
 
@@ -68,7 +69,7 @@ def test_an_unknown_preset_names_those_there_are() -> None:
         resolve_options("fast", {})
 
 
-@pytest.mark.parametrize("name", ["curvature", "blocks", "local", "solver", "top_factor", "eigenvalue"])
+@pytest.mark.parametrize("name", ["curvature", "blocks", "local", "order", "solver", "top_factor", "eigenvalue"])
 def test_an_unknown_choice_names_those_there_are(name: str) -> None:
     every = ", ".join(get_args(Options.__annotations__[name]))
     with pytest.raises(ValueError, match=f"{name} must be one of {every}, got 'zzz'"):

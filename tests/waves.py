@@ -11,6 +11,8 @@ from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.wave import BlockWaves
 from surmin.stages.block import Block, cut_blocks
 from surmin.stages.stage import Stage
+from surmin.surrogates.nonlinear import NonlinearLocalLoss, nonlinear_local_loss, quadratic_surrogate
+from surmin.work import WorkMeter
 from tests.cases import Case
 
 
@@ -34,3 +36,9 @@ def only_block(module: nn.Module) -> Block:
     """A module as the one block of the one stage of a network."""
     ((block,),) = cut_blocks([Stage.of(module)], "stage")
     return block
+
+
+def local_loss_of(waves: BlockWaves, samples: int) -> NonlinearLocalLoss:
+    """The nonlinear local loss of a block, whose curvature comes from so many samples."""
+    surrogate = quadratic_surrogate(waves.block, waves.tapes, waves.messages, samples)
+    return nonlinear_local_loss(waves.block, waves.tapes, surrogate, WorkMeter())

@@ -4,7 +4,9 @@ No communication happens here between stages; replicas average every curvature p
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.moments import InputMomentCache, Moments, estimate_moments
@@ -19,7 +21,8 @@ from surmin.solvers.nonlinear import Adam, GaussNewtonDescent, Lbfgs, NonlinearS
 from surmin.solvers.result import Solver, SolverResult
 from surmin.stages.block import Block
 from surmin.surrogates.local_loss import LocalLoss
-from surmin.surrogates.nonlinear import NonlinearLocalLoss, nonlinear_local_loss
+from surmin.surrogates.nonlinear import NonlinearLocalLoss, nonlinear_local_loss, quadratic_surrogate
+from surmin.surrogates.output_surrogate import NetworkLoss
 from surmin.work import WorkMeter
 
 QUADRATIC_SOLVERS: dict[str, Callable[[Options], Solver]] = {
@@ -63,6 +66,10 @@ class NonlinearProblem:
         """Minimise at this κ and λ."""
         return self.solver.solve(self.loss.inflated(inflation).damped(damping))
 
+    def entered_by(self, inputs: Tensor) -> "NonlinearProblem":
+        """The same problem where other activations arrive."""
+        return replace(self, loss=self.loss.entered_by(inputs))
+
 
 Problem = QuadraticProblem | NonlinearProblem
 
@@ -76,18 +83,20 @@ class LocalPhase:
         self.replicas = replicas
         self._first_moment = InputMomentCache(replicas)
 
-    def problem(self, waves: BlockWaves, seed: int) -> Problem:
+    def problem(self, waves: BlockWaves, seed: int, top: NetworkLoss | None = None) -> Problem:
         """The local loss of one block and its solver.
 
         Args:
             waves: what the gradient and curvature waves left.
             seed: of the random probe that scales layers without Kronecker structure.
+            top: the loss itself, which the block is to minimise instead of a quadratic in its output.
         """
         options, block = self.options, waves.block
         if options.local == "nonlinear":
             assert isinstance(waves.curvature, GaussNewton)
-            samples = waves.curvature.samples
-            loss = nonlinear_local_loss(block, waves.tapes, waves.messages, samples, self.work, self.replicas)
+            curvature = waves.curvature
+            surrogate = top or quadratic_surrogate(block, waves.tapes, waves.messages, curvature.samples)
+            loss = nonlinear_local_loss(block, waves.tapes, surrogate, self.work, self.replicas)
             return NonlinearProblem(block, loss, self._nonlinear_solver(block))
         own = self.work.counted(("product", block.index, waves.shape), waves.curvature.product)
         quadratic = LocalLoss(waves.gradient, lambda v: self.replicas.mean(own(v)), cubic=options.cubic)

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
+from surmin.attempts import Order, ParallelOrder, Point, SequentialOrder
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.output_curvature import OutputCurvature, draw_seed
 from surmin.curvature.scalar import ScalarCurvature
@@ -16,12 +17,15 @@ from surmin.local_phase import LocalPhase
 from surmin.losses import ConvexLoss
 from surmin.options import Options, OptionValues, resolve_options
 from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.replicas import Replicas
 from surmin.report import StepReport
-from surmin.search import Point, Search, Trial
+from surmin.search import Search, Trial
 from surmin.solvers.result import Reason
+from surmin.stages.block import Block
 from surmin.surrogates.decoupling import check_decoupling, uniform_decoupling
+from surmin.surrogates.output_surrogate import NetworkLoss
 
 
 class SurrogateMinimizer:
@@ -68,7 +72,7 @@ class SurrogateMinimizer:
         self.blocks, count = self.pipeline.cut(self.options.blocks)
         self._curvature = _output_curvature(self.options, self.pipeline.replicas)
         inflation = self._choose_inflation(count)
-        self._search = Search(self.pipeline, self.options, inflation)
+        self._search = Search(self._order(inflation), self.options)
         keep = self._curvature.needs_cotangents or self.options.local == "nonlinear"
         self._boundaries = {own[0].stage: [block.start for block in own[1:]] for own in self.blocks if keep and own}
         self._local_phase = LocalPhase(self.options, self.pipeline.work, self.pipeline.replicas)
@@ -121,7 +125,7 @@ class SurrogateMinimizer:
             new_loss=trial.new_loss,
             predicted_decrease=trial.predicted,
             reduction_ratio=trial.ratio,
-            damping=trial.damping.value,
+            damping=trial.step.damping.value,
             accepted=trial.accepted,
             tries=tries,
             gradient_norm=trial.gradient_norm,
@@ -173,21 +177,37 @@ class SurrogateMinimizer:
         gradients = self.pipeline.backward(wave, self._boundaries)
         blocks = self.pipeline.curvature(wave, gradients, self.blocks, self._curvature, seed)
         with self.pipeline.tracer.span("U"):
-            problems = [self._local_phase.problem(block, draw_seed(seed, block.block.index)) for block in blocks]
+            problems = [
+                self._local_phase.problem(block, draw_seed(seed, block.block.index), self._top(block.block, wave, seed))
+                for block in blocks
+            ]
         square = sum((block.gradient.dot(block.gradient) for block in blocks), torch.zeros_like(wave.loss))
         return Point(inputs, targets, wave.loss, problems, square, self._previous)
 
     def _commit(self, trial: Trial, point: Point) -> None:
-        self.pipeline.move_to(trial.parameters)
+        self.pipeline.move_to(trial.step.parameters)
         if any(self.options.momentum_candidates):
-            named = [p.block.named(step) for p, step in zip(point.problems, trial.steps, strict=True)]
+            named = [p.block.named(step) for p, step in zip(point.problems, trial.step.steps, strict=True)]
             self._previous = {name: value for own in named for name, value in own.items()}
-        if trial.wave is not None:
-            self.pipeline.accept(trial.wave, point.inputs, point.targets)
+        if trial.step.wave is not None:
+            self.pipeline.accept(trial.step.wave, point.inputs, point.targets)
+
+    def _order(self, inflation: Sequence[float]) -> Order:
+        if self.options.order == "sequential":
+            return SequentialOrder(self.pipeline)
+        return ParallelOrder(self.pipeline, self.options, inflation)
+
+    def _top(self, block: Block, wave: Wave, seed: int) -> NetworkLoss | None:
+        """The loss itself for the network's last stage, where no other stage moves while that one does."""
+        is_top = self.pipeline.is_last and block.stage is self.pipeline.stages[-1]
+        if self.options.order == "parallel" or not is_top:
+            return None
+        assert isinstance(self._curvature, FactorCurvature)
+        return NetworkLoss(self.pipeline.loss, torch.cat(list(wave.targets)), self._curvature, draw_seed(seed, -1))
 
     def _choose_inflation(self, count: int) -> list[float]:
-        """κ of every trainable block; curvatures that are decoupled already have κ = 1."""
-        if self._curvature.decoupled:
+        """κ of every trainable block: 1 where curvatures are decoupled already, or blocks do not move together."""
+        if self._curvature.decoupled or self.options.order == "sequential":
             return [1.0] * count
         if self.options.decoupling is not None:
             return check_decoupling(self.options.decoupling, count)
@@ -212,7 +232,7 @@ def _output_curvature(options: Options, replicas: Replicas) -> OutputCurvature:
 
 def _note(trial: Trial) -> str:
     """The unusual reasons for which solvers stopped, and a rejection."""
-    codes = torch.stack([result.code for result in trial.results]).tolist() if trial.results else []
+    codes = torch.stack([result.code for result in trial.step.results]).tolist() if trial.step.results else []
     reasons = {Reason(code) for code in codes}
     unusual = sorted(reason.name.lower().replace("_", " ") for reason in reasons - {Reason.MAX_STEPS, Reason.CONVERGED})
     return ", ".join(([] if trial.accepted else ["rejected"]) + unusual)

@@ -19,6 +19,7 @@ class OptionValues(TypedDict, total=False):
     curvature: Literal["scalar", "sample", "factor"]
     blocks: Literal["layer", "stage"]
     local: Literal["quadratic", "nonlinear"]
+    order: Literal["parallel", "sequential"]
     solver: SolverName
     inner_steps: int
     inner_learning_rate: float | None
@@ -52,6 +53,8 @@ class Options:
         curvature: what goes down the pipe: "factor" (columns R with M = R Rᵀ), "sample" or "scalar" (Appendix A).
         blocks: what gets a local loss of its own, a "layer" or a whole "stage".
         local: "quadratic" (equation 1) or "nonlinear", the surrogate through the block's own nonlinearity.
+        order: "parallel", all blocks solve at once and without communication, or "sequential", every stage solves when
+            the activations of the moved stages below arrive and then sends its own on: far fewer trips, each longer.
         solver: of the quadratic "cg", "gd" (fixed step), "gd-armijo", "cubic-gd", "cubic-krylov"; of the nonlinear
             "gauss-newton", "lbfgs", "adam".
         inner_steps: N, inner steps per round.
@@ -82,6 +85,7 @@ class Options:
     curvature: Literal["scalar", "sample", "factor"] = "factor"
     blocks: Literal["layer", "stage"] = "layer"
     local: Literal["quadratic", "nonlinear"] = "quadratic"
+    order: Literal["parallel", "sequential"] = "parallel"
     solver: SolverName = "cg"
     inner_steps: int = 3
     inner_learning_rate: float | None = None
@@ -111,8 +115,9 @@ PRESETS: Mapping[str, Options] = {
     "compute": Options(),
     "links": Options(curvature_fraction=0.15, accept_above=0.1, momentum_candidates=(0.3,), wire="int8"),
     "trips": Options(
-        blocks="stage", local="nonlinear", solver="gauss-newton", inner_steps=4, preconditioner=None,
-        curvature_fraction=0.5, damping_candidates=(0.1, 0.4, 1.5, 6.0), momentum_candidates=(0.0, 0.3, 0.6),
+        blocks="stage", local="nonlinear", order="sequential", solver="gauss-newton", inner_steps=4,
+        preconditioner=None, curvature_fraction=1.0, accept_above=0.0,
+        damping_candidates=(0.01, 0.1, 1.0, 10.0, 100.0), momentum_candidates=(0.0, 0.3, 0.6),
     ),
     "paper": Options(
         curvature="scalar", inner_steps=20, preconditioner=None, curvature_fraction=1.0, damping=0.0,
@@ -138,6 +143,10 @@ def resolve_options(preset: str, given: Mapping[str, Any]) -> Options:
     if "solver" not in given:
         options = replace(options, solver=_default_solver(options))
     gives_way: dict[str, Any] = {}
+    if options.local != "nonlinear" or options.blocks != "stage" or not options.adapt_damping:
+        gives_way["order"] = "parallel"
+    elif options.order == "sequential":
+        gives_way |= {"adapt_decoupling": False, "momentum_candidates": (0.0,)}
     if options.curvature != "factor" or options.solver != "cg":
         gives_way["preconditioner"] = None
     if options.curvature != "factor":
@@ -166,7 +175,7 @@ def _default_solver(options: Options) -> SolverName:
 def _check_choices(options: Options) -> None:
     if options.wire not in (*get_args(WireName), None):
         raise ValueError(f"wire must be 'bfloat16', 'float16', 'int8' or None, got {options.wire!r}")
-    for name in ("curvature", "blocks", "local", "solver", "top_factor", "eigenvalue", "hessian_products"):
+    for name in ("curvature", "blocks", "local", "order", "solver", "top_factor", "eigenvalue", "hessian_products"):
         choices = get_args(Options.__annotations__[name])
         if getattr(options, name) not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(options, name)!r}")
@@ -212,7 +221,21 @@ def _check_combinations(options: Options) -> None:
     nonlinear = options.local == "nonlinear"
     scalar, untested = options.curvature != "factor", not options.adapt_damping
     preconditioned = options.preconditioner is not None
+    sequential = options.order == "sequential"
     rules: list[tuple[bool, str]] = [
+        (
+            sequential and not (nonlinear and options.blocks == "stage"),
+            "order='sequential' needs local='nonlinear' and blocks='stage'",
+        ),
+        (sequential and untested, "order='sequential' needs adapt_damping=True, which tests the steps"),
+        (
+            sequential and (options.decoupling is not None or options.adapt_decoupling),
+            "in sequential order no decoupling (κ) is needed: leave decoupling and adapt_decoupling out",
+        ),
+        (
+            sequential and any(options.momentum_candidates),
+            "momentum_candidates need order='parallel': a stage cannot solve for a step that is then lengthened",
+        ),
         (
             nonlinear != (options.solver in NONLINEAR_SOLVERS),
             f"solver {options.solver!r} does not solve {options.local} local losses",

@@ -1,65 +1,29 @@
-"""Looking for a step that passes the test: local phase and forward wave at ever larger damping (waves 4 and 5)."""
+"""Looking for a step that passes the test, at ever larger damping."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
+from surmin.attempts import Candidate, Order, Point
 from surmin.damping import Damping, is_acceptable, reduction_ratio
 from surmin.errors import NonFiniteError
-from surmin.local_phase import Problem
 from surmin.options import Options
-from surmin.pipeline.wave import StageParameters, Wave
-from surmin.pipeline.worker_pipeline import WorkerPipeline
-from surmin.solvers.result import SolverResult
-from surmin.stages.stage import Stage
-
-
-@dataclass(frozen=True)
-class Point:
-    """The current parameters with all that waves 1 to 3 left there.
-
-    Attributes:
-        inputs: the whole batch.
-        targets: of the whole batch.
-        loss: h(θ̄), 0-dimensional.
-        problems: what every trainable block has to minimise.
-        gradient_square: ‖∂h/∂θ‖², 0-dimensional.
-        previous: the last accepted step by the parameters' global names; None before there is one.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    loss: Tensor
-    problems: Sequence[Problem]
-    gradient_square: Tensor
-    previous: Mapping[str, Tensor] | None
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A step that has been computed, where it leads, and what it promised.
+    """A step and how its test went.
 
     Attributes:
-        damping: what it was computed with.
-        results: of every block's solver.
-        steps: d of every block: the solver's step, and a share of the previous step where momentum is tried.
-        parameters: θ̄ + d, tensors of their own.
-        wave: the forward wave there; None where steps are not tested.
+        step: the candidate.
         loss: h(θ̄).
         gradient_norm: ‖∂h/∂θ‖ at θ̄.
         new_loss: h(θ̄ + d); NaN where steps are not tested.
-        predicted: the decrease of the summed local losses.
+        predicted: the decrease of the local losses, added up.
         accepted: whether it passed the test.
     """
 
-    damping: Damping
-    results: Sequence[SolverResult]
-    steps: Sequence[Tensor]
-    parameters: StageParameters
-    wave: Wave | None
+    step: Candidate
     loss: float
     gradient_norm: float
     new_loss: float
@@ -77,14 +41,12 @@ class Search:
     """How a step is looked for.
 
     Attributes:
-        pipeline: runs the forward waves.
+        order: makes the candidates and runs them.
         options: of the minimizer.
-        inflation: κ of every trainable block, by its index.
     """
 
-    pipeline: WorkerPipeline
+    order: Order
     options: Options
-    inflation: Sequence[float]
 
     def run(self, point: Point, damping: Damping) -> tuple[Trial, int, Damping]:
         """Solve and test, raising the damping until a step passes; solving again needs no new backward wave.
@@ -97,7 +59,11 @@ class Search:
             trials = self._attempt(point, damping, tries)
             best = min(trials, key=lambda trial: (not trial.accepted, _or_infinity(trial.new_loss)))
             if best.accepted:
-                return best, tries, best.damping.after_acceptance(best.ratio, tighten=self.options.adapt_decoupling)
+                return (
+                    best,
+                    tries,
+                    best.step.damping.after_acceptance(best.ratio, tighten=self.options.adapt_decoupling),
+                )
             if not self.options.adapt_damping:
                 break
             damping = damping.after_rejection(best.ratio, max(self.options.damping_candidates))
@@ -109,61 +75,16 @@ class Search:
         return candidates if tries == 1 or 0 in candidates else (0.0,)
 
     def _attempt(self, point: Point, damping: Damping, tries: int) -> list[Trial]:
-        """Every candidate: solve, try all in one forward wave, add up over stages."""
-        candidates = self._candidates(point, damping, self._momenta(tries))
-        moved = [self._moved(point.problems, steps) for _, _, steps in candidates]
-        waves: list[Wave | None] = [None] * len(moved)
-        if self.options.adapt_damping:
-            waves = list(self.pipeline.forward_candidates(point.inputs, point.targets, moved))
-        zero, unknown = torch.zeros_like(point.loss), torch.full_like(point.loss, math.nan)
-        numbers = [point.loss, point.gradient_square]
-        for (_, results, _), wave in zip(candidates, waves, strict=True):
-            numbers += [unknown if wave is None else wave.loss, sum((r.decrease for r in results), zero)]
-        loss, gradient_square, *pairs = self.pipeline.total(torch.stack([number.double() for number in numbers]))
+        """All candidates at this damping, tested."""
+        tighten = self.options.adapt_decoupling
+        dampings = [damping.candidate(factor, tighten=tighten) for factor in self.options.damping_candidates]
+        attempt = self.order.attempt(point, dampings, self._momenta(tries))
+        loss, gradient_square = attempt.loss, attempt.gradient_square
         self._check_start(loss, gradient_square)
-        ends = zip(pairs[::2], pairs[1::2], strict=True)
-        norm = math.sqrt(gradient_square)
         return [
-            Trial(*candidate, parameters, wave, loss, norm, *end, self._is_accepted(loss, *end, tries))
-            for candidate, parameters, wave, end in zip(candidates, moved, waves, ends, strict=True)
+            Trial(candidate, loss, math.sqrt(gradient_square), *end, self._is_accepted(loss, *end, tries))
+            for candidate, end in zip(attempt.candidates, attempt.ends, strict=True)
         ]
-
-    def _candidates(
-        self, point: Point, damping: Damping, momenta: Sequence[float]
-    ) -> list[tuple[Damping, list[SolverResult], list[Tensor]]]:
-        """For every damping the blocks' solutions, and for every momentum β the steps d + β d_previous.
-
-        Momentum costs no solving: the step that the last round took is added as it is, and predicts nothing of its own.
-        """
-        candidates = []
-        for factor in self.options.damping_candidates:
-            scaled = damping.candidate(factor, tighten=self.options.adapt_decoupling)
-            results = self._solve(point.problems, scaled)
-            for momentum in (0.0,) if point.previous is None else momenta:
-                steps = [result.step for result in results]
-                if momentum and point.previous is not None:
-                    previous = [problem.block.flatten(point.previous) for problem in point.problems]
-                    steps = [step + momentum * last for step, last in zip(steps, previous, strict=True)]
-                candidates.append((scaled, results, steps))
-        return candidates
-
-    def _solve(self, problems: Sequence[Problem], damping: Damping) -> list[SolverResult]:
-        """Every block minimises its local loss at this λ and share of κ."""
-        with torch.no_grad(), self.pipeline.tracer.span("U"):
-            return [
-                problem.solve(max(1.0, damping.inflation_share * self.inflation[problem.block.index]), damping.value)
-                for problem in problems
-            ]
-
-    def _moved(self, problems: Sequence[Problem], steps: Sequence[Tensor]) -> StageParameters:
-        """The parameters θ̄ + d as tensors of their own; the network's stay as they are."""
-        moved: dict[Stage, list[Mapping[str, Tensor]]] = {
-            stage: [{}] * len(stage.layers) for stage in self.pipeline.stages
-        }
-        for problem, step in zip(problems, steps, strict=True):
-            block = problem.block
-            moved[block.stage][block.start : block.stop] = block.moved(step)
-        return moved
 
     def _is_accepted(self, loss: float, new_loss: float, predicted: float, tries: int) -> bool:
         """Accept anything finite where steps are not tested."""

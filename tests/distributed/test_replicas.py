@@ -35,6 +35,7 @@ EVERYTHING: list[Setting] = [
     ("positions", "sm", CAREFUL),
     ("tanh", "sm", TRIPS),
     ("tanh", "sm", {**TRIPS, "solver": "lbfgs"}),
+    ("tanh", "sm", {**TRIPS, "order": "parallel"}),
     ("frozen", "sm", TRIPS),
     ("tanh", "sm", {"curvature": "sample", "delta_relative": 1.0}),
     ("tanh", "sm", {"preset": "paper", "inner_steps": 3}),

@@ -44,7 +44,7 @@ def trace(setting: Setting) -> tuple[list[Span], list[int]]:
 SETTINGS = [
     SETTING,
     replace(SETTING, schedule="gpipe", options=(("curvature", "sample"), ("power_steps", 2))),
-    replace(SETTING, workers=4, options=(("preset", "trips"), ("inner_steps", 1))),
+    replace(SETTING, workers=4, options=(("preset", "trips"), ("order", "parallel"), ("inner_steps", 1))),
 ]
 
 

@@ -5,10 +5,9 @@ from surmin.curvature.factor import FactorCurvature
 from surmin.solvers.nonlinear import Adam, GaussNewtonDescent, Lbfgs
 from surmin.solvers.result import Reason
 from surmin.stages.partition import partition
-from surmin.surrogates.nonlinear import NonlinearLocalLoss, nonlinear_local_loss
-from surmin.work import WorkMeter
+from surmin.surrogates.nonlinear import NonlinearLocalLoss
 from tests.cases import BY_NAME
-from tests.waves import block_waves
+from tests.waves import block_waves, local_loss_of
 
 SOLVERS = {
     "lbfgs": lambda steps: Lbfgs(steps),
@@ -23,7 +22,7 @@ def local_loss(name: str, index: int, *, fraction: float = 1, damping: float = 0
     curvature = FactorCurvature(fraction=fraction)
     waves = block_waves(partition(case.network(), 2), case, case.batch(), curvature, blocks="stage")[index]
     samples = curvature.sample_count(6)
-    loss = nonlinear_local_loss(waves.block, waves.tapes, waves.messages, samples, WorkMeter())
+    loss = local_loss_of(waves, samples)
     return loss.inflated(2.0).damped(damping)
 
 
@@ -66,7 +65,7 @@ def test_the_network_s_parameters_stay_where_they_are(make) -> None:
     network = case.network()
     before = [p.detach().clone() for p in network.parameters()]
     (waves,) = block_waves([network], case, case.batch(), FactorCurvature(fraction=1), blocks="stage")
-    loss = nonlinear_local_loss(waves.block, waves.tapes, waves.messages, 6, WorkMeter()).damped(0.1)
+    loss = local_loss_of(waves, 6).damped(0.1)
     with torch.no_grad():
         make(3).solve(loss)
     assert all(torch.equal(p, kept) for p, kept in zip(network.parameters(), before, strict=True))
@@ -81,7 +80,7 @@ def test_a_loss_that_is_not_finite_is_named(make) -> None:
     with torch.no_grad():
         network[0].weight.fill_(float("nan"))
     (waves,) = block_waves([network], case, (inputs, targets), FactorCurvature(fraction=1), blocks="stage")
-    loss = nonlinear_local_loss(waves.block, waves.tapes, waves.messages, 6, WorkMeter()).damped(0.1)
+    loss = local_loss_of(waves, 6).damped(0.1)
     with torch.no_grad():
         assert make(3).solve(loss).reason is Reason.NON_FINITE
 
@@ -94,7 +93,7 @@ def test_a_stationary_block_stays(make) -> None:
     inputs, _ = case.batch()
     batch = (inputs, network(inputs).detach())
     (waves,) = block_waves([network], case, batch, FactorCurvature(fraction=1), blocks="stage")
-    loss = nonlinear_local_loss(waves.block, waves.tapes, waves.messages, 6, WorkMeter()).damped(0.1)
+    loss = local_loss_of(waves, 6).damped(0.1)
     with torch.no_grad():
         result = make(3).solve(loss)
     assert not result.step.any()

@@ -9,11 +9,10 @@ from torch.autograd.functional import jacobian
 
 from surmin.curvature.factor import FactorCurvature
 from surmin.stages.partition import partition
-from surmin.surrogates.nonlinear import NonlinearLocalLoss, nonlinear_local_loss
-from surmin.work import WorkMeter
+from surmin.surrogates.nonlinear import NonlinearLocalLoss
 from tests.cases import BY_NAME, CASES, Case
 from tests.oracles import DenseBlock, dense, gauss_newton, gradients, loss_hessians, points, run, stage_blocks
-from tests.waves import block_waves
+from tests.waves import block_waves, local_loss_of
 
 INFLATION, DAMPING = 3.0, 0.2
 SPLITTABLE = [case for case in CASES if case.name != "logistic"]
@@ -26,7 +25,7 @@ def local_losses(
     found = block_waves(parts, case, batch, curvature, blocks="stage", microbatches=microbatches, seed=2)
     count = curvature.sample_count(len(batch[0]))
     losses = [
-        nonlinear_local_loss(waves.block, waves.tapes, waves.messages, count, WorkMeter())
+        local_loss_of(waves, count)
         .inflated(INFLATION).damped(DAMPING)
         for waves in found
     ]  # fmt: skip
@@ -120,7 +119,7 @@ def test_on_a_fraction_of_the_batch_only_its_rows_bend() -> None:
     case = BY_NAME["tanh"]
     losses, blocks, batch = local_losses(case, 2, FactorCurvature(fraction=0.5))
     loss, block = losses[1], blocks[1]
-    columns, rows = loss.message
+    columns, rows = loss.surrogate.columns(loss.inputs)
     z = points(blocks, batch[0])
     step = 0.3 * torch.randn(block.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     cotangent = case.loss.gradient(z[2], batch[1]) / 6

@@ -12,6 +12,7 @@ class SurrogateConfig:
         preset: of sm: compute (least time where trips are cheap), links (over slow links), trips (fewest) or paper.
         curvature: of sm: what goes down the pipe, factor, sample or scalar.
         local: of sm: local losses that are quadratic or nonlinear.
+        order: of sm: stages solve in parallel, or sequential, each when the moved activations reach it.
         blocks: of sm: what gets a local loss of its own, a layer or a stage.
         rank: of sm: random curvature columns per sample; if not given the factor is exact, and of rank 2 for tokens.
         curvature_fraction: of sm: part of the batch that carries the curvature.
@@ -23,6 +24,7 @@ class SurrogateConfig:
     preset: Literal["compute", "links", "trips", "paper"] | None = None
     curvature: Literal["factor", "sample", "scalar"] | None = None
     local: Literal["quadratic", "nonlinear"] | None = None
+    order: Literal["parallel", "sequential"] | None = None
     blocks: Literal["layer", "stage"] | None = None
     rank: int | None = None
     curvature_fraction: float | None = None

@@ -1,6 +1,6 @@
 """Solvers of nonlinear local losses: L-BFGS, re-linearised Gauss-Newton and Adam."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,16 +37,15 @@ class Lbfgs:
             [step], lr=1, max_iter=self.steps, max_eval=2 * self.steps, history_size=self.history,
             tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe",
         )  # fmt: skip
-        evaluations = 0
+        values: list[Tensor] = []
 
         def closure() -> Tensor:
-            nonlocal evaluations
-            evaluations += 1
             value, step.grad = loss.value_and_gradient(step.detach())
+            values.append(value)
             return value
 
         optimizer.step(closure)
-        return _finish(loss, step.detach(), evaluations)
+        return _finish(loss, step.detach(), values)
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,12 @@ class Adam:
         """First-order steps on the flat parameter vector."""
         step = loss.block.vector().zero_().requires_grad_()
         optimizer = torch.optim.Adam([step], lr=self.learning_rate)
+        values: list[Tensor] = []
         for _ in range(self.steps):
-            _, step.grad = loss.value_and_gradient(step.detach())
+            value, step.grad = loss.value_and_gradient(step.detach())
+            values.append(value)
             optimizer.step()
-        return _finish(loss, step.detach(), self.steps)
+        return _finish(loss, step.detach(), values)
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class GaussNewtonDescent:
         step = loss.block.vector().zero_()
         with torch.enable_grad():
             tape = loss.forward(step)
-        value = new_value = torch.zeros_like(step[0])
+        start = value = new_value = loss.value(tape, step)
         extra, used = 0.0, 0
         expansion: tuple[Tensor, Callable[[Tensor, float], SolverResult]] | None = None
         for _ in range(self.steps):
@@ -102,7 +103,7 @@ class GaussNewtonDescent:
             else:
                 extra = max(4 * extra, loss.damping)
         known = torch.isfinite(new_value) | step.any()
-        decrease = torch.where(known, 0.5 * loss.damping * step.dot(step) - value, torch.nan)
+        decrease = torch.where(known, start - value + 0.5 * loss.damping * step.dot(step), torch.nan)
         return _result(step, decrease, used)
 
     def _model(self, loss: NonlinearLocalLoss, tape: Tape) -> Callable[[Tensor, float], SolverResult]:
@@ -125,8 +126,9 @@ class GaussNewtonDescent:
         return minimise
 
 
-def _finish(loss: NonlinearLocalLoss, step: Tensor, evaluations: int) -> SolverResult:
-    return _result(step, -loss.damped(0.0)(step), evaluations)
+def _finish(loss: NonlinearLocalLoss, step: Tensor, values: Sequence[Tensor]) -> SolverResult:
+    """From the values of all evaluations, the first of which was at d = 0."""
+    return _result(step, values[0] - loss.damped(0.0)(step), len(values))
 
 
 def _result(step: Tensor, decrease: Tensor, evaluations: int) -> SolverResult:

@@ -28,7 +28,7 @@ class SolverResult:
 
     Attributes:
         step: d, a flat vector (P,).
-        decrease: -L(d) of the undamped local loss, 0-dimensional: the predicted decrease of equation (1).
+        decrease: L(0) - L(d) of the undamped local loss, 0-dimensional: the predicted decrease of equation (1).
         code: 0-dimensional integer tensor holding a `Reason`.
         products: curvature products spent.
     """

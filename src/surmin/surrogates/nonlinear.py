@@ -1,7 +1,6 @@
-"""The local loss through the block's own nonlinearity: Ψ_i(f_i(z̄, θ)) with M scaled by κ, and no quadratic in θ.
+"""The local loss through the block's own nonlinearity: Ψ_i(f_i(z, θ)), and no quadratic in θ.
 
-Legend: z̄ the block's input at the expansion point, f̄ = f(z̄, θ̄) its output there, g the gradient of the mean loss at f̄
-(per sample, already divided by n), R the columns of the output curvature on the q sampled rows, d = θ - θ̄.
+Legend: z̄ the block's input at the expansion point, d = θ - θ̄ the step, κ the inflation of Ψ's curvature, λ the damping.
 """
 
 from collections.abc import Sequence
@@ -11,44 +10,42 @@ import torch
 from torch import Tensor
 
 from surmin.curvature.factor import gauss_newton
-from surmin.curvature.gauss_newton import GaussNewton, weighted_sum
+from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.output_curvature import Message
 from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.block import Block
 from surmin.stages.stage import Stage, Tape, layer_inputs
+from surmin.surrogates.output_surrogate import OutputSurrogate, QuadraticSurrogate
 from surmin.work import WorkMeter
 
 
 @dataclass(frozen=True)
 class NonlinearLocalLoss:
-    """L(d) = Σ_j ⟨g_j, f_j(θ) - f̄_j⟩ + (κ/2q) Σ_j ‖R_jᵀ(f_j(θ) - f̄_j)‖² + ½ λ‖d‖².
+    """L(d) = Ψ(f(z, θ̄ + d)) + ½ λ‖d‖².
 
     Attributes:
         block: the block whose parameters are minimised, the only one of a stage of its own.
-        inputs: z̄ of the whole batch, (n, *in).
-        output: f̄, (n, *out).
-        cotangent: g, (n, *out).
-        message: R, and the rows it belongs to (left out: all).
-        samples: q, how many samples carry the curvature.
+        inputs: z of the whole batch, (n, *in): z̄, or what the stages below have made of it since.
+        surrogate: Ψ.
         work: where evaluations are counted.
         replicas: over which sums over samples are averaged.
-        inflation: κ.
         damping: λ.
     """
 
     block: Block
     inputs: Tensor
-    output: Tensor
-    cotangent: Tensor
-    message: Message
-    samples: int
+    surrogate: OutputSurrogate
     work: WorkMeter
     replicas: Replicas = ONE_REPLICA
-    inflation: float = 1.0
     damping: float = 0.0
 
+    @property
+    def inflation(self) -> float:
+        """κ."""
+        return self.surrogate.inflation
+
     def __call__(self, step: Tensor) -> Tensor:
-        """L(d), a 0-dimensional tensor; L(0) = 0."""
+        """L(d), a 0-dimensional tensor; with a quadratic Ψ, L(0) = 0 at z̄."""
         with torch.no_grad():
             return self.value(self.forward(step), step)
 
@@ -60,16 +57,13 @@ class NonlinearLocalLoss:
 
     def value(self, tape: Tape, step: Tensor) -> Tensor:
         """L(d) from the tape of `forward(d)`."""
-        change = tape.output.detach() - self.output
-        linear = (self.cotangent * change).sum()
-        curved = self.inflation / (2 * self.samples) * self._project(change).square().sum()
-        return 0.5 * self.damping * step.dot(step) + self.replicas.mean(linear + curved)
+        surrogate = self.replicas.mean(self.surrogate.value(tape.output.detach()))
+        return 0.5 * self.damping * step.dot(step) + surrogate
 
     def gradient(self, tape: Tape, step: Tensor) -> Tensor:
         """∇L(d) from the tape of `forward(d)`, run with gradients enabled; it can be used once."""
         with self.work.phase(self._key("inner backward")):
-            coefficients = self.inflation / self.samples * self._project(tape.output.detach() - self.output)
-            pulled = torch.cat(self.block.stage.backward(tape, self._lift(coefficients)))
+            pulled = torch.cat(self.block.stage.backward(tape, self.surrogate.cotangent(tape.output.detach())))
         return self.damping * step + self.replicas.mean(pulled)
 
     def value_and_gradient(self, step: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,9 +74,14 @@ class NonlinearLocalLoss:
             return self.value(tape, step), self.gradient(tape, step)
 
     def linearized(self, tape: Tape) -> GaussNewton:
-        """This replica's G at the tape's point, with the output curvature of the expansion point."""
+        """This replica's G at the tape's point, without κ."""
         with torch.no_grad(), self.work.phase(self._key("inner curvature")):
-            return gauss_newton(self.block, tape, self.message, self.samples)
+            message = self.surrogate.columns(tape.output.detach())
+            return gauss_newton(self.block, tape, message, self.surrogate.samples)
+
+    def entered_by(self, inputs: Tensor) -> "NonlinearLocalLoss":
+        """The same local loss where other activations arrive; L(0) is no longer 0."""
+        return replace(self, inputs=inputs)
 
     def damped(self, damping: float) -> "NonlinearLocalLoss":
         """The same local loss with another λ."""
@@ -90,38 +89,30 @@ class NonlinearLocalLoss:
 
     def inflated(self, inflation: float) -> "NonlinearLocalLoss":
         """The same local loss with another κ."""
-        return replace(self, inflation=inflation)
-
-    def _project(self, change: Tensor) -> Tensor:
-        """Rᵀ(f - f̄) on the rows that carry curvature, (k, q)."""
-        columns, *rows = self.message
-        return torch.linalg.vecdot(columns.flatten(2), (change[rows[0]] if rows else change).flatten(1))
-
-    def _lift(self, coefficients: Tensor) -> Tensor:
-        """g + R c at the block's output, (n, *out)."""
-        columns, *rows = self.message
-        lifted = weighted_sum(columns, coefficients)
-        return self.cotangent.index_add(0, rows[0], lifted) if rows else self.cotangent + lifted
+        return replace(self, surrogate=self.surrogate.inflated(inflation))
 
     def _key(self, phase: str) -> tuple[str, int, torch.Size]:
         return phase, self.block.index, self.inputs.shape
 
 
 def nonlinear_local_loss(
-    block: Block, tapes: Sequence[Tape], messages: Sequence[Message], samples: int, work: WorkMeter,
-    replicas: Replicas = ONE_REPLICA,
-) -> NonlinearLocalLoss:  # fmt: skip
-    """The local loss of a block from what the waves left: tapes, and the columns at the block's output."""
+    block: Block, tapes: Sequence[Tape], surrogate: OutputSurrogate, work: WorkMeter, replicas: Replicas = ONE_REPLICA
+) -> NonlinearLocalLoss:
+    """The local loss of a block at the inputs that the waves left on its tapes."""
+    own = Block(Stage(block.layers), 0, len(block.layers), block.index)
+    return NonlinearLocalLoss(own, layer_inputs(tapes, block.start), surrogate, work, replicas)
+
+
+def quadratic_surrogate(
+    block: Block, tapes: Sequence[Tape], messages: Sequence[Message], samples: int
+) -> QuadraticSurrogate:
+    """Ψ of a block from what the waves left: tapes, and the columns at the block's output."""
     columns, *rows = zip(*messages, strict=True)
-    return NonlinearLocalLoss(
-        block=Block(Stage(block.layers), 0, len(block.layers), block.index),
-        inputs=layer_inputs(tapes, block.start),
-        output=layer_inputs(tapes, block.stop),
-        cotangent=_joined([tape.cotangents[block.stop].detach() for tape in tapes]),
+    return QuadraticSurrogate(
+        center=layer_inputs(tapes, block.stop),
+        slope=_joined([tape.cotangents[block.stop].detach() for tape in tapes]),
         message=(_joined(columns, dim=1), *map(_joined, rows)),
         samples=samples,
-        work=work,
-        replicas=replicas,
     )
 
 

@@ -1,0 +1,126 @@
+"""Ψ: what the loss is taken to be as a function of a stage's output, for its local loss to be minimised through.
+
+Legend: f̄ the output at the expansion point, g the gradient of the mean loss there (per sample, already divided by n),
+R the columns of the output curvature on the q sampled rows, κ the inflation.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from surmin.curvature.factor import FactorCurvature
+from surmin.curvature.gauss_newton import weighted_sum
+from surmin.curvature.output_curvature import Message
+from surmin.losses import ConvexLoss
+
+
+class OutputSurrogate(Protocol):
+    """A convex function of a stage's outputs (n, *out), with what a Gauss-Newton method needs of it."""
+
+    @property
+    def inflation(self) -> float:
+        """κ, by which `columns` are to be scaled."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples `columns` stand for."""
+
+    def value(self, output: Tensor) -> Tensor:
+        """Ψ over this replica's samples, 0-dimensional."""
+
+    def cotangent(self, output: Tensor) -> Tensor:
+        """∇Ψ, (n, *out)."""
+
+    def columns(self, output: Tensor) -> Message:
+        """Columns R with ∇²Ψ = (κ/q) R Rᵀ, and the rows they belong to (left out: all)."""
+
+    def inflated(self, inflation: float) -> "OutputSurrogate":
+        """The same function with another κ."""
+
+
+@dataclass(frozen=True)
+class QuadraticSurrogate:
+    """Ψ(z) = Σ_j ⟨g_j, z_j - f̄_j⟩ + (κ/2q) Σ_j ‖R_jᵀ(z_j - f̄_j)‖², from the gradient and curvature waves.
+
+    Attributes:
+        center: f̄, (n, *out).
+        slope: g, (n, *out).
+        message: R, and the rows it belongs to (left out: all).
+        samples: q, how many samples carry the curvature.
+        inflation: κ.
+    """
+
+    center: Tensor
+    slope: Tensor
+    message: Message
+    samples: int
+    inflation: float = 1.0
+
+    def value(self, output: Tensor) -> Tensor:
+        """Ψ, 0 at f̄."""
+        change = output - self.center
+        curved = self.inflation / (2 * self.samples) * self._project(change).square().sum()
+        return (self.slope * change).sum() + curved
+
+    def cotangent(self, output: Tensor) -> Tensor:
+        """g + (κ/q) R Rᵀ(z - f̄)."""
+        columns, *rows = self.message
+        coefficients = self.inflation / self.samples * self._project(output - self.center)
+        lifted = weighted_sum(columns, coefficients)
+        return self.slope.index_add(0, rows[0], lifted) if rows else self.slope + lifted
+
+    def columns(self, output: Tensor) -> Message:
+        """R, the same everywhere."""
+        return self.message
+
+    def inflated(self, inflation: float) -> "QuadraticSurrogate":
+        """The same quadratic with another κ."""
+        return replace(self, inflation=inflation)
+
+    def _project(self, change: Tensor) -> Tensor:
+        """Rᵀ(z - f̄) on the rows that carry curvature, (k, q)."""
+        columns, *rows = self.message
+        return torch.linalg.vecdot(columns.flatten(2), (change[rows[0]] if rows else change).flatten(1))
+
+
+@dataclass(frozen=True)
+class NetworkLoss:
+    """Ψ = h: the last stage knows the loss itself, and minimises that when no other stage moves at the same time.
+
+    Attributes:
+        loss: of the network's output.
+        targets: of the whole batch.
+        curvature: chooses columns and rows.
+        seed: for its draws.
+        inflation: κ.
+    """
+
+    loss: ConvexLoss
+    targets: Tensor
+    curvature: FactorCurvature
+    seed: int
+    inflation: float = 1.0
+
+    @property
+    def samples(self) -> int:
+        """How many samples carry the curvature."""
+        return self.curvature.sample_count(len(self.targets))
+
+    def value(self, output: Tensor) -> Tensor:
+        """The mean loss, summed in float64."""
+        return self.loss.sample_losses(output, self.targets).double().mean()
+
+    def cotangent(self, output: Tensor) -> Tensor:
+        """Its gradient in the output."""
+        return self.loss.gradient(output, self.targets) / len(self.targets)
+
+    def columns(self, output: Tensor) -> Message:
+        """The columns of ∇²ℓ at this output."""
+        (message,) = self.curvature.top(self.loss, [output], [self.targets], self.seed)
+        return message
+
+    def inflated(self, inflation: float) -> "NetworkLoss":
+        """The same loss, its curvature taken for κ times as large."""
+        return replace(self, inflation=inflation)
