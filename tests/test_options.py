@@ -6,6 +6,8 @@ import pytest
 import surmin.options as options_module
 from surmin.options import PRESETS, Options, OptionValues, resolve_options
 
+SEQUENTIAL = {"local": "nonlinear", "blocks": "stage", "order": "sequential"}
+
 
 def test_presets() -> None:
     compute, trips, paper = (resolve_options(name, {}) for name in ("compute", "trips", "paper"))
@@ -119,6 +121,11 @@ def test_values_out_of_range_are_named(name: str, bad: list[Any], good: list[Any
     ("given", "message"),
     [
         ({"solver": "lbfgs"}, "solver 'lbfgs' does not solve quadratic local losses"),
+        ({"order": "sequential"}, "order='sequential' needs local='nonlinear' and blocks='stage'"),
+        ({**SEQUENTIAL, "adapt_damping": False}, "order='sequential' needs adapt_damping=True"),
+        ({**SEQUENTIAL, "adapt_decoupling": True}, "in sequential order no decoupling"),
+        ({**SEQUENTIAL, "decoupling": [2.0, 2.0]}, "in sequential order no decoupling"),
+        ({**SEQUENTIAL, "momentum_candidates": (0.5,)}, "momentum_candidates need order='parallel'"),
         ({"solver": "cg", "local": "nonlinear"}, "solver 'cg' does not solve nonlinear local losses"),
         ({"local": "nonlinear", "curvature": "scalar"}, "nonlinear local losses need curvature='factor'"),
         ({"preconditioner": "kronecker", "curvature": "sample"}, "needs curvature='factor'"),

@@ -1,5 +1,7 @@
 """Whatever the options, an accepted full-batch round lowers the loss, and a rejected one changes nothing."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from surmin.stages.partition import partition
 from tests.cases import BY_NAME, CASES, Case
 from tests.device import here
 
-VARIANTS: dict[str, OptionValues] = {
+VARIANTS: dict[str, Any] = {
     "default": {},
     "whole batch": {"curvature_fraction": 1},
     "stage blocks": {"blocks": "stage"},
@@ -26,6 +28,8 @@ VARIANTS: dict[str, OptionValues] = {
     "nonlinear": {"local": "nonlinear", "blocks": "stage", "inner_steps": 4},
     "nonlinear layers": {"local": "nonlinear", "inner_steps": 4},
     "nonlinear gauss-newton": {"local": "nonlinear", "blocks": "stage", "solver": "gauss-newton", "inner_steps": 2},
+    "sequential": {"preset": "trips"},
+    "sequential l-bfgs": {"preset": "trips", "solver": "lbfgs", "curvature_fraction": 0.5},
     "nonlinear adam": {
         "local": "nonlinear", "blocks": "stage", "solver": "adam", "inner_steps": 4, "inner_learning_rate": 0.01,
     },
@@ -54,7 +58,7 @@ def assert_descends(
     return reports
 
 
-EVERYWHERE = ("default", "scalar", "nonlinear")
+EVERYWHERE = ("default", "scalar", "nonlinear", "sequential")
 EVERYTHING = ("relu", "tanh", "embedding", "frozen")
 
 

@@ -1,0 +1,98 @@
+"""Stages that solve one after the other: every one at the activations that the moved stages below it send."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, hessian
+
+from surmin import CrossEntropy, SquaredError, SurrogateMinimizer
+from tests.cases import BY_NAME
+
+DAMPING = 0.1
+
+
+def linear_chain() -> tuple[list[nn.Module], tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        stages: list[nn.Module] = [nn.Linear(*shape).double() for shape in ((4, 3), (3, 3), (3, 2))]
+    draw = [torch.randn(7, width, generator=generator, dtype=torch.float64) for width in (4, 2)]
+    return stages, (draw[0], draw[1])
+
+
+def test_on_a_linear_network_every_stage_takes_its_exact_minimum() -> None:
+    """With squared error the loss is quadratic in each stage's parameters: one Newton step each, in order."""
+    stages, (inputs, targets) = linear_chain()
+    network = nn.Sequential(*stages)
+    parameters = {name: value.detach().clone() for name, value in network.named_parameters()}
+    for place in range(3):
+        names = [f"{place}.weight", f"{place}.bias"]
+        shapes = [parameters[name].shape for name in names]
+        sizes = [shape.numel() for shape in shapes]
+        kept = torch.cat([parameters[name].reshape(-1) for name in names])
+
+        def loss(flat: Tensor, names=names, shapes=shapes, sizes=sizes, kept=kept) -> Tensor:
+            pieces = [piece.view(shape) for piece, shape in zip(flat.split(sizes), shapes, strict=True)]
+            output = functional_call(network, {**parameters, **dict(zip(names, pieces, strict=True))}, inputs)
+            half = 0.5 * (output - targets).square().flatten(1).sum(1).mean()
+            return half + 0.5 * DAMPING * (flat - kept).square().sum()
+
+        leaf = kept.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(leaf), leaf)
+        best = kept - torch.linalg.solve(hessian(loss)(kept), gradient)
+        for name, piece, shape in zip(names, best.split(sizes), shapes, strict=True):
+            parameters[name] = piece.view(shape)
+    sm = SurrogateMinimizer(
+        stages, SquaredError(), preset="trips", damping=DAMPING, damping_candidates=(1.0,), inner_steps=12
+    )
+    assert sm.step(inputs, targets).accepted
+    for name, value in network.named_parameters():
+        torch.testing.assert_close(value.detach(), parameters[name], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", ["gauss-newton", "lbfgs", "adam"])
+@pytest.mark.parametrize("name", ["relu", "tanh", "convolution", "embedding", "attention", "frozen"])
+def test_the_new_loss_is_that_at_the_new_parameters(name: str, solver: str) -> None:
+    case = BY_NAME[name]
+    network = case.network()
+    inputs, targets = case.batch()
+    stages = [nn.Sequential(*list(network)[:2]), nn.Sequential(*list(network)[2:])]
+    sm = SurrogateMinimizer(stages, case.loss, preset="trips", solver=solver, inner_steps=3, microbatches=3)
+    reports = [sm.step(inputs, targets) for _ in range(3)]
+    assert any(report.accepted for report in reports)
+    with torch.no_grad():
+        loss = float(case.loss.sample_losses(network(inputs), targets).mean())
+    last = reports[-1]
+    assert (last.new_loss if last.accepted else last.loss) == pytest.approx(loss, rel=1e-9)
+
+
+def test_a_stage_without_parameters_hands_on_what_comes() -> None:
+    torch.manual_seed(0)
+    stages: list[nn.Module] = [nn.Flatten(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3), nn.Identity()]
+    inputs, targets = torch.randn(12, 2, 3), torch.randint(3, (12,))
+    sm = SurrogateMinimizer(stages, CrossEntropy(), preset="trips")
+    reports = [sm.step(inputs, targets) for _ in range(6)]
+    assert reports[-1].new_loss < 0.5 * reports[0].loss
+
+
+def test_a_candidate_that_overflows_is_left_and_the_network_stays_whole() -> None:
+    """The loss starts beyond all measure; stages that no damping of the first tries keeps finite are tried again."""
+
+    class Cubed(nn.Module):
+        def forward(self, state: Tensor) -> Tensor:
+            return state**3
+
+    torch.manual_seed(0)
+    stages: list[nn.Module] = [
+        nn.Sequential(nn.Linear(6, 8), Cubed(), nn.Linear(8, 8), Cubed()),
+        nn.Sequential(nn.Linear(8, 8), Cubed(), nn.Linear(8, 3)),
+    ]
+    for module in stages:
+        for value in module.parameters():
+            value.data.mul_(2)
+    inputs, targets = torch.randn(20, 6), torch.randint(3, (20,))
+    sm = SurrogateMinimizer(stages, CrossEntropy(), preset="trips", damping=1e-12, curvature_fraction=0.5)
+    reports = [sm.step(inputs, targets) for _ in range(8)]
+    assert all(report.new_loss < report.loss for report in reports if report.accepted)
+    assert all(torch.isfinite(value).all() for module in stages for value in module.parameters())
+    assert any("non finite" in report.note or report.tries > 1 for report in reports)
