@@ -222,8 +222,3 @@ def test_bad_options(words: list[str], message: str, tmp_path: Path, capfd: pyte
     assert main([*WORDS, *words, "--out", str(tmp_path / "grid")]) == 2
     assert message in capfd.readouterr().err
     assert not (tmp_path / "grid").exists()
-
-
-def test_the_quick_version_leaves_out_what_takes_too_long_unless_it_is_named() -> None:
-    assert set(PaperConfig().contenders) - set(PaperConfig(quick=True).contenders) == {"sm-trips"}
-    assert PaperConfig(quick=True, methods="sm-trips").contenders == ["sm-trips"]
