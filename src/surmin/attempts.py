@@ -165,12 +165,10 @@ class SequentialOrder:
             results[stage].append(result)
             return problem.block.moved(result.step), result.decrease
 
-        none = point.gradient_square.new_zeros(len(dampings), dtype=torch.float64)
-        share = torch.cat([point.gradient_square.double().reshape(1), none])
-        waves, summed = self.pipeline.forward_sweep(point.inputs, point.targets, share, solve)
+        share, count = point.gradient_square.reshape(1), len(dampings)
+        waves, sums = self.pipeline.forward_solving(point.inputs, point.targets, share, count, solve)
         losses = torch.stack([point.loss, *[wave.loss for wave in waves]])
-        told = self.pipeline.announce(torch.cat([losses.double(), summed]))
-        count = len(dampings)
+        told = self.pipeline.announce(torch.cat([losses.double(), sums]))
         loss, new_losses, gradient_square, decreases = told[0], told[1 : count + 1], told[count + 1], told[count + 2 :]
         candidates = []
         for number, (damping, wave) in enumerate(zip(dampings, waves, strict=True)):

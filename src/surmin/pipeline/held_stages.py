@@ -221,3 +221,8 @@ class HeldStages:
     def _receive(self, kind: Kind, number: int | None = None) -> Message:
         with self.tracer.span("W", number):
             return self._links.receive(kind)
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """On a new first dimension; a single one is not copied."""
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))

@@ -14,18 +14,17 @@ from torch import Tensor
 from surmin.curvature.output_curvature import Message, OutputCurvature, draw_seed
 from surmin.pipeline.descent import Descent
 from surmin.pipeline.exchange import Exchange
-from surmin.pipeline.held_stages import Boundaries, Candidates, HeldStages
+from surmin.pipeline.held_stages import Boundaries, Candidates, stacked
 from surmin.pipeline.links import Kind
 from surmin.pipeline.reuse import AcceptedWave, Noted, note, same_tensors
+from surmin.pipeline.solving_wave import SolvingWave
 from surmin.pipeline.validation import check_batch, check_outputs, check_unreplaced, describe_batch
 from surmin.pipeline.wave import BlockWaves, StageParameters, Wave
 from surmin.stages.block import Block
-from surmin.stages.stage import LayerParameters, Stage
-
-Solve = Callable[[Stage, int, Tensor | None], tuple[LayerParameters | None, Tensor]]
+from surmin.stages.stage import Stage
 
 
-class WorkerPipeline(HeldStages):
+class WorkerPipeline(SolvingWave):
     """The waves, at one worker's place in the pipe; made like `HeldStages`."""
 
     _checked: Noted = ()
@@ -69,63 +68,6 @@ class WorkerPipeline(HeldStages):
         for wave in waves:
             wave.loss = self.mean_loss(wave)
         return waves
-
-    def forward_sweep(self, inputs: Tensor, targets: Tensor, share: Tensor, solve: Solve) -> tuple[list[Wave], Tensor]:
-        """Run the batch at candidates that every stage chooses when it has all that enters it (waves 4 and 5 in one).
-
-        Args:
-            inputs: the whole batch.
-            targets: of the whole batch.
-            share: (numbers + candidates,), this worker's share of sums that travel with the activations; what `solve`
-                returns is added to the last ones.
-            solve: of a stage, a candidate's number and what enters the stage then (None where that has not changed),
-                the stage's parameters (None for the current ones) and a number.
-
-        Returns:
-            A wave for each candidate, and the sums over this worker and those below it.
-        """
-        parts, labels = inputs.chunk(self.microbatches), targets.chunk(self.microbatches)
-        count, shape = len(share) - 1, parts[0].shape
-        kind = ("forward", "sweep", inputs.shape, count)
-        self._links.prepare(kind, len(parts))
-        states: list[Sequence[Tensor]] = [[part] * count for part in parts]
-        if not self.is_first:
-            arrived = [self._receive(kind, number) for number in range(len(parts))]
-            states, share = [stacked.unbind() for stacked, _ in arrived], share + arrived[-1][1]
-        waves = [Wave(inputs.shape, labels, []) for _ in range(count)]
-        for position, stage in enumerate(self.stages):
-            if position in self._crossings:
-                for part in states:
-                    self.traffic.send((*part, share))
-            for candidate, wave in enumerate(waves):
-                own = [part[candidate] for part in states]
-                parameters, number = solve(stage, candidate, torch.cat(own) if self.has_below(position) else None)
-                share[candidate - count] += number
-                with self.tracer.span("F"):
-                    wave.tapes.append([self.forward_stage(position, state, shape, parameters) for state in own])
-            states = [[wave.tapes[-1][number].output.detach() for wave in waves] for number in range(len(parts))]
-        if not self.is_last:
-            for part in states:
-                self._send(kind, (_stacked(part), share))
-        self.traffic.forward_waves += 1
-        for wave in waves:
-            wave.loss = self.mean_loss(wave)
-        return waves, share
-
-    def announce(self, values: Tensor) -> list[float]:
-        """Hand what the last worker knows down to all; the others' values are only of the same length.
-
-        Replicas' means come out.
-        """
-        kind = ("verdict", len(values))
-        self._links.prepare(kind, 1)
-        with self.tracer.span("A"):
-            values = self.replicas.mean(values.double()) if self.is_last else self._links.receive(kind)[0]
-            for _ in self._crossings:
-                self.traffic.send((values,))
-            if not self.is_first:
-                self._send(kind, (values,))
-            return [float(value) for value in values.tolist()]
 
     def accept(self, wave: Wave, inputs: Tensor, targets: Tensor) -> None:
         """Keep a wave that was run at what are the parameters now: it is the next iteration's first wave."""
@@ -230,7 +172,7 @@ class WorkerPipeline(HeldStages):
             states = [part] * len(candidates) if self.is_first else self._receive(kind, number)[0].unbind()
             by_part.append(self.forward_part(states, candidates, number, part.shape))
             if not self.is_last:
-                self._send(kind, (_stacked([tapes[-1].output.detach() for tapes in by_part[-1]]),))
+                self._send(kind, (stacked([tapes[-1].output.detach() for tapes in by_part[-1]]),))
         self.traffic.forward_waves += 1
         return [
             Wave(inputs.shape, labels, [list(tapes) for tapes in zip(*own, strict=True)])
@@ -256,8 +198,3 @@ class WorkerPipeline(HeldStages):
         packed = curvature.pack(message)
         self.traffic.send(packed)
         return curvature.unpack(packed)
-
-
-def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """On a new first dimension; a single one is not copied."""
-    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
