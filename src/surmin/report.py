@@ -11,7 +11,8 @@ class StepReport:
         loss: mean loss over the batch before the step.
         new_loss: mean loss over the same batch after it; NaN where the method does not evaluate it.
         predicted_decrease: decrease of the summed local losses at their minimisers, NaN for methods without a model; a
-            share of the last step that is added to those (momentum) predicts nothing of its own.
+            share of the last step that is added to those (momentum) predicts nothing of its own. Where stages solve in
+            sequence each decrease counts from where the stages below have moved its stage's input.
         reduction_ratio: (loss - new_loss) / predicted_decrease; NaN where either is unknown.
         damping: λ of the accepted step, or of the last one tried.
         accepted: whether the parameters changed.
