@@ -203,7 +203,8 @@ class SurrogateMinimizer:
         if self.options.order == "parallel" or not is_top:
             return None
         assert isinstance(self._curvature, FactorCurvature)
-        return NetworkLoss(self.pipeline.loss, torch.cat(list(wave.targets)), self._curvature, draw_seed(seed, -1))
+        own_seed = self.pipeline.replicas.own_seed(draw_seed(seed, -1))
+        return NetworkLoss(self.pipeline.loss, torch.cat(list(wave.targets)), self._curvature, own_seed)
 
     def _choose_inflation(self, count: int) -> list[float]:
         """κ of every trainable block: 1 where curvatures are decoupled already, or blocks do not move together."""
