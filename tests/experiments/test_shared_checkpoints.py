@@ -16,7 +16,7 @@ from tests.experiments.states import equal
 CASES: dict[str, dict[str, Any]] = {
     "adam": {"method": "adam"},
     "dladmm": {"method": "dladmm"},
-    "sm": {"method": "sm", "preset": "trips", "batch_size": 20},
+    "sm": {"method": "sm", "preset": "trips", "order": "parallel", "batch_size": 20},
 }
 
 
