@@ -217,25 +217,33 @@ def _check_ranges(options: Options) -> None:
             raise ValueError(f"{name} must be {rule}, got {getattr(options, name)!r}")
 
 
+def _order_rules(options: Options) -> list[tuple[bool, str]]:
+    """What `order="sequential"` does not go together with, and why."""
+    if options.order == "parallel":
+        return []
+    return [
+        (
+            options.local != "nonlinear" or options.blocks != "stage",
+            "order='sequential' needs local='nonlinear' and blocks='stage'",
+        ),
+        (not options.adapt_damping, "order='sequential' needs adapt_damping=True, which tests the steps"),
+        (
+            options.decoupling is not None or options.adapt_decoupling,
+            "in sequential order no decoupling (κ) is needed: leave decoupling and adapt_decoupling out",
+        ),
+        (
+            any(options.momentum_candidates),
+            "momentum_candidates need order='parallel': a stage cannot solve for a step that is then lengthened",
+        ),
+    ]
+
+
 def _check_combinations(options: Options) -> None:
     nonlinear = options.local == "nonlinear"
     scalar, untested = options.curvature != "factor", not options.adapt_damping
     preconditioned = options.preconditioner is not None
-    sequential = options.order == "sequential"
     rules: list[tuple[bool, str]] = [
-        (
-            sequential and not (nonlinear and options.blocks == "stage"),
-            "order='sequential' needs local='nonlinear' and blocks='stage'",
-        ),
-        (sequential and untested, "order='sequential' needs adapt_damping=True, which tests the steps"),
-        (
-            sequential and (options.decoupling is not None or options.adapt_decoupling),
-            "in sequential order no decoupling (κ) is needed: leave decoupling and adapt_decoupling out",
-        ),
-        (
-            sequential and any(options.momentum_candidates),
-            "momentum_candidates need order='parallel': a stage cannot solve for a step that is then lengthened",
-        ),
+        *_order_rules(options),
         (
             nonlinear != (options.solver in NONLINEAR_SOLVERS),
             f"solver {options.solver!r} does not solve {options.local} local losses",
