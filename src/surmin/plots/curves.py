@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from surmin.experiments.files import replacing
 from surmin.plots.series import Axis, Curve
@@ -61,6 +61,8 @@ def _draw_panel(axes: Axes, axis: Axis, curves: Sequence[Curve], target: float |
         axes.axhline(target, color="#666666", linewidth=1, linestyle=(0, (1, 2)), label=f"target {target:g}")
     scale_losses(axes)
     is_compressed = _scale_x(axes, curves)
+    if axis.figure == "round" and not is_compressed:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(f"{axis.label}, log scale" if is_compressed else axis.label)
 
 
