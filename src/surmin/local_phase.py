@@ -88,7 +88,7 @@ class LocalPhase:
 
         Args:
             waves: what the gradient and curvature waves left.
-            seed: of the random probe that scales layers without Kronecker structure.
+            seed: of what solvers draw, and of the probe that scales layers without Kronecker structure.
             top: the loss itself, which the block is to minimise instead of a quadratic in its output.
         """
         options, block = self.options, waves.block
@@ -96,7 +96,7 @@ class LocalPhase:
             assert isinstance(waves.curvature, GaussNewton)
             curvature = waves.curvature
             surrogate = top or quadratic_surrogate(block, waves.tapes, waves.messages, curvature.samples)
-            loss = nonlinear_local_loss(block, waves.tapes, surrogate, self.work, self.replicas)
+            loss = nonlinear_local_loss(block, waves.tapes, surrogate, self.work, seed, self.replicas)
             return NonlinearProblem(block, loss, self._nonlinear_solver(block))
         own = self.work.counted(("product", block.index, waves.shape), waves.curvature.product)
         quadratic = LocalLoss(waves.gradient, lambda v: self.replicas.mean(own(v)), cubic=options.cubic)
@@ -114,4 +114,5 @@ class LocalPhase:
             return Lbfgs(options.inner_steps)
         if options.solver == "adam":
             return Adam(options.inner_steps, options.inner_learning_rate or 3e-3)
-        return GaussNewtonDescent(options.inner_steps, first_moment=self._first_moment if block.index == 0 else None)
+        first_moment = self._first_moment if block.index == 0 else None
+        return GaussNewtonDescent(options.inner_steps, options.inner_fraction, first_moment=first_moment)

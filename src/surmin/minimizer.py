@@ -178,7 +178,7 @@ class SurrogateMinimizer:
         blocks = self.pipeline.curvature(wave, gradients, self.blocks, self._curvature, seed)
         with self.pipeline.tracer.span("U"):
             problems = [
-                self._local_phase.problem(block, draw_seed(seed, block.block.index), self._top(block.block, wave, seed))
+                self._local_phase.problem(block, draw_seed(seed, block.block.index), self._top(block.block, wave))
                 for block in blocks
             ]
         square = sum((block.gradient.dot(block.gradient) for block in blocks), torch.zeros_like(wave.loss))
@@ -197,14 +197,13 @@ class SurrogateMinimizer:
             return SequentialOrder(self.pipeline)
         return ParallelOrder(self.pipeline, self.options, inflation)
 
-    def _top(self, block: Block, wave: Wave, seed: int) -> NetworkLoss | None:
+    def _top(self, block: Block, wave: Wave) -> NetworkLoss | None:
         """The loss itself for the network's last stage, where no other stage moves while that one does."""
         is_top = self.pipeline.is_last and block.stage is self.pipeline.stages[-1]
         if self.options.order == "parallel" or not is_top:
             return None
         assert isinstance(self._curvature, FactorCurvature)
-        own_seed = self.pipeline.replicas.own_seed(draw_seed(seed, -1))
-        return NetworkLoss(self.pipeline.loss, torch.cat(list(wave.targets)), self._curvature, own_seed)
+        return NetworkLoss(self.pipeline.loss, torch.cat(list(wave.targets)), self._curvature)
 
     def _choose_inflation(self, count: int) -> list[float]:
         """κ of every trainable block: 1 where curvatures are decoupled already, or blocks do not move together."""

@@ -26,6 +26,7 @@ class OptionValues(TypedDict, total=False):
     preconditioner: Literal["kronecker"] | None
     rank: int | None
     curvature_fraction: float
+    inner_fraction: float
     top_factor: Literal["hessian", "smoothness"]
     damping: float
     adapt_damping: bool
@@ -62,6 +63,7 @@ class Options:
         preconditioner: "kronecker" or None; for conjugate gradient on factor curvature.
         rank: random columns per sample, or None for the exact factor.
         curvature_fraction: part of the batch that carries the curvature, in (0, 1]; the gradient is always on all.
+        inner_fraction: of "gauss-newton": part of those samples that each inner step's model is made of, in (0, 1].
         top_factor: "hessian" of the loss, or its "smoothness" bound √L I.
         damping: λ of the first step.
         adapt_damping: test every step and adapt λ; False keeps λ and accepts every step.
@@ -92,6 +94,7 @@ class Options:
     preconditioner: Literal["kronecker"] | None = "kronecker"
     rank: int | None = None
     curvature_fraction: float = 0.25
+    inner_fraction: float = 1.0
     top_factor: Literal["hessian", "smoothness"] = "hessian"
     damping: float = 1e-2
     adapt_damping: bool = True
@@ -116,7 +119,7 @@ PRESETS: Mapping[str, Options] = {
     "links": Options(curvature_fraction=0.15, accept_above=0.1, momentum_candidates=(0.3,), wire="int8"),
     "trips": Options(
         blocks="stage", local="nonlinear", order="sequential", solver="gauss-newton", inner_steps=6,
-        preconditioner=None, curvature_fraction=1.0, accept_above=0.0,
+        preconditioner=None, curvature_fraction=1.0, inner_fraction=0.2, damping=0.1, accept_above=0.0,
         damping_candidates=(0.1, 1.0, 10.0), momentum_candidates=(0.0, 0.3, 0.6),
     ),
     "paper": Options(
@@ -149,6 +152,8 @@ def resolve_options(preset: str, given: Mapping[str, Any]) -> Options:
         gives_way |= {"adapt_decoupling": False, "momentum_candidates": (0.0,)}
     if options.curvature != "factor" or options.solver != "cg":
         gives_way["preconditioner"] = None
+    if options.solver != "gauss-newton":
+        gives_way["inner_fraction"] = 1.0
     if options.curvature != "factor":
         gives_way["wire"] = None
     if options.curvature != "factor" or not options.adapt_damping:
@@ -184,7 +189,16 @@ def _check_choices(options: Options) -> None:
 
 
 WHOLE_NUMBERS = ("inner_steps", "rank", "max_tries", "power_steps", "seed")
-NUMBERS = ("inner_learning_rate", "curvature_fraction", "damping", "accept_above", "cubic", "delta", "delta_relative")
+NUMBERS = (
+    "inner_learning_rate",
+    "curvature_fraction",
+    "inner_fraction",
+    "damping",
+    "accept_above",
+    "cubic",
+    "delta",
+    "delta_relative",
+)
 OPTIONAL = ("rank", "delta_relative", "inner_learning_rate")
 
 
@@ -202,6 +216,7 @@ def _check_ranges(options: Options) -> None:
         ("inner_learning_rate", options.inner_learning_rate is None or options.inner_learning_rate > 0, "positive"),
         ("rank", options.rank is None or options.rank >= 1, "at least 1, or None for the exact factor"),
         ("curvature_fraction", 0 < options.curvature_fraction <= 1, "in (0, 1]"),
+        ("inner_fraction", 0 < options.inner_fraction <= 1, "in (0, 1]"),
         ("damping", 0 <= options.damping < math.inf, "a number from 0 up"),
         ("accept_above", 0 <= options.accept_above < 1, "in [0, 1)"),
         ("max_tries", options.max_tries >= 1, "at least 1"),
@@ -247,6 +262,10 @@ def _check_combinations(options: Options) -> None:
         (
             nonlinear != (options.solver in NONLINEAR_SOLVERS),
             f"solver {options.solver!r} does not solve {options.local} local losses",
+        ),
+        (
+            options.inner_fraction < 1 and options.solver != "gauss-newton",
+            "inner_fraction needs solver='gauss-newton', which makes a model in every inner step",
         ),
         (
             options.wire is not None and scalar,

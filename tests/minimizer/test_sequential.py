@@ -43,8 +43,9 @@ def test_on_a_linear_network_every_stage_takes_its_exact_minimum() -> None:
         for name, piece, shape in zip(names, best.split(sizes), shapes, strict=True):
             parameters[name] = piece.view(shape)
     sm = SurrogateMinimizer(
-        stages, SquaredError(), preset="trips", damping=DAMPING, damping_candidates=(1.0,), inner_steps=12
-    )
+        stages, SquaredError(), preset="trips", damping=DAMPING, damping_candidates=(1.0,), inner_steps=12,
+        inner_fraction=1.0,
+    )  # fmt: skip
     assert sm.step(inputs, targets).accepted
     for name, value in network.named_parameters():
         torch.testing.assert_close(value.detach(), parameters[name], rtol=0, atol=1e-8)

@@ -114,12 +114,26 @@ def test_the_linearized_curvature_is_the_block_gauss_newton_matrix(name: str) ->
     torch.testing.assert_close(dense(there.product, blocks[1].size), expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("carrying", [1, 0.5])
+@pytest.mark.parametrize("name", ["tanh", "convolution"])
+def test_a_part_of_the_samples_gives_the_same_matrix_on_average(name: str, carrying: float) -> None:
+    losses, blocks, _ = local_losses(BY_NAME[name], 2, FactorCurvature(fraction=carrying))
+    loss, size = losses[1], blocks[1].size
+    tape = loss.forward(torch.zeros(size, dtype=torch.float64))
+    direction = torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    exact = loss.linearized(tape).product(direction)
+    parts = torch.stack([loss.linearized(tape, 0.5, number).product(direction) for number in range(400)])
+    assert (parts[0] - parts[1]).norm() > 0.01 * exact.norm()
+    assert (parts.mean(0) - exact).norm() < 0.05 * exact.norm()
+    torch.testing.assert_close(loss.linearized(tape, 0.5, 7).product(direction), parts[7], rtol=0, atol=0)
+
+
 def test_on_a_fraction_of_the_batch_only_its_rows_bend() -> None:
     """The gradient part runs over all samples, the curvature over the drawn ones with their weights."""
     case = BY_NAME["tanh"]
     losses, blocks, batch = local_losses(case, 2, FactorCurvature(fraction=0.5))
     loss, block = losses[1], blocks[1]
-    columns, rows = loss.surrogate.columns(loss.inputs)
+    (columns, rows), _ = loss.surrogate.columns(loss.inputs, 1.0, seed=0)
     z = points(blocks, batch[0])
     step = 0.3 * torch.randn(block.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     cotangent = case.loss.gradient(z[2], batch[1]) / 6

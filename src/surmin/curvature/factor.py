@@ -9,7 +9,7 @@ from torch import Tensor
 
 from surmin.curvature.gauss_newton import FactorPiece, GaussNewton
 from surmin.curvature.output_curvature import Message
-from surmin.curvature.sampling import importance_rows
+from surmin.curvature.sampling import SHARE, importance_rows, part_of
 from surmin.curvature.wire import WireName, restore_columns, round_columns
 from surmin.losses import ConvexLoss, identity_factor
 from surmin.stages.block import Block
@@ -33,7 +33,7 @@ class FactorCurvature:
 
     rank: int | None = None
     fraction: float = 0.25
-    share: float = 0.8
+    share: float = SHARE
     top_factor: Literal["hessian", "smoothness"] = "hessian"
     wire: WireName | None = None
 
@@ -95,7 +95,7 @@ class FactorCurvature:
 
     def sample_count(self, batch: int) -> int:
         """How many samples of a batch carry the curvature, at least one."""
-        return max(1, round(self.fraction * batch))
+        return part_of(batch, self.fraction)
 
     def _columns(self, loss: ConvexLoss, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
         if self.rank is not None:

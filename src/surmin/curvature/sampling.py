@@ -3,6 +3,11 @@
 import torch
 from torch import Tensor
 
+from surmin.curvature.output_curvature import Message
+
+SHARE = 0.8
+"""The part of the draws that follows the curvature, unless said otherwise."""
+
 
 def importance_rows(traces: Tensor, count: int, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw `count` samples, preferring those whose loss is most curved, by systematic sampling.
@@ -31,3 +36,24 @@ def importance_rows(traces: Tensor, count: int, share: float, generator: torch.G
     cumulative = p.double().cumsum(0)
     rows = torch.searchsorted(cumulative / cumulative[-1], points).clamp_max(n - 1)
     return rows, 1 / (n * p[rows])
+
+
+def thinned(message: Message, fraction: float, seed: int) -> Message:
+    """A part of a message's samples, drawn by the size of their columns, with the columns scaled to stand for all.
+
+    Args:
+        message: columns R (k, q, *out), and the rows of the batch they belong to (left out: all).
+        fraction: of the samples.
+        seed: of the draw.
+    """
+    columns, *rows = message
+    generator = torch.Generator(columns.device).manual_seed(seed)
+    sizes = torch.linalg.vector_norm(columns.flatten(2), dim=(0, 2)).square()
+    drawn, weights = importance_rows(sizes, part_of(len(sizes), fraction), SHARE, generator)
+    scaled = columns[:, drawn] * weights.sqrt().view(1, -1, *[1] * (columns.dim() - 2))
+    return scaled, (rows[0][drawn] if rows else drawn)
+
+
+def part_of(samples: int, fraction: float) -> int:
+    """How many samples a fraction of them is, at least one."""
+    return max(1, round(fraction * samples))

@@ -73,12 +73,14 @@ class GaussNewtonDescent:
 
     Attributes:
         steps: re-linearisations.
+        fraction: of the samples that carry curvature, on which each of them is made; values and gradients are exact.
         products: conjugate-gradient products each, Kronecker-preconditioned.
         first_moment: for the network's first trainable block, where the moment of its input is kept.
     """
 
     steps: int
-    products: int = 5
+    fraction: float = 1.0
+    products: int = 3
     first_moment: InputMomentCache | None = None
 
     def solve(self, loss: NonlinearLocalLoss) -> SolverResult:
@@ -87,11 +89,12 @@ class GaussNewtonDescent:
         with torch.enable_grad():
             tape = loss.forward(step)
         start = value = new_value = loss.value(tape, step)
-        extra, used = 0.0, 0
+        extra, used, expansions = 0.0, 0, 0
         expansion: tuple[Tensor, Callable[[Tensor, float], SolverResult]] | None = None
         for _ in range(self.steps):
             if expansion is None:
-                expansion = loss.gradient(tape, step), self._model(loss, tape)
+                expansion = loss.gradient(tape, step), self._model(loss, tape, expansions)
+                expansions += 1
             gradient, model = expansion
             move = model(gradient, loss.damping + extra).step
             used += self.products
@@ -106,9 +109,9 @@ class GaussNewtonDescent:
         decrease = torch.where(known, start - value + 0.5 * loss.damping * step.dot(step), torch.nan)
         return _result(step, decrease, used)
 
-    def _model(self, loss: NonlinearLocalLoss, tape: Tape) -> Callable[[Tensor, float], SolverResult]:
+    def _model(self, loss: NonlinearLocalLoss, tape: Tape, number: int) -> Callable[[Tensor, float], SolverResult]:
         """The quadratic at the tape's point, ready to be minimised from a gradient at some damping."""
-        curvature = loss.linearized(tape)
+        curvature = loss.linearized(tape, self.fraction, number)
         cache = self.first_moment or InputMomentCache()
         inputs = [tape.inputs[loss.block.first_trainable]] if self.first_moment else None
         block, shape = loss.block.index, loss.inputs.shape

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from surmin.curvature.factor import gauss_newton
 from surmin.curvature.gauss_newton import GaussNewton
-from surmin.curvature.output_curvature import Message
+from surmin.curvature.output_curvature import Message, draw_seed
 from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.block import Block
 from surmin.stages.stage import Stage, Tape, layer_inputs
@@ -28,6 +28,7 @@ class NonlinearLocalLoss:
         inputs: z of the whole batch, (n, *in): z̄, or what the stages below have made of it since.
         surrogate: Ψ.
         work: where evaluations are counted.
+        seed: of draws.
         replicas: over which sums over samples are averaged.
         damping: λ.
     """
@@ -36,6 +37,7 @@ class NonlinearLocalLoss:
     inputs: Tensor
     surrogate: OutputSurrogate
     work: WorkMeter
+    seed: int = 0
     replicas: Replicas = ONE_REPLICA
     damping: float = 0.0
 
@@ -73,11 +75,18 @@ class NonlinearLocalLoss:
         with torch.no_grad():
             return self.value(tape, step), self.gradient(tape, step)
 
-    def linearized(self, tape: Tape) -> GaussNewton:
-        """This replica's G at the tape's point, without κ."""
+    def linearized(self, tape: Tape, fraction: float = 1.0, number: int = 0) -> GaussNewton:
+        """This replica's G at the tape's point, without κ.
+
+        Args:
+            tape: of `forward`.
+            fraction: of the samples that carry curvature, drawn anew for every number.
+            number: of the linearisation.
+        """
+        seed = self.replicas.own_seed(draw_seed(self.seed, number))
         with torch.no_grad(), self.work.phase(self._key("inner curvature")):
-            message = self.surrogate.columns(tape.output.detach())
-            return gauss_newton(self.block, tape, message, self.surrogate.samples)
+            message, samples = self.surrogate.columns(tape.output.detach(), fraction, seed)
+            return gauss_newton(self.block, tape, message, samples)
 
     def entered_by(self, inputs: Tensor) -> "NonlinearLocalLoss":
         """The same local loss where other activations arrive; L(0) is no longer 0."""
@@ -96,11 +105,12 @@ class NonlinearLocalLoss:
 
 
 def nonlinear_local_loss(
-    block: Block, tapes: Sequence[Tape], surrogate: OutputSurrogate, work: WorkMeter, replicas: Replicas = ONE_REPLICA
-) -> NonlinearLocalLoss:
+    block: Block, tapes: Sequence[Tape], surrogate: OutputSurrogate, work: WorkMeter, seed: int = 0,
+    replicas: Replicas = ONE_REPLICA,
+) -> NonlinearLocalLoss:  # fmt: skip
     """The local loss of a block at the inputs that the waves left on its tapes."""
     own = Block(Stage(block.layers), 0, len(block.layers), block.index)
-    return NonlinearLocalLoss(own, layer_inputs(tapes, block.start), surrogate, work, replicas)
+    return NonlinearLocalLoss(own, layer_inputs(tapes, block.start), surrogate, work, seed, replicas)
 
 
 def quadratic_surrogate(

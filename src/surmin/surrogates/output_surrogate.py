@@ -13,6 +13,7 @@ from torch import Tensor
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.gauss_newton import weighted_sum
 from surmin.curvature.output_curvature import Message
+from surmin.curvature.sampling import part_of, thinned
 from surmin.losses import ConvexLoss
 
 
@@ -23,18 +24,20 @@ class OutputSurrogate(Protocol):
     def inflation(self) -> float:
         """κ, by which `columns` are to be scaled."""
 
-    @property
-    def samples(self) -> int:
-        """How many samples `columns` stand for."""
-
     def value(self, output: Tensor) -> Tensor:
         """Ψ over this replica's samples, 0-dimensional."""
 
     def cotangent(self, output: Tensor) -> Tensor:
         """∇Ψ, (n, *out)."""
 
-    def columns(self, output: Tensor) -> Message:
-        """Columns R with ∇²Ψ = (κ/q) R Rᵀ, and the rows they belong to (left out: all)."""
+    def columns(self, output: Tensor, fraction: float, seed: int) -> tuple[Message, int]:
+        """Columns R with ∇²Ψ = (κ/q) R Rᵀ and the rows they belong to (left out: all), and q.
+
+        Args:
+            output: where.
+            fraction: of the samples that carry curvature; below 1 they are drawn, and ∇²Ψ is only the mean over draws.
+            seed: of the draw.
+        """
 
     def inflated(self, inflation: float) -> "OutputSurrogate":
         """The same function with another κ."""
@@ -71,9 +74,11 @@ class QuadraticSurrogate:
         lifted = weighted_sum(columns, coefficients)
         return self.slope.index_add(0, rows[0], lifted) if rows else self.slope + lifted
 
-    def columns(self, output: Tensor) -> Message:
-        """R, the same everywhere."""
-        return self.message
+    def columns(self, output: Tensor, fraction: float, seed: int) -> tuple[Message, int]:
+        """R, the same everywhere, or a part of it."""
+        if fraction == 1:
+            return self.message, self.samples
+        return thinned(self.message, fraction, seed), part_of(self.samples, fraction)
 
     def inflated(self, inflation: float) -> "QuadraticSurrogate":
         """The same quadratic with another κ."""
@@ -93,20 +98,13 @@ class NetworkLoss:
         loss: of the network's output.
         targets: of the whole batch.
         curvature: chooses columns and rows.
-        seed: for its draws.
         inflation: κ.
     """
 
     loss: ConvexLoss
     targets: Tensor
     curvature: FactorCurvature
-    seed: int
     inflation: float = 1.0
-
-    @property
-    def samples(self) -> int:
-        """How many samples carry the curvature."""
-        return self.curvature.sample_count(len(self.targets))
 
     def value(self, output: Tensor) -> Tensor:
         """The mean loss, summed in float64."""
@@ -116,10 +114,11 @@ class NetworkLoss:
         """Its gradient in the output."""
         return self.loss.gradient(output, self.targets) / len(self.targets)
 
-    def columns(self, output: Tensor) -> Message:
+    def columns(self, output: Tensor, fraction: float, seed: int) -> tuple[Message, int]:
         """The columns of ∇²ℓ at this output."""
-        (message,) = self.curvature.top(self.loss, [output], [self.targets], self.seed)
-        return message
+        part = replace(self.curvature, fraction=fraction * self.curvature.fraction)
+        (message,) = part.top(self.loss, [output], [self.targets], seed)
+        return message, part.sample_count(len(self.targets))
 
     def inflated(self, inflation: float) -> "NetworkLoss":
         """The same loss, its curvature taken for κ times as large."""
