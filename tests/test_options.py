@@ -4,7 +4,8 @@ from typing import Any, get_args
 import pytest
 
 import surmin.options as options_module
-from surmin.options import PRESETS, Options, OptionValues, resolve_options
+from surmin.options import Options, OptionValues
+from surmin.presets import PRESETS, resolve_options
 
 SEQUENTIAL = {"local": "nonlinear", "blocks": "stage", "order": "sequential"}
 

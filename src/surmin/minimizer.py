@@ -15,10 +15,11 @@ from surmin.curvature.scalar import ScalarCurvature
 from surmin.damping import Damping
 from surmin.local_phase import LocalPhase
 from surmin.losses import ConvexLoss
-from surmin.options import Options, OptionValues, resolve_options
+from surmin.options import Options, OptionValues
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
+from surmin.presets import resolve_options
 from surmin.replicas import Replicas
 from surmin.report import StepReport
 from surmin.search import Search, Trial

@@ -13,8 +13,9 @@ from surmin.curvature.gauss_newton import GaussNewton
 from surmin.experiments.expansion import expand, largest_eigenvalue
 from surmin.experiments.theorem import TheoremRound, TheoremRun, run_theorem
 from surmin.losses import CrossEntropy
-from surmin.options import Options, resolve_options
+from surmin.options import Options
 from surmin.pipeline.in_process import InProcessPipeline
+from surmin.presets import resolve_options
 from tests.cases import BY_NAME, Case
 from tests.oracles import (
     DenseBlock,

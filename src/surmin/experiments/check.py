@@ -18,8 +18,9 @@ from surmin.experiments.decoupled import DecoupledBlock, decoupled_blocks
 from surmin.experiments.dense import DenseNetwork, check_size, surrogate_gradient
 from surmin.experiments.files import write_json
 from surmin.losses import ConvexLoss
-from surmin.options import OptionValues, resolve_options
+from surmin.options import OptionValues
 from surmin.pipeline.in_process import InProcessPipeline
+from surmin.presets import resolve_options
 
 RADII = (0.001, 0.01, 0.1, 0.3, 1.0)
 

@@ -1,0 +1,139 @@
+"""Which values options may have, and what goes together with what."""
+
+import math
+from collections.abc import Sequence
+from typing import get_args
+
+from surmin.curvature.wire import WireName
+from surmin.options import CUBIC_SOLVERS, NONLINEAR_SOLVERS, Options
+
+
+def check_options(options: Options) -> None:
+    """Raise ValueError, saying what is possible, for the first thing that is not."""
+    _check_choices(options)
+    _check_types(options)
+    _check_ranges(options)
+    _check_combinations(options)
+
+
+def _check_choices(options: Options) -> None:
+    if options.wire not in (*get_args(WireName), None):
+        raise ValueError(f"wire must be 'bfloat16', 'float16', 'int8' or None, got {options.wire!r}")
+    for name in ("curvature", "blocks", "local", "order", "solver", "top_factor", "eigenvalue", "hessian_products"):
+        choices = get_args(Options.__annotations__[name])
+        if getattr(options, name) not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(options, name)!r}")
+    if options.preconditioner not in ("kronecker", None):
+        raise ValueError(f"preconditioner must be 'kronecker' or None, got {options.preconditioner!r}")
+
+
+WHOLE_NUMBERS = ("inner_steps", "rank", "max_tries", "power_steps", "seed")
+NUMBERS = (
+    "inner_learning_rate",
+    "curvature_fraction",
+    "inner_fraction",
+    "damping",
+    "accept_above",
+    "cubic",
+    "delta",
+    "delta_relative",
+)
+OPTIONAL = ("rank", "delta_relative", "inner_learning_rate")
+
+
+def _check_types(options: Options) -> None:
+    for name in WHOLE_NUMBERS + NUMBERS:
+        value = getattr(options, name)
+        kinds = (int,) if name in WHOLE_NUMBERS else (int, float)
+        if not (value is None and name in OPTIONAL) and (isinstance(value, bool) or not isinstance(value, kinds)):
+            raise ValueError(f"{name} must be a {'whole ' if name in WHOLE_NUMBERS else ''}number, got {value!r}")
+
+
+def _check_ranges(options: Options) -> None:
+    rules: list[tuple[str, bool, str]] = [
+        ("inner_steps", options.inner_steps >= 1, "at least 1"),
+        ("inner_learning_rate", options.inner_learning_rate is None or options.inner_learning_rate > 0, "positive"),
+        ("rank", options.rank is None or options.rank >= 1, "at least 1, or None for the exact factor"),
+        ("curvature_fraction", 0 < options.curvature_fraction <= 1, "in (0, 1]"),
+        ("inner_fraction", 0 < options.inner_fraction <= 1, "in (0, 1]"),
+        ("damping", 0 <= options.damping < math.inf, "a number from 0 up"),
+        ("accept_above", 0 <= options.accept_above < 1, "in [0, 1)"),
+        ("max_tries", options.max_tries >= 1, "at least 1"),
+        ("cubic", 0 <= options.cubic < math.inf, "a number from 0 up"),
+        ("delta", 0 < options.delta < math.inf, "positive"),
+        ("delta_relative", options.delta_relative is None or options.delta_relative > 0, "positive, or None"),
+        ("power_steps", options.power_steps >= 1, "at least 1"),
+        ("momentum_candidates", _are_shares(options.momentum_candidates), "one or more shares in [0, 1)"),
+        ("damping_candidates", _are_positive(options.damping_candidates), "one or more positive factors of λ"),
+    ]
+    for name, holds, rule in rules:
+        if not holds:
+            raise ValueError(f"{name} must be {rule}, got {getattr(options, name)!r}")
+
+
+def _order_rules(options: Options) -> list[tuple[bool, str]]:
+    """What `order="sequential"` does not go together with, and why."""
+    if options.order == "parallel":
+        return []
+    return [
+        (
+            options.local != "nonlinear" or options.blocks != "stage",
+            "order='sequential' needs local='nonlinear' and blocks='stage'",
+        ),
+        (not options.adapt_damping, "order='sequential' needs adapt_damping=True, which tests the steps"),
+        (
+            options.decoupling is not None or options.adapt_decoupling,
+            "in sequential order no decoupling (κ) is needed: leave decoupling and adapt_decoupling out",
+        ),
+        (
+            any(options.momentum_candidates),
+            "momentum_candidates need order='parallel': a stage cannot solve for a step that is then lengthened",
+        ),
+    ]
+
+
+def _check_combinations(options: Options) -> None:
+    nonlinear = options.local == "nonlinear"
+    scalar, untested = options.curvature != "factor", not options.adapt_damping
+    preconditioned = options.preconditioner is not None
+    rules: list[tuple[bool, str]] = [
+        *_order_rules(options),
+        (
+            nonlinear != (options.solver in NONLINEAR_SOLVERS),
+            f"solver {options.solver!r} does not solve {options.local} local losses",
+        ),
+        (
+            options.inner_fraction < 1 and options.solver != "gauss-newton",
+            "inner_fraction needs solver='gauss-newton', which makes a model in every inner step",
+        ),
+        (
+            options.wire is not None and scalar,
+            "wire rounds the columns of curvature='factor', the others send few numbers",
+        ),
+        (nonlinear and scalar, "nonlinear local losses need curvature='factor'"),
+        (preconditioned and scalar, "the Kronecker preconditioner needs curvature='factor'"),
+        (preconditioned and options.solver != "cg", "the Kronecker preconditioner needs solver='cg'"),
+        (
+            options.cubic > 0 and options.solver not in CUBIC_SOLVERS,
+            f"solver {options.solver!r} cannot minimise a cubic term",
+        ),
+        (
+            options.decoupling is not None and scalar,
+            "decoupling (κ) needs curvature='factor'; the other curvatures take delta",
+        ),
+        (options.adapt_decoupling and untested, "adapt_decoupling needs adapt_damping=True, which tests the steps"),
+        (untested and len(options.damping_candidates) > 1, "several damping_candidates need adapt_damping=True"),
+        (untested and any(options.momentum_candidates), "momentum_candidates need adapt_damping=True"),
+        (options.damping == 0 and not untested, "adapt_damping needs a positive damping to adapt"),
+    ]
+    for broken, message in rules:
+        if broken:
+            raise ValueError(message)
+
+
+def _are_positive(values: Sequence[float]) -> bool:
+    return len(values) > 0 and all(0 < value < math.inf for value in values)
+
+
+def _are_shares(values: Sequence[float]) -> bool:
+    return len(values) > 0 and all(0 <= value < 1 for value in values)

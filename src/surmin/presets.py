@@ -1,0 +1,68 @@
+"""Presets of options, and how options that are given explicitly go over them."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from surmin.option_rules import check_options
+from surmin.options import CUBIC_SOLVERS, NONLINEAR_SOLVERS, Options, SolverName
+
+PRESETS: Mapping[str, Options] = {
+    "compute": Options(),
+    "links": Options(curvature_fraction=0.15, accept_above=0.1, momentum_candidates=(0.3,), wire="int8"),
+    "trips": Options(
+        blocks="stage", local="nonlinear", order="sequential", solver="gauss-newton", inner_steps=6,
+        preconditioner=None, curvature_fraction=1.0, inner_fraction=0.2, damping=0.1, accept_above=0.0,
+        damping_candidates=(0.1, 1.0, 10.0), momentum_candidates=(0.0, 0.3, 0.6),
+    ),
+    "paper": Options(
+        curvature="scalar", inner_steps=20, preconditioner=None, curvature_fraction=1.0, damping=0.0,
+        adapt_damping=False, adapt_decoupling=False, momentum_candidates=(0.0,),
+    ),
+}  # fmt: skip
+
+
+def resolve_options(preset: str, given: Mapping[str, Any]) -> Options:
+    """A preset with explicit options over it; what the preset has only for other choices than those gives way.
+
+    Raises:
+        ValueError: for an unknown preset, an unknown option, a value out of range, or options that do not go together.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    known = {option.name for option in fields(Options)}
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            raise ValueError(f"unknown option {name!r}" + (f": did you mean {close[0]!r}?" if close else ""))
+    options = replace(PRESETS[preset], **given)
+    if "solver" not in given:
+        options = replace(options, solver=_default_solver(options))
+    gives_way: dict[str, Any] = {}
+    if options.local != "nonlinear" or options.blocks != "stage" or not options.adapt_damping:
+        gives_way["order"] = "parallel"
+    elif options.order == "sequential":
+        gives_way |= {"adapt_decoupling": False, "momentum_candidates": (0.0,)}
+    if options.curvature != "factor" or options.solver != "cg":
+        gives_way["preconditioner"] = None
+    if options.solver != "gauss-newton":
+        gives_way["inner_fraction"] = 1.0
+    if options.curvature != "factor":
+        gives_way["wire"] = None
+    if options.curvature != "factor" or not options.adapt_damping:
+        gives_way["adapt_decoupling"] = False
+    if not options.adapt_damping:
+        gives_way |= {"damping_candidates": (1.0,), "momentum_candidates": (0.0,)}
+    options = replace(options, **{name: value for name, value in gives_way.items() if name not in given})
+    check_options(options)
+    return options
+
+
+def _default_solver(options: Options) -> SolverName:
+    """The preset's solver if it solves this kind of local loss, otherwise the usual one that does."""
+    if options.local == "nonlinear":
+        return options.solver if options.solver in NONLINEAR_SOLVERS else "gauss-newton"
+    if options.cubic:
+        return options.solver if options.solver in CUBIC_SOLVERS else "cubic-krylov"
+    return "cg" if options.solver in NONLINEAR_SOLVERS else options.solver
