@@ -38,18 +38,23 @@ def importance_rows(traces: Tensor, count: int, share: float, generator: torch.G
     return rows, 1 / (n * p[rows])
 
 
-def thinned(message: Message, fraction: float, seed: int) -> Message:
-    """A part of a message's samples, drawn by the size of their columns, with the columns scaled to stand for all.
+def traces_of(columns: Tensor) -> Tensor:
+    """tr R_j R_jᵀ of every sample, (q,)."""
+    return torch.linalg.vector_norm(columns.flatten(2), dim=(0, 2)).square()
+
+
+def thinned(message: Message, traces: Tensor, fraction: float, seed: int) -> Message:
+    """A part of a message's samples, drawn by their curvature, with the columns scaled to stand for all.
 
     Args:
         message: columns R (k, q, *out), and the rows of the batch they belong to (left out: all).
+        traces: of the columns.
         fraction: of the samples.
         seed: of the draw.
     """
     columns, *rows = message
     generator = torch.Generator(columns.device).manual_seed(seed)
-    sizes = torch.linalg.vector_norm(columns.flatten(2), dim=(0, 2)).square()
-    drawn, weights = importance_rows(sizes, part_of(len(sizes), fraction), SHARE, generator)
+    drawn, weights = importance_rows(traces, part_of(len(traces), fraction), SHARE, generator)
     scaled = columns[:, drawn] * weights.sqrt().view(1, -1, *[1] * (columns.dim() - 2))
     return scaled, (rows[0][drawn] if rows else drawn)
 

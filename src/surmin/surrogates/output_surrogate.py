@@ -5,6 +5,7 @@ R the columns of the output curvature on the q sampled rows, κ the inflation.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.gauss_newton import weighted_sum
 from surmin.curvature.output_curvature import Message
-from surmin.curvature.sampling import part_of, thinned
+from surmin.curvature.sampling import part_of, thinned, traces_of
 from surmin.losses import ConvexLoss
 
 
@@ -78,11 +79,15 @@ class QuadraticSurrogate:
         """R, the same everywhere, or a part of it."""
         if fraction == 1:
             return self.message, self.samples
-        return thinned(self.message, fraction, seed), part_of(self.samples, fraction)
+        return thinned(self.message, self._traces, fraction, seed), part_of(self.samples, fraction)
 
     def inflated(self, inflation: float) -> "QuadraticSurrogate":
         """The same quadratic with another κ."""
         return replace(self, inflation=inflation)
+
+    @cached_property
+    def _traces(self) -> Tensor:
+        return traces_of(self.message[0])
 
     def _project(self, change: Tensor) -> Tensor:
         """Rᵀ(z - f̄) on the rows that carry curvature, (k, q)."""
