@@ -133,7 +133,7 @@ def test_on_a_fraction_of_the_batch_only_its_rows_bend() -> None:
     case = BY_NAME["tanh"]
     losses, blocks, batch = local_losses(case, 2, FactorCurvature(fraction=0.5))
     loss, block = losses[1], blocks[1]
-    (columns, rows), _ = loss.surrogate.columns(loss.inputs, 1.0, seed=0)
+    columns, rows = loss.surrogate.columns(loss.inputs, 1.0, seed=0)
     z = points(blocks, batch[0])
     step = 0.3 * torch.randn(block.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     cotangent = case.loss.gradient(z[2], batch[1]) / 6

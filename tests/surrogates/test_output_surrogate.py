@@ -24,7 +24,8 @@ def test_the_network_s_own_loss(case: Case) -> None:
     (expected,) = torch.autograd.grad(mean_loss(leaf), leaf)
     torch.testing.assert_close(surrogate.value(output), mean_loss(output))
     torch.testing.assert_close(surrogate.cotangent(output), expected)
-    (columns,), samples = surrogate.columns(output, 1.0, seed=0)
+    (columns,) = surrogate.columns(output, 1.0, seed=0)
+    samples = columns.shape[1]
     direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(2), dtype=output.dtype)
     coefficients = torch.linalg.vecdot(columns.flatten(2), direction.flatten(1))
     bent = weighted_sum(columns, coefficients) / samples

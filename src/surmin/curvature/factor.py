@@ -9,7 +9,7 @@ from torch import Tensor
 
 from surmin.curvature.gauss_newton import FactorPiece, GaussNewton
 from surmin.curvature.output_curvature import Message
-from surmin.curvature.sampling import SHARE, importance_rows, part_of
+from surmin.curvature.sampling import SHARE, importance_rows, part_of, weighted
 from surmin.curvature.wire import WireName, restore_columns, round_columns
 from surmin.losses import ConvexLoss, identity_factor
 from surmin.stages.block import Block
@@ -55,8 +55,7 @@ class FactorCurvature:
             return [(part,) for part in self._columns(loss, joined, labels, generator).split(sizes, dim=1)]
         count = self.sample_count(len(joined))
         rows, weights = importance_rows(loss.trace(joined, labels), count, self.share, generator)
-        columns = self._columns(loss, joined[rows], labels[rows], generator)
-        columns = columns * weights.sqrt().view(1, -1, *[1] * (columns.dim() - 2))
+        columns = weighted(self._columns(loss, joined[rows], labels[rows], generator), weights)
         return list(zip(columns.split(sizes, dim=1), rows.split(sizes), strict=True))
 
     def arrivals(

@@ -55,8 +55,12 @@ def thinned(message: Message, traces: Tensor, fraction: float, seed: int) -> Mes
     columns, *rows = message
     generator = torch.Generator(columns.device).manual_seed(seed)
     drawn, weights = importance_rows(traces, part_of(len(traces), fraction), SHARE, generator)
-    scaled = columns[:, drawn] * weights.sqrt().view(1, -1, *[1] * (columns.dim() - 2))
-    return scaled, (rows[0][drawn] if rows else drawn)
+    return weighted(columns[:, drawn], weights), (rows[0][drawn] if rows else drawn)
+
+
+def weighted(columns: Tensor, weights: Tensor) -> Tensor:
+    """√weight · R_j of every sample."""
+    return columns * weights.sqrt().view(1, -1, *[1] * (columns.dim() - 2))
 
 
 def part_of(samples: int, fraction: float) -> int:

@@ -85,8 +85,8 @@ class NonlinearLocalLoss:
         """
         seed = self.replicas.own_seed(draw_seed(self.seed, number))
         with torch.no_grad(), self.work.phase(self._key("inner curvature")):
-            message, samples = self.surrogate.columns(tape.output.detach(), fraction, seed)
-            return gauss_newton(self.block, tape, message, samples)
+            message = self.surrogate.columns(tape.output.detach(), fraction, seed)
+            return gauss_newton(self.block, tape, message, samples=message[0].shape[1])
 
     def entered_by(self, inputs: Tensor) -> "NonlinearLocalLoss":
         """The same local loss where other activations arrive; L(0) is no longer 0."""

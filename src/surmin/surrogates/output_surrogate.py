@@ -14,7 +14,7 @@ from torch import Tensor
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.gauss_newton import weighted_sum
 from surmin.curvature.output_curvature import Message
-from surmin.curvature.sampling import part_of, thinned, traces_of
+from surmin.curvature.sampling import thinned, traces_of
 from surmin.losses import ConvexLoss
 
 
@@ -31,8 +31,8 @@ class OutputSurrogate(Protocol):
     def cotangent(self, output: Tensor) -> Tensor:
         """∇Ψ, (n, *out)."""
 
-    def columns(self, output: Tensor, fraction: float, seed: int) -> tuple[Message, int]:
-        """Columns R with ∇²Ψ = (κ/q) R Rᵀ and the rows they belong to (left out: all), and q.
+    def columns(self, output: Tensor, fraction: float, seed: int) -> Message:
+        """Columns R of q samples with ∇²Ψ = (κ/q) R Rᵀ, and the rows they belong to (left out: all).
 
         Args:
             output: where.
@@ -75,11 +75,9 @@ class QuadraticSurrogate:
         lifted = weighted_sum(columns, coefficients)
         return self.slope.index_add(0, rows[0], lifted) if rows else self.slope + lifted
 
-    def columns(self, output: Tensor, fraction: float, seed: int) -> tuple[Message, int]:
+    def columns(self, output: Tensor, fraction: float, seed: int) -> Message:
         """R, the same everywhere, or a part of it."""
-        if fraction == 1:
-            return self.message, self.samples
-        return thinned(self.message, self._traces, fraction, seed), part_of(self.samples, fraction)
+        return self.message if fraction == 1 else thinned(self.message, self._traces, fraction, seed)
 
     def inflated(self, inflation: float) -> "QuadraticSurrogate":
         """The same quadratic with another κ."""
@@ -119,11 +117,11 @@ class NetworkLoss:
         """Its gradient in the output."""
         return self.loss.gradient(output, self.targets) / len(self.targets)
 
-    def columns(self, output: Tensor, fraction: float, seed: int) -> tuple[Message, int]:
+    def columns(self, output: Tensor, fraction: float, seed: int) -> Message:
         """The columns of ∇²ℓ at this output."""
         part = replace(self.curvature, fraction=fraction * self.curvature.fraction)
         (message,) = part.top(self.loss, [output], [self.targets], seed)
-        return message, part.sample_count(len(self.targets))
+        return message
 
     def inflated(self, inflation: float) -> "NetworkLoss":
         """The same loss, its curvature taken for κ times as large."""
