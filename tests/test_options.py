@@ -97,7 +97,7 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("inner_learning_rate", [0.0, -1.0, math.nan], [1e-3]),
     ("rank", [0, -2], [None, 1]),
     ("curvature_fraction", [0.0, -0.1, 1.1, math.nan], [0.01, 1]),
-    ("inner_fraction", [0.0, -0.1, 1.1, math.nan], [1]),
+    ("inner_fraction", [0.0, -0.1, 1.1, math.nan], [1.0]),
     ("damping", [-1.0, math.inf, math.nan], [1e-3]),
     ("accept_above", [-0.1, 1.0, math.nan], [0.0, 0.9]),
     ("max_tries", [0], [1]),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.moments import InputMomentCache, Moments, estimate_moments
+from surmin.curvature.sampling import usual_fraction
 from surmin.options import Options
 from surmin.pipeline.wave import BlockWaves
 from surmin.replicas import ONE_REPLICA, Replicas
@@ -97,7 +98,7 @@ class LocalPhase:
             curvature = waves.curvature
             surrogate = top or quadratic_surrogate(block, waves.tapes, waves.messages, curvature.samples)
             loss = nonlinear_local_loss(block, waves.tapes, surrogate, self.work, seed, self.replicas)
-            return NonlinearProblem(block, loss, self._nonlinear_solver(block))
+            return NonlinearProblem(block, loss, self._nonlinear_solver(block, curvature.samples))
         own = self.work.counted(("product", block.index, waves.shape), waves.curvature.product)
         quadratic = LocalLoss(waves.gradient, lambda v: self.replicas.mean(own(v)), cubic=options.cubic)
         moments = None
@@ -108,11 +109,13 @@ class LocalPhase:
                 moments = estimate_moments(waves.curvature, first, self._first_moment, seed, self.replicas)
         return QuadraticProblem(block, quadratic, QUADRATIC_SOLVERS[options.solver](options), moments, self.work)
 
-    def _nonlinear_solver(self, block: Block) -> NonlinearSolver:
+    def _nonlinear_solver(self, block: Block, samples: int) -> NonlinearSolver:
+        """For a block whose curvature so many samples carry."""
         options = self.options
         if options.solver == "lbfgs":
             return Lbfgs(options.inner_steps)
         if options.solver == "adam":
             return Adam(options.inner_steps, options.inner_learning_rate or 3e-3)
         first_moment = self._first_moment if block.index == 0 else None
-        return GaussNewtonDescent(options.inner_steps, options.inner_fraction, first_moment=first_moment)
+        fraction = options.inner_fraction or usual_fraction(samples)
+        return GaussNewtonDescent(options.inner_steps, fraction, first_moment=first_moment)

@@ -38,7 +38,7 @@ NUMBERS = (
     "delta",
     "delta_relative",
 )
-OPTIONAL = ("rank", "delta_relative", "inner_learning_rate")
+OPTIONAL = ("rank", "delta_relative", "inner_learning_rate", "inner_fraction")
 
 
 def _check_types(options: Options) -> None:
@@ -55,7 +55,7 @@ def _check_ranges(options: Options) -> None:
         ("inner_learning_rate", options.inner_learning_rate is None or options.inner_learning_rate > 0, "positive"),
         ("rank", options.rank is None or options.rank >= 1, "at least 1, or None for the exact factor"),
         ("curvature_fraction", 0 < options.curvature_fraction <= 1, "in (0, 1]"),
-        ("inner_fraction", 0 < options.inner_fraction <= 1, "in (0, 1]"),
+        ("inner_fraction", options.inner_fraction is None or 0 < options.inner_fraction <= 1, "in (0, 1], or None"),
         ("damping", 0 <= options.damping < math.inf, "a number from 0 up"),
         ("accept_above", 0 <= options.accept_above < 1, "in [0, 1)"),
         ("max_tries", options.max_tries >= 1, "at least 1"),
@@ -103,8 +103,8 @@ def _check_combinations(options: Options) -> None:
             f"solver {options.solver!r} does not solve {options.local} local losses",
         ),
         (
-            options.inner_fraction < 1 and options.solver != "gauss-newton",
-            "inner_fraction needs solver='gauss-newton', which makes a model in every inner step",
+            options.inner_fraction != 1 and options.solver != "gauss-newton",
+            "inner_fraction needs solver='gauss-newton' (of preset 'trips'), which makes a model in every inner step",
         ),
         (
             options.wire is not None and scalar,

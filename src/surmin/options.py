@@ -24,7 +24,7 @@ class OptionValues(TypedDict, total=False):
     preconditioner: Literal["kronecker"] | None
     rank: int | None
     curvature_fraction: float
-    inner_fraction: float
+    inner_fraction: float | None
     top_factor: Literal["hessian", "smoothness"]
     damping: float
     adapt_damping: bool
@@ -61,7 +61,8 @@ class Options:
         preconditioner: "kronecker" or None; for conjugate gradient on factor curvature.
         rank: random columns per sample, or None for the exact factor.
         curvature_fraction: part of the batch that carries the curvature, in (0, 1]; the gradient is always on all.
-        inner_fraction: of "gauss-newton": part of those samples that each inner step's model is made of, in (0, 1].
+        inner_fraction: of "gauss-newton": part of those samples that each inner step's model is made of, in (0, 1];
+            None for a fifth, or 400 samples where that is more.
         top_factor: "hessian" of the loss, or its "smoothness" bound √L I.
         damping: λ of the first step.
         adapt_damping: test every step and adapt λ; False keeps λ and accepts every step.
@@ -92,7 +93,7 @@ class Options:
     preconditioner: Literal["kronecker"] | None = "kronecker"
     rank: int | None = None
     curvature_fraction: float = 0.25
-    inner_fraction: float = 1.0
+    inner_fraction: float | None = 1.0
     top_factor: Literal["hessian", "smoothness"] = "hessian"
     damping: float = 1e-2
     adapt_damping: bool = True

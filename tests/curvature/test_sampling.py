@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surmin.curvature.sampling import importance_rows
+from surmin.curvature.sampling import importance_rows, part_of, usual_fraction
 
 
 def draw(traces: torch.Tensor, count: int, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,3 +81,10 @@ def test_traces_that_are_not_finite_or_negative_do_not_pass_for_probabilities() 
     rows, weights = draw(torch.tensor([-1e-7, 1e-7, 2e-7, -1e-7]), 3, 0.8, 0)
     assert (rows.diff() >= 0).all()
     assert (weights > 0).all() and (weights <= 1 / (1 - 0.8) + 1e-4).all()
+
+
+@pytest.mark.parametrize(
+    ("samples", "drawn"), [(1, 1), (100, 100), (400, 400), (401, 400), (1000, 400), (2000, 400), (5000, 1000)]
+)
+def test_the_usual_part_is_a_fifth_but_not_too_few(samples: int, drawn: int) -> None:
+    assert part_of(samples, usual_fraction(samples)) == drawn

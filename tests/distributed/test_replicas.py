@@ -26,7 +26,7 @@ ROUNDING = 1e-9 if here().type == "cpu" else 1e-7  # a GPU adds up halves of a b
 TANH = BY_NAME["tanh"]
 WHOLE = {"curvature_fraction": 1.0}
 # few inner steps: near a local minimum rounding decides whether the next one is kept
-TRIPS = {**WHOLE, "preset": "trips", "inner_fraction": 1.0, "inner_steps": 2, "damping": 1.0}
+TRIPS = {**WHOLE, "preset": "trips", "inner_steps": 2, "damping": 1.0}
 CAREFUL = {**WHOLE, "preconditioner": None, "damping": 1.0, "adapt_decoupling": False, "momentum_candidates": (0.0,)}
 Setting = tuple[str, str, Mapping[str, Any]]
 ENGINE: list[Setting] = [("tanh", "sm", WHOLE), ("tanh", "adam", {})]

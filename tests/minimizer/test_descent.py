@@ -29,6 +29,7 @@ VARIANTS: dict[str, Any] = {
     "nonlinear layers": {"local": "nonlinear", "inner_steps": 4},
     "nonlinear gauss-newton": {"local": "nonlinear", "blocks": "stage", "solver": "gauss-newton", "inner_steps": 2},
     "sequential": {"preset": "trips"},
+    "sequential drawn": {"preset": "trips", "inner_fraction": 0.3},
     "sequential l-bfgs": {"preset": "trips", "solver": "lbfgs", "curvature_fraction": 0.5},
     "nonlinear adam": {
         "local": "nonlinear", "blocks": "stage", "solver": "adam", "inner_steps": 4, "inner_learning_rate": 0.01,

@@ -1,5 +1,7 @@
 """Stages that solve one after the other: every one at the activations that the moved stages below it send."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -44,7 +46,6 @@ def test_on_a_linear_network_every_stage_takes_its_exact_minimum() -> None:
             parameters[name] = piece.view(shape)
     sm = SurrogateMinimizer(
         stages, SquaredError(), preset="trips", damping=DAMPING, damping_candidates=(1.0,), inner_steps=12,
-        inner_fraction=1.0,
     )  # fmt: skip
     assert sm.step(inputs, targets).accepted
     for name, value in network.named_parameters():
@@ -97,3 +98,19 @@ def test_a_candidate_that_overflows_is_left_and_the_network_stays_whole() -> Non
     assert all(report.new_loss < report.loss for report in reports if report.accepted)
     assert all(torch.isfinite(value).all() for module in stages for value in module.parameters())
     assert any("non finite" in report.note or report.tries > 1 for report in reports)
+
+
+@pytest.mark.parametrize("samples", [300, 500])
+def test_inner_steps_are_modelled_on_all_of_a_small_batch_and_a_part_of_a_larger_one(samples: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(samples, 4, generator=generator)
+    targets = torch.randint(3, (samples,), generator=generator)
+
+    def loss_after_a_step(**options: Any) -> float:
+        torch.manual_seed(0)
+        stages: list[nn.Module] = [nn.Sequential(nn.Linear(4, 5), nn.Tanh()), nn.Linear(5, 3)]
+        sm = SurrogateMinimizer(stages, CrossEntropy(), preset="trips", inner_steps=2, **options)
+        return sm.step(inputs, targets).new_loss
+
+    assert loss_after_a_step() == loss_after_a_step(inner_fraction=min(1.0, 400 / samples))
+    assert (loss_after_a_step() == loss_after_a_step(inner_fraction=1.0)) == (samples <= 400)

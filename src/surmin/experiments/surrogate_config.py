@@ -16,6 +16,7 @@ class SurrogateConfig:
         blocks: of sm: what gets a local loss of its own, a layer or a stage.
         rank: of sm: random curvature columns per sample; if not given the factor is exact, and of rank 2 for tokens.
         curvature_fraction: of sm: part of the batch that carries the curvature.
+        inner_fraction: of sm with nonlinear local losses: part of those samples that each inner step is modelled on.
         damping: first value of λ of sm and kfac; λ of cgblock, cgblock-ggn, newton and locoprop.
         wire: of sm: the type that curvature columns are rounded to on their way between workers.
         delta: of sm with scalar or sample curvature, and sm-paper: δ of Appendix A.
@@ -28,6 +29,7 @@ class SurrogateConfig:
     blocks: Literal["layer", "stage"] | None = None
     rank: int | None = None
     curvature_fraction: float | None = None
+    inner_fraction: float | None = None
     damping: float | None = None
     wire: Literal["bfloat16", "float16", "int8"] | None = None
     delta: float | None = None

@@ -29,7 +29,9 @@ class Entry:
         return builder
 
 
-SM_OPTIONS = "preset curvature local order blocks inner_steps rank curvature_fraction damping delta wire seed"
+SM_OPTIONS = (
+    "preset curvature local order blocks inner_steps rank curvature_fraction inner_fraction damping delta wire seed"
+)
 
 METHODS: Mapping[str, Entry] = {
     "sm": Entry("surrogate:surrogate_minimization", SM_OPTIONS),
