@@ -55,18 +55,19 @@ def test_factor_on_the_whole_batch(microbatches: int) -> None:
     assert second.bytes_sent == ACTIVATIONS * (2 + columns) + bytes_
 
 
-@pytest.mark.parametrize("microbatches", [1, 3])
-def test_stages_in_sequence_send_sums_with_activations(microbatches: int) -> None:
+@pytest.mark.parametrize(("microbatches", "upwards", "sums"), [(1, 1, 3), (3, 2, 4)])
+def test_stages_in_sequence_send_sums_with_activations(microbatches: int, upwards: int, sums: int) -> None:
+    """All candidates in one message, or one in each where there are micro-batches."""
     sm = SurrogateMinimizer(
         stages(), CrossEntropy(), microbatches=microbatches, preset="trips", damping=1.0, damping_candidates=(1.0, 2.0)
     )
     data = batch()
     first, second = sm.step(*data), sm.step(*data)
     assert first.tries == second.tries == 1 and second.accepted
-    # up the activations of both candidates with three sums, down gradients, columns, and six numbers all are told
-    sums, verdict = 2 * microbatches * 8 * 3, 2 * 8 * 6
-    assert second.messages == 2 * microbatches * 3 + 2
-    assert second.bytes_sent == ACTIVATIONS * (2 + 1 + CLASSES - 1) + sums + verdict
+    # up the activations of both candidates with sums, down gradients, columns, and six numbers all are told
+    numbers = 2 * 8 * (sums + 6)
+    assert second.messages == 2 * (upwards + 2 * microbatches + 1)
+    assert second.bytes_sent == ACTIVATIONS * (2 + 1 + CLASSES - 1) + numbers
     assert first.messages == second.messages + 2 * microbatches
     assert (first.forward_waves, second.forward_waves) == (2, 1)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from surmin.pipeline.held_stages import HeldStages, stacked
 from surmin.pipeline.wave import Wave
-from surmin.stages.stage import LayerParameters, Stage
+from surmin.stages.stage import LayerParameters, Stage, Tape, joined
 
 Solve = Callable[[Stage, int, Tensor | None], tuple[LayerParameters | None, Tensor]]
 """Of a stage, a candidate's number and what enters the stage then (None where that has not changed), the stage's
@@ -22,6 +22,9 @@ class SolvingWave(HeldStages):
     ) -> tuple[list[Wave], Tensor]:
         """Run the batch at candidates that every stage chooses when it has all that enters it.
 
+        With one micro-batch one message carries all candidates. With several, which are there for stages to work at the
+        same time, each candidate goes on as soon as it is solved for.
+
         Args:
             inputs: the whole batch.
             targets: of the whole batch.
@@ -33,35 +36,36 @@ class SolvingWave(HeldStages):
             A wave for each candidate, and sums over this worker and those below it: of `share`, then of every
             candidate's promised decrease.
         """
-        parts, labels = inputs.chunk(self.microbatches), targets.chunk(self.microbatches)
-        kind = ("forward", "solving", inputs.shape, count)
-        self._links.prepare(kind, len(parts))
-        states: list[Sequence[Tensor]] = [[part] * count for part in parts]
-        sums = torch.cat([share.double(), share.new_zeros(count, dtype=torch.float64)])
-        if not self.is_first:
-            arrived = [self._receive(kind, number) for number in range(len(parts))]
-            states, sums = [message[0].unbind() for message in arrived], sums + arrived[-1][1]
-        waves = [Wave(inputs.shape, labels, []) for _ in range(count)]
-        for position, stage in enumerate(self.stages):
-            if position in self._crossings:
-                for part in states:
-                    self.traffic.send((*part, sums))
-            for candidate, wave in enumerate(waves):
-                own = [part[candidate] for part in states]
-                parameters, promised = solve(stage, candidate, torch.cat(own) if self.has_below(position) else None)
-                sums[len(share) + candidate] += promised
-                wave.tapes.append([])
-                for number, state in enumerate(own):
-                    with self.tracer.span("F", number):
-                        wave.tapes[-1].append(self.forward_stage(position, state, parts[0].shape, parameters))
-            states = [[wave.tapes[-1][number].output.detach() for wave in waves] for number in range(len(parts))]
-        if not self.is_last:
-            for part in states:
-                self._send(kind, (stacked(part), sums))
+        together = count if self.microbatches == 1 else 1
+        kind = ("forward", "solving", inputs.shape, together)
+        self._links.prepare(kind, count // together)
+        waves = [Wave(inputs.shape, targets.chunk(self.microbatches), []) for _ in range(count)]
+        promised = []
+        for first in range(0, count, together):
+            states: Sequence[Tensor] = [inputs] * together
+            sums = torch.cat([share.double(), share.new_zeros(together, dtype=torch.float64)])
+            if not self.is_first:
+                arrived, below = self._receive(kind)
+                states, sums = arrived.unbind(), sums + below
+            for position, stage in enumerate(self.stages):
+                if position in self._crossings:
+                    self.traffic.send((*states, sums))
+                leaving = []
+                for place, state in enumerate(states):
+                    candidate = first + place
+                    parameters, decrease = solve(stage, candidate, state if self.has_below(position) else None)
+                    sums[len(share) + place] += decrease
+                    tapes = self._forward_parts(position, state, waves[candidate].part_shape, parameters)
+                    waves[candidate].tapes.append(tapes)
+                    leaving.append(joined([tape.output.detach() for tape in tapes]))
+                states = leaving
+            if not self.is_last:
+                self._send(kind, (stacked(states), sums))
+            promised.append(sums[len(share) :])
         self.traffic.forward_waves += 1
         for wave in waves:
             wave.loss = self.mean_loss(wave)
-        return waves, sums
+        return waves, torch.cat([sums[: len(share)], *promised])
 
     def announce(self, values: Tensor) -> list[float]:
         """Hand what the last worker knows down from worker to worker; the others' values only have the same length.
@@ -80,3 +84,13 @@ class SolvingWave(HeldStages):
         if not self.is_first:
             self._send(kind, (values,))
         return [float(value) for value in values.tolist()]
+
+    def _forward_parts(
+        self, position: int, state: Tensor, part: torch.Size, parameters: LayerParameters | None
+    ) -> list[Tape]:
+        """Run one stage here on all that enters it, by micro-batch."""
+        tapes = []
+        for number, own in enumerate(state.chunk(self.microbatches)):
+            with self.tracer.span("F", number):
+                tapes.append(self.forward_stage(position, own, part, parameters))
+        return tapes

@@ -126,8 +126,12 @@ def selected(tapes: Sequence[Tape], rows: Tensor) -> Tape:
 
 def layer_inputs(tapes: Sequence[Tape], index: int) -> Tensor:
     """The input of layer `index` in the whole batch, from the tapes of its parts."""
-    parts = [tape.inputs[index].detach() for tape in tapes]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return joined([tape.inputs[index].detach() for tape in tapes])
+
+
+def joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Put together; a single part is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
 def leaf_modules(module: nn.Module) -> Iterator[nn.Module]:

@@ -14,7 +14,7 @@ from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.output_curvature import Message, draw_seed
 from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.block import Block
-from surmin.stages.stage import Stage, Tape, layer_inputs
+from surmin.stages.stage import Stage, Tape, joined, layer_inputs
 from surmin.surrogates.output_surrogate import OutputSurrogate, QuadraticSurrogate
 from surmin.work import WorkMeter
 
@@ -120,11 +120,7 @@ def quadratic_surrogate(
     columns, *rows = zip(*messages, strict=True)
     return QuadraticSurrogate(
         center=layer_inputs(tapes, block.stop),
-        slope=_joined([tape.cotangents[block.stop].detach() for tape in tapes]),
-        message=(_joined(columns, dim=1), *map(_joined, rows)),
+        slope=joined([tape.cotangents[block.stop].detach() for tape in tapes]),
+        message=(joined(columns, dim=1), *map(joined, rows)),
         samples=samples,
     )
-
-
-def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
