@@ -1,0 +1,73 @@
+"""The presets `links` and `trips` over the same slow links: from which latency far fewer trips pay for their work.
+
+Network and data of `links.race`. Each preset has what suits it: `links` 20 micro-batches, by which its waves are
+streamed; `trips` 8, so that candidates travel one by one while stages solve, and columns in 8 bits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.harness import Result, Settings, Table, Target, median, number, spread
+from benchmarks.links.entries import FAR, Entry, read_answers
+from benchmarks.links.laboratory import Laboratory
+from benchmarks.links.race import ROUND_LIMIT, WORKERS, run_tasks
+from benchmarks.links.racer import Task
+
+CELLS = ((0.05, 1e8), (0.1, 1e8), (0.1, 1e9))
+SEEDS = 3
+CHOICES: dict[str, tuple[dict[str, Any], int]] = {
+    "links": ({"preset": "links"}, 20),
+    "trips, N = 1": ({"preset": "trips", "wire": "int8", "inner_steps": 1}, 8),
+    "trips, N = 6": ({"preset": "trips", "wire": "int8"}, 8),
+}
+COLUMNS = ("preset", "s to 1e-3", "rounds", "forward waves", "MB", "seconds, over those of links")
+
+
+def run(settings: Settings) -> Result:
+    """A table for every kind of link."""
+    result = Result()
+    seeds = list(settings.seeds(SEEDS))
+    cells = CELLS[-1:] if settings.quick else CELLS
+    with Laboratory(WORKERS, *cells[0]) as laboratory:
+        for latency, rate in cells:
+            laboratory.set(latency, rate)
+            where = f"{1e3 * latency:g} ms, {rate / 1e6:g} Mbit/s"
+            settings.note(where)
+            entries = _race(laboratory, seeds)
+            late = 1e3 * laboratory.take_log().most_late
+            result.tables.append(_table(f"{where}; the relay was at most {late:.1f} ms late", entries))
+            result.figures[where] = {name: [asdict(entry) for entry in own] for name, own in entries.items()}
+    best = min(_seconds(own) for name, own in entries.items() if name != "links") / _seconds(entries["links"])
+    result.targets.append(Target(f"seconds of trips over those of links, {where}, medians", best, 1))
+    return result
+
+
+def _race(laboratory: Laboratory, seeds: Sequence[int]) -> dict[str, list[Entry]]:
+    """In turns, seed after seed."""
+    tasks = [
+        Task("sm", options, microbatches, "posted", ROUND_LIMIT["sm"], FAR, seed)
+        for seed in seeds
+        for options, microbatches in CHOICES.values()
+    ]
+    found = [read_answers(task, own, {}) for task, own in zip(tasks, run_tasks(laboratory, tasks), strict=True)]
+    return {name: found[place :: len(CHOICES)] for place, name in enumerate(CHOICES)}
+
+
+def _table(title: str, entries: dict[str, list[Entry]]) -> Table:
+    rows = [
+        (
+            name,
+            spread([entry.far for entry in own], 1),
+            spread([entry.rounds for entry in own]),
+            spread([entry.waves for entry in own]),
+            spread([entry.megabytes for entry in own]),
+            number(_seconds(own) / _seconds(entries["links"]), 2),
+        )
+        for name, own in entries.items()
+    ]
+    return Table(title, COLUMNS, rows)
+
+
+def _seconds(entries: Sequence[Entry]) -> float:
+    return median([entry.far for entry in entries])
