@@ -118,4 +118,4 @@ class LocalPhase:
             return Adam(options.inner_steps, options.inner_learning_rate or 3e-3)
         first_moment = self._first_moment if block.index == 0 else None
         fraction = options.inner_fraction or usual_fraction(samples)
-        return GaussNewtonDescent(options.inner_steps, fraction, first_moment=first_moment)
+        return GaussNewtonDescent(options.inner_steps, fraction, options.inner_tolerance, first_moment=first_moment)

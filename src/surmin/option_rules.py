@@ -32,6 +32,7 @@ NUMBERS = (
     "inner_learning_rate",
     "curvature_fraction",
     "inner_fraction",
+    "inner_tolerance",
     "damping",
     "accept_above",
     "cubic",
@@ -56,6 +57,7 @@ def _check_ranges(options: Options) -> None:
         ("rank", options.rank is None or options.rank >= 1, "at least 1, or None for the exact factor"),
         ("curvature_fraction", 0 < options.curvature_fraction <= 1, "in (0, 1]"),
         ("inner_fraction", options.inner_fraction is None or 0 < options.inner_fraction <= 1, "in (0, 1], or None"),
+        ("inner_tolerance", 0 <= options.inner_tolerance < 1, "in [0, 1)"),
         ("damping", 0 <= options.damping < math.inf, "a number from 0 up"),
         ("accept_above", 0 <= options.accept_above < 1, "in [0, 1)"),
         ("max_tries", options.max_tries >= 1, "at least 1"),
@@ -103,8 +105,8 @@ def _check_combinations(options: Options) -> None:
             f"solver {options.solver!r} does not solve {options.local} local losses",
         ),
         (
-            options.inner_fraction != 1 and options.solver != "gauss-newton",
-            "inner_fraction needs solver='gauss-newton' (of preset 'trips'), which makes a model in every inner step",
+            (options.inner_fraction != 1 or options.inner_tolerance > 0) and options.solver != "gauss-newton",
+            "inner_fraction and inner_tolerance need solver='gauss-newton' (of preset 'trips')",
         ),
         (
             options.wire is not None and scalar,

@@ -25,6 +25,7 @@ class OptionValues(TypedDict, total=False):
     rank: int | None
     curvature_fraction: float
     inner_fraction: float | None
+    inner_tolerance: float
     top_factor: Literal["hessian", "smoothness"]
     damping: float
     adapt_damping: bool
@@ -63,6 +64,8 @@ class Options:
         curvature_fraction: part of the batch that carries the curvature, in (0, 1]; the gradient is always on all.
         inner_fraction: of "gauss-newton": part of those samples that each inner step's model is made of, in (0, 1];
             None for a fifth, or 400 samples where that is more.
+        inner_tolerance: of "gauss-newton": an inner step that lowers the local loss by less than this part of it is the
+            block's last.
         top_factor: "hessian" of the loss, or its "smoothness" bound √L I.
         damping: λ of the first step.
         adapt_damping: test every step and adapt λ; False keeps λ and accepts every step.
@@ -94,6 +97,7 @@ class Options:
     rank: int | None = None
     curvature_fraction: float = 0.25
     inner_fraction: float | None = 1.0
+    inner_tolerance: float = 0.0
     top_factor: Literal["hessian", "smoothness"] = "hessian"
     damping: float = 1e-2
     adapt_damping: bool = True

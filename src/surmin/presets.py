@@ -13,8 +13,8 @@ PRESETS: Mapping[str, Options] = {
     "links": Options(curvature_fraction=0.15, accept_above=0.1, momentum_candidates=(0.3,), wire="int8"),
     "trips": Options(
         blocks="stage", local="nonlinear", order="sequential", solver="gauss-newton", inner_steps=6,
-        preconditioner=None, curvature_fraction=1.0, inner_fraction=None, damping=0.1, accept_above=0.0,
-        damping_candidates=(0.1, 1.0, 10.0), momentum_candidates=(0.0, 0.3, 0.6),
+        preconditioner=None, curvature_fraction=1.0, inner_fraction=None, inner_tolerance=0.01, damping=0.1,
+        accept_above=0.0, damping_candidates=(0.1, 1.0, 10.0), momentum_candidates=(0.0, 0.3, 0.6),
     ),
     "paper": Options(
         curvature="scalar", inner_steps=20, preconditioner=None, curvature_fraction=1.0, damping=0.0,
@@ -47,7 +47,7 @@ def resolve_options(preset: str, given: Mapping[str, Any]) -> Options:
     if options.curvature != "factor" or options.solver != "cg":
         gives_way["preconditioner"] = None
     if options.solver != "gauss-newton":
-        gives_way["inner_fraction"] = 1.0
+        gives_way |= {"inner_fraction": 1.0, "inner_tolerance": 0.0}
     if options.curvature != "factor":
         gives_way["wire"] = None
     if options.curvature != "factor" or not options.adapt_damping:

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -98,3 +100,19 @@ def test_a_stationary_block_stays(make) -> None:
         result = make(3).solve(loss)
     assert not result.step.any()
     assert result.reason is Reason.NO_DECREASE
+
+
+def test_a_step_that_gains_less_than_the_tolerance_is_the_last() -> None:
+    """Found from outside: with one step more each time, the first step whose gain is that little."""
+    loss, tolerance = local_loss("tanh", 1), 0.1
+    values = [0.0]
+    with torch.no_grad():
+        for steps in range(1, 13):
+            values.append(float(loss(GaussNewtonDescent(steps).solve(loss).step)))
+        result = GaussNewtonDescent(12, tolerance=tolerance).solve(loss)
+    gains = [before - after for before, after in pairwise(values)]
+    last = next(k for k, gain in enumerate(gains) if 0 < gain < tolerance * abs(values[k]))
+    assert 0 < last < 11
+    assert result.reason is Reason.CONVERGED
+    assert result.products == 3 * (last + 1)
+    assert float(loss(result.step)) == pytest.approx(values[last + 1], rel=1e-9)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -74,12 +74,14 @@ class GaussNewtonDescent:
     Attributes:
         steps: re-linearisations.
         fraction: of the samples that carry curvature, on which each of them is made; values and gradients are exact.
+        tolerance: part of the local loss; a step that lowers it by less is the last.
         products: conjugate-gradient products each, Kronecker-preconditioned.
         first_moment: for the network's first trainable block, where the moment of its input is kept.
     """
 
     steps: int
     fraction: float = 1.0
+    tolerance: float = 0.0
     products: int = 3
     first_moment: InputMomentCache | None = None
 
@@ -89,7 +91,7 @@ class GaussNewtonDescent:
         with torch.enable_grad():
             tape = loss.forward(step)
         start = value = new_value = loss.value(tape, step)
-        extra, used, expansions = 0.0, 0, 0
+        extra, used, expansions, converged = 0.0, 0, 0, False
         expansion: tuple[Tensor, Callable[[Tensor, float], SolverResult]] | None = None
         for _ in range(self.steps):
             if expansion is None:
@@ -101,13 +103,18 @@ class GaussNewtonDescent:
             with torch.enable_grad():
                 trial = loss.forward(step + move)
             new_value = loss.value(trial, step + move)
-            if bool(new_value < value):
+            fell, is_little = torch.stack(
+                [new_value < value, value - new_value < self.tolerance * value.abs()]
+            ).tolist()
+            if fell:
                 step, value, tape, expansion, extra = step + move, new_value, trial, None, extra / 3
+                if converged := is_little:
+                    break
             else:
                 extra = max(4 * extra, loss.damping)
         known = torch.isfinite(new_value) | step.any()
         decrease = torch.where(known, start - value + 0.5 * loss.damping * step.dot(step), torch.nan)
-        return _result(step, decrease, used)
+        return _result(step, decrease, used, Reason.CONVERGED if converged else Reason.MAX_STEPS)
 
     def _model(self, loss: NonlinearLocalLoss, tape: Tape, number: int) -> Callable[[Tensor, float], SolverResult]:
         """The quadratic at the tape's point, ready to be minimised from a gradient at some damping."""
@@ -131,10 +138,12 @@ class GaussNewtonDescent:
 
 def _finish(loss: NonlinearLocalLoss, step: Tensor, values: Sequence[Tensor]) -> SolverResult:
     """From the values of all evaluations, the first of which was at d = 0."""
-    return _result(step, values[0] - loss.damped(0.0)(step), len(values))
+    return _result(step, values[0] - loss.damped(0.0)(step), len(values), Reason.MAX_STEPS)
 
 
-def _result(step: Tensor, decrease: Tensor, evaluations: int) -> SolverResult:
-    code = torch.where(decrease > 0, int(Reason.MAX_STEPS), int(Reason.NO_DECREASE))
+def _result(
+    step: Tensor, decrease: Tensor, evaluations: int, reason: Literal[Reason.CONVERGED, Reason.MAX_STEPS]
+) -> SolverResult:
+    code = torch.where(decrease > 0, int(reason), int(Reason.NO_DECREASE))
     code = torch.where(torch.isfinite(decrease), code, int(Reason.NON_FINITE))
     return SolverResult(step, decrease, code, evaluations)
