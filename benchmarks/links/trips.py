@@ -19,7 +19,8 @@ SEEDS = 3
 CHOICES: dict[str, tuple[dict[str, Any], int]] = {
     "links": ({"preset": "links"}, 20),
     "trips, N = 1": ({"preset": "trips", "wire": "int8", "inner_steps": 1}, 8),
-    "trips, N = 6": ({"preset": "trips", "wire": "int8"}, 8),
+    "trips, N = 6": ({"preset": "trips", "wire": "int8", "inner_steps": 6}, 8),
+    "trips, N = 20": ({"preset": "trips", "wire": "int8"}, 8),
 }
 COLUMNS = ("preset", "s to 1e-3", "rounds", "forward waves", "MB", "seconds, over those of links")
 
