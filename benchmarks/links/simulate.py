@@ -1,9 +1,10 @@
-"""The model behind `surmin simulate` against what was measured: all cells of `links.race`, and workers of this machine.
+"""The model behind `surmin simulate` against what was measured over links, and by workers of this machine.
 
-Rounds are recorded in one process and their time is computed for the race's links. All four workers, and the relay
+Measured are all cells of `links.race` and `links.trips`, as saved. Rounds are recorded in one process and their time is
+computed for the same links. All four workers, and the relay
 that carries their packets, share this machine's cores, and so they do in the model. What a message costs a processor
-beyond the recorded work is found for each kind of links from the processor times that the race kept: three numbers for
-eight tasks, and one for the relay. No time that passed is fitted.
+beyond the recorded work is found for each kind of links from the processor times that were kept: three numbers for
+eight tasks (two for three presets), and one for the relay. No time that passed is fitted.
 """
 
 import json
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Result, Settings, Table, Target, median, number
+from benchmarks.links import trips
 from benchmarks.links.entries import Entry, Need, read_answers
 from benchmarks.links.modelled import Modelled, fit_messages, record
 from benchmarks.links.pages import keep_memory
-from benchmarks.links.race import WORKERS, run_tasks, tasks_of
+from benchmarks.links.race import SEED, WORKERS, run_tasks, tasks_of
 from benchmarks.links.relay import packet_size
 from benchmarks.problems import mnist_mlp
 from surmin.simulation.operations import Overheads
@@ -27,7 +29,8 @@ from surmin.simulation.wires import Links
 
 LOOPBACK = Links(5e-5, 1e11, 65_536)
 """What this machine's own network adds to its processors' time: next to nothing."""
-RACE = Path(__file__).resolve().parents[1] / "results" / "saved" / "links.race.json"
+SAVED = Path(__file__).resolve().parents[1] / "results" / "saved"
+CORES = float(os.cpu_count() or 1)
 REPEATS = 7
 WITHIN = 0.2
 COLUMNS = ("latency", "Mbit/s", "method", "setting", "model, s", "measured, s", "error")
@@ -50,39 +53,52 @@ class LocalWorkers:
 
 
 def run(settings: Settings) -> Result:
-    """Every entry of the saved race, and the same tasks on workers of this machine."""
+    """Every entry that was saved, and the race's tasks on workers of this machine."""
     keep_memory()
-    race = json.loads(RACE.read_text(encoding="utf-8"))
+    race = json.loads((SAVED / "links.race.json").read_text(encoding="utf-8"))
     needs = {name: Need(**need) for name, need in race["needs"].items()}
     problem = mnist_mlp(Settings(quick=False, device=settings.device), layers=8)
     settings.note("recording the rounds in one process")
     modelled = [record(task, problem, needs.get(task.method)) for task in tasks_of(needs)]
     settings.note("on workers of this machine")
     local = local_entries(modelled, needs)
-    cores = float(os.cpu_count() or 1)
-    rows: list[Row] = []
     costs: list[tuple[str, ...]] = []
-    for cell in race["cells"]:
-        where = f"{1e3 * cell['latency']:g} ms", f"{cell['rate'] / 1e6:g}"
-        entries = [Entry(**entry) for entry in cell["entries"]]
-        links = Links(cell["latency"], cell["rate"], packet_size(cell["rate"]))
-        relay = Overheads(byte=cell["relay"]["processor"] / cell["relay"]["bytes"])
-        messages = messages_of(modelled, entries)
-        rows += held_against(where, modelled, entries, messages, Setting(links, cores=cores, carrier=relay))
-        costs.append((*where, *_costs(modelled, messages), number(1e9 * relay.byte, 2)))
+    rows = [row for cell in race["cells"] for row in _of_cell(cell, modelled, costs)]
+    presets = [record(task, problem, None) for task in trips.tasks_of(SEED)]
+    preset_rows = [row for cell in _cells_of_presets() for row in _of_cell(cell, presets, costs)]
     here, messages = ("workers of this machine", ""), messages_of(modelled, local)
-    own_rows = held_against(here, modelled, local, messages, Setting(LOOPBACK, cores=cores))
+    own_rows = held_against(here, modelled, local, messages, Setting(LOOPBACK, cores=CORES))
     costs.append((*here, *_costs(modelled, messages), ""))
     errors = [abs(_error(row)) for row in rows]
+    everything = [rows, preset_rows, own_rows]
     return Result(
-        [_table(rows), _table(own_rows), Table("Processor time of messages, at each end", COST_COLUMNS, costs)],
+        [*map(_table, everything), Table("Processor time of messages, at each end", COST_COLUMNS, costs)],
         [
             Target("largest error, race", max(errors), WITHIN),
             Target("median error, race", median(errors), WITHIN),
+            Target("largest error, presets", max(abs(_error(row)) for row in preset_rows), WITHIN),
             Target("largest error, workers of this machine", max(abs(_error(row)) for row in own_rows), WITHIN),
         ],
-        {"rows": [dict(zip(COLUMNS, (*row, _error(row)), strict=True)) for row in [*rows, *own_rows]]},
+        {"rows": [dict(zip(COLUMNS, (*row, _error(row)), strict=True)) for own in everything for row in own]},
     )
+
+
+def _cells_of_presets() -> list[dict[str, Any]]:
+    """Those of the saved `links.trips`, with the entries of the seed that is recorded."""
+    saved = json.loads((SAVED / "links.trips.json").read_text(encoding="utf-8"))
+    place = saved["seeds"].index(SEED)
+    return [{**cell, "entries": [own[place] for own in cell["entries"].values()]} for cell in saved["cells"]]
+
+
+def _of_cell(cell: Mapping[str, Any], modelled: Sequence[Modelled], costs: list[tuple[str, ...]]) -> list[Row]:
+    """Model and measurement over one kind of links; what messages cost there is added to `costs`."""
+    where = f"{1e3 * cell['latency']:g} ms", f"{cell['rate'] / 1e6:g}"
+    entries = [Entry(**entry) for entry in cell["entries"]]
+    links = Links(cell["latency"], cell["rate"], packet_size(cell["rate"]))
+    relay = Overheads(byte=cell["relay"]["processor"] / cell["relay"]["bytes"])
+    messages = messages_of(modelled, entries)
+    costs.append((*where, *_costs(modelled, messages), number(1e9 * relay.byte, 2)))
+    return held_against(where, modelled, entries, messages, Setting(links, cores=CORES, carrier=relay))
 
 
 def local_entries(modelled: Sequence[Modelled], needs: Mapping[str, Need]) -> list[Entry]:
@@ -125,5 +141,9 @@ def _table(rows: Sequence[Row]) -> Table:
 
 def _costs(modelled: Sequence[Modelled], messages: Sequence[Overheads]) -> tuple[str, ...]:
     """Of a message of ours and of torch's, and of a byte."""
-    ours, torchs = (next(c for own, c in zip(modelled, messages, strict=True) if own.is_torchs == t) for t in (0, 1))
-    return number(1e6 * ours.message), number(1e6 * torchs.message), number(1e9 * ours.byte, 2)
+    ours, torchs = (
+        [cost for own, cost in zip(modelled, messages, strict=True) if own.is_torchs == which]
+        for which in (False, True)
+    )
+    of_torchs = number(1e6 * torchs[0].message) if torchs else ""
+    return number(1e6 * ours[0].message), of_torchs, number(1e9 * ours[0].byte, 2)
