@@ -1,10 +1,10 @@
 """The model behind `surmin simulate` against what was measured over links, and by workers of this machine.
 
 Measured are all cells of `links.race` and `links.trips`, as saved. Rounds are recorded in one process and their time is
-computed for the same links. All four workers, and the relay
-that carries their packets, share this machine's cores, and so they do in the model. What a message costs a processor
-beyond the recorded work is found for each kind of links from the processor times that were kept: three numbers for
-eight tasks (two for three presets), and one for the relay. No time that passed is fitted.
+computed for the same links. All four workers, and the relay that carries their packets, share this machine's cores, and
+so they do in the model. What a message costs a processor beyond the recorded work is found for each kind of links from
+the processor times that were kept: three numbers for eight tasks (two for three presets), and one for the relay. No
+time that passed is fitted.
 """
 
 import json
@@ -62,13 +62,15 @@ def run(settings: Settings) -> Result:
     modelled = [record(task, problem, needs.get(task.method)) for task in tasks_of(needs)]
     settings.note("on workers of this machine")
     local = local_entries(modelled, needs)
-    costs: list[tuple[str, ...]] = []
-    rows = [row for cell in race["cells"] for row in _of_cell(cell, modelled, costs)]
     presets = [record(task, problem, None) for task in trips.tasks_of(SEED)]
-    preset_rows = [row for cell in _cells_of_presets() for row in _of_cell(cell, presets, costs)]
+    cells = [
+        [_of_cell(cell, tasks) for cell in saved]
+        for saved, tasks in ((race["cells"], modelled), (_cells_of_presets(), presets))
+    ]
+    rows, preset_rows = ([row for own, _ in saved for row in own] for saved in cells)
     here, messages = ("workers of this machine", ""), messages_of(modelled, local)
     own_rows = held_against(here, modelled, local, messages, Setting(LOOPBACK, cores=CORES))
-    costs.append((*here, *_costs(modelled, messages), ""))
+    costs = [cost for saved in cells for _, cost in saved] + [(*here, *_costs(modelled, messages), "")]
     errors = [abs(_error(row)) for row in rows]
     everything = [rows, preset_rows, own_rows]
     return Result(
@@ -90,15 +92,15 @@ def _cells_of_presets() -> list[dict[str, Any]]:
     return [{**cell, "entries": [own[place] for own in cell["entries"].values()]} for cell in saved["cells"]]
 
 
-def _of_cell(cell: Mapping[str, Any], modelled: Sequence[Modelled], costs: list[tuple[str, ...]]) -> list[Row]:
-    """Model and measurement over one kind of links; what messages cost there is added to `costs`."""
+def _of_cell(cell: Mapping[str, Any], modelled: Sequence[Modelled]) -> tuple[list[Row], tuple[str, ...]]:
+    """Model and measurement over one kind of links, and what messages cost there."""
     where = f"{1e3 * cell['latency']:g} ms", f"{cell['rate'] / 1e6:g}"
     entries = [Entry(**entry) for entry in cell["entries"]]
     links = Links(cell["latency"], cell["rate"], packet_size(cell["rate"]))
     relay = Overheads(byte=cell["relay"]["processor"] / cell["relay"]["bytes"])
     messages = messages_of(modelled, entries)
-    costs.append((*where, *_costs(modelled, messages), number(1e9 * relay.byte, 2)))
-    return held_against(where, modelled, entries, messages, Setting(links, cores=CORES, carrier=relay))
+    rows = held_against(where, modelled, entries, messages, Setting(links, cores=CORES, carrier=relay))
+    return rows, (*where, *_costs(modelled, messages), number(1e9 * relay.byte, 2))
 
 
 def local_entries(modelled: Sequence[Modelled], needs: Mapping[str, Need]) -> list[Entry]:

@@ -14,12 +14,15 @@ from benchmarks.links.laboratory import Laboratory
 from benchmarks.links.race import GOAL_CELL, ROUND_LIMIT, WORKERS, run_tasks
 from benchmarks.links.racer import Task
 
-CELLS = (GOAL_CELL, (0.1, 1e9))
+PAYS = (0.1, 1e9)
+"""Where `trips` is to be ahead."""
+CELLS = (GOAL_CELL, PAYS)
 SEEDS = 3
 CHOICES: dict[str, tuple[dict[str, Any], int]] = {
     "links": ({"preset": "links"}, 20),
     "trips, N = 1": ({"preset": "trips", "wire": "int8", "inner_steps": 1}, 8),
     "trips, N = 20": ({"preset": "trips", "wire": "int8"}, 8),
+    "trips, N = 20, all candidates at once": ({"preset": "trips", "wire": "int8"}, 1),
 }
 COLUMNS = ("preset", "s to 1e-3", "rounds", "forward waves", "MB", "seconds, over those of links")
 
@@ -39,8 +42,9 @@ def run(settings: Settings) -> Result:
             result.tables.append(_table(f"{where}; the relay was at most {1e3 * log.most_late:.1f} ms late", entries))
             kept = {name: [asdict(entry) for entry in own] for name, own in entries.items()}
             result.figures["cells"].append({"latency": latency, "rate": rate, "relay": asdict(log), "entries": kept})
-    best = min(_seconds(own) for name, own in entries.items() if name != "links") / _seconds(entries["links"])
-    result.targets.append(Target(f"seconds of trips over those of links, {where}, medians", best, 1))
+            ratio = min(_seconds(entries[name]) for name in CHOICES if name != "links") / _seconds(entries["links"])
+            if (latency, rate) == PAYS:
+                result.targets.append(Target(f"seconds of trips over those of links, {where}, medians", ratio, 1))
     return result
 
 

@@ -1,6 +1,7 @@
 """Workers of one process do, send and find what the same network does in one pipeline."""
 
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from surmin.simulation.team import RecordedTeam
 STAGES, MICROBATCHES = 3, 4
 METHODS = [
     ("sm", {}), ("sm", {"preset": "links"}), ("sm-paper", {}), ("adam", {"lr": 0.01}), ("gd-armijo", {}),
-    ("lbfgs", {"inner_steps": 3}), ("cgblock", {"inner_steps": 2}),
+    ("lbfgs", {"inner_steps": 3}), ("cgblock", {"inner_steps": 2}), ("sm", {"preset": "trips", "inner_steps": 1}),
 ]  # fmt: skip
 
 
@@ -58,6 +59,20 @@ def test_a_team_does_what_one_process_does(method: str, options: dict[str, Any])
     for ours, theirs in zip(team.modules, stages, strict=True):
         for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             assert torch.allclose(own, other, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("microbatches", "sent"), [(1, 1), (MICROBATCHES, 3)])
+def test_in_sequence_a_candidate_is_sent_before_the_next_is_solved_for(microbatches: int, sent: int) -> None:
+    """So the next stage has something to do meanwhile. With one micro-batch all go together."""
+    team = RecordedTeam(network(), CrossEntropy(), microbatches)
+    make = partial(build, "sm", {"preset": "trips", "inner_steps": 1})
+    team.warm_up(make, *batch())
+    methods, data = team.build(make), batch()
+    first, *_ = [team.step(methods, *data) for _ in range(2)][-1].programs
+    solving = [own for own in first if isinstance(own, Send) or (isinstance(own, Work) and own.letter == "U")]
+    upwards = [number for number, own in enumerate(solving) if isinstance(own, Send) and own.wave == "forward"]
+    assert len(upwards) == sent
+    assert all(later - earlier > 1 for earlier, later in pairwise(upwards))
 
 
 def test_every_message_is_sent_and_received_once_and_computing_takes_time() -> None:

@@ -17,6 +17,7 @@ class SurrogateConfig:
         rank: of sm: random curvature columns per sample; if not given the factor is exact, and of rank 2 for tokens.
         curvature_fraction: of sm: part of the batch that carries the curvature.
         inner_fraction: of sm with nonlinear local losses: part of those samples that each inner step is modelled on.
+        inner_tolerance: of sm with nonlinear local losses: a step that gains less than this part of one ends it.
         damping: first value of λ of sm and kfac; λ of cgblock, cgblock-ggn, newton and locoprop.
         wire: of sm: the type that curvature columns are rounded to on their way between workers.
         delta: of sm with scalar or sample curvature, and sm-paper: δ of Appendix A.
@@ -30,6 +31,7 @@ class SurrogateConfig:
     rank: int | None = None
     curvature_fraction: float | None = None
     inner_fraction: float | None = None
+    inner_tolerance: float | None = None
     damping: float | None = None
     wire: Literal["bfloat16", "float16", "int8"] | None = None
     delta: float | None = None

@@ -30,7 +30,8 @@ class Entry:
 
 
 SM_OPTIONS = (
-    "preset curvature local order blocks inner_steps rank curvature_fraction inner_fraction damping delta wire seed"
+    "preset curvature local order blocks inner_steps rank curvature_fraction inner_fraction inner_tolerance "
+    "damping delta wire seed"
 )
 
 METHODS: Mapping[str, Entry] = {

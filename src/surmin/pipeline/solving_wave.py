@@ -36,14 +36,14 @@ class SolvingWave(HeldStages):
             A wave for each candidate, and sums over this worker and those below it: of `share`, then of every
             candidate's promised decrease.
         """
-        together = count if self.microbatches == 1 else 1
-        kind = ("forward", "solving", inputs.shape, together)
-        self._links.prepare(kind, count // together)
+        messages = [range(count)] if self.microbatches == 1 else [range(own, own + 1) for own in range(count)]
+        kind = ("forward", "solving", inputs.shape, len(messages[0]))
+        self._links.prepare(kind, len(messages))
         waves = [Wave(inputs.shape, targets.chunk(self.microbatches), []) for _ in range(count)]
         promised = []
-        for first in range(0, count, together):
-            states: Sequence[Tensor] = [inputs] * together
-            sums = torch.cat([share.double(), share.new_zeros(together, dtype=torch.float64)])
+        for candidates in messages:
+            states: Sequence[Tensor] = [inputs] * len(candidates)
+            sums = torch.cat([share.double(), share.new_zeros(len(candidates), dtype=torch.float64)])
             if not self.is_first:
                 arrived, below = self._receive(kind)
                 states, sums = arrived.unbind(), sums + below
@@ -51,10 +51,9 @@ class SolvingWave(HeldStages):
                 if position in self._crossings:
                     self.traffic.send((*states, sums))
                 leaving = []
-                for place, state in enumerate(states):
-                    candidate = first + place
+                for place, (candidate, state) in enumerate(zip(candidates, states, strict=True), len(share)):
                     parameters, decrease = solve(stage, candidate, state if self.has_below(position) else None)
-                    sums[len(share) + place] += decrease
+                    sums[place] += decrease
                     tapes = self._forward_parts(position, state, waves[candidate].part_shape, parameters)
                     waves[candidate].tapes.append(tapes)
                     leaving.append(joined([tape.output.detach() for tape in tapes]))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -138,12 +138,10 @@ class GaussNewtonDescent:
 
 def _finish(loss: NonlinearLocalLoss, step: Tensor, values: Sequence[Tensor]) -> SolverResult:
     """From the values of all evaluations, the first of which was at d = 0."""
-    return _result(step, values[0] - loss.damped(0.0)(step), len(values), Reason.MAX_STEPS)
+    return _result(step, values[0] - loss.damped(0.0)(step), len(values))
 
 
-def _result(
-    step: Tensor, decrease: Tensor, evaluations: int, reason: Literal[Reason.CONVERGED, Reason.MAX_STEPS]
-) -> SolverResult:
+def _result(step: Tensor, decrease: Tensor, evaluations: int, reason: Reason = Reason.MAX_STEPS) -> SolverResult:
     code = torch.where(decrease > 0, int(reason), int(Reason.NO_DECREASE))
     code = torch.where(torch.isfinite(decrease), code, int(Reason.NON_FINITE))
     return SolverResult(step, decrease, code, evaluations)
