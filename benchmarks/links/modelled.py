@@ -53,7 +53,7 @@ class Modelled:
     def kinds(self) -> list[RoundKind]:
         """Of the rounds that count, by the task's schedule."""
         counted = self.rounds if self.task.is_whole else self.rounds[1:]
-        return [kind.scheduled(self.task.schedule) for kind in group([own.programs for own in counted])]
+        return [kind.scheduled(self.task.schedule) for kind in group(counted)]
 
     def seconds(self, setting: Setting) -> float:
         """To the loss, as the race reckons it: `sm` to the end, others by the median evaluation times their need."""

@@ -1,5 +1,6 @@
 """Rounds of a kind, how long they take one after the other, and on many workers."""
 
+import math
 import random
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from surmin.simulation.operations import Overheads, Program, Tell, Total, Work
 from surmin.simulation.schedules import reorder
 from surmin.simulation.seconds import RoundKind, Setting, group, on_many_workers
+from surmin.simulation.team import Recorded
 from surmin.simulation.wires import Links
 from tests.simulation.waves import gradient_step
 
@@ -52,10 +54,20 @@ def test_stretching_repeats_those_in_the_middle() -> None:
             RoundKind(programs[:count], 1).stretched(workers)
 
 
+def recorded(program: Program, work: int = 1) -> Recorded:
+    return Recorded([program], (work,), math.nan, math.nan, 0, 0, 0)
+
+
 def test_grouping_takes_the_median_of_rounds_of_the_same_operations() -> None:
-    short: list[list[Program]] = [[[Work(seconds), Total(8)]] for seconds in (1.0, 5.0, 2.0)]
-    kinds = group([*short, [[Work(1.0), Total(8), Total(8)]]])
+    short = [recorded([Work(seconds), Total(8)]) for seconds in (1.0, 5.0, 2.0)]
+    kinds = group([*short, recorded([Work(1.0), Total(8), Total(8)])])
     assert [(kind.count, kind.programs[0][0]) for kind in kinds] == [(3, Work(2.0)), (1, Work(1.0))]
+
+
+def test_rounds_that_do_more_of_the_same_are_of_another_kind() -> None:
+    """A stage whose inner steps end early sends and receives as in every other round."""
+    kinds = group([recorded([Work(seconds), Total(8)], int(seconds)) for seconds in (1.0, 4.0, 1.0)])
+    assert [(kind.count, kind.programs[0][0]) for kind in kinds] == [(2, Work(1.0)), (1, Work(4.0))]
 
 
 def test_shared_cores_and_several_kinds_of_links() -> None:

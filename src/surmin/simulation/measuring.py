@@ -92,6 +92,4 @@ def _result(recorded: Sequence[Recorded]) -> Trained | None:
     if not recorded:
         return Trained([], 0, 0, 0, 0)
     last = recorded[-1]
-    return Trained(
-        group([own.programs for own in recorded]), len(recorded), last.forward_waves, last.messages, last.bytes
-    )
+    return Trained(group(recorded), len(recorded), last.forward_waves, last.messages, last.bytes)

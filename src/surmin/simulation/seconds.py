@@ -10,6 +10,7 @@ import numpy as np
 from surmin.simulation.operations import NO_OVERHEADS, Operation, Overheads, Program, Work, expand
 from surmin.simulation.schedules import reorder
 from surmin.simulation.sharing import share_cores
+from surmin.simulation.team import Recorded
 from surmin.simulation.timing import replay, share_a_link_late
 from surmin.simulation.wires import Links, Time
 
@@ -19,7 +20,7 @@ LEAST_ON_LINE = 16
 
 @dataclass(frozen=True)
 class RoundKind:
-    """Rounds in which every worker did the same operations, and for how long in the median.
+    """Rounds in which every worker did the same operations and as much work, and for how long in the median.
 
     Attributes:
         programs: by worker.
@@ -112,14 +113,15 @@ def on_many_workers(
     return last + (workers - far) * (last - before) / (far - near)
 
 
-def group(rounds: Sequence[Sequence[Program]]) -> list[RoundKind]:
-    """Sort rounds by what was done in them; the work of a kind lasts as long as in its median round."""
+def group(rounds: Sequence[Recorded]) -> list[RoundKind]:
+    """Sort rounds by what was done in them, and how much; the work of a kind lasts as long as in its median round."""
     kinds: dict[Any, list[Sequence[Program]]] = {}
-    for programs in rounds:
-        kinds.setdefault(tuple(tuple(map(_timeless, program)) for program in programs), []).append(programs)
+    for own in rounds:
+        done = tuple(tuple(map(_timeless, program)) for program in own.programs)
+        kinds.setdefault((own.work, done), []).append(own.programs)
     return [
-        RoundKind([_median([programs[place] for programs in own]) for place in range(len(own[0]))], len(own))
-        for own in kinds.values()
+        RoundKind([_median([programs[place] for programs in same]) for place in range(len(same[0]))], len(same))
+        for same in kinds.values()
     ]
 
 

@@ -31,6 +31,7 @@ class Recorded:
 
     Attributes:
         programs: by worker.
+        work: by worker, in operations.
         start_loss: at the round's beginning, NaN where the method does not know it.
         end_loss: at its end, NaN where the method does not know it.
         forward_waves: so far.
@@ -39,6 +40,7 @@ class Recorded:
     """
 
     programs: list[Program]
+    work: tuple[int, ...]
     start_loss: float
     end_loss: float
     forward_waves: int
@@ -102,14 +104,19 @@ class RecordedTeam:
             recorder.note()
             return report
 
+        before = self._operations()
         pairs = zip(methods, self._recorders, strict=True)
         report = run_together(self._exchange, [partial(run, *pair) for pair in pairs])[-1]
         sent = [pipeline.traffic for pipeline in self.pipelines]
         return Recorded(
             [recorder.program for recorder in self._recorders],
+            tuple(now - then for now, then in zip(self._operations(), before, strict=True)),
             report.loss,
             report.new_loss,
             sent[0].forward_waves,
             sum(own.messages for own in sent),
             sum(own.bytes for own in sent),
         )
+
+    def _operations(self) -> list[int]:
+        return [pipeline.work.operations for pipeline in self.pipelines]
