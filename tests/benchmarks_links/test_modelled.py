@@ -14,7 +14,7 @@ OURS, TORCHS = Overheads(message=3e-4, byte=2e-9), Overheads(message=7e-4, byte=
 def task(schedule: str, size: int, microbatches: int, work: float) -> Modelled:
     """Gradient steps of two workers, three equal rounds that all count."""
     programs = gradient_step([work, work], [work, work], microbatches, size)
-    rounds = [Recorded(programs, 1.0, 0.5, number, 2 * microbatches, size) for number in range(3)]
+    rounds = [Recorded(programs, (1, 1), 1.0, 0.5, number, 2 * microbatches, size) for number in range(3)]
     return Modelled(Task("sm", {}, microbatches, schedule, rounds=3), rounds, need=3)
 
 
