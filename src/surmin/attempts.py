@@ -140,7 +140,8 @@ class SequentialOrder:
     """Every stage solves when the activations of the stages below, moved already, arrive; then it sends its own on.
 
     A block-wise Gauss-Seidel method where `ParallelOrder` is a Jacobi method: no stage takes on what another has taken
-    care of already, so that κ = 1.
+    care of already, so that κ = 1. Candidates come from the largest λ to the smallest, and each begins where the stage
+    ended with the one before.
 
     Attributes:
         pipeline: runs the forward waves.
@@ -150,6 +151,7 @@ class SequentialOrder:
 
     def attempt(self, point: Point, dampings: Sequence[Damping], momenta: Sequence[float]) -> Attempt:
         """One wave up; the last worker then knows all sums and tells the others."""
+        dampings = sorted(dampings, key=lambda damping: -damping.value)
         problems = {problem.block.stage: problem for problem in point.problems}
         results: dict[Stage, list[SolverResult]] = {stage: [] for stage in problems}
 
@@ -161,7 +163,8 @@ class SequentialOrder:
             assert isinstance(problem, NonlinearProblem)
             moved = problem if entering is None else problem.entered_by(entering)
             with torch.no_grad(), self.pipeline.tracer.span("U"):
-                result = moved.solve(1.0, dampings[candidate].value)
+                start = results[stage][-1].step if results[stage] else None
+                result = moved.solve(1.0, dampings[candidate].value, start)
             results[stage].append(result)
             return problem.block.moved(result.step), result.decrease
 

@@ -16,9 +16,10 @@ from surmin.pipeline.wave import BlockWaves
 from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.solvers.conjugate_gradient import ConjugateGradient
 from surmin.solvers.cubic import CubicGradientDescent, CubicKrylov
+from surmin.solvers.gauss_newton_descent import GaussNewtonDescent
 from surmin.solvers.gradient_descent import ArmijoGradientDescent, GradientDescent
 from surmin.solvers.kronecker import KroneckerPreconditioner
-from surmin.solvers.nonlinear import Adam, GaussNewtonDescent, Lbfgs, NonlinearSolver
+from surmin.solvers.nonlinear import Adam, Lbfgs, NonlinearSolver
 from surmin.solvers.result import Solver, SolverResult
 from surmin.stages.block import Block
 from surmin.surrogates.local_loss import LocalLoss
@@ -63,9 +64,9 @@ class NonlinearProblem:
     loss: NonlinearLocalLoss
     solver: NonlinearSolver
 
-    def solve(self, inflation: float, damping: float) -> SolverResult:
-        """Minimise at this κ and λ."""
-        return self.solver.solve(self.loss.inflated(inflation).damped(damping))
+    def solve(self, inflation: float, damping: float, start: Tensor | None = None) -> SolverResult:
+        """Minimise at this κ and λ, from `start` if that is better than where the block is."""
+        return self.solver.solve(self.loss.inflated(inflation).damped(damping), start)
 
     def entered_by(self, inputs: Tensor) -> "NonlinearProblem":
         """The same problem where other activations arrive."""

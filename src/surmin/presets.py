@@ -14,7 +14,7 @@ PRESETS: Mapping[str, Options] = {
     "trips": Options(
         blocks="stage", local="nonlinear", order="sequential", solver="gauss-newton", inner_steps=20,
         preconditioner=None, curvature_fraction=1.0, inner_fraction=None, inner_tolerance=0.01, damping=0.1,
-        accept_above=0.0, damping_candidates=(0.1, 1.0, 10.0), momentum_candidates=(0.0, 0.3, 0.6),
+        accept_above=0.0, damping_candidates=(0.1, 1.0), momentum_candidates=(0.0, 0.3, 0.6),
     ),
     "paper": Options(
         curvature="scalar", inner_steps=20, preconditioner=None, curvature_fraction=1.0, damping=0.0,

@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian
 
 from surmin import CrossEntropy, SquaredError, SurrogateMinimizer
+from surmin.curvature.factor import FactorCurvature
+from surmin.solvers.gauss_newton_descent import GaussNewtonDescent
+from surmin.surrogates.nonlinear import nonlinear_local_loss
+from surmin.surrogates.output_surrogate import NetworkLoss
+from surmin.work import WorkMeter
 from tests.cases import BY_NAME
+from tests.waves import block_waves
 
 DAMPING = 0.1
 
@@ -67,6 +73,35 @@ def test_the_new_loss_is_that_at_the_new_parameters(name: str, solver: str) -> N
         loss = float(case.loss.sample_losses(network(inputs), targets).mean())
     last = reports[-1]
     assert (last.new_loss if last.accepted else last.loss) == pytest.approx(loss, rel=1e-9)
+
+
+@pytest.mark.parametrize("order", [(0.1, 1.0), (1.0, 0.1)])
+def test_candidates_continue_from_the_largest_damping_to_the_smallest(order: tuple[float, float]) -> None:
+    """A network of one stage, where the local loss is the loss: one step at λ, then one from there at λ/10."""
+    case = BY_NAME["tanh"]
+    inputs, targets = case.batch()
+
+    def after_a_step(**options: Any) -> tuple[Tensor, SurrogateMinimizer, float]:
+        network = case.network()
+        sm = SurrogateMinimizer(
+            [network], case.loss, preset="trips", inner_steps=1, inner_fraction=1.0, damping=DAMPING, **options
+        )
+        report = sm.step(inputs, targets)
+        assert report.accepted
+        return torch.cat([value.detach().reshape(-1) for value in network.parameters()]), sm, report.new_loss
+
+    both, sm, loss = after_a_step(damping_candidates=order)
+    large, _, large_loss = after_a_step(damping_candidates=(1.0,))
+    _, _, small_loss = after_a_step(damping_candidates=(0.1,))
+    assert loss < min(large_loss, small_loss)
+    assert sm.damping <= 0.1 * DAMPING
+    (waves,) = block_waves([case.network()], case, (inputs, targets), FactorCurvature(fraction=1), blocks="stage")
+    top = NetworkLoss(case.loss, targets, FactorCurvature(fraction=1))
+    local = nonlinear_local_loss(waves.block, waves.tapes, top, WorkMeter()).damped(0.1 * DAMPING)
+    origin = local.block.vector()
+    with torch.no_grad():
+        continued = origin + GaussNewtonDescent(1).solve(local, large - origin).step
+    torch.testing.assert_close(both, continued, rtol=1e-9, atol=1e-12)
 
 
 def test_a_stage_without_parameters_hands_on_what_comes() -> None:

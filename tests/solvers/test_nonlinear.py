@@ -1,13 +1,22 @@
+import math
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from torch import Tensor, nn
 
 from surmin.curvature.factor import FactorCurvature
-from surmin.solvers.nonlinear import Adam, GaussNewtonDescent, Lbfgs
+from surmin.curvature.output_curvature import Message
+from surmin.solvers.gauss_newton_descent import GaussNewtonDescent, _share
+from surmin.solvers.nonlinear import Adam, Lbfgs
 from surmin.solvers.result import Reason
 from surmin.stages.partition import partition
 from surmin.surrogates.nonlinear import NonlinearLocalLoss
+from surmin.surrogates.output_surrogate import QuadraticSurrogate
 from tests.cases import BY_NAME
 from tests.waves import block_waves, local_loss_of
 
@@ -100,6 +109,65 @@ def test_a_stationary_block_stays(make) -> None:
         result = make(3).solve(loss)
     assert not result.step.any()
     assert result.reason is Reason.NO_DECREASE
+
+
+@by_solver
+def test_a_start_is_used_where_it_is_better(make) -> None:
+    loss = local_loss("tanh", 1)
+    with torch.no_grad():
+        first = make(3).solve(loss)
+        continued = make(3).solve(loss, first.step)
+    assert loss(continued.step) < loss(first.step)
+    torch.testing.assert_close(continued.decrease, -loss.damped(0.0)(continued.step))
+
+
+@by_solver
+def test_a_start_that_is_worse_changes_nothing(make) -> None:
+    loss = local_loss("tanh", 1)
+    with torch.no_grad():
+        usual = make(3).solve(loss)
+        worse = -10 * usual.step
+        assert loss(worse) > 0
+        started = make(3).solve(loss, worse)
+    assert torch.equal(started.step, usual.step)
+
+
+@dataclass(frozen=True)
+class Underestimated(QuadraticSurrogate):
+    """A quadratic that says it has only a quarter of its curvature."""
+
+    def columns(self, output: Tensor, fraction: float, seed: int) -> Message:
+        columns, *rows = super().columns(output, fraction, seed)
+        return 0.5 * columns, *rows
+
+
+def test_a_step_that_fails_is_shortened_to_where_the_loss_is_least() -> None:
+    """On a quadratic: what underestimates the curvature four times makes a step four times too long."""
+    case = BY_NAME["relu"]
+    waves = block_waves(partition(case.network(), 4), case, case.batch(), FactorCurvature(fraction=1), blocks="stage")
+    assert [type(module) for module in case.network()[-1:]] == [nn.Linear]
+    loss = local_loss_of(waves[-1], 6).damped(1e-12)
+    assert isinstance(loss.surrogate, QuadraticSurrogate)
+    steep = replace(loss, surrogate=Underestimated(**vars(loss.surrogate)))
+    solver = GaussNewtonDescent(1, products=40)
+    with torch.no_grad():
+        right, shortened = solver.solve(loss), solver.solve(steep)
+    assert loss(4 * right.step) > 0
+    torch.testing.assert_close(shortened.step, right.step, rtol=1e-4, atol=1e-6)
+
+
+@given(slope=st.floats(-1e3, -1e-3), change=st.floats(0, 1e3))
+def test_a_failed_step_is_cut_at_the_parabola_s_least(slope: float, change: float) -> None:
+    share = float(_share(torch.tensor(slope).double(), torch.tensor(change).double()))
+    found = minimize_scalar(
+        lambda t: slope * t + (change - slope) * t * t, bounds=(0.1, 0.5), method="bounded", options={"xatol": 1e-9}
+    )
+    assert share == pytest.approx(found.x, abs=1e-5)
+
+
+@pytest.mark.parametrize("change", [math.inf, math.nan])
+def test_a_failed_step_without_a_finite_loss_is_cut_most(change: float) -> None:
+    assert float(_share(torch.tensor(-1.0), torch.tensor(change))) == pytest.approx(0.1)
 
 
 def test_a_step_that_gains_less_than_the_tolerance_is_the_last() -> None:

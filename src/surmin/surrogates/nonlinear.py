@@ -20,6 +20,15 @@ from surmin.work import WorkMeter
 
 
 @dataclass(frozen=True)
+class LossPoint:
+    """A local loss at one step: d, the tape of the forward pass there, and L(d)."""
+
+    step: Tensor
+    tape: Tape
+    value: Tensor
+
+
+@dataclass(frozen=True)
 class NonlinearLocalLoss:
     """L(d) = Ψ(f(z, θ̄ + d)) + ½ λ‖d‖².
 
@@ -51,6 +60,12 @@ class NonlinearLocalLoss:
         with torch.no_grad():
             return self.value(self.forward(step), step)
 
+    def at(self, step: Tensor) -> LossPoint:
+        """L(d), with a tape from which `gradient` can be had."""
+        with torch.enable_grad():
+            tape = self.forward(step)
+        return LossPoint(step, tape, self.value(tape, step))
+
     def forward(self, step: Tensor) -> Tape:
         """Run the block at θ̄ + d."""
         parameters = self.block.moved(step)
@@ -70,10 +85,9 @@ class NonlinearLocalLoss:
 
     def value_and_gradient(self, step: Tensor) -> tuple[Tensor, Tensor]:
         """L(d) and ∇L(d)."""
-        with torch.enable_grad():
-            tape = self.forward(step)
         with torch.no_grad():
-            return self.value(tape, step), self.gradient(tape, step)
+            point = self.at(step)
+            return point.value, self.gradient(point.tape, step)
 
     def linearized(self, tape: Tape, fraction: float = 1.0, number: int = 0) -> GaussNewton:
         """This replica's G at the tape's point, without κ.

@@ -1,0 +1,98 @@
+"""Gauss-Newton steps on a nonlinear local loss."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surmin.curvature.moments import InputMomentCache, estimate_moments
+from surmin.solvers.conjugate_gradient import ConjugateGradient
+from surmin.solvers.kronecker import KroneckerPreconditioner
+from surmin.solvers.nonlinear import begin, finish
+from surmin.solvers.result import Reason, SolverResult
+from surmin.surrogates.local_loss import LocalLoss
+from surmin.surrogates.nonlinear import LossPoint, NonlinearLocalLoss
+
+SHORTEST, LONGEST = 0.1, 0.5
+"""Shares of a step that failed, between which the next is tried."""
+RAISE, LOWER = 4.0, 1 / 3
+
+Model = Callable[[Tensor, float], SolverResult]
+"""From a gradient and a damping to the least of the quadratic with that gradient."""
+
+
+@dataclass(frozen=True)
+class GaussNewtonDescent:
+    """Re-linearise the block, solve the quadratic by conjugate gradient, keep the step if the local loss falls.
+
+    Attributes:
+        steps: quadratics that are solved.
+        fraction: of the samples that carry curvature, on which each of them is made; values and gradients are exact.
+        tolerance: part of the local loss; a step that lowers it by less is the last.
+        products: conjugate-gradient products each, Kronecker-preconditioned.
+        first_moment: for the network's first trainable block, where the moment of its input is kept.
+    """
+
+    steps: int
+    fraction: float = 1.0
+    tolerance: float = 0.0
+    products: int = 3
+    first_moment: InputMomentCache | None = None
+
+    def solve(self, loss: NonlinearLocalLoss, start: Tensor | None = None) -> SolverResult:
+        """Levenberg-Marquardt within the block: a step that fails is shortened, and the next one damped more."""
+        point, origin = begin(loss, start)
+        trial, extra, used, expansions, converged = point, 0.0, 0, 0, False
+        expansion: tuple[Tensor, Model] | None = None
+        for _ in range(self.steps):
+            if expansion is None:
+                expansion = loss.gradient(point.tape, point.step), self._model(loss, point, expansions)
+                expansions += 1
+            gradient, model = expansion
+            move = model(gradient, loss.damping + extra).step
+            used += self.products
+            trial = loss.at(point.step + move)
+            fell, is_little = self._compare(point, trial)
+            extra = LOWER * extra if fell else max(RAISE * extra, loss.damping)
+            if not fell:
+                trial = loss.at(point.step + _share(gradient.dot(move), trial.value - point.value) * move)
+                fell, is_little = self._compare(point, trial)
+            if fell:
+                point, expansion = trial, None
+                if converged := is_little:
+                    break
+        known = torch.isfinite(trial.value) | point.step.any()
+        decrease = torch.where(known, origin - point.value + 0.5 * loss.damping * point.step.dot(point.step), torch.nan)
+        return finish(point.step, decrease, used, Reason.CONVERGED if converged else Reason.MAX_STEPS)
+
+    def _compare(self, point: LossPoint, trial: LossPoint) -> tuple[bool, bool]:
+        """Whether the local loss fell, and by less than the tolerance; the one wait for the device."""
+        gain = point.value - trial.value
+        fell, is_little = torch.stack([gain > 0, gain < self.tolerance * point.value.abs()]).tolist()
+        return fell, is_little
+
+    def _model(self, loss: NonlinearLocalLoss, point: LossPoint, number: int) -> Model:
+        """The quadratic at the point, ready to be minimised from a gradient at some damping."""
+        curvature = loss.linearized(point.tape, self.fraction, number)
+        cache = self.first_moment or InputMomentCache()
+        inputs = [point.tape.inputs[loss.block.first_trainable]] if self.first_moment else None
+        block, shape = loss.block.index, loss.inputs.shape
+        with loss.work.phase(("inner moments", block, shape)):
+            moments = estimate_moments(curvature, inputs, cache, seed=0, replicas=loss.replicas)
+        own = loss.work.counted(("inner product", block, shape), curvature.product)
+
+        def minimise(gradient: Tensor, damping: float) -> SolverResult:
+            with loss.work.phase(("inner invert", block)):
+                preconditioner = KroneckerPreconditioner(moments, loss.inflation, damping)
+            model = LocalLoss(gradient, lambda v: loss.replicas.mean(own(v)), loss.inflation, damping=damping)
+            counted = loss.work.counted(("inner precondition", block), preconditioner)
+            return ConjugateGradient(self.products).solve(model, counted)
+
+        return minimise
+
+
+def _share(slope: Tensor, change: Tensor) -> Tensor:
+    """Of a step: where the parabola with this slope at its beginning and this change at its end is least."""
+    least = -slope / (2 * (change - slope))
+    return torch.nan_to_num(least, nan=SHORTEST).clamp(SHORTEST, LONGEST).to(slope.dtype)
