@@ -49,8 +49,8 @@ class Damping:
     inflation_share: float = 1.0
     least_share: float = 0.0
 
-    def after_rejection(self, ratio: float, largest_candidate: float = 1.0) -> "Damping":
-        """λ above the largest that was tried, inflation back towards the bound.
+    def after_rejection(self, ratio: float, spread: float = 1.0) -> "Damping":
+        """Every λ above the largest that was tried, inflation back towards the bound.
 
         Along a step d the loss begins to fall at twice the predicted decrease, and at d it has fallen by `ratio` of
         that decrease. The parabola through these has its least at d / (2 - ratio), about the step of a λ so many times
@@ -58,10 +58,10 @@ class Damping:
 
         Args:
             ratio: of the best step that was rejected; NaN where its loss is not finite.
-            largest_candidate: the largest multiple of λ that was tried.
+            spread: of the candidates, the largest λ over the smallest.
         """
         shorter = LARGEST_RAISE if math.isnan(ratio) else min(max(2 - ratio, LEAST_RAISE), LARGEST_RAISE)
-        value = min(self.value * shorter * max(1.0, largest_candidate), LARGEST)
+        value = min(self.value * shorter * spread, LARGEST)
         return self._with(value, self.inflation_share / TIGHTEN)
 
     def after_acceptance(self, ratio: float, *, tighten: bool) -> "Damping":

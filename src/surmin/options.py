@@ -63,7 +63,7 @@ class Options:
         rank: random columns per sample, or None for the exact factor.
         curvature_fraction: part of the batch that carries the curvature, in (0, 1]; the gradient is always on all.
         inner_fraction: of "gauss-newton": part of those samples that each inner step's model is made of, in (0, 1];
-            None for a fifth, or 400 samples where that is more.
+            None for 400 samples, or all where there are fewer.
         inner_tolerance: of "gauss-newton": an inner step that lowers the local loss by less than this part of it is the
             block's last.
         top_factor: "hessian" of the loss, or its "smoothness" bound √L I.

@@ -66,7 +66,8 @@ class Search:
                 )
             if not self.options.adapt_damping:
                 break
-            damping = damping.after_rejection(best.ratio, max(self.options.damping_candidates))
+            candidates = self.options.damping_candidates
+            damping = damping.after_rejection(best.ratio, max(candidates) / min(candidates))
         return best, tries, damping
 
     def _momenta(self, tries: int) -> Sequence[float]:

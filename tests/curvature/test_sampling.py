@@ -84,7 +84,7 @@ def test_traces_that_are_not_finite_or_negative_do_not_pass_for_probabilities() 
 
 
 @pytest.mark.parametrize(
-    ("samples", "drawn"), [(1, 1), (100, 100), (400, 400), (401, 400), (1000, 400), (2000, 400), (5000, 1000)]
+    ("samples", "drawn"), [(1, 1), (100, 100), (400, 400), (401, 400), (1000, 400), (2000, 400), (60000, 400)]
 )
-def test_the_usual_part_is_a_fifth_but_not_too_few(samples: int, drawn: int) -> None:
+def test_the_usual_part_is_as_many_samples_whatever_the_batch(samples: int, drawn: int) -> None:
     assert part_of(samples, usual_fraction(samples)) == drawn

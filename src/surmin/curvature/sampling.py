@@ -7,8 +7,8 @@ from surmin.curvature.output_curvature import Message
 
 SHARE = 0.8
 """The part of the draws that follows the curvature, unless said otherwise."""
-USUAL_FRACTION, LEAST_SAMPLES = 0.2, 400
-"""What a step that is followed by others is modelled on; fewer samples say too little about a network's curvature."""
+MODEL_SAMPLES = 400
+"""What a step that is tested, and followed by others, is modelled on: more cost more and save no rounds."""
 
 
 def importance_rows(traces: Tensor, count: int, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -71,5 +71,5 @@ def part_of(samples: int, fraction: float) -> int:
 
 
 def usual_fraction(samples: int) -> float:
-    """A fifth of the samples, or more where that would be fewer than `LEAST_SAMPLES`: at most all."""
-    return min(1.0, max(USUAL_FRACTION, LEAST_SAMPLES / samples))
+    """The part of the samples that is `MODEL_SAMPLES` of them, at most all."""
+    return min(1.0, MODEL_SAMPLES / samples)
