@@ -36,7 +36,7 @@ class SurrogateMinimizer:
         stages: the network as a list of modules, from `partition` or of your own; or a pipeline that holds them.
         loss: the convex loss ℓ of the network's output. Left out when a pipeline is given, which has one.
         preset: "compute" (least time where trips are cheap), "links" (least time over slow links, where every candidate
-            and column has to be sent), "trips" (fewest trips, for several times the work), or "paper".
+            and column has to be sent), "trips" (fewest trips, for about twice the work), or "paper".
         microbatches: equal parts that a batch is cut into, when `stages` is a list.
         **options: any field of `Options`; explicit options override the preset.
 
