@@ -1,5 +1,6 @@
 """Whatever the options, an accepted full-batch round lowers the loss, and a rejected one changes nothing."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -137,14 +138,14 @@ def test_a_rejected_round_leaves_every_bit_and_raises_the_damping() -> None:
     assert any(report.accepted for report in reports)
 
 
-def test_candidates_on_a_rejected_round_raise_the_damping_too() -> None:
+def test_after_a_rejected_round_every_candidate_is_above_those_that_failed() -> None:
     case, network = BY_NAME["relu"], wild()
     sm = SurrogateMinimizer([network], case.loss, damping=1e-9, max_tries=1, damping_candidates=(0.01, 0.1))
     dampings = [sm.damping]
     for _ in range(5):
         assert not sm.step(*case.batch()).accepted
         dampings.append(sm.damping)
-    assert dampings == sorted(dampings) and dampings[-1] > dampings[0]
+    assert all(0.01 * after > 0.1 * before for before, after in pairwise(dampings)), "those that failed come again"
 
 
 def test_tries_raise_the_damping_until_a_step_passes() -> None:
