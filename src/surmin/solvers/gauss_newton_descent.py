@@ -67,7 +67,7 @@ class GaussNewtonDescent:
         return finish(point.step, decrease, used, Reason.CONVERGED if converged else Reason.MAX_STEPS)
 
     def _compare(self, point: LossPoint, trial: LossPoint) -> tuple[bool, bool]:
-        """Whether the local loss fell, and by less than the tolerance; the one wait for the device."""
+        """Whether the local loss fell, and by less than the tolerance; waits for the device."""
         gain = point.value - trial.value
         fell, is_little = torch.stack([gain > 0, gain < self.tolerance * point.value.abs()]).tolist()
         return fell, is_little
