@@ -27,6 +27,7 @@ def _check_choices(options: Options) -> None:
         raise ValueError(f"preconditioner must be 'kronecker' or None, got {options.preconditioner!r}")
 
 
+MOST_CANDIDATES = 16
 WHOLE_NUMBERS = ("inner_steps", "rank", "max_tries", "power_steps", "seed")
 NUMBERS = (
     "inner_learning_rate",
@@ -66,7 +67,11 @@ def _check_ranges(options: Options) -> None:
         ("delta_relative", options.delta_relative is None or options.delta_relative > 0, "positive, or None"),
         ("power_steps", options.power_steps >= 1, "at least 1"),
         ("momentum_candidates", _are_shares(options.momentum_candidates), "one or more shares in [0, 1)"),
-        ("damping_candidates", _are_positive(options.damping_candidates), "one or more positive factors of λ"),
+        (
+            "damping_candidates",
+            _are_positive(options.damping_candidates),
+            f"1 to {MOST_CANDIDATES} positive factors of λ",
+        ),
     ]
     for name, holds, rule in rules:
         if not holds:
@@ -134,7 +139,7 @@ def _check_combinations(options: Options) -> None:
 
 
 def _are_positive(values: Sequence[float]) -> bool:
-    return len(values) > 0 and all(0 < value < math.inf for value in values)
+    return 0 < len(values) <= MOST_CANDIDATES and all(0 < value < math.inf for value in values)
 
 
 def _are_shares(values: Sequence[float]) -> bool:

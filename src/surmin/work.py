@@ -1,17 +1,30 @@
-"""Counting work in operations of matrix products, convolutions and factorizations."""
+"""Counting work in operations of matrix products, convolutions and factorizations.
+
+What only passes over numbers once is not counted: element-wise work, and the products of every sample's own vector with
+its own columns. These would add 1 % to the work of `sm` on MNIST and up to 6 % on digits.
+"""
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
 
+
+def _batched_product(left: Tensor, right: Tensor, *_: Any, **__: Any) -> int:
+    """Of many matrices at once; nothing where the left ones are vectors."""
+    batch, rows, inner = left.shape
+    return 2 * batch * rows * inner * right.shape[-1] if rows > 1 else 0
+
+
 OPERATIONS: dict[Any, Callable[..., int]] = {
     **flop_registry,
+    aten.bmm: _batched_product,
     aten.linalg_cholesky_ex: lambda matrix, *_, **__: len(matrix) ** 3 // 3,
     aten.cholesky_inverse: lambda factor, *_, **__: 2 * len(factor) ** 3 // 3,
     aten._linalg_eigh: lambda matrix, *_, **__: 9 * len(matrix) ** 3,

@@ -59,6 +59,14 @@ class GaussNewton:
         return cls([_join(pieces) for pieces in by_layer], parts[0].samples)
 
 
+def projection(columns: Tensor, tangents: Tensor) -> Tensor:
+    """Rᵀ t: columns (k, q, *out) and tangents (q, *out) to (k, q), one pass over the columns."""
+    flat, rows = columns.flatten(2), tangents.flatten(1)
+    if columns.is_cuda:
+        return torch.linalg.vecdot(flat, rows)
+    return torch.bmm(rows.unsqueeze(1), flat.permute(1, 2, 0)).squeeze(1).t()
+
+
 def weighted_sum(columns: Tensor, coefficients: Tensor) -> Tensor:
     """R c: columns (k, q, *out) and coefficients (k, q) to (q, *out), one pass over the columns."""
     weights = coefficients.view(*coefficients.shape, *[1] * (columns.dim() - 2))
@@ -81,9 +89,9 @@ def _through_factor(columns: Sequence[Tensor], tangents: Sequence[Tensor]) -> li
     for start in range(0, len(tangents[0]), step):
         rows = slice(start, start + step)
         parts = [own[:, rows] for own in columns]
-        coefficients = torch.linalg.vecdot(parts[0].flatten(2), tangents[0][rows].flatten(1))
+        coefficients = projection(parts[0], tangents[0][rows])
         for part, tangent in zip(parts[1:], tangents[1:], strict=True):
-            coefficients += torch.linalg.vecdot(part.flatten(2), tangent[rows].flatten(1))
+            coefficients += projection(part, tangent[rows])
         for own, part in zip(cotangents, parts, strict=True):
             own[rows] = weighted_sum(part, coefficients)
     return cotangents

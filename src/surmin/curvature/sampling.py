@@ -42,7 +42,7 @@ def importance_rows(traces: Tensor, count: int, share: float, generator: torch.G
 
 def traces_of(columns: Tensor) -> Tensor:
     """tr R_j R_jᵀ of every sample, (q,)."""
-    return torch.linalg.vector_norm(columns.flatten(2), dim=(0, 2)).square()
+    return torch.linalg.vector_norm(columns.flatten(2), dim=2).square().sum(0)
 
 
 def thinned(message: Message, traces: Tensor, fraction: float, seed: int) -> Message:
@@ -57,7 +57,7 @@ def thinned(message: Message, traces: Tensor, fraction: float, seed: int) -> Mes
     columns, *rows = message
     generator = torch.Generator(columns.device).manual_seed(seed)
     drawn, weights = importance_rows(traces, part_of(len(traces), fraction), SHARE, generator)
-    return weighted(columns[:, drawn], weights), (rows[0][drawn] if rows else drawn)
+    return weighted(columns.index_select(1, drawn), weights), (rows[0][drawn] if rows else drawn)
 
 
 def weighted(columns: Tensor, weights: Tensor) -> Tensor:

@@ -105,7 +105,8 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
     def to_words(self) -> list[str]:
         """The options as they are written on the command line."""
         given = ((name, value) for name, value in asdict(self).items() if value is not None)
-        return [word for name, value in given for word in (flag(name), str(value))]
+        words = ((name, value if isinstance(value, tuple) else (value,)) for name, value in given)
+        return [word for name, values in words for word in (flag(name), *map(str, values))]
 
     @classmethod
     def from_json(cls, values: Any) -> Self:
@@ -199,10 +200,13 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
             if value in get_args(choice):
                 return
         elif get_origin(choice) is tuple:
-            if isinstance(value, tuple) and all(isinstance(item, get_args(choice)[0]) for item in value):
+            if isinstance(value, tuple) and all(_is_one(item, get_args(choice)[0]) for item in value):
                 return
-        elif isinstance(value, (int, float) if choice is float else choice) and isinstance(value, bool) == (
-            choice is bool
-        ):
+        elif _is_one(value, choice):
             return
     raise ValueError(f"{name} cannot be {value!r}")
+
+
+def _is_one(value: Any, kind: type) -> bool:
+    """Whether a value is of that type; a whole number is a float, a truth value no number."""
+    return isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)

@@ -17,7 +17,7 @@ from surmin.experiments.completing import complete
 from surmin.experiments.config import ExperimentConfig, RunConfig
 from surmin.experiments.metrics import Row
 from surmin.experiments.paper_config import PaperConfig
-from surmin.experiments.paper_grid import CONTENDERS
+from surmin.experiments.paper_grid import CONTENDERS, write_value
 from surmin.experiments.problem import load_data
 from surmin.experiments.run import Run, Status
 from surmin.experiments.team import ALONE
@@ -57,7 +57,7 @@ class PaperRun:
     def name(self) -> str:
         """Its folder under the grid's."""
         steps = "" if self.cell.inner_steps is None else f"-N{self.cell.inner_steps}"
-        values = "".join(f"-{name}{value:g}" for name, value in self.setting)
+        values = "".join(f"-{name}{write_value(value, '_')}" for name, value in self.setting)
         kind = "tuning" if self.seed is None else f"seed{self.seed}"
         return f"layers{self.cell.layers}/{self.cell.contender}{steps}{values}-{kind}"
 

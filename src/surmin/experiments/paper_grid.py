@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+TRIPS = {"damping": (1e-3, 1e-2, 1e-1), "damping_candidates": ((0.1, 1.0), (0.03, 0.1, 0.3, 1.0))}
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -30,7 +32,7 @@ class Contender:
 
 CONTENDERS: Mapping[str, Contender] = {
     "sm": Contender("sm", True, True, tuned={"damping": (1e-3, 1e-2, 1e-1)}),
-    "sm-trips": Contender("sm", False, True, {"preset": "trips"}, {"damping": (1e-3, 1e-2, 1e-1)}),
+    "sm-trips": Contender("sm", False, True, {"preset": "trips"}, TRIPS),
     "sm-paper": Contender("sm-paper", True, True, tuned={"delta": (0.1, 1.0, 10.0, 100.0)}),
     "gd": Contender("gd", True, tuned={"lr": (0.03, 0.1, 0.3, 1.0, 3.0)}),
     "gd-armijo": Contender("gd-armijo", True),
@@ -48,3 +50,8 @@ CONTENDERS: Mapping[str, Contender] = {
     "lbfgs": Contender("lbfgs", False, True),
 }
 """By the name under which it stands in tables."""
+
+
+def write_value(value: Any, between: str) -> str:
+    """A number of a setting as a word; of several with something between them."""
+    return between.join(f"{number:g}" for number in (value if isinstance(value, tuple) else (value,)))

@@ -9,6 +9,7 @@ from pathlib import Path
 from surmin.experiments.files import write_text
 from surmin.experiments.metrics import FIGURES
 from surmin.experiments.paper import PaperResult
+from surmin.experiments.paper_grid import write_value
 
 COLUMNS = ("layers", "method", "inner_steps", "setting", "purpose", "seed", *FIGURES, "status")
 
@@ -29,4 +30,4 @@ def write_paper_results(path: Path, results: Sequence[PaperResult]) -> None:
 
 def write_setting(setting: Sequence[tuple[str, object]]) -> str:
     """As words: "lr 0.1"."""
-    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in setting)
+    return ", ".join(f"{name.replace('_', ' ')} {write_value(value, ' ')}" for name, value in setting)

@@ -19,6 +19,7 @@ class SurrogateConfig:
         inner_fraction: of sm with nonlinear local losses: part of those samples that each inner step is modelled on.
         inner_tolerance: of sm with nonlinear local losses: a step that gains less than this part of one ends it.
         damping: first value of λ of sm and kfac; λ of cgblock, cgblock-ggn, newton and locoprop.
+        damping_candidates: of sm: multiples of λ, apart by spaces, that are solved for and tried in one forward wave.
         wire: of sm: the type that curvature columns are rounded to on their way between workers.
         delta: of sm with scalar or sample curvature, and sm-paper: δ of Appendix A.
     """
@@ -33,6 +34,7 @@ class SurrogateConfig:
     inner_fraction: float | None = None
     inner_tolerance: float | None = None
     damping: float | None = None
+    damping_candidates: tuple[float, ...] | None = None
     wire: Literal["bfloat16", "float16", "int8"] | None = None
     delta: float | None = None
 

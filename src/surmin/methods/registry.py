@@ -31,7 +31,7 @@ class Entry:
 
 SM_OPTIONS = (
     "preset curvature local order blocks inner_steps rank curvature_fraction inner_fraction inner_tolerance "
-    "damping delta wire seed"
+    "damping damping_candidates delta wire seed"
 )
 
 METHODS: Mapping[str, Entry] = {

@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from surmin.curvature.factor import FactorCurvature
-from surmin.curvature.gauss_newton import weighted_sum
+from surmin.curvature.gauss_newton import projection, weighted_sum
 from surmin.curvature.output_curvature import Message
 from surmin.curvature.sampling import thinned, traces_of
 from surmin.losses import ConvexLoss
@@ -90,7 +89,7 @@ class QuadraticSurrogate:
     def _project(self, change: Tensor) -> Tensor:
         """Rᵀ(z - f̄) on the rows that carry curvature, (k, q)."""
         columns, *rows = self.message
-        return torch.linalg.vecdot(columns.flatten(2), (change[rows[0]] if rows else change).flatten(1))
+        return projection(columns, change[rows[0]] if rows else change)
 
 
 @dataclass(frozen=True)
