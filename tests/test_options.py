@@ -105,7 +105,7 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("delta", [0.0, -1.0, math.inf, math.nan], [0.1]),
     ("delta_relative", [0.0, -1.0, math.nan], [None, 0.5]),
     ("power_steps", [0], [1]),
-    ("damping_candidates", [(), (0.0,), (1.0, -1.0), (math.inf,), (math.nan,)], [(0.5, 1.0)]),
+    ("damping_candidates", [(), (0.0,), (1.0, -1.0), (math.inf,), (math.nan,), (1.0,) * 17], [(0.5, 1.0), (1.0,) * 16]),
     ("cubic", [-1.0, math.inf, math.nan], [0.0]),
     ("momentum_candidates", [(), (-0.1,), (1.0,), (math.nan,)], [(0.0,), (0.0, 0.9)]),
 ]

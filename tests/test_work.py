@@ -19,6 +19,9 @@ def test_matrix_products_convolutions_and_factorizations() -> None:
     a, b = torch.randn(4, 5), torch.randn(5, 6)
     assert counted(torch.mm, a, b) == 2 * 4 * 5 * 6
     assert counted(torch.tanh, a) == 0
+    many, vectors = torch.randn(7, 5, 6), torch.randn(7, 1, 5)
+    assert counted(torch.bmm, torch.randn(7, 4, 5), many) == 7 * 2 * 4 * 5 * 6
+    assert counted(torch.bmm, vectors, many) == 0  # every sample's vector with its own columns
     image, kernel = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3)
     assert counted(torch.conv2d, image, kernel) == 2 * 2 * 4 * 6 * 6 * 3 * 9
     spd = torch.eye(6)

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from surmin.cli import parse
 from surmin.experiments.config import CompareConfig, RunConfig
 
 
@@ -11,11 +12,18 @@ from surmin.experiments.config import CompareConfig, RunConfig
     [
         RunConfig(),
         RunConfig(method="adam", lr=1e-3, data="some/folder", data_dir="there", target_loss=1e-4, stages=3),
+        RunConfig(preset="trips", damping_candidates=(0.1, 1.0)),
         CompareConfig(methods="all", lr=("0.1,0.2", "adam=0.001"), seeds=3, curvature_fraction=0.5),
     ],
 )
 def test_json_and_back(config: RunConfig | CompareConfig) -> None:
     assert type(config).from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_words_of_the_command_line_and_back() -> None:
+    config = RunConfig(rounds=3, preset="trips", damping_candidates=(0.03, 0.1, 1.0), target_loss=1e-4)
+    _, arguments = parse(["train", *config.to_words()])
+    assert arguments.config == config
 
 
 @pytest.mark.parametrize(
@@ -40,6 +48,9 @@ def test_json_and_back(config: RunConfig | CompareConfig) -> None:
         ({"layers": 2.5}, "layers cannot be 2.5"),
         ({"layers": True}, "layers cannot be True"),
         ({"data": None}, "data cannot be None"),
+        ({"damping_candidates": ("0.1",)}, r"damping_candidates cannot be \('0.1',\)"),
+        ({"damping_candidates": (True, 0.1)}, "damping_candidates cannot be"),
+        ({"method": "adam", "damping_candidates": (0.1,)}, "method adam does not take --damping-candidates"),
         ({"method": "adan"}, "unknown method 'adan'"),
         ({"method": "adam", "lr": 0.0}, "lr must be a positive number, got 0.0"),
         ({"method": "adam", "lr": float("inf")}, "lr must be a positive number"),
@@ -70,4 +81,5 @@ def test_seeds_of_a_comparison() -> None:
 
 def test_only_options_that_were_given_reach_the_method() -> None:
     assert RunConfig().given_options() == {}
+    RunConfig(damping_candidates=(1, 0.1)).check()
     assert RunConfig(method="lbfgs", lr=0.5, inner_steps=7).given_options() == {"lr": 0.5, "inner_steps": 7}
