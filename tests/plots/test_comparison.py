@@ -84,6 +84,12 @@ def test_the_tables_of_the_page(folder: Path) -> None:
     assert ["target_loss", "0.1"] in settings and ["lr", "0.1,0.2"] in settings
 
 
+def test_several_numbers_of_an_option(tmp_path: Path) -> None:
+    draw_comparison(tmp_path, replace(COMPARISON, damping_candidates=(0.1, 1.0)), make_results())
+    settings = outline_of((tmp_path / "report.html").read_text()).tables[-1]
+    assert ["damping_candidates", "0.1 1.0"] in settings
+
+
 def test_names_are_escaped(tmp_path: Path) -> None:
     draw_comparison(tmp_path, replace(COMPARISON, data="a<b>&.npz"), make_results())
     page = (tmp_path / "report.html").read_text()

@@ -83,5 +83,5 @@ def _tuning(results: Sequence[Result]) -> list[str]:
 
 def _settings(config: CompareConfig) -> Table:
     given = {name: value for name, value in config.to_json().items() if value not in (None, ())}
-    values = [" ".join(value) if isinstance(value, tuple) else str(value) for value in given.values()]
+    values = [" ".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in given.values()]
     return Table(["option", "value"], list(zip(given, values, strict=True)), numbers_from=2)
