@@ -4,17 +4,16 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from multiprocessing import get_context
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from surmin.data import Dataset
 from surmin.experiments.completing import complete
 from surmin.experiments.config import ExperimentConfig, RunConfig
+from surmin.experiments.jobs import each
 from surmin.experiments.metrics import Row
 from surmin.experiments.paper_config import PaperConfig
 from surmin.experiments.paper_grid import CONTENDERS, write_value
@@ -118,13 +117,14 @@ def run_paper(
     grid = cells(config)
     tuning: dict[Cell, list[PaperResult]] = {cell: [] for cell in grid}
     results: list[PaperResult] = []
-    for result in _make([run for cell in grid for run in tuning_runs(config, cell)], path, config.jobs):
+    make = partial(_make, path)
+    for result in each(make, [run for cell in grid for run in tuning_runs(config, cell)], config.jobs):
         tuning[result.run.cell].append(result)
         results.append(result)
         on_result(result)
         if result.status == "interrupted":
             return results
-    for result in _make([run for c in grid for run in result_runs(config, c, tuning[c])], path, config.jobs):
+    for result in each(make, [run for c in grid for run in result_runs(config, c, tuning[c])], config.jobs):
         results.append(result)
         on_result(result)
         if result.status == "interrupted":
@@ -175,21 +175,7 @@ def _run(config: PaperConfig, cell: Cell, setting: dict[str, Any], seed: int, ro
     return config.run(cell.layers, contender.method, {**contender.options, **setting, **steps}, seed, rounds)
 
 
-def _make(runs: Sequence[PaperRun], path: Path, jobs: int) -> Iterator[PaperResult]:
-    """The results, in order; several at a time in processes of their own."""
-    if jobs == 1:
-        for run in runs:
-            yield _make_one(run, path)
-        return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        try:
-            yield from pool.map(_make_one, runs, itertools.repeat(path))
-        except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _make_one(run: PaperRun, path: Path) -> PaperResult:
+def _make(path: Path, run: PaperRun) -> PaperResult:
     rows, status = complete(path / "runs" / run.name, run.config, _data(run.config))
     return PaperResult(run, rows, status)
 
