@@ -18,7 +18,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "uneven": {"curvature_fraction": 0.3},
     "sample": {"curvature": "sample", "power_steps": 2},
     "scalar": {"curvature": "scalar", "power_steps": 2},
-    "trips": {"preset": "trips", "inner_steps": 1, "inner_fraction": 0.4, "damping": 1.0},
+    "trips": {"preset": "trips", "inner_steps": 1, "inner_fraction": 0.4, "damping": 10.0},
     "nonlinear": {"preset": "trips", "order": "parallel", "inner_steps": 1, "damping": 1.0},
     "paper": {"preset": "paper", "inner_steps": 2, "power_steps": 2},
     "stage": {"blocks": "stage"},
