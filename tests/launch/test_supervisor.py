@@ -105,8 +105,8 @@ def test_no_worker_outlives_a_supervisor_that_is_killed(launch: Launch) -> None:
     run = launch(WORKER + busy, 3)
     run.wait_for("ready")
     os.kill(run.pid(1), signal.SIGSTOP)
-    if (status := Path(f"/proc/{run.pid(1)}/status")).exists():
-        wait_until(lambda: "T (stopped)" in status.read_text())
+    threads = list(Path(f"/proc/{run.pid(1)}/task").glob("*/status"))
+    wait_until(lambda: all("T (stopped)" in thread.read_text() for thread in threads))
     run.supervisor.kill()
     wait_until(lambda: run.survivors() == [])
 
