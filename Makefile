@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 
 .PHONY: demo test test-slow docs lint format bench clean
 
-# Under a minute; Adam at the best of five learning rates. Replaces what the last demo left in runs/demo.
+# About a minute; Adam at the best of five learning rates. Replaces what the last demo left in runs/demo.
 demo: $(INSTALLED)
 	rm -rf runs/demo
 	$(BIN)/surmin compare --methods sm,adam,gd-armijo --lr adam=0.001,0.003,0.005,0.01,0.02 \
