@@ -13,6 +13,7 @@ import pytest
 from benchmarks.harness import CannotRunError
 from benchmarks.links.laboratory import Laboratory
 from benchmarks.links.namespace import address
+from tests.processes import is_running
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 PYTHON = [sys.executable, "-c"]
@@ -166,11 +167,3 @@ def ends(process: int) -> bool:
     while is_running(process) and time.monotonic() < deadline:
         time.sleep(0.01)
     return not is_running(process)
-
-
-def is_running(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"

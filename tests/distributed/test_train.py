@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.processes import is_running
+
 KILLS = int(os.environ.get("SURMIN_KILLS", "2"))
 """How often a worker is killed at a random moment; more take half a minute each."""
 SECONDS = 120
@@ -38,10 +40,6 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists() and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
 
 
 @pytest.mark.slow
@@ -87,6 +85,6 @@ def test_a_killed_worker_ends_the_run_and_resuming_reaches_the_same_loss(tmp_pat
             started.kill()
         assert started.returncode == 3, errors
         assert f"worker {rank} was killed by SIGKILL" in errors
-        assert not any(map(is_alive, workers))
+        assert not any(map(is_running, workers))
         run("--resume", str(folder), "--rounds", "12", "--out", str(tmp_path / f"resumed-{trial}"))
         assert rows(tmp_path / f"resumed-{trial}")[12]["loss"] == expected

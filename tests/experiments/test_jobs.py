@@ -6,15 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from surmin.experiments.jobs import each
-
-MOST = 60.0
-"""Seconds that anything may take."""
+from tests.launch.cases import wait_until
+from tests.processes import is_running
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -33,19 +31,6 @@ def sleep_noted(folder: str) -> None:
     """Leave this process's number, and do nothing for a long time."""
     (Path(folder) / str(os.getpid())).touch()
     time.sleep(1000)
-
-
-def is_running(process: int) -> bool:
-    """Whether it exists and has not ended, waiting for somebody to ask how."""
-    status = Path(f"/proc/{process}/status")
-    return status.exists() and "\nState:\tZ" not in status.read_text()
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + MOST
-    while not holds():
-        assert time.monotonic() < end, "took too long"
-        time.sleep(0.05)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="finds processes by /proc")
