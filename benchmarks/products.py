@@ -1,6 +1,7 @@
 """What curvature costs: a product and a local phase over their bare matrix products, and a round over a gradient."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from benchmarks.problems import gaussian_mlp
 from benchmarks.round_cost import measure_rounds
 from surmin import CrossEntropy, partition
 from surmin.curvature.factor import FactorCurvature
-from surmin.curvature.gauss_newton import FactorPiece, GaussNewton
+from surmin.curvature.gauss_newton import FactorPiece, GaussNewton, projection
 from surmin.local_phase import LocalPhase
 from surmin.options import Options
 from surmin.pipeline.in_process import InProcessPipeline
@@ -26,12 +27,15 @@ WIDTHS = (256, 512, 1024)
 LIMIT = 1.5
 BLOCKS = 4
 TURNS = 40
+COLUMNS, ROWS = 9, 1250
+"""Of a sample, one less than there are classes; samples that carry curvature."""
 
 
 def run(settings: Settings) -> Result:
-    """Products and local phases of a square linear block, then rounds at 8 × 256."""
-    result = Result(figures={"blocks": []})
+    """Products and local phases of a square linear block, columns times vectors, then rounds at 8 × 256."""
+    result = Result(figures={"blocks": [], "projections": []})
     _blocks(result, settings)
+    _projections(result, settings)
     measure_rounds(result, settings)
     return result
 
@@ -50,6 +54,21 @@ def _blocks(result: Result, settings: Settings) -> None:
             result.targets.append(Target(what, median(product["ratios"]), LIMIT))
     columns = ("width", "product, ms", "bare, ms", "ratio", "local phase, ms", "bare, ms", "ratio")
     result.tables.append(Table("One linear block, a quarter of the batch, exact rank: median (range)", columns, rows))
+
+
+def _projections(result: Result, settings: Settings) -> None:
+    """Rᵀ t of every sample, against the way torch has for such products."""
+    rows = []
+    for width in (64, 128) if settings.quick else (32, 64, *WIDTHS):
+        columns = torch.randn(COLUMNS, ROWS, width, device=settings.device)
+        tangents = torch.randn(ROWS, width, device=settings.device)
+        found = _over_bare(
+            partial(projection, columns, tangents), partial(torch.linalg.vecdot, columns, tangents), settings
+        )
+        rows.append((str(width), *_block_row(found)))
+        result.figures["projections"].append({"width": width, **found})
+    columns_of_table = ("width", "ours, ms", "torch.linalg.vecdot, ms", "ratio")
+    result.tables.append(Table("Columns times vectors, Rᵀ t: median (range)", columns_of_table, rows))
 
 
 def hidden_block(width: int, samples: int, device: torch.device) -> BlockWaves:

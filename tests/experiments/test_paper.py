@@ -191,8 +191,9 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([*WORDS, "--methods", "sm,gd-armijo", "--out", str(folder)]) == 0
     output, errors = capfd.readouterr()
     assert errors == "" and "at most" in output and "report.html" in output
-    pages = {"report.html", "layers2.html", "layers2-paper.png", "layers2-others.png", "layers2-costs.png"}
-    assert {path.name for path in folder.iterdir()} == {*pages, "config.json", "results.csv", "runs"}
+    pages = {f"layers2{end}" for end in (".html", ".md", "-paper.png", "-others.png", "-costs.png")}
+    files = {*pages, "report.html", "config.json", "results.csv", "runs"}
+    assert {path.name for path in folder.iterdir()} == files
     before = contents(folder / "runs")
     assert main(["paper", "--resume", str(folder), "--methods", "sm,gd-armijo,adam"]) == 0
     assert before.items() <= contents(folder / "runs").items()

@@ -19,7 +19,8 @@ from surmin.experiments.paper_config import PaperConfig
 from surmin.experiments.paper_results import write_paper_results
 from surmin.experiments.saved import check_unchanged, check_version, read_config
 from surmin.experiments.team import choose_device
-from surmin.plots.paper import draw_paper, verdict_table
+from surmin.plots.paper import draw_paper
+from surmin.plots.paper_tables import verdict_table
 
 GROWS = frozenset({"methods", "seeds", "depths", "inner_steps", "rounds", "target_loss", "jobs", "device", "data_dir"})
 """Options that may be others when a grid is continued; results that are there stay what they are."""

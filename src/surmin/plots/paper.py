@@ -1,38 +1,42 @@
 """The pictures and pages of the paper's grid: like its Tables 1 to 4, one page a depth, and a page of verdicts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from surmin.experiments.claims import Verdict, judge
+from surmin.experiments.claims import judge
 from surmin.experiments.files import replacing
 from surmin.experiments.paper import Cell, PaperResult
 from surmin.experiments.paper_config import PaperConfig
 from surmin.experiments.paper_grid import CONTENDERS
-from surmin.experiments.paper_results import write_setting
-from surmin.experiments.results import Spread
 from surmin.plots.curves import draw_curve, draw_curves, label_figure, scale_losses
+from surmin.plots.markdown import write_markdown
 from surmin.plots.page import Picture, Section, write_page
+from surmin.plots.paper_tables import (
+    HOW_RUNS_ENDED,
+    WHAT_A_LOSS_COST,
+    Groups,
+    cell_table,
+    cost_table,
+    final_table,
+    verdict_table,
+)
 from surmin.plots.run import PANELS, describe
 from surmin.plots.series import AXES, accuracy_curve, loss_curve, visible_axes
 from surmin.plots.style import RC, LineStyle
-from surmin.plots.tables import FIGURE_COLUMNS, Table
 
-Groups = Mapping[Cell, Sequence[PaperResult]]
 ROUNDS = AXES[0]
 HOW_TO_READ = (
-    "Each figure is the median over seeds of what a run ended with, below it the range; a run ends after all its "
-    "rounds, or earlier at the target loss. The setting was chosen on another seed: the one that reached the target in "
-    "the fewest rounds, else had the lowest loss. A method that takes no inner steps has the same curve at every N. A "
-    "round is one outer iteration of a method. Work is counted from operations; messages and bytes are those between "
-    "stages; times leave evaluation out."
+    "All figures that runs ended with, medians over seeds and ranges. The setting was chosen on another seed: the one "
+    "that reached the target in the fewest rounds, else had the lowest loss. A round is one outer iteration of a "
+    "method. Work is counted from operations; messages and bytes are those between stages; times leave evaluation out."
 )
 
 
 def draw_paper(folder: Path, config: PaperConfig, results: Sequence[PaperResult]) -> None:
-    """Replace the pictures, a page for every depth, `layers8.html`, and `report.html` with the verdicts."""
+    """Replace the pictures, a page for every depth, `layers8.html` and `.md`, and `report.html` with the verdicts."""
     groups: dict[Cell, list[PaperResult]] = {}
     for result in results:
         if result.run.seed is not None:
@@ -43,36 +47,10 @@ def draw_paper(folder: Path, config: PaperConfig, results: Sequence[PaperResult]
         if own:
             section = _draw_depth(folder, config, layers, own)
             write_page(folder / f"layers{layers}.html", section.heading, [section])
+            write_markdown(folder / f"layers{layers}.md", section)
             sections.append(section)
     title = f"The paper's grid on {config.data}, width {config.width}"
     write_page(folder / "report.html", title, [Section("What holds", [verdict_table(judge(results))]), *sections])
-
-
-def verdict_table(verdicts: Sequence[Verdict]) -> Table:
-    """One line a claim."""
-    rows = [[each.claim, each.subject, "holds" if each.holds else "does not hold", each.figures] for each in verdicts]
-    return Table(["claim", "for", "verdict", "figures"], rows, numbers_from=4)
-
-
-def cell_table(groups: Groups) -> Table:
-    """One line a method and N: medians over seeds with ranges."""
-    rows = []
-    for cell, group in groups.items():
-        spreads = [
-            (Spread.of([getattr(result.rows[-1], name) for result in group]), write)
-            for name, _, write in FIGURE_COLUMNS
-        ]
-        outcomes = ", ".join(dict.fromkeys(result.status for result in group))
-        steps = "–" if cell.inner_steps is None else str(cell.inner_steps)
-        figures = [_spread(write(s.median), write(s.low), write(s.high)) for s, write in spreads]
-        rows.append([cell.contender, steps, write_setting(group[0].run.setting) or "–", outcomes, *figures])
-    return Table(
-        ["method", "N", "setting", "outcome", *(heading for _, heading, _ in FIGURE_COLUMNS)], rows, numbers_from=4
-    )
-
-
-def _spread(median: str, low: str, high: str) -> str:
-    return median if low == high else f"{median}\n{low} to {high}"
 
 
 def _draw_depth(folder: Path, config: PaperConfig, layers: int, groups: Groups) -> Section:
@@ -92,7 +70,9 @@ def _draw_depth(folder: Path, config: PaperConfig, layers: int, groups: Groups) 
             _draw_grid(picture.path, f"{title}, {text}", config, shown)
             pictures.append(picture)
     pictures.append(_draw_costs(folder / f"layers{layers}-costs.png", title, config, groups))
-    return Section(title, [cell_table(groups), HOW_TO_READ, *pictures])
+    costs = cost_table(groups)
+    cost = (WHAT_A_LOSS_COST, costs) if costs.rows else ()
+    return Section(title, [HOW_RUNS_ENDED, final_table(groups), *pictures, *cost, HOW_TO_READ, cell_table(groups)])
 
 
 def _draw_grid(path: Path, title: str, config: PaperConfig, groups: Groups) -> None:

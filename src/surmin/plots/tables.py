@@ -37,7 +37,10 @@ def megabytes(value: float | None) -> str:
     return short(None if value is None else value / 1e6)
 
 
-FIGURE_COLUMNS: Sequence[tuple[str, str, Callable[[float | None], str]]] = (
+FigureColumn = tuple[str, str, Callable[[float | None], str]]
+"""Figure, heading, and how it is written."""
+
+FIGURE_COLUMNS: Sequence[FigureColumn] = (
     ("round", "rounds", short),
     ("loss", "training loss", short),
     ("test_accuracy", "test accuracy", percent),
@@ -47,7 +50,12 @@ FIGURE_COLUMNS: Sequence[tuple[str, str, Callable[[float | None], str]]] = (
     ("messages", "messages", short),
     ("bytes", "sent, MB", megabytes),
 )
-"""Figure, heading, and how it is written."""
+
+
+def write_spread(spread: Spread, write: Callable[[float | None], str]) -> str:
+    """The median, and below it the range where its ends are not written alike."""
+    median, low, high = write(spread.median), write(spread.low), write(spread.high)
+    return median if low == high else f"{median}\n{low} to {high}"
 
 
 def summary_table(summaries: Sequence[Summary], *, ranges: bool) -> Table:
@@ -56,7 +64,7 @@ def summary_table(summaries: Sequence[Summary], *, ranges: bool) -> Table:
         [
             summary.label,
             summary.statuses,
-            *(_spread(summary.figures[figure], write, ranges) for figure, _, write in FIGURE_COLUMNS),
+            *(_summarized(summary.figures[figure], write, ranges) for figure, _, write in FIGURE_COLUMNS),
         ]
         for summary in summaries
     ]
@@ -81,6 +89,5 @@ def _cells(row: Row) -> list[str]:
     return [write(getattr(row, figure)) for figure, _, write in FIGURE_COLUMNS]
 
 
-def _spread(spread: Spread, write: Callable[[float | None], str], ranges: bool) -> str:
-    median, low, high = write(spread.median), write(spread.low), write(spread.high)
-    return f"{median}\n{low} to {high}" if ranges and low != high else median
+def _summarized(spread: Spread, write: Callable[[float | None], str], ranges: bool) -> str:
+    return write_spread(spread, write) if ranges else write(spread.median)

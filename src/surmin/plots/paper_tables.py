@@ -1,0 +1,88 @@
+"""The tables of the paper's grid: verdicts, and of every depth how runs ended and what a loss had cost."""
+
+from collections.abc import Mapping, Sequence
+
+from surmin.experiments.claims import LOSS, Verdict, spent_until
+from surmin.experiments.metrics import Row
+from surmin.experiments.paper import Cell, PaperResult
+from surmin.experiments.paper_results import write_setting
+from surmin.experiments.results import Spread
+from surmin.plots.tables import FIGURE_COLUMNS, FigureColumn, Table, percent, write_spread
+
+Groups = Mapping[Cell, Sequence[PaperResult]]
+HOW_RUNS_ENDED = (
+    "Training loss and test accuracy at the end, medians over seeds; below them the range of the loss where there is "
+    "one. A run ends after all its rounds, or earlier at the target loss. A method that takes no inner steps has the "
+    "same figures at every N. A dash is a run that diverged."
+)
+WHAT_A_LOSS_COST = (
+    f"What had been spent at the first row with a training loss of {LOSS:g} or less, medians over seeds; below them "
+    "the range. A seed that never gets there counts as infinite, a dash; what gets there on no seed is missing."
+)
+COST_COLUMNS = [column for column in FIGURE_COLUMNS if column[0] not in ("loss", "test_accuracy")]
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> Table:
+    """One line a claim."""
+    rows = [[each.claim, each.subject, "holds" if each.holds else "does not hold", each.figures] for each in verdicts]
+    return Table(["claim", "for", "verdict", "figures"], rows, numbers_from=4)
+
+
+def final_table(groups: Groups) -> Table:
+    """A line for every method and a column for every N: how runs ended."""
+    found = sorted({cell.inner_steps for cell in groups if cell.inner_steps is not None})
+    steps: Sequence[int | None] = found or [None]
+    lines: dict[str, dict[int | None, str]] = {}
+    for cell, group in groups.items():
+        lines.setdefault(cell.contender, {})[cell.inner_steps] = _final(group)
+    rows = [[name, *(line.get(n, line.get(None, "")) for n in steps)] for name, line in lines.items()]
+    return Table(["method", *("at the end" if n is None else f"N = {n}" for n in steps)], rows, numbers_from=1)
+
+
+def cell_table(groups: Groups) -> Table:
+    """One line a method and N: all figures that runs ended with."""
+    headings = ["method", "N", "setting", "outcome", *(heading for _, heading, _ in FIGURE_COLUMNS)]
+    rows = []
+    for cell, group in groups.items():
+        outcomes = ", ".join(dict.fromkeys(result.status for result in group))
+        last = [result.rows[-1] for result in group]
+        rows.append([*_described(cell, group), outcomes, *_figures(last, FIGURE_COLUMNS)])
+    return Table(headings, rows, numbers_from=4)
+
+
+def cost_table(groups: Groups) -> Table:
+    """One line a method and N that reached `claims.LOSS` on a seed: what it had spent by then."""
+    headings = ["method", "N", "setting", "seeds", *(heading for _, heading, _ in COST_COLUMNS)]
+    rows = []
+    for cell, group in groups.items():
+        reached = [spent_until(result.rows, LOSS) for result in group]
+        count = sum(row is not None for row in reached)
+        if count:
+            rows.append([*_described(cell, group), f"{count} of {len(group)}", *_figures(reached, COST_COLUMNS)])
+    return Table(headings, rows, numbers_from=4)
+
+
+def _final(group: Sequence[PaperResult]) -> str:
+    if all(result.status == "diverged" for result in group):
+        return "diverged"
+    target = group[0].run.config.target_loss or 0.0
+
+    def write(loss: float | None) -> str:
+        if loss is None or loss == float("inf"):
+            return "–"
+        return f"≤ {target:g}" if loss <= target else f"{loss:.2g}"
+
+    losses = Spread.of([result.quality[1] for result in group])
+    accuracy = Spread.of([result.rows[-1].test_accuracy for result in group])
+    median, *range_below = write_spread(losses, write).split("\n")
+    return "\n".join([f"{median}, {percent(accuracy.median)}", *range_below])
+
+
+def _described(cell: Cell, group: Sequence[PaperResult]) -> list[str]:
+    steps = "–" if cell.inner_steps is None else str(cell.inner_steps)
+    return [cell.contender, steps, write_setting(group[0].run.setting) or "–"]
+
+
+def _figures(rows: Sequence[Row | None], columns: Sequence[FigureColumn]) -> list[str]:
+    values = {name: Spread.of([getattr(row, name, None) for row in rows]) for name, _, _ in columns}
+    return [write_spread(values[name], write) for name, _, write in columns]

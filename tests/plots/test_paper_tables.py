@@ -1,0 +1,33 @@
+from surmin.plots.paper_tables import Groups, cost_table, final_table
+from tests.experiments.test_paper import made
+
+GROUPS: Groups = {
+    results[0].run.cell: results
+    for results in (
+        [made(2, "sm", 1, [2.0, 1e-3, 1e-7]), made(2, "sm", 1, [2.0, 0.5, 1e-3])],
+        [made(2, "sm", 2, [2.0, 0.25]), made(2, "sm", 2, [2.0, 0.5])],
+        [made(2, "gd", None, [2.0, None]), made(2, "gd", None, [2.0, None])],
+        [made(2, "adam", None, [2.0, 1.0, 9e-4]), made(2, "adam", None, [2.0, None])],
+    )
+}
+
+
+def test_how_runs_ended() -> None:
+    table = final_table(GROUPS)
+    assert table.headings == ["method", "N = 1", "N = 2"]
+    assert table.rows == [
+        ["sm", "0.0005, 50.0 %\n≤ 1e-06 to 0.001", "0.38, 50.0 %\n0.25 to 0.5"],
+        ["gd", "diverged", "diverged"],
+        ["adam", "–, 50.0 %\n0.0009 to –", "–, 50.0 %\n0.0009 to –"],
+    ]
+    without_steps = {cell: group for cell, group in GROUPS.items() if cell.inner_steps is None}
+    assert final_table(without_steps).headings == ["method", "at the end"]
+
+
+def test_what_a_loss_cost() -> None:
+    table = cost_table(GROUPS)
+    rounds, messages = table.headings.index("rounds"), table.headings.index("messages")
+    assert [[row[0], row[1], row[3], row[rounds], row[messages]] for row in table.rows] == [
+        ["sm", "1", "2 of 2", "1.5\n1 to 2", "9\n6 to 12"],
+        ["adam", "–", "1 of 2", "–\n2 to –", "–\n12 to –"],
+    ]
