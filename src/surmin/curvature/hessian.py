@@ -21,7 +21,7 @@ HessianProducts = Literal["exact", "finite-difference"]
 
 
 class SurrogateHessian(Protocol):
-    """The Hessian of Ψ at the expansion point of one micro-batch."""
+    """The Hessian of Ψ at the expansion point."""
 
     def input_product(self, direction: Tensor) -> Tensor:
         """H_zz u, (n, *in); block-diagonal over samples."""

@@ -17,25 +17,22 @@ from surmin.curvature.output_curvature import Message
 from surmin.losses import ConvexLoss
 from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.block import Block
-from surmin.stages.stage import Tape
+from surmin.stages.stage import Tape, joined, layer_inputs
 
 
 class DecoupledHessian:
     """ℍ_i of one block, condition (2) of Lemma 1 with [ℍ_zz - λ I]⁻¹ = I/δ."""
 
-    def __init__(self, hessians: list[SurrogateHessian], inverse_deltas: list[Tensor] | None, samples: int) -> None:
-        self.hessians = hessians
-        self.inverse_deltas = inverse_deltas
+    def __init__(self, hessian: SurrogateHessian, inverse_delta: Tensor | None, samples: int) -> None:
+        self.hessian = hessian
+        self.inverse_delta = inverse_delta
         self.samples = samples
 
     def product(self, direction: Tensor) -> Tensor:
         """ℍ v = (1/n) [H_θθ v + H_zθᵀ (H_zθ v) / δ]."""
-        total = torch.zeros_like(direction)
-        for index, hessian in enumerate(self.hessians):
-            own, mixed = hessian.parameter_product(direction)
-            total += own
-            if self.inverse_deltas is not None:
-                total += hessian.mixed_transpose(mixed * _broadcast(self.inverse_deltas[index], mixed))
+        total, mixed = self.hessian.parameter_product(direction)
+        if self.inverse_delta is not None:
+            total = total + self.hessian.mixed_transpose(mixed * _broadcast(self.inverse_delta, mixed))
         return total / self.samples
 
 
@@ -95,25 +92,19 @@ class ScalarCurvature:
         self, block: Block, tapes: Sequence[Tape], messages: Sequence[Message], samples: int, seed: int
     ) -> tuple[DecoupledHessian, list[Message]]:
         """ℍ_i, and L_{i-1} for the block below."""
-        hessians = [
-            surrogate_hessian(
-                block,
-                tape.inputs[block.start].detach(),
-                samples * tape.cotangents[block.stop],
-                constant,
-                self.products,
-            )
-            for tape, (constant,) in zip(tapes, messages, strict=True)
-        ]
+        inputs, sizes = layer_inputs(tapes, block.start), [len(tape.inputs[block.start]) for tape in tapes]
+        cotangent = samples * joined([tape.cotangents[block.stop] for tape in tapes])
+        constants = joined([constant.expand(size) for (constant,), size in zip(messages, sizes, strict=True)])
+        hessian = surrogate_hessian(block, inputs, cotangent, constants, self.products)
         if block.index == 0:
-            return DecoupledHessian(hessians, None, samples), []
-        largest = [self._largest(h, tape.inputs[block.start], seed) for h, tape in zip(hessians, tapes, strict=True)]
+            return DecoupledHessian(hessian, None, samples), []
+        largest = self._largest(hessian, inputs, seed)
         if not self.per_sample:
-            overall = self.replicas.largest(torch.cat(largest).max().view(1))
-            largest = [overall] * len(largest)
-        deltas = [self._delta(value) if block.size else torch.zeros_like(value) for value in largest]
-        below: list[Message] = [(value + delta,) for value, delta in zip(largest, deltas, strict=True)]
-        return DecoupledHessian(hessians, [1 / delta for delta in deltas] if block.size else None, samples), below
+            largest = self.replicas.largest(largest.max().view(1))
+        delta = self._delta(largest) if block.size else torch.zeros_like(largest)
+        below = largest + delta
+        parts = below.split(sizes) if self.per_sample else [below] * len(sizes)
+        return DecoupledHessian(hessian, 1 / delta if block.size else None, samples), [(part,) for part in parts]
 
     def _largest(self, hessian: SurrogateHessian, inputs: Tensor, seed: int) -> Tensor:
         """λ_max of every sample's H_zz; the same starting vector for each, so that micro-batching changes nothing."""

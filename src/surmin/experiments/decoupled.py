@@ -136,8 +136,8 @@ def _scalar_block(left: _Left, position: int, dense: DenseNetwork) -> DecoupledB
         own = exact.tt / samples
         return _decoupled(left, position, matrix, own, 1.0, Conditions(_lowest(matrix - own, matrix)))
     below = left.below[0].double().expand(samples)
-    assert isinstance(left.curvature, DecoupledHessian) and left.curvature.inverse_deltas is not None
-    deltas = left.curvature.inverse_deltas[0].double().reciprocal().expand(samples)
+    assert isinstance(left.curvature, DecoupledHessian) and left.curvature.inverse_delta is not None
+    deltas = left.curvature.inverse_delta.double().reciprocal().expand(samples)
     mixed = exact.zt / deltas.sqrt().view(-1, 1, 1)
     reference = (exact.tt + torch.einsum("ndp,ndq->pq", mixed, mixed)) / samples
     largest = torch.linalg.eigvalsh(exact.zz)[:, -1]
