@@ -1,5 +1,6 @@
 """The tables of the paper's grid: verdicts, and of every depth how runs ended and what a loss had cost."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from surmin.experiments.claims import LOSS, Verdict, spent_until
@@ -68,7 +69,7 @@ def _final(group: Sequence[PaperResult]) -> str:
     target = group[0].run.config.target_loss or 0.0
 
     def write(loss: float | None) -> str:
-        if loss is None or loss == float("inf"):
+        if loss is None or math.isinf(loss):
             return "–"
         return f"≤ {target:g}" if loss <= target else f"{loss:.2g}"
 
