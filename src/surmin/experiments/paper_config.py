@@ -30,7 +30,7 @@ class PaperConfig:
         target_loss: below which a run has nothing left to show.
         seeds: how many seeds, counted from --seed up. Settings are chosen on another one, 1,000 further on.
         seed: the first.
-        quick: a version of about ten minutes: 300 samples, width 32, 60 rounds, 3 seeds.
+        quick: a version of ten minutes to a quarter of an hour: 300 samples, width 32, 60 rounds, 3 seeds.
         jobs: runs at the same time, each a process. Times are then those of a shared machine.
         dtype: of inputs and parameters.
         device: auto is cuda where there is one.
