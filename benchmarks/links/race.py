@@ -38,8 +38,12 @@ ADAM_RATES = (1e-3, 3e-3, 5e-3, 1e-2, 2e-2)
 ROUND_LIMIT = {"adam": 400, "lbfgs": 1000, "gd-armijo": 300, "sm": 60}
 TIMED = 4
 SCHEDULES = (("posted", 1), ("posted", 8), ("posted", 20), ("gpipe", 1), ("1f1b", 4))
-SM_CHOICES: tuple[dict[str, Any], ...] = ({"preset": "links"}, {"wire": "int8"})
-SM_MICROBATCHES = 20
+SM_CHOICES: tuple[tuple[dict[str, Any], int], ...] = (
+    ({"preset": "links"}, 20),
+    ({"wire": "int8"}, 20),
+    ({"preset": "trips", "wire": "int8"}, 8),
+)
+"""Options and micro-batches."""
 RACE_SECONDS = 1800
 
 
@@ -127,7 +131,7 @@ def _race(laboratory: Laboratory, needs: dict[str, Need], *, to_the_end: bool) -
 
 def tasks_of(needs: Mapping[str, Need]) -> list[Task]:
     """What is run over links of every kind."""
-    tasks = [Task("sm", options, SM_MICROBATCHES, "posted", ROUND_LIMIT["sm"], FAR, SEED) for options in SM_CHOICES]
+    tasks = [Task("sm", options, count, "posted", ROUND_LIMIT["sm"], FAR, SEED) for options, count in SM_CHOICES]
     tasks += [Task("adam", needs["adam"].options, count, schedule, TIMED, seed=SEED) for schedule, count in SCHEDULES]
     return [*tasks, Task("lbfgs", needs["lbfgs"].options, 20, "posted", TIMED, seed=SEED)]
 

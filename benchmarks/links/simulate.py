@@ -3,7 +3,7 @@
 Measured are all cells of `links.race` and `links.trips`, as saved. Rounds are recorded in one process and their time is
 computed for the same links. All four workers, and the relay that carries their packets, share this machine's cores, and
 so they do in the model. What a message costs a processor beyond the recorded work is found for each kind of links from
-the processor times that were kept: three numbers for eight tasks (two for three presets), and one for the relay. No
+the processor times that were kept: three numbers for nine tasks (two for the presets alone), and one for the relay. No
 time that passed is fitted.
 """
 
