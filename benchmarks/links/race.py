@@ -79,19 +79,19 @@ def draw(ratios: dict[tuple[float, float], float]) -> Figure:
     latencies, rates = (sorted({key[axis] for key in ratios}) for axis in (0, 1))
     figure, axes = subplots(figsize=(6.4, 3.6), layout="constrained")
     values = [[math.log2(ratios.get((latency, rate), math.nan)) for latency in latencies] for rate in rates]
-    shown = axes.imshow(values, cmap="PuOr_r", vmin=-3, vmax=3, aspect="auto", origin="lower")
+    shown = axes.imshow(values, cmap="PuOr_r", vmin=-4, vmax=4, aspect="auto", origin="lower")
     for row, rate in enumerate(rates):
         for column, latency in enumerate(latencies):
             if (latency, rate) in ratios:
                 ratio = ratios[latency, rate]
-                ink = "white" if abs(math.log2(ratio)) > 1.5 else "black"
+                ink = "white" if abs(math.log2(ratio)) > 2 else "black"
                 axes.text(column, row, f"{ratio:.2f}", ha="center", va="center", color=ink)
     axes.set_xticks(range(len(latencies)), [f"{1e3 * latency:g}" for latency in latencies])
     axes.set_yticks(range(len(rates)), [f"{rate / 1e6:g}" for rate in rates])
     axes.set(xlabel="latency of a link, one way, ms", ylabel="rate of a link, Mbit/s")
     axes.set_title("Seconds to a loss of 1e-3: sm over the best other method")
-    bar = figure.colorbar(shown, ticks=[-3, -2, -1, 0, 1, 2, 3])
-    bar.ax.set_yticklabels(["1/8", "1/4", "1/2", "1", "2", "4", "8"])
+    bar = figure.colorbar(shown, ticks=range(-4, 5))
+    bar.ax.set_yticklabels(["1/16", "1/8", "1/4", "1/2", "1", "2", "4", "8", "16"])
     return figure
 
 
