@@ -5,7 +5,7 @@ PYTEST_FLAGS ?= --numprocesses 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow docs lint format bench clean
+.PHONY: demo test test-slow test-emulated-gpu docs lint format bench clean
 
 # About a minute; Adam at the best of five learning rates. Replaces what the last demo left in runs/demo.
 demo: $(INSTALLED)
@@ -18,6 +18,12 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow $(PYTEST_FLAGS)
+
+# The tests as on a GPU, on a machine without one; needs a C++ compiler. `surmin --help` does load torch then.
+test-emulated-gpu: $(INSTALLED)
+	$(BIN)/python -m tests.emulated_gpu.build
+	PYTHONPATH=$(CURDIR)/tests/emulated_gpu/startup $(BIN)/pytest --device cuda $(PYTEST_FLAGS) \
+		--deselect tests/test_cli.py::test_help_does_not_wait_for_what_it_does_not_need
 
 # The examples in the docstrings, and the site, into site/; open site/index.html.
 docs: $(INSTALLED)

@@ -78,7 +78,12 @@ def test_a_timeline_under_torchrun_takes_over_its_number_of_workers(tmp_path: Pa
     words = ["-m", "surmin", "timeline", "--width", "16", "--train-samples", "40", "--layers", "2", "--out", "traced"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*torchrun, *words], capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment
+        [*torchrun, *words, "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     document = json.loads((tmp_path / "traced" / "timeline.json").read_text())

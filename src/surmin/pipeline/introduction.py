@@ -24,7 +24,7 @@ class Held(NamedTuple):
         stage_blocks: the same, where every stage is one.
         fingerprint: of all parameters and buffers.
         schedule: a number for its name.
-        gpu: a number for the one of all machines' that it computes on; 0 for a processor.
+        gpu: a number for the one of all machines' that it computes on; 0 for a processor, and without NCCL.
     """
 
     layers: int
@@ -78,7 +78,7 @@ def introduce(
 
 
 def have_a_gpu_each(told: Sequence[Held]) -> bool:
-    """Whether every worker computes on a GPU that no other one uses."""
+    """Whether every worker computes on a GPU that no other one uses, and can send from it."""
     gpus = [own.gpu for own in told]
     return 0 not in gpus and len(set(gpus)) == len(gpus)
 
@@ -102,4 +102,6 @@ def _fingerprint(stages: Sequence[Stage]) -> int:
 
 
 def _gpu(device: torch.device) -> int:
-    return 1 + crc32(str(torch.cuda.get_device_properties(device).uuid).encode()) if device.type == "cuda" else 0
+    if device.type != "cuda" or not dist.is_nccl_available():
+        return 0
+    return 1 + crc32(str(torch.cuda.get_device_properties(device).uuid).encode())
