@@ -3,8 +3,3 @@
 It finds what a GPU would refuse, tensors of two devices in one operation above all, and goes through the code that is
 for GPUs. It finds nothing of a GPU's own: other rounding, order of execution, NCCL, speed.
 """
-
-from pathlib import Path
-
-SOURCE = Path(__file__).with_name("device.cpp")
-LIBRARY = SOURCE.parents[2] / "build" / "emulated_gpu.so"

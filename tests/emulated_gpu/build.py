@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from torch.utils.cpp_extension import include_paths, library_paths
 
-from tests.emulated_gpu import LIBRARY, SOURCE
+SOURCE = Path(__file__).with_name("device.cpp")
+LIBRARY = SOURCE.parents[2] / "build" / "emulated_gpu.so"
 
 
 def main() -> int:

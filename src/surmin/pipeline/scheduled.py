@@ -40,7 +40,9 @@ class ScheduledGradients:
                 "schedules do not work with the autograd functions used here"
             )
         if device.type == "cuda" and dist.get_backend(group) != "nccl":
-            raise ValueError(f"schedule {name} needs a GPU for every worker, and NCCL: take schedule posted, or device cpu")
+            raise ValueError(
+                f"schedule {name} needs a GPU for every worker, and NCCL: take schedule posted, or device cpu"
+            )
         workers = dist.get_world_size(group)
         if name == "1f1b" and pipeline.microbatches < workers:
             raise ValueError(

@@ -1,18 +1,13 @@
 """Give torch the emulated GPU, in every Python that has this folder on its path, before anything imports torch."""
 
 import ctypes
-import sys
 from contextlib import nullcontext
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[3]))
-
-from tests.emulated_gpu import LIBRARY  # noqa: E402
-
-device = ctypes.CDLL(str(LIBRARY), mode=ctypes.RTLD_GLOBAL)
+device = ctypes.CDLL(str(Path(__file__).parents[3] / "build" / "emulated_gpu.so"), mode=ctypes.RTLD_GLOBAL)
 
 import torch  # noqa: E402
 import torch.multiprocessing  # noqa: E402
