@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.harness import CannotRunError, Result, Settings, describe_machine, print_result, write_result
+from surmin.experiments.processor import set_up_processor
 
 NAMES = ("rounds", "trips", "minibatch", "products", "growth", "memory", "models", "waves", "rate", "tracing")
 ON_REQUEST = ("links.race", "links.goal", "links.trips", "links.columns", "links.simulate")
@@ -20,7 +21,7 @@ RESULTS = Path(__file__).parent / "results"
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks asked for; 1 if one of them broke, 0 otherwise, whether or not targets were reached."""
     options = _parse(arguments)
-    torch.set_num_threads(options.threads)
+    set_up_processor(options.threads)
     settings = Settings(quick=options.quick, device=torch.device(options.device), most_seeds=options.seeds)
     console = Console() if sys.stdout.isatty() else Console(width=120)
     return max([_run(name, settings, options, console) for name in options.names or NAMES])

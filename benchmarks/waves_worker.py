@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
+from surmin.experiments.processor import set_up_processor
 from surmin.launch.group import joined
 from surmin.launch.worker import this_worker
 from surmin.losses import CrossEntropy
@@ -28,7 +29,7 @@ WARM_UP = 3
 def main() -> None:
     """Print the seconds of every step, by name."""
     width, samples, microbatches, turns = (int(word) for word in sys.argv[1:])
-    torch.set_num_threads(1)
+    set_up_processor(1)
     worker = this_worker()
     assert worker is not None
     with joined(worker, 60.0):

@@ -17,6 +17,7 @@ from torch import nn
 from benchmarks.harness import Settings
 from benchmarks.links.pages import keep_memory
 from benchmarks.problems import Problem, mnist_mlp
+from surmin.experiments.processor import set_up_processor
 from surmin.launch.group import joined
 from surmin.launch.worker import this_worker
 from surmin.losses import CrossEntropy
@@ -59,7 +60,7 @@ class Task:
 
 def main() -> None:
     """Work through the tasks, together with the other workers."""
-    torch.set_num_threads(1)
+    set_up_processor(1)
     keep_memory()
     worker = this_worker()
     assert worker is not None

@@ -119,7 +119,7 @@ Tensor on_host(const Tensor& tensor) {
   return seen_from(tensor, c10::kCPU, DispatchKey::CPU);
 }
 
-const Tensor& resize(const Tensor& self, at::IntArrayRef size, optional<at::MemoryFormat> = {}) {
+const Tensor& grow(const Tensor& self, at::IntArrayRef size, optional<at::MemoryFormat> = {}) {
   auto* own = self.unsafeGetTensorImpl();
   own->set_sizes_contiguous(size);
   const size_t bytes = (own->numel() + own->storage_offset()) * own->dtype().itemsize();
@@ -190,7 +190,7 @@ class Call {
   static void write_back(const Pair& pair) {
     if (pair.own._is_zerotensor()) return;
     const bool has_moved = pair.host.storage().data() != pair.data && pair.host.numel();
-    if (has_moved || pair.host.sizes() != pair.own.sizes()) resize(pair.own, pair.host.sizes());
+    if (has_moved || pair.host.sizes() != pair.own.sizes()) grow(pair.own, pair.host.sizes());
     if (has_moved) on_host(pair.own).copy_(pair.host);
   }
 
@@ -285,7 +285,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("empty_strided", &empty_strided);
   library.impl("_efficientzerotensor", &zeros_without_memory);
   library.impl("copy_", &copy);
-  library.impl("resize_", &resize);
+  library.impl("resize_", &grow);
   library.impl("set_.source_Storage_storage_offset", &set_part);
   library.impl("set_.source_Storage", &set_whole);
   library.impl("set_.source_Tensor", &set_to);

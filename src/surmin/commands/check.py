@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +13,7 @@ from surmin.experiments.check_config import CheckConfig
 from surmin.experiments.files import write_json
 from surmin.experiments.folder import claim_folder
 from surmin.experiments.problem import build_problem, load_data
+from surmin.experiments.processor import set_up_processor
 from surmin.experiments.team import ALONE
 
 CHECK_FAILED = 1
@@ -24,7 +24,7 @@ WIDTH = 120  # of tables that do not go to a terminal
 def check(config: CheckConfig, out: Path | None) -> int:
     """Check a network, write check.json, and print what was found; 1 when gradients, blocks or Lemma 1 are wrong."""
     config.check()
-    torch.set_num_threads(config.threads)
+    set_up_processor(config.threads)
     data = load_data(config.experiment, ALONE)
     problem = build_problem(config.experiment, data, ALONE)
     result = check_network(

@@ -4,7 +4,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import TimeElapsedColumn, TimeRemainingColumn
 
@@ -17,6 +16,7 @@ from surmin.experiments.folder import check_unclaimed, claim_folder, write_confi
 from surmin.experiments.paper import Cell, PaperResult, check_grid, estimate, run_count, run_paper
 from surmin.experiments.paper_config import PaperConfig
 from surmin.experiments.paper_results import write_paper_results
+from surmin.experiments.processor import set_up_processor
 from surmin.experiments.saved import check_unchanged, check_version, read_config
 from surmin.experiments.team import choose_device
 from surmin.plots.paper import draw_paper
@@ -56,7 +56,7 @@ def _check(config: PaperConfig, path: Path, resume: Path | None) -> None:
         check_unchanged(read_config(resume, PaperConfig), config, GROWS)
     if path != resume:
         check_unclaimed(path)
-    torch.set_num_threads(1)
+    set_up_processor(1)
     check_grid(config)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.progress import TimeElapsedColumn
 
 from surmin.commands.compare import print_table
@@ -12,6 +11,7 @@ from surmin.commands.train import default_folder
 from surmin.exit_codes import SUCCESS
 from surmin.experiments.files import write_json
 from surmin.experiments.folder import check_unclaimed, claim_folder
+from surmin.experiments.processor import set_up_processor
 from surmin.experiments.theorem import TheoremRun
 from surmin.experiments.theory import (
     NetworkTightness,
@@ -31,7 +31,7 @@ def theory(config: TheoryConfig, out: Path | None) -> int:
     config.check()
     path = out or default_folder("theory", config.data)
     check_unclaimed(path)
-    torch.set_num_threads(config.threads)
+    set_up_processor(config.threads)
     with terminal_bar(TimeElapsedColumn()) as bar:
         task = bar.add_task("")
 

@@ -18,6 +18,7 @@ from surmin.experiments.folder import RunFolder, claim_folder, write_config
 from surmin.experiments.interrupts import deferred_interrupt
 from surmin.experiments.metrics import Row, append_row, write_rows
 from surmin.experiments.problem import build_problem, load_data
+from surmin.experiments.processor import set_up_processor
 from surmin.experiments.saved import SavedRun
 from surmin.experiments.team import ALONE, Team
 from surmin.methods.registry import build_method, takes
@@ -52,7 +53,7 @@ class Run:
     ) -> None:
         config = replace(config, workers=team.count)
         config.check()
-        torch.set_num_threads(config.threads)
+        set_up_processor(config.threads)
         self.team = team
         self.problem = build_problem(config, data or load_data(config, team), team)
         self.config = replace(config, stages=len(self.problem.modules))

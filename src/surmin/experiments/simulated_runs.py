@@ -10,6 +10,7 @@ import torch
 from surmin.data import Dataset
 from surmin.experiments.grid import parse_rates
 from surmin.experiments.problem import load_data
+from surmin.experiments.processor import set_up_processor
 from surmin.experiments.run import TOKEN_RANK
 from surmin.experiments.simulate_config import SimulateConfig, counts
 from surmin.experiments.team import ALONE
@@ -59,7 +60,7 @@ class Measuring:
     """
 
     def __init__(self, config: SimulateConfig, tell: Tell, warn: Callable[[str], None]) -> None:
-        torch.set_num_threads(config.threads)
+        set_up_processor(config.threads)
         self._config = config
         self._rates = {method: _rates(config, method) for method in config.known_methods}
         self._data: Dataset = load_data(config.experiment, ALONE)

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from surmin.data import Dataset
 from surmin.experiments.problem import build_problem, load_data
+from surmin.experiments.processor import set_up_processor
 from surmin.experiments.team import Team
 from surmin.experiments.timeline_config import TimelineConfig
 from surmin.methods.base import Method
@@ -25,7 +25,7 @@ def trace_runs(config: TimelineConfig, team: Team) -> dict[str, Timeline] | None
     Returns:
         On worker 0 what all workers recorded, by run: first the schedule's name, then "sm". None on the others.
     """
-    torch.set_num_threads(config.threads)
+    set_up_processor(config.threads)
     data = load_data(config, team)
     runs = {
         config.schedule: _trace(config, data, team, "gd", {}, config.gradient_steps),
