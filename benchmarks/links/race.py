@@ -1,9 +1,10 @@
 """Seconds and bytes to a training loss over slow links: `sm` against Adam, L-BFGS and GD + Armijo, 4 workers.
 
 The network and data of `rounds`: 8 layers × 64 on MNIST's first 5,000, full batch, seed 1. How many rounds a method
-needs is counted in one process, where the trajectory is the same. Over the links `sm` is run to the end. The rounds of Adam and the evaluations of L-BFGS all cost the same: some are timed,
-and their median multiplied by the number needed (the target cell's Adam is also run to the end, as a check on that).
-Processor times are kept too: they tell how fast the machine was, which is not the same at every hour.
+needs is counted in one process, where the trajectory is the same. Over the links `sm` is run to the end. The rounds of
+Adam and the evaluations of L-BFGS all cost the same: some are timed, and their median multiplied by the number needed
+(the target cell's Adam is also run to the end, as a check on that). Processor times are kept too: they tell how fast
+the machine was, which is not the same at every hour.
 """
 
 import json
