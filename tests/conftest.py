@@ -15,3 +15,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     device.use(config.getoption("--device"))
+
+
+def pytest_runtest_call() -> None:
+    torch.set_flush_denormal(False)  # commands that an earlier test ran here have set it
