@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from surmin.pipeline.introduction import Held, have_a_gpu_each
@@ -22,3 +23,8 @@ def test_what_a_worker_on_a_processor_tells() -> None:
     with torch.no_grad():
         modules[0][0].weight[0, 0] += 1  # type: ignore[index]
     assert own.fingerprint != Held.of(modules, "posted", torch.device("cpu")).fingerprint
+
+
+def test_a_gpu_without_nccl_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: False)
+    assert Held.of([nn.Linear(2, 2)], "posted", torch.device("cuda")).gpu == 0
