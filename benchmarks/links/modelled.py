@@ -1,10 +1,11 @@
-"""Tasks of a race as `surmin simulate` models them: recorded in one process, with what messages cost on workers.
+"""Tasks of a race as `surmin simulate` models them: recorded in one process, for the machine that the race met.
 
-What a message costs is found from the processor time that each task took: no time that passed is fitted.
+How fast that was, and what a message cost it, are found from the processor time that each task took: no time that
+passed is fitted.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, pairwise
 
@@ -20,7 +21,7 @@ from surmin import CrossEntropy, partition
 from surmin.methods.base import Method
 from surmin.methods.registry import build_method
 from surmin.pipeline.worker_pipeline import WorkerPipeline
-from surmin.simulation.operations import NO_OVERHEADS, Overheads, Send, Work, expand
+from surmin.simulation.operations import NO_OVERHEADS, Operation, Overheads, Send, Work, expand
 from surmin.simulation.seconds import RoundKind, Setting, group
 from surmin.simulation.team import Recorded, RecordedTeam
 
@@ -72,6 +73,14 @@ class Modelled:
                     work += kind.count * overheads.byte * operation.bytes  # of who reads them
         return work / sum(kind.count for kind in self.kinds)
 
+    def slowed(self, slowness: float) -> "Modelled":
+        """The same, where all work lasts so many times as long."""
+        rounds = [
+            replace(own, programs=[[_slowed(operation, slowness) for operation in program] for program in own.programs])
+            for own in self.rounds
+        ]
+        return replace(self, rounds=rounds)
+
     @cached_property
     def _evaluations(self) -> list[RoundKind]:
         """Every round that counts as the part of it that is one evaluation's."""
@@ -96,20 +105,48 @@ def record(task: Task, problem: Problem, need: Need | None) -> Modelled:
     return Modelled(task, rounds, len(rounds) if need is None else need.far)
 
 
-def fit_messages(modelled: Sequence[Modelled], taken: Sequence[float]) -> list[Overheads]:
-    """What messages cost each task: a byte always the same, a message as much as others of our engine or of torch's.
+@dataclass(frozen=True)
+class Machine:
+    """Processors as a race met them.
 
-    Least squares, with no cost below 0, of processor times beyond the recorded work on messages and bytes.
+    Attributes:
+        slowness: how many times as long as when it was recorded the same work took.
+        message: seconds of a message of our engine, at each end.
+        torchs_message: of one of torch's schedules.
+        byte: of every byte of a message.
+    """
+
+    slowness: float
+    message: float
+    torchs_message: float
+    byte: float
+
+    def overheads(self, own: Modelled) -> Overheads:
+        """Of a task's messages."""
+        return Overheads(self.torchs_message if own.is_torchs else self.message, self.byte)
+
+    def seconds(self, own: Modelled, setting: Setting) -> float:
+        """Of a task to its loss, on this machine."""
+        return own.slowed(self.slowness).seconds(replace(setting, overheads=self.overheads(own)))
+
+
+def fit_machine(modelled: Sequence[Modelled], taken: Sequence[float]) -> Machine:
+    """The machine on which tasks would have taken the processor times that they took.
+
+    Least squares, with nothing below 0, of processor times on recorded work, messages and bytes.
 
     Args:
         modelled: tasks; each counts by its share: what is fitted is relative to its processor time.
         taken: seconds of all workers' processors in a mean round of each.
     """
-    rows, beyond = [], []
+    rows = []
     for own, seconds in zip(modelled, taken, strict=True):
         work = own.processor(NO_OVERHEADS)
         messages, bytes_ = (own.processor(one) - work for one in (Overheads(message=1.0), Overheads(byte=1.0)))
-        rows.append([messages * (not own.is_torchs) / seconds, messages * own.is_torchs / seconds, bytes_ / seconds])
-        beyond.append(1 - work / seconds)
-    (ours, torchs, byte), _ = nnls(np.array(rows), np.array(beyond))
-    return [Overheads(float(torchs if own.is_torchs else ours), float(byte)) for own in modelled]
+        rows.append(np.array([work, messages * (not own.is_torchs), messages * own.is_torchs, bytes_]) / seconds)
+    found, _ = nnls(np.array(rows), np.ones(len(rows)))
+    return Machine(*map(float, found))
+
+
+def _slowed(operation: Operation, slowness: float) -> Operation:
+    return operation._replace(seconds=operation.seconds * slowness) if isinstance(operation, Work) else operation

@@ -2,9 +2,9 @@
 
 Measured are all cells of `links.race` and `links.trips`, as saved. Rounds are recorded in one process and their time is
 computed for the same links. All four workers, and the relay that carries their packets, share this machine's cores, and
-so they do in the model. What a message costs a processor beyond the recorded work is found for each kind of links from
-the processor times that were kept: three numbers for nine tasks (two for the presets alone), and one for the relay. No
-time that passed is fitted.
+so they do in the model. How fast the machine was, against when the rounds were recorded, and what a message cost it are
+found for each kind of links from the processor times that were kept: four numbers for nine tasks (three for the presets
+alone), and one for the relay. No time that passed is fitted.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.harness import Result, Settings, Table, Target, median, number
 from benchmarks.links import trips
 from benchmarks.links.entries import Entry, Need, read_answers
-from benchmarks.links.modelled import Modelled, fit_messages, record
+from benchmarks.links.modelled import Machine, Modelled, fit_machine, record
 from benchmarks.links.pages import keep_memory
 from benchmarks.links.race import SEED, WORKERS, run_tasks, tasks_of
 from benchmarks.links.relay import packet_size
@@ -34,7 +34,7 @@ CORES = float(os.cpu_count() or 1)
 REPEATS = 7
 WITHIN = 0.2
 COLUMNS = ("latency", "Mbit/s", "method", "setting", "model, s", "measured, s", "error")
-COST_COLUMNS = ("latency", "Mbit/s", "µs a message", "of torch's schedules", "ns a byte", "relay, ns a byte")
+COST_COLUMNS = ("latency", "Mbit/s", "work", "µs a message", "of torch's schedules", "ns a byte", "relay, ns a byte")
 Row = tuple[str, str, str, str, float, float]
 
 
@@ -68,13 +68,16 @@ def run(settings: Settings) -> Result:
         for saved, tasks in ((race["cells"], modelled), (_cells_of_presets(), presets))
     ]
     rows, preset_rows = ([row for own, _ in saved for row in own] for saved in cells)
-    here, messages = ("workers of this machine", ""), messages_of(modelled, local)
-    own_rows = held_against(here, modelled, local, messages, Setting(LOOPBACK, cores=CORES))
-    costs = [cost for saved in cells for _, cost in saved] + [(*here, *_costs(modelled, messages), "")]
+    here, machine = ("workers of this machine", ""), machine_of(modelled, local)
+    own_rows = held_against(here, modelled, local, machine, Setting(LOOPBACK, cores=CORES))
+    costs = [cost for saved in cells for _, cost in saved] + [(*here, *_costs(machine), "")]
     errors = [abs(_error(row)) for row in rows]
     everything = [rows, preset_rows, own_rows]
     return Result(
-        [*map(_table, everything), Table("Processor time of messages, at each end", COST_COLUMNS, costs)],
+        [
+            *map(_table, everything),
+            Table("Processor time: of work over that recorded, of messages at each end", COST_COLUMNS, costs),
+        ],
         [
             Target("largest error, race", max(errors), WITHIN),
             Target("median error, race", median(errors), WITHIN),
@@ -98,9 +101,9 @@ def _of_cell(cell: Mapping[str, Any], modelled: Sequence[Modelled]) -> tuple[lis
     entries = [Entry(**entry) for entry in cell["entries"]]
     links = Links(cell["latency"], cell["rate"], packet_size(cell["rate"]))
     relay = Overheads(byte=cell["relay"]["processor"] / cell["relay"]["bytes"])
-    messages = messages_of(modelled, entries)
-    rows = held_against(where, modelled, entries, messages, Setting(links, cores=CORES, carrier=relay))
-    return rows, (*where, *_costs(modelled, messages), number(1e9 * relay.byte, 2))
+    machine = machine_of(modelled, entries)
+    rows = held_against(where, modelled, entries, machine, Setting(links, cores=CORES, carrier=relay))
+    return rows, (*where, *_costs(machine), number(1e9 * relay.byte, 2))
 
 
 def local_entries(modelled: Sequence[Modelled], needs: Mapping[str, Need]) -> list[Entry]:
@@ -114,22 +117,18 @@ def local_entries(modelled: Sequence[Modelled], needs: Mapping[str, Need]) -> li
     return entries
 
 
-def messages_of(modelled: Sequence[Modelled], entries: Sequence[Entry]) -> list[Overheads]:
-    """Of every task, out of the processor times of some entries, those run to the end twice aside."""
+def machine_of(modelled: Sequence[Modelled], entries: Sequence[Entry]) -> Machine:
+    """By the processor times of some entries, those run to the end twice aside."""
     taken = {entry.name: entry.processor for entry in entries}
-    return fit_messages(modelled, [taken[own.name] for own in modelled])
+    return fit_machine(modelled, [taken[own.name] for own in modelled])
 
 
 def held_against(
-    where: tuple[str, str], modelled: Sequence[Modelled], entries: Sequence[Entry], messages: Sequence[Overheads],
-    setting: Setting,
-) -> list[Row]:  # fmt: skip
+    where: tuple[str, str], modelled: Sequence[Modelled], entries: Sequence[Entry], machine: Machine, setting: Setting
+) -> list[Row]:
     """Model and measurement of every task."""
     measured = {entry.name: entry.far for entry in entries}
-    return [
-        (*where, *own.name, own.seconds(replace(setting, overheads=cost)), measured[own.name])
-        for own, cost in zip(modelled, messages, strict=True)
-    ]
+    return [(*where, *own.name, machine.seconds(own, setting), measured[own.name]) for own in modelled]
 
 
 def _error(row: Row) -> float:
@@ -141,11 +140,7 @@ def _table(rows: Sequence[Row]) -> Table:
     return Table("Seconds to 1e-3: model and measurement", COLUMNS, written)
 
 
-def _costs(modelled: Sequence[Modelled], messages: Sequence[Overheads]) -> tuple[str, ...]:
-    """Of a message of ours and of torch's, and of a byte."""
-    ours, torchs = (
-        [cost for own, cost in zip(modelled, messages, strict=True) if own.is_torchs == which]
-        for which in (False, True)
-    )
-    of_torchs = number(1e6 * torchs[0].message) if torchs else ""
-    return number(1e6 * ours[0].message), of_torchs, number(1e9 * ours[0].byte, 2)
+def _costs(machine: Machine) -> tuple[str, ...]:
+    """Work over that recorded; of a message of ours and of torch's; of a byte."""
+    of_torchs = number(1e6 * machine.torchs_message) if machine.torchs_message else ""
+    return number(machine.slowness, 2), number(1e6 * machine.message), of_torchs, number(1e9 * machine.byte, 2)

@@ -37,6 +37,7 @@ DEEP = {
     case.name: case
     for case in [
         Case("mlp", lambda: mlp((5,), 3, 8, 6, "tanh"), (5,), (), CrossEntropy(), classes=3),
+        Case("narrow", lambda: mlp((3,), 2, 8, 2, "tanh"), (3,), (), CrossEntropy(), classes=2),
         Case("cnn", lambda: cnn((1, 4, 4), 3, 8, 2, "tanh"), (1, 4, 4), (), CrossEntropy(), classes=3),
         Case("gpt", _gpt, (3,), (3,), CrossEntropy(), tokens=4, classes=4),
     ]

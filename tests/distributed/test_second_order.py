@@ -27,8 +27,8 @@ SETTINGS = [
     setting(4, 4, 1, "posted", "cgblock-ggn", "cnn", inner_steps=2, curvature_fraction=1.0),
     setting(2, 4, 3, "posted", "kfac"),
     setting(4, 8, 8, "gpipe", "kfac", "cnn", rank=2),
-    setting(2, 4, 3, "posted", "newton"),
-    setting(4, 4, 1, "gpipe", "newton", safeguard="none", damping=1.0),
+    setting(2, 4, 3, "posted", "newton", "narrow"),
+    setting(4, 4, 1, "gpipe", "newton", "narrow", safeguard="none", damping=1.0),
 ]
 RESUMED = [
     setting(2, 4, 3, "posted", "cgblock-ggn", inner_steps=3),
