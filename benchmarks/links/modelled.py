@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from benchmarks.harness import median
-from benchmarks.links.entries import Need, setting_of
+from benchmarks.links.entries import setting_of
 from benchmarks.links.race import WORKERS
 from benchmarks.links.racer import Task
 from benchmarks.problems import Problem
@@ -25,6 +25,9 @@ from surmin.simulation.operations import NO_OVERHEADS, Operation, Overheads, Sen
 from surmin.simulation.seconds import RoundKind, Setting, group
 from surmin.simulation.team import Recorded, RecordedTeam
 
+REPEATS = 4
+"""Times as many rounds as a race times are recorded."""
+
 
 @dataclass(frozen=True)
 class Modelled:
@@ -32,13 +35,11 @@ class Modelled:
 
     Attributes:
         task: what was run.
-        rounds: that were recorded, as many as the race runs.
-        need: rounds to the loss (of L-BFGS evaluations); those recorded for `sm`, which is run to the end.
+        rounds: that were recorded.
     """
 
     task: Task
     rounds: Sequence[Recorded]
-    need: float
 
     @property
     def name(self) -> tuple[str, str]:
@@ -56,11 +57,11 @@ class Modelled:
         counted = self.rounds if self.task.is_whole else self.rounds[1:]
         return [kind.scheduled(self.task.schedule) for kind in group(counted)]
 
-    def seconds(self, setting: Setting) -> float:
-        """To the loss, as the race reckons it: `sm` to the end, others by the median evaluation times their need."""
+    def seconds(self, setting: Setting, rounds: float) -> float:
+        """Of so many rounds of `sm`, mean ones, or median evaluations of others, as the race reckons them."""
         if self.task.is_whole:
-            return float(setting.seconds(self.kinds))
-        return self.need * median([float(setting.seconds([kind])) for kind in self._evaluations])
+            return rounds * float(setting.seconds(self.kinds)) / len(self.rounds)
+        return rounds * median([float(setting.seconds([kind])) for kind in self._evaluations])
 
     def processor(self, overheads: Overheads) -> float:
         """Seconds of all workers' processors in a mean round."""
@@ -90,8 +91,8 @@ class Modelled:
         ]
 
 
-def record(task: Task, problem: Problem, need: Need | None) -> Modelled:
-    """The rounds of a task in one process, after as many undone ones as a worker of the race has."""
+def record(task: Task, problem: Problem) -> Modelled:
+    """Rounds of a task in one process, after as many undone ones as a worker of the race has."""
     team = RecordedTeam(partition(problem.network(task.seed), WORKERS), CrossEntropy(), task.microbatches)
 
     def build(pipeline: WorkerPipeline) -> Method:
@@ -100,9 +101,10 @@ def record(task: Task, problem: Problem, need: Need | None) -> Modelled:
     team.warm_up(build, problem.inputs, problem.targets)
     methods = team.build(build)
     rounds: list[Recorded] = []
-    while len(rounds) < task.rounds and not (rounds and rounds[-1].end_loss <= task.until):
+    most = task.rounds if task.is_whole else REPEATS * task.rounds
+    while len(rounds) < most and not (rounds and rounds[-1].end_loss <= task.until):
         rounds.append(team.step(methods, problem.inputs, problem.targets))
-    return Modelled(task, rounds, len(rounds) if need is None else need.far)
+    return Modelled(task, rounds)
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,9 @@ class Machine:
         """Of a task's messages."""
         return Overheads(self.torchs_message if own.is_torchs else self.message, self.byte)
 
-    def seconds(self, own: Modelled, setting: Setting) -> float:
-        """Of a task to its loss, on this machine."""
-        return own.slowed(self.slowness).seconds(replace(setting, overheads=self.overheads(own)))
+    def seconds(self, own: Modelled, setting: Setting, rounds: float) -> float:
+        """Of so many rounds of a task, on this machine."""
+        return own.slowed(self.slowness).seconds(replace(setting, overheads=self.overheads(own)), rounds)
 
 
 def fit_machine(modelled: Sequence[Modelled], taken: Sequence[float]) -> Machine:

@@ -59,10 +59,10 @@ def run(settings: Settings) -> Result:
     needs = {name: Need(**need) for name, need in race["needs"].items()}
     problem = mnist_mlp(Settings(quick=False, device=settings.device), layers=8)
     settings.note("recording the rounds in one process")
-    modelled = [record(task, problem, needs.get(task.method)) for task in tasks_of(needs)]
+    modelled = [record(task, problem) for task in tasks_of(needs)]
     settings.note("on workers of this machine")
     local = local_entries(modelled, needs)
-    presets = [record(task, problem, None) for task in trips.tasks_of(SEED)]
+    presets = [record(task, problem) for task in trips.tasks_of(SEED)]
     cells = [
         [_of_cell(cell, tasks) for cell in saved]
         for saved, tasks in ((race["cells"], modelled), (_cells_of_presets(), presets))
@@ -126,9 +126,10 @@ def machine_of(modelled: Sequence[Modelled], entries: Sequence[Entry]) -> Machin
 def held_against(
     where: tuple[str, str], modelled: Sequence[Modelled], entries: Sequence[Entry], machine: Machine, setting: Setting
 ) -> list[Row]:
-    """Model and measurement of every task."""
-    measured = {entry.name: entry.far for entry in entries}
-    return [(*where, *own.name, machine.seconds(own, setting), measured[own.name]) for own in modelled]
+    """Model and measurement of every task, for as many rounds as workers needed: `sm`'s differ by rounding."""
+    found = {entry.name: entry for entry in entries}
+    pairs = [(own, found[own.name]) for own in modelled]
+    return [(*where, *own.name, machine.seconds(own, setting, entry.rounds), entry.far) for own, entry in pairs]
 
 
 def _error(row: Row) -> float:

@@ -19,7 +19,7 @@ def task(schedule: str, size: int, microbatches: int, work: float) -> Modelled:
     """Gradient steps of two workers, three equal rounds that all count."""
     programs = gradient_step([work, work], [work, work], microbatches, size)
     rounds = [Recorded(programs, (1, 1), 1.0, 0.5, number, 2 * microbatches, size) for number in range(3)]
-    return Modelled(Task("sm", {}, microbatches, schedule, rounds=3), rounds, need=3)
+    return Modelled(Task("sm", {}, microbatches, schedule, rounds=3), rounds)
 
 
 def with_comparison(own: Recorded) -> Recorded:
@@ -57,7 +57,7 @@ def test_seconds_are_those_of_slower_work_and_of_messages() -> None:
     setting = Setting(Links(0.0, 1e15))
     for plain in EVERYTHING:
         own = replace(plain, rounds=[with_comparison(one) for one in plain.rounds])
-        at_once = own.seconds(setting)
-        assert Machine(2.0, 0.0, 0.0, 0.0).seconds(own, setting) == pytest.approx(2 * at_once, rel=1e-6)
-        with_messages = own.seconds(replace(setting, overheads=MACHINE.overheads(own)))
-        assert replace(MACHINE, slowness=1.0).seconds(own, setting) == with_messages > at_once
+        at_once = own.seconds(setting, 3)
+        assert Machine(2.0, 0.0, 0.0, 0.0).seconds(own, setting, 3) == pytest.approx(2 * at_once, rel=1e-6)
+        with_messages = own.seconds(replace(setting, overheads=MACHINE.overheads(own)), 3)
+        assert replace(MACHINE, slowness=1.0).seconds(own, setting, 3) == with_messages > at_once
