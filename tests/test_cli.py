@@ -140,6 +140,18 @@ def test_help_does_not_wait_for_what_it_does_not_need() -> None:
     assert run_python("-c", program).stdout.endswith("set()\n")
 
 
+@pytest.mark.parametrize("command", ["train", "timeline"])
+def test_who_starts_workers_leaves_torch_to_them(tmp_path: Path, command: str) -> None:
+    program = (
+        "import sys\nfrom surmin.cli import main\nfrom surmin.commands import launching\n"
+        "launching.supervise = lambda count, *_, **__: print(count, 'workers') or 0\n"
+        f"main(['{command}', '--workers', '2', '--out', 'new'])\n"
+        "print({'torch', 'sklearn', 'matplotlib', 'scipy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("2 workers\nset()\n", "")
+
+
 @pytest.mark.slow
 def test_as_a_module_and_as_a_program(tmp_path: Path) -> None:
     done = run_python("-m", "surmin", "train", *TINY, "--out", str(tmp_path / "run"))

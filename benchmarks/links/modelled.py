@@ -25,8 +25,8 @@ from surmin.simulation.operations import NO_OVERHEADS, Operation, Overheads, Sen
 from surmin.simulation.seconds import RoundKind, Setting, group
 from surmin.simulation.team import Recorded, RecordedTeam
 
-REPEATS = 4
-"""Times as many rounds as a race times are recorded."""
+PASSES = 3
+"""Recordings of every task: one that a busy neighbour slows for a minute tells little."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,17 @@ def record(task: Task, problem: Problem) -> Modelled:
     team.warm_up(build, problem.inputs, problem.targets)
     methods = team.build(build)
     rounds: list[Recorded] = []
-    most = task.rounds if task.is_whole else REPEATS * task.rounds
-    while len(rounds) < most and not (rounds and rounds[-1].end_loss <= task.until):
+    while len(rounds) < task.rounds and not (rounds and rounds[-1].end_loss <= task.until):
         rounds.append(team.step(methods, problem.inputs, problem.targets))
     return Modelled(task, rounds)
+
+
+def record_all(tasks: Sequence[Task], problem: Problem) -> list[Modelled]:
+    """Every task in turn, some times over, and of each the recording with the median work."""
+    passes = [[record(task, problem) for task in tasks] for _ in range(PASSES)]
+    return [
+        sorted(same, key=lambda own: own.processor(NO_OVERHEADS))[PASSES // 2] for same in zip(*passes, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.harness import Result, Settings, Table, Target, median, number
 from benchmarks.links import trips
 from benchmarks.links.entries import Entry, Need, read_answers
-from benchmarks.links.modelled import Machine, Modelled, fit_machine, record
+from benchmarks.links.modelled import Machine, Modelled, fit_machine, record_all
 from benchmarks.links.pages import keep_memory
 from benchmarks.links.race import SEED, WORKERS, run_tasks, tasks_of
 from benchmarks.links.relay import packet_size
@@ -59,13 +59,14 @@ def run(settings: Settings) -> Result:
     needs = {name: Need(**need) for name, need in race["needs"].items()}
     problem = mnist_mlp(Settings(quick=False, device=settings.device), layers=8)
     settings.note("recording the rounds in one process")
-    modelled = [record(task, problem) for task in tasks_of(needs)]
+    tasks = tasks_of(needs)
+    recorded = record_all([*tasks, *trips.tasks_of(SEED)], problem)
+    modelled, presets = recorded[: len(tasks)], recorded[len(tasks) :]
     settings.note("on workers of this machine")
     local = local_entries(modelled, needs)
-    presets = [record(task, problem) for task in trips.tasks_of(SEED)]
     cells = [
-        [_of_cell(cell, tasks) for cell in saved]
-        for saved, tasks in ((race["cells"], modelled), (_cells_of_presets(), presets))
+        [_of_cell(cell, own) for cell in saved]
+        for saved, own in ((race["cells"], modelled), (_cells_of_presets(), presets))
     ]
     rows, preset_rows = ([row for own, _ in saved for row in own] for saved in cells)
     here, machine = ("workers of this machine", ""), machine_of(modelled, local)

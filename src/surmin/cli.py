@@ -21,6 +21,7 @@ from surmin.exit_codes import INTERRUPTED, USER_ERROR
 from surmin.experiments.check_config import CheckConfig
 from surmin.experiments.config import CompareConfig, RunConfig
 from surmin.experiments.paper_config import PaperConfig
+from surmin.experiments.saved_config import read_config
 from surmin.experiments.simulate_config import SimulateConfig
 from surmin.experiments.theory_config import TheoryConfig
 from surmin.experiments.timeline_config import TimelineConfig
@@ -161,8 +162,6 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
     arguments = _parse_as(Union[tuple(kinds)], "surmin", words)  # noqa: UP007 (made at run time)
     command = next(name for name, (kind, _) in COMMANDS.items() if isinstance(arguments, kind))
     if getattr(arguments, "resume", None) is not None:
-        from surmin.experiments.saved import read_config  # here: it imports torch
-
         saved = replace(type(arguments)(), config=read_config(arguments.resume, type(arguments.config)))
         arguments = _parse_as(type(arguments), f"surmin {command}", words[1:], saved)
     return command, arguments

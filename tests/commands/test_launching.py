@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from surmin.commands import launching
-from surmin.commands.launching import for_team, launch
+from surmin.commands.joining import for_team
+from surmin.commands.launching import launch
 from surmin.experiments.config import ExperimentConfig, RunConfig
 from surmin.experiments.team import Workers
 from surmin.experiments.timeline_config import TimelineConfig

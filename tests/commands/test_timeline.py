@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from surmin.commands import timeline as timeline_module
+from surmin.commands import tracing
 from surmin.commands.timeline import timeline
 from surmin.experiments.files import read_json
 from surmin.experiments.timeline_config import TimelineConfig
@@ -17,7 +17,7 @@ RUNS = {"gpipe": gradient_step(), "sm": surrogate_round()}
 
 
 def give(monkeypatch: pytest.MonkeyPatch, runs: dict[str, Timeline] | None) -> None:
-    monkeypatch.setattr(timeline_module, "trace_runs", lambda config, team: runs)
+    monkeypatch.setattr(tracing, "trace_runs", lambda config, team: runs)
 
 
 def test_worker_0_writes_draws_and_tells(

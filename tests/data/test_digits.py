@@ -1,7 +1,10 @@
+import numpy as np
 import pytest
+import sklearn.datasets
 import torch
 
 from surmin.data import DataError, load_dataset
+from surmin.data.digits import DEVIATION, MEAN
 
 
 def test_shapes_and_split() -> None:
@@ -11,6 +14,16 @@ def test_shapes_and_split() -> None:
     assert dataset.train_inputs.dtype == torch.float32
     assert (dataset.name, dataset.classes) == ("digits", 10)
     assert set(dataset.train_targets.tolist()) == set(dataset.test_targets.tolist()) == set(range(10))
+
+
+def test_the_images_are_scikit_learns() -> None:
+    pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
+    dataset = load_dataset("digits", dtype=torch.float64)
+    found = torch.cat([dataset.train_inputs, dataset.test_inputs]).flatten(1) * DEVIATION + MEAN
+    rows = torch.cat([found * 16, torch.cat([dataset.train_targets, dataset.test_targets])[:, None]], 1).cpu()
+    expected = torch.cat([torch.from_numpy(pixels), torch.from_numpy(labels)[:, None]], 1)
+    order = np.random.RandomState(0).permutation(len(expected))
+    torch.testing.assert_close(rows, expected[order])
 
 
 def test_training_pixels_are_standardised() -> None:

@@ -6,12 +6,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from surmin.commands.train import default_folder
 from surmin.exit_codes import SUCCESS
 from surmin.experiments.check import CheckResult, check_network
 from surmin.experiments.check_config import CheckConfig
 from surmin.experiments.files import write_json
-from surmin.experiments.folder import claim_folder
+from surmin.experiments.folder import claim_folder, default_folder
 from surmin.experiments.problem import build_problem, load_data
 from surmin.experiments.processor import set_up_processor
 from surmin.experiments.team import ALONE

@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from surmin.commands.progress import RoundProgress
-from surmin.commands.train import default_folder
 from surmin.exit_codes import INTERRUPTED, SUCCESS
 from surmin.experiments.compare import Comparison
 from surmin.experiments.config import CompareConfig
+from surmin.experiments.folder import default_folder
 from surmin.experiments.results import Result, summarize
 from surmin.plots.comparison import draw_comparison
 from surmin.plots.tables import Table, summary_table

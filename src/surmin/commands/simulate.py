@@ -9,10 +9,9 @@ from pathlib import Path
 
 from surmin.commands.compare import print_table
 from surmin.commands.progress import terminal_bar
-from surmin.commands.train import default_folder
 from surmin.exit_codes import SUCCESS, USER_ERROR
 from surmin.experiments.files import write_json, write_text
-from surmin.experiments.folder import check_unclaimed, claim_folder
+from surmin.experiments.folder import check_unclaimed, claim_folder, default_folder
 from surmin.experiments.simulate import Cell, Outcome, compare, eligible, outcomes
 from surmin.experiments.simulate_config import SimulateConfig
 from surmin.experiments.simulated_runs import Measuring, Run

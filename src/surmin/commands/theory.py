@@ -7,10 +7,9 @@ from rich.progress import TimeElapsedColumn
 
 from surmin.commands.compare import print_table
 from surmin.commands.progress import terminal_bar
-from surmin.commands.train import default_folder
 from surmin.exit_codes import SUCCESS
 from surmin.experiments.files import write_json
-from surmin.experiments.folder import check_unclaimed, claim_folder
+from surmin.experiments.folder import check_unclaimed, claim_folder, default_folder
 from surmin.experiments.processor import set_up_processor
 from surmin.experiments.theorem import TheoremRun
 from surmin.experiments.theory import (

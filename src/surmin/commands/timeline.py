@@ -1,63 +1,18 @@
 """`surmin timeline`."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from surmin.commands.launching import joined_team, launch
-from surmin.commands.train import default_folder
-from surmin.exit_codes import SUCCESS
-from surmin.experiments.files import write_json
-from surmin.experiments.folder import claim_folder
+from surmin.commands.launching import launch
+from surmin.experiments.folder import default_folder
 from surmin.experiments.timeline_config import TimelineConfig
-from surmin.experiments.traced_runs import trace_runs
-from surmin.pipeline.chrome_trace import to_chrome_trace
-from surmin.pipeline.timeline import Timeline, theoretical_bubble
-from surmin.plots.run import describe
-from surmin.plots.tables import percent
-from surmin.plots.timeline import draw_timelines
-
-TITLES = {
-    "posted": "GPipe, receives posted ahead (gradient step)",
-    "gpipe": "GPipe (gradient step)",
-    "1f1b": "1F1B (gradient step)",
-    "sm": "Surrogate Minimization",
-}
 
 
 def timeline(config: TimelineConfig, out: Path | None) -> int:
-    """Trace a few steps; worker 0 writes timeline.json, draws timeline.png and prints who was busy."""
+    """Trace a few steps of both: on workers if that is what is asked for, here otherwise."""
     path = out or default_folder("timeline", config.data)
     code = launch(config, path)
-    if code is not None:
-        return code
-    with joined_team(config, path) as (config, path, team):
-        runs = trace_runs(config, team)
-    if runs is None:
-        return SUCCESS
-    claim_folder(path)
-    write_json(path / "timeline.json", {"otherData": describe_runs(config, runs)} | to_chrome_trace(runs))
-    title = f"{describe(config)}: {config.workers} workers, {config.microbatches} micro-batches"
-    draw_timelines(path / "timeline.png", title, {TITLES[run]: found for run, found in runs.items()})
-    for run, found in runs.items():
-        print(f"{TITLES[run]}: {describe_use(found, config.microbatches)}")
-    print(f"written: {path / 'timeline.json'} (open it in ui.perfetto.dev), {path / 'timeline.png'}")
-    return SUCCESS
+    if code is None:
+        from surmin.commands.tracing import trace_here  # here: it imports torch
 
-
-def describe_runs(config: TimelineConfig, runs: Mapping[str, Timeline]) -> dict[str, Any]:
-    """What was traced and what it comes to, as plain values."""
-    figures = {
-        run: {"utilisation": found.utilisation, "bubble": found.bubble, "local_overlap": found.local_overlap}
-        for run, found in runs.items()
-    }
-    return {"command": config.command, "options": config.to_json(), "runs": figures}
-
-
-def describe_use(found: Timeline, microbatches: int) -> str:
-    """How busy the workers were, in one line."""
-    theory = theoretical_bubble(found.workers, microbatches)
-    return (
-        f"utilisation {percent(1 - found.bubble)}, bubble {percent(found.bubble)}, "
-        f"(K - 1)/(M + K - 1) = {percent(theory)}, local updates shared {percent(found.local_overlap)}"
-    )
+        code = trace_here(config, path)
+    return code

@@ -15,7 +15,7 @@ from surmin.experiments.metrics import Row
 from surmin.experiments.problem import load_data
 from surmin.experiments.results import Result, write_results
 from surmin.experiments.run import Run
-from surmin.experiments.saved import check_unchanged, check_version, read_config
+from surmin.experiments.saved_config import check_unchanged, check_version, read_config
 from surmin.experiments.team import ALONE
 
 GROWS = frozenset({"methods", "seeds", "lr"})

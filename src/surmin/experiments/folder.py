@@ -1,14 +1,16 @@
-"""The folder that records one run: `config.json`, `metrics.jsonl` and `checkpoint/`."""
+"""The folder that records one run: `config.json`, `metrics.jsonl` and `checkpoint/`. It imports no torch."""
 
 import platform
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from surmin import __version__
 from surmin.experiments.files import write_json
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """The network and the method's memory, after the last round that was saved."""
         return self.path / "checkpoint"
+
+
+def default_folder(command: str, data: str) -> Path:
+    """A new folder under runs/, named by what is run and when."""
+    return Path("runs") / f"{command}-{Path(data).stem}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def claim_folder(path: Path) -> None:
@@ -60,8 +67,10 @@ class Config(Protocol):
         """Plain values by option name."""
 
 
-def write_config(path: Path, config: Config, device: torch.device) -> None:
+def write_config(path: Path, config: Config, device: "torch.device") -> None:
     """Write `config.json`: the options under their names, and beside them what they ran with."""
+    import torch  # here: who only looks at a folder need not wait for it
+
     environment = {
         "surmin": __version__,
         "torch": torch.__version__,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.distributed as dist
@@ -15,12 +15,14 @@ from surmin.pipeline.held_stages import Boundaries
 from surmin.pipeline.introduction import have_a_gpu_each, introduce
 from surmin.pipeline.process_links import ProcessLinks
 from surmin.pipeline.process_replicas import ProcessReplicas, pipes_of
-from surmin.pipeline.scheduled import ScheduledGradients
 from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.stage import Stage
+
+if TYPE_CHECKING:
+    from surmin.pipeline.scheduled import ScheduledGradients
 
 ScheduleName = Literal["posted", "gpipe", "1f1b"]
 TIMEOUT = 300.0
@@ -95,9 +97,12 @@ class Pipeline(WorkerPipeline):
         links = ProcessLinks(pipes, blocks, {**routes, "control": control}, replicas)
         super().__init__(own_stages, loss, microbatches, links, frozenset(), replicas, traffic)
         self._processes = links
-        self._scheduled: ScheduledGradients | None = None
-        if schedule != "posted":
-            self._scheduled = ScheduledGradients(self, schedule, _group(backend, patience, pipes), device)
+        self._scheduled = None if schedule == "posted" else self._by_torch(schedule, _group(backend, patience, pipes))
+
+    def _by_torch(self, schedule: str, group: dist.ProcessGroup) -> "ScheduledGradients":
+        from surmin.pipeline.scheduled import ScheduledGradients  # here: importing torch's schedules takes a second
+
+        return ScheduledGradients(self, schedule, group, self._device)
 
     @property
     def device(self) -> torch.device:

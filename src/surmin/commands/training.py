@@ -1,0 +1,55 @@
+"""What `surmin train` does in each process that trains."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+from surmin.commands.joining import joined_team
+from surmin.commands.progress import RoundProgress
+from surmin.exit_codes import INTERRUPTED, SUCCESS
+from surmin.experiments.config import RunConfig
+from surmin.experiments.metrics import Row
+from surmin.experiments.run import Run, Status
+from surmin.experiments.saved import SavedRun
+from surmin.plots.tables import percent, short
+
+
+def train_here(config: RunConfig, path: Path, resume: Path | None) -> int:
+    """Start or continue a run, alone or as a worker; worker 0 draws it and says how it ended."""
+    with joined_team(config, path, resume) as (config, path, team):
+        saved = None if resume is None else SavedRun.read(resume)
+        run = Run(config, path, team)
+        if saved:
+            run.resume(saved)
+        else:
+            run.start()
+        status = _train(run)
+    if team.rank == 0:
+        _show(run, path, status)
+    return INTERRUPTED if status == "interrupted" else SUCCESS
+
+
+def _show(run: Run, path: Path, status: Status) -> None:
+    from surmin.plots.run import draw_run  # here: it imports matplotlib, which the other workers do not need
+
+    draw_run(path / "curves.png", run.config, run.rows)
+    print(describe_end(status, run.rows[-1]))
+    print(f"curves: {path / 'curves.png'}")
+
+
+def _train(run: Run) -> Status:
+    with RoundProgress() if run.team.rank == 0 else nullcontext() as progress:
+
+        def show(row: Row) -> None:
+            if progress is not None:
+                progress.show(run.config.method, run.config.rounds, row)
+
+        show(run.rows[-1])
+        return run.train(show)
+
+
+def describe_end(status: Status, row: Row) -> str:
+    """How a run ended, in one line."""
+    rounds = f"{row.round} round{'' if row.round == 1 else 's'}, {row.seconds:.2f} s of training"
+    if row.loss is None:
+        return f"{status} after {rounds}: the loss or its gradient is not finite any more"
+    return f"{status} after {rounds}: loss {short(row.loss)}, test accuracy {percent(row.test_accuracy)}"
