@@ -11,7 +11,8 @@ TINY: dict[str, Any] = {"train_samples": 60, "layers": 3, "width": 8, "stages": 
 
 
 def tiny_run(**options: Any) -> RunConfig:
-    return RunConfig(**{**TINY, **options})
+    dense = {"width": 2} if options.get("method") == "newton" else {}  # whose Hessian has a column for every parameter
+    return RunConfig(**{**TINY, **dense, **options})
 
 
 def tiny_comparison(**options: Any) -> CompareConfig:

@@ -17,7 +17,7 @@ from tests.cases import BY_NAME, Case
 from tests.methods.cases import SAMPLES, WIDTH, largest_difference, make_batch, make_model, make_pipeline
 from tests.methods.plain_losses import plain_mean
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 class PlainAdmm:
