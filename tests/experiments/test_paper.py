@@ -237,3 +237,9 @@ def test_bad_options(words: list[str], message: str, tmp_path: Path, capfd: pyte
     assert main([*WORDS, *words, "--out", str(tmp_path / "grid")]) == 2
     assert message in capfd.readouterr().err
     assert not (tmp_path / "grid").exists()
+
+
+def test_the_quick_grid_uses_two_cores_unless_more_are_given() -> None:
+    assert PaperConfig(quick=True).effective.jobs == 2
+    assert PaperConfig(quick=True, jobs=4).effective.jobs == 4
+    assert PaperConfig(quick=True, rounds=9, seeds=9).effective == PaperConfig(quick=True).effective
