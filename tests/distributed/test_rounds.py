@@ -134,7 +134,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "kfac": {"method": "kfac"},
     "newton": {"method": "newton"},
 }
-OF_SM = 5
 
 
 def make_modules(placement: str) -> list[nn.Module]:
@@ -147,8 +146,8 @@ Make = Callable[[Setting, list[nn.Module]], AbstractContextManager[WorkerPipelin
 
 def ways(placement: str) -> list[str]:
     """All of `sm`, and every third of the others, which ones by turns."""
-    turn = list(PLACEMENTS).index(placement) % 3
-    return [*list(WAYS)[:OF_SM], *list(WAYS)[OF_SM + turn :: 3]]
+    others = [name for name, way in WAYS.items() if "method" in way]
+    return [*(name for name in WAYS if name not in others), *others[list(PLACEMENTS).index(placement) % 3 :: 3]]
 
 
 def step_in_several_ways(make: Make, placement: str) -> list[Any]:
