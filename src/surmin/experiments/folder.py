@@ -1,4 +1,4 @@
-"""The folder that records one run: `config.json`, `metrics.jsonl` and `checkpoint/`. It imports no torch."""
+"""A run's folder: `config.json`, `metrics.jsonl` and `checkpoint/`. Importing this imports no torch."""
 
 import platform
 from dataclasses import dataclass
