@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.harness import CannotRunError, Result, Settings, describe_machine, print_result, write_result
-from surmin.experiments.processor import set_up_processor
+from surmin.experiments.runs.processor import set_up_processor
 
 NAMES = ("rounds", "trips", "minibatch", "products", "growth", "memory", "models", "waves", "rate", "tracing")
 ON_REQUEST = ("links.race", "links.goal", "links.trips", "links.columns", "links.simulate")

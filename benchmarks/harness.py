@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 import surmin
-from surmin.experiments.files import write_json
+from surmin.experiments.runs.files import write_json
 
 
 class CannotRunError(Exception):

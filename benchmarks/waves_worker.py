@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
-from surmin.experiments.processor import set_up_processor
+from surmin.experiments.runs.processor import set_up_processor
 from surmin.launch.group import joined
 from surmin.launch.worker import this_worker
 from surmin.losses import CrossEntropy

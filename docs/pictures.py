@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import surmin
-from surmin.experiments.decoupled import DecoupledBlock, decoupled_blocks
-from surmin.experiments.dense import DenseNetwork
+from surmin.experiments.theory.decoupled import DecoupledBlock, decoupled_blocks
+from surmin.experiments.theory.dense import DenseNetwork
+from surmin.experiments.traces.timeline import Timeline
 from surmin.losses import ConvexLoss
 from surmin.options import Options
 from surmin.pipeline.in_process import InProcessPipeline
-from surmin.pipeline.timeline import Timeline
 from surmin.pipeline.tracing import Letter, Span
 from surmin.plots.style import PALETTE, RC
 from surmin.plots.timeline import draw_timelines

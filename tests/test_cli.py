@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from surmin.cli import DEBUG_VARIABLE, main
-from surmin.experiments.metrics import read_rows
-from tests.experiments.cases import contents
+from surmin.experiments.runs.metrics import read_rows
+from tests.experiments.runs.cases import contents
 
 TINY = ["--train-samples", "60", "--layers", "3", "--width", "8", "--stages", "2", "--rounds", "3"]
 
@@ -112,7 +112,7 @@ def test_an_interrupt_before_training(monkeypatch: pytest.MonkeyPatch, capfd: py
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("surmin.experiments.run.load_data", interrupted)
+    monkeypatch.setattr("surmin.experiments.runs.run.load_data", interrupted)
     assert main(["train", *TINY]) == 130
     assert capfd.readouterr().err == "surmin: interrupted\n"
 

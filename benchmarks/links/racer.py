@@ -17,7 +17,7 @@ from torch import nn
 from benchmarks.harness import Settings
 from benchmarks.links.pages import keep_memory
 from benchmarks.problems import Problem, mnist_mlp
-from surmin.experiments.processor import set_up_processor
+from surmin.experiments.runs.processor import set_up_processor
 from surmin.launch.group import joined
 from surmin.launch.worker import this_worker
 from surmin.losses import CrossEntropy

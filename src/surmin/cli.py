@@ -18,13 +18,13 @@ from typing import Annotated, Any, Union
 import tyro
 
 from surmin.exit_codes import INTERRUPTED, USER_ERROR
-from surmin.experiments.check_config import CheckConfig
-from surmin.experiments.config import CompareConfig, RunConfig
-from surmin.experiments.paper_config import PaperConfig
-from surmin.experiments.saved_config import read_config
-from surmin.experiments.simulate_config import SimulateConfig
-from surmin.experiments.theory_config import TheoryConfig
-from surmin.experiments.timeline_config import TimelineConfig
+from surmin.experiments.configs.check import CheckConfig
+from surmin.experiments.configs.paper import PaperConfig
+from surmin.experiments.configs.run import CompareConfig, RunConfig
+from surmin.experiments.configs.saved import read_config
+from surmin.experiments.configs.simulate import SimulateConfig
+from surmin.experiments.configs.theory import TheoryConfig
+from surmin.experiments.configs.timeline import TimelineConfig
 from surmin.launch.reports import DEBUG_VARIABLE, one_line
 from surmin.launch.worker import this_worker
 

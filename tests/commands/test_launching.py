@@ -12,10 +12,10 @@ import pytest
 from surmin.commands import launching
 from surmin.commands.joining import for_team
 from surmin.commands.launching import launch
-from surmin.experiments.config import ExperimentConfig, RunConfig
-from surmin.experiments.team import Workers
-from surmin.experiments.timeline_config import TimelineConfig
-from tests.experiments.cases import start, tiny_run
+from surmin.experiments.configs.run import ExperimentConfig, RunConfig
+from surmin.experiments.configs.timeline import TimelineConfig
+from surmin.experiments.runs.team import Workers
+from tests.experiments.runs.cases import start, tiny_run
 
 TWO = Workers(rank=0, count=2, place=0, timeout=9)
 

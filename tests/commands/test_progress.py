@@ -1,7 +1,7 @@
 import pytest
 
 from surmin.commands.progress import RoundProgress
-from surmin.experiments.metrics import Row
+from surmin.experiments.runs.metrics import Row
 
 
 def show_some_rounds() -> None:

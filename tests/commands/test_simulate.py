@@ -8,9 +8,9 @@ import pytest
 from surmin.cli import main
 from surmin.commands import simulate as simulate_module
 from surmin.commands.simulate import simulate, summary
-from surmin.experiments.simulate import Cell, Outcome
-from surmin.experiments.simulate_config import SimulateConfig
-from surmin.experiments.simulated_runs import Run
+from surmin.experiments.configs.simulate import SimulateConfig
+from surmin.experiments.simulated.outcomes import Cell, Outcome
+from surmin.experiments.simulated.runs import Run
 from surmin.simulation import team
 from surmin.simulation.measuring import Trained
 from surmin.simulation.operations import Overheads

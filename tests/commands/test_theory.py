@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from surmin.cli import main
-from surmin.experiments.theory import NetworkTightness
-from surmin.experiments.theory_config import TheoryConfig
-from surmin.experiments.tightness import LayerTightness
+from surmin.experiments.configs.theory import TheoryConfig
+from surmin.experiments.theory.theory import NetworkTightness
+from surmin.experiments.theory.tightness import LayerTightness
 from surmin.plots.theory import spread_by_layer
 
 TINY = [

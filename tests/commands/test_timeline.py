@@ -5,10 +5,10 @@ import pytest
 
 from surmin.commands import tracing
 from surmin.commands.timeline import timeline
-from surmin.experiments.files import read_json
-from surmin.experiments.timeline_config import TimelineConfig
-from surmin.pipeline.chrome_trace import from_chrome_trace
-from surmin.pipeline.timeline import Timeline
+from surmin.experiments.configs.timeline import TimelineConfig
+from surmin.experiments.runs.files import read_json
+from surmin.experiments.traces.chrome_trace import from_chrome_trace
+from surmin.experiments.traces.timeline import Timeline
 from tests.pipeline.spans import gradient_step, surrogate_round
 from tests.plots.cases import picture_size
 

@@ -15,14 +15,14 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from surmin import CrossEntropy, Pipeline, SurrogateMinimizer, partition
 from surmin.data import load_dataset
-from surmin.experiments.config import RunConfig
-from surmin.experiments.run import Run
-from surmin.experiments.saved import SavedRun
-from surmin.experiments.team import Workers as Team
+from surmin.experiments.configs.run import RunConfig
+from surmin.experiments.runs.run import Run
+from surmin.experiments.runs.saved import SavedRun
+from surmin.experiments.runs.team import Workers as Team
 from surmin.models import mlp
 from tests.device import here
 from tests.distributed.workers import Workers
-from tests.experiments.cases import contents, resume, rows_of, start, tiny_run
+from tests.experiments.runs.cases import contents, resume, rows_of, start, tiny_run
 
 TIMEOUT = 20.0
 WHOLE: dict[str, Any] = {"curvature_fraction": 1.0}

@@ -11,8 +11,8 @@ from unittest.mock import patch
 import pytest
 import torch.distributed as dist
 
+from surmin.experiments.traces.timeline import Timeline
 from surmin.pipeline import channel
-from surmin.pipeline.timeline import Timeline
 from surmin.pipeline.tracing import Span, SpanRecorder
 from tests.distributed.settings import SAMPLES, Setting, make_method, running
 from tests.distributed.workers import Workers

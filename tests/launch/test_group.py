@@ -57,7 +57,7 @@ with joined(worker, 8):
 STOPPING_TOGETHER = (
     IN_A_GROUP
     + """
-from surmin.experiments.interrupts import deferred_interrupt
+from surmin.experiments.runs.interrupts import deferred_interrupt
 rounds, stop = 0, torch.zeros(1)
 with joined(worker, 30), deferred_interrupt() as is_interrupted:
     Path(f"ready-{worker.rank}").touch()

@@ -11,7 +11,7 @@ from surmin.methods.heads import build_head, layout_of
 from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
 from tests.device import here
-from tests.experiments.states import equal
+from tests.experiments.runs.states import equal
 from tests.methods.cases import largest_difference
 from tests.methods.local_cases import case_of, initial_weights, make_method, make_stages
 

@@ -14,7 +14,7 @@ from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.tracing import SpanRecorder
 from surmin.stages.partition import partition
 from tests.cases import BY_NAME, CASES, Case
-from tests.experiments.states import equal
+from tests.experiments.runs.states import equal
 from tests.methods.cases import SAMPLES, WIDTH, largest_difference, make_batch, make_model, make_pipeline
 
 METHODS = ["ddg", "features-replay", "fdg"]

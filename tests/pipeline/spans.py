@@ -1,6 +1,6 @@
 """Hand-made spans; the unit of time is 1,000 ns, a µs in a Chrome trace."""
 
-from surmin.pipeline.timeline import Timeline
+from surmin.experiments.traces.timeline import Timeline
 from surmin.pipeline.tracing import LETTERS, Span
 
 UNIT = 1000

@@ -3,10 +3,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from surmin.experiments.grid import plan_runs
-from surmin.experiments.metrics import Row
-from surmin.experiments.results import Result
-from tests.experiments.cases import tiny_comparison
+from surmin.experiments.comparisons.grid import plan_runs
+from surmin.experiments.comparisons.results import Result
+from surmin.experiments.runs.metrics import Row
+from tests.experiments.runs.cases import tiny_comparison
 
 COMPARISON = tiny_comparison(methods="sm,adam,gd", lr=("0.1,0.2",), seeds=2, target_loss=0.1)
 

@@ -8,7 +8,7 @@ from surmin.plots.curves import draw_curves
 from surmin.plots.run import describe, draw_run
 from surmin.plots.series import AXES, loss_curve
 from surmin.plots.style import LineStyle
-from tests.experiments.cases import tiny_run
+from tests.experiments.runs.cases import tiny_run
 from tests.plots.cases import make_rows, picture_size
 
 

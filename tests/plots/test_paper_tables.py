@@ -1,5 +1,5 @@
 from surmin.plots.paper_tables import Groups, cost_table, final_table
-from tests.experiments.test_paper import made
+from tests.experiments.comparisons.test_paper import made
 
 GROUPS: Groups = {
     results[0].run.cell: results

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from surmin.experiments.metrics import Row
+from surmin.experiments.runs.metrics import Row
 from surmin.plots.series import AXES, loss_curve, visible_axes
 from tests.plots.cases import make_rows
 

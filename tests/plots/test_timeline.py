@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from surmin.pipeline.timeline import Timeline
+from surmin.experiments.traces.timeline import Timeline
 from surmin.plots.timeline import COLORS, draw_timelines
 from tests.pipeline.spans import gradient_step, row, surrogate_round
 from tests.plots.cases import picture_size

@@ -7,13 +7,13 @@ from rich.console import Console
 from rich.table import Table
 
 from surmin.exit_codes import SUCCESS
-from surmin.experiments.check import CheckResult, check_network
-from surmin.experiments.check_config import CheckConfig
-from surmin.experiments.files import write_json
-from surmin.experiments.folder import claim_folder, default_folder
-from surmin.experiments.problem import build_problem, load_data
-from surmin.experiments.processor import set_up_processor
-from surmin.experiments.team import ALONE
+from surmin.experiments.configs.check import CheckConfig
+from surmin.experiments.runs.files import write_json
+from surmin.experiments.runs.folder import claim_folder, default_folder
+from surmin.experiments.runs.problem import build_problem, load_data
+from surmin.experiments.runs.processor import set_up_processor
+from surmin.experiments.runs.team import ALONE
+from surmin.experiments.theory.check import CheckResult, check_network
 
 CHECK_FAILED = 1
 """What the program returns when something was checked and found wrong."""

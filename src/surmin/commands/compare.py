@@ -8,10 +8,10 @@ from rich.table import Table as RichTable
 
 from surmin.commands.progress import RoundProgress
 from surmin.exit_codes import INTERRUPTED, SUCCESS
-from surmin.experiments.compare import Comparison
-from surmin.experiments.config import CompareConfig
-from surmin.experiments.folder import default_folder
-from surmin.experiments.results import Result, summarize
+from surmin.experiments.comparisons.compare import Comparison
+from surmin.experiments.comparisons.results import Result, summarize
+from surmin.experiments.configs.run import CompareConfig
+from surmin.experiments.runs.folder import default_folder
 from surmin.plots.comparison import draw_comparison
 from surmin.plots.tables import Table, summary_table
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from surmin.experiments.config import ExperimentConfig
-from surmin.experiments.saved_config import read_config
-from surmin.experiments.team import Team, team_of
+from surmin.experiments.configs.run import ExperimentConfig
+from surmin.experiments.configs.saved import read_config
+from surmin.experiments.runs.team import Team, team_of
 from surmin.launch.worker import this_worker
 
 Config = TypeVar("Config", bound=ExperimentConfig)

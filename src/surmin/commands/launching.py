@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from surmin.experiments.config import ExperimentConfig, RunConfig
-from surmin.experiments.folder import check_unclaimed
+from surmin.experiments.configs.run import ExperimentConfig, RunConfig
+from surmin.experiments.runs.folder import check_unclaimed
 from surmin.launch.supervisor import supervise
 from surmin.launch.worker import this_worker
 

@@ -10,14 +10,14 @@ from rich.progress import TimeElapsedColumn, TimeRemainingColumn
 from surmin.commands.compare import print_table
 from surmin.commands.progress import terminal_bar
 from surmin.exit_codes import INTERRUPTED, SUCCESS
-from surmin.experiments.claims import judge
-from surmin.experiments.folder import check_unclaimed, claim_folder, default_folder, write_config
-from surmin.experiments.paper import Cell, PaperResult, check_grid, estimate, run_count, run_paper
-from surmin.experiments.paper_config import PaperConfig
-from surmin.experiments.paper_results import write_paper_results
-from surmin.experiments.processor import set_up_processor
-from surmin.experiments.saved_config import check_unchanged, check_version, read_config
-from surmin.experiments.team import choose_device
+from surmin.experiments.comparisons.claims import judge
+from surmin.experiments.comparisons.paper import Cell, PaperResult, check_grid, estimate, run_count, run_paper
+from surmin.experiments.comparisons.paper_results import write_paper_results
+from surmin.experiments.configs.paper import PaperConfig
+from surmin.experiments.configs.saved import check_unchanged, check_version, read_config
+from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder, write_config
+from surmin.experiments.runs.processor import set_up_processor
+from surmin.experiments.runs.team import choose_device
 from surmin.plots.paper import draw_paper
 from surmin.plots.paper_tables import verdict_table
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from surmin.experiments.metrics import Row
+from surmin.experiments.runs.metrics import Row
 
 REFRESH_SECONDS = 0.1
 

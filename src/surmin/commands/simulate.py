@@ -10,11 +10,11 @@ from pathlib import Path
 from surmin.commands.compare import print_table
 from surmin.commands.progress import terminal_bar
 from surmin.exit_codes import SUCCESS, USER_ERROR
-from surmin.experiments.files import write_json, write_text
-from surmin.experiments.folder import check_unclaimed, claim_folder, default_folder
-from surmin.experiments.simulate import Cell, Outcome, compare, eligible, outcomes
-from surmin.experiments.simulate_config import SimulateConfig
-from surmin.experiments.simulated_runs import Measuring, Run
+from surmin.experiments.configs.simulate import SimulateConfig
+from surmin.experiments.runs.files import write_json, write_text
+from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder
+from surmin.experiments.simulated.outcomes import Cell, Outcome, compare, eligible, outcomes
+from surmin.experiments.simulated.runs import Measuring, Run
 from surmin.plots.breakeven import draw_breakeven
 from surmin.plots.run import describe
 from surmin.plots.tables import Table

@@ -8,11 +8,12 @@ from rich.progress import TimeElapsedColumn
 from surmin.commands.compare import print_table
 from surmin.commands.progress import terminal_bar
 from surmin.exit_codes import SUCCESS
-from surmin.experiments.files import write_json
-from surmin.experiments.folder import check_unclaimed, claim_folder, default_folder
-from surmin.experiments.processor import set_up_processor
-from surmin.experiments.theorem import TheoremRun
-from surmin.experiments.theory import (
+from surmin.experiments.configs.theory import TheoryConfig
+from surmin.experiments.runs.files import write_json
+from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder
+from surmin.experiments.runs.processor import set_up_processor
+from surmin.experiments.theory.theorem import TheoremRun
+from surmin.experiments.theory.theory import (
     NetworkTightness,
     summarize_theorem,
     try_theorem,
@@ -20,7 +21,6 @@ from surmin.experiments.theory import (
     write_theorem,
     write_tightness,
 )
-from surmin.experiments.theory_config import TheoryConfig
 from surmin.plots.tables import Table
 from surmin.plots.theory import draw_theorem, draw_tightness, spread_by_layer
 

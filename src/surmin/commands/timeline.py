@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from surmin.commands.launching import launch
-from surmin.experiments.folder import default_folder
-from surmin.experiments.timeline_config import TimelineConfig
+from surmin.experiments.configs.timeline import TimelineConfig
+from surmin.experiments.runs.folder import default_folder
 
 
 def timeline(config: TimelineConfig, out: Path | None) -> int:

@@ -6,12 +6,12 @@ from typing import Any
 
 from surmin.commands.joining import joined_team
 from surmin.exit_codes import SUCCESS
-from surmin.experiments.files import write_json
-from surmin.experiments.folder import claim_folder
-from surmin.experiments.timeline_config import TimelineConfig
-from surmin.experiments.traced_runs import trace_runs
-from surmin.pipeline.chrome_trace import to_chrome_trace
-from surmin.pipeline.timeline import Timeline, theoretical_bubble
+from surmin.experiments.configs.timeline import TimelineConfig
+from surmin.experiments.runs.files import write_json
+from surmin.experiments.runs.folder import claim_folder
+from surmin.experiments.traces.chrome_trace import to_chrome_trace
+from surmin.experiments.traces.runs import trace_runs
+from surmin.experiments.traces.timeline import Timeline, theoretical_bubble
 from surmin.plots.run import describe
 from surmin.plots.tables import percent
 from surmin.plots.timeline import draw_timelines

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from surmin.commands.launching import launch
-from surmin.experiments.config import RunConfig
-from surmin.experiments.folder import default_folder
+from surmin.experiments.configs.run import RunConfig
+from surmin.experiments.runs.folder import default_folder
 
 
 def train(config: RunConfig, out: Path | None, resume: Path | None) -> int:

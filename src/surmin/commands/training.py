@@ -6,10 +6,10 @@ from pathlib import Path
 from surmin.commands.joining import joined_team
 from surmin.commands.progress import RoundProgress
 from surmin.exit_codes import INTERRUPTED, SUCCESS
-from surmin.experiments.config import RunConfig
-from surmin.experiments.metrics import Row
-from surmin.experiments.run import Run, Status
-from surmin.experiments.saved import SavedRun
+from surmin.experiments.configs.run import RunConfig
+from surmin.experiments.runs.metrics import Row
+from surmin.experiments.runs.run import Run, Status
+from surmin.experiments.runs.saved import SavedRun
 from surmin.plots.tables import percent, short
 
 

@@ -11,12 +11,12 @@ from surmin.methods.base import StepMeter
 from surmin.methods.block_vectors import BlockVectors, moved, to_blocks
 from surmin.methods.checks import check_positive
 from surmin.methods.gradients import squared_norm
+from surmin.methods.hessian.columns import BlockColumns
+from surmin.methods.hessian.lockstep_cg import GuardedConjugateGradient, LockstepConjugateGradient
+from surmin.methods.hessian.wave import HessianAtPoint, TangentWaves
 from surmin.methods.joint_search import search_jointly
-from surmin.pipeline.columns import BlockColumns
-from surmin.pipeline.tangents import HessianAtPoint, TangentWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
-from surmin.solvers.lockstep_cg import GuardedConjugateGradient, LockstepConjugateGradient
 from surmin.stages.block import Block
 
 SOLVERS: Mapping[str, Callable[[Tensor], LockstepConjugateGradient]] = {
@@ -32,7 +32,7 @@ class CgBlock:
 
     H_ii = ∂²h/∂θ_i² is the diagonal block of the Hessian of the network's loss for layer i; blocks are layers with
     weights. Unlike the local losses of SM it needs the whole network for every product: all blocks take their steps in
-    lockstep, and a step is a wave of tangents up and one of their answers down (`pipeline/tangents.py`). Below block i
+    lockstep, and a step is a wave of tangents up and one of their answers down (`methods/hessian/wave.py`). Below block i
     its column is not needed, so a message after block i holds i activations' worth of numbers.
 
     Source: "CGBlock" of Section 4 of the Surrogate Minimization paper, which takes finite differences (Martens 2010)

@@ -16,9 +16,9 @@ from surmin.damping import reduction_ratio
 from surmin.methods.base import StepMeter
 from surmin.methods.block_vectors import Blocks, BlockVectors, moved, own_values, to_blocks
 from surmin.methods.checks import check_columns, check_positive
+from surmin.methods.hessian.columns import JointColumns
+from surmin.methods.hessian.wave import TangentWaves
 from surmin.methods.quadratic_model import combine
-from surmin.pipeline.columns import JointColumns
-from surmin.pipeline.tangents import TangentWaves
 from surmin.pipeline.wave import BlockWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from surmin.methods.base import StepMeter
 from surmin.methods.block_vectors import BlockVectors, moved, to_blocks
+from surmin.methods.hessian.columns import JointColumns
+from surmin.methods.hessian.wave import HessianAtPoint, TangentWaves
 from surmin.methods.joint_search import search_jointly
-from surmin.pipeline.columns import JointColumns
-from surmin.pipeline.tangents import HessianAtPoint, TangentWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.stages.block import Block

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surmin.curvature.loss_hessian import loss_hessian
 from surmin.methods.block_vectors import BlockVectors, inner
-from surmin.pipeline.tangents import HessianAtPoint
+from surmin.methods.hessian.loss import loss_hessian
+from surmin.methods.hessian.wave import HessianAtPoint
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 

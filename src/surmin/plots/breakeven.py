@@ -11,8 +11,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from surmin.experiments.files import replacing
-from surmin.experiments.simulate import Cell
+from surmin.experiments.runs.files import replacing
+from surmin.experiments.simulated.outcomes import Cell
 from surmin.plots.style import RC
 
 COLORS = "PuOr_r"  # purple and orange: told apart by all eyes, and white between them

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from surmin.experiments.config import CompareConfig
-from surmin.experiments.results import CHOICE_RULE, Result, Summary, summarize
+from surmin.experiments.comparisons.results import CHOICE_RULE, Result, Summary, summarize
+from surmin.experiments.configs.run import CompareConfig
 from surmin.plots.curves import draw_curves
 from surmin.plots.page import Picture, Section, write_page
 from surmin.plots.run import PANELS, describe

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from surmin.experiments.files import replacing
+from surmin.experiments.runs.files import replacing
 from surmin.plots.series import Axis, Curve
 from surmin.plots.style import RC, LineStyle
 

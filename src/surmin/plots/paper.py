@@ -6,11 +6,11 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from surmin.experiments.claims import judge
-from surmin.experiments.files import replacing
-from surmin.experiments.paper import Cell, PaperResult
-from surmin.experiments.paper_config import PaperConfig
-from surmin.experiments.paper_grid import CONTENDERS
+from surmin.experiments.comparisons.claims import judge
+from surmin.experiments.comparisons.paper import Cell, PaperResult
+from surmin.experiments.comparisons.paper_grid import CONTENDERS
+from surmin.experiments.configs.paper import PaperConfig
+from surmin.experiments.runs.files import replacing
 from surmin.plots.curves import draw_curve, draw_curves, label_figure, scale_losses
 from surmin.plots.markdown import write_markdown
 from surmin.plots.page import Picture, Section, write_page

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from surmin.experiments.claims import LOSS, Verdict, spent_until
-from surmin.experiments.metrics import Row
-from surmin.experiments.paper import Cell, PaperResult
-from surmin.experiments.paper_results import write_setting
-from surmin.experiments.results import Spread
+from surmin.experiments.comparisons.claims import LOSS, Verdict, spent_until
+from surmin.experiments.comparisons.paper import Cell, PaperResult
+from surmin.experiments.comparisons.paper_results import write_setting
+from surmin.experiments.comparisons.results import Spread
+from surmin.experiments.runs.metrics import Row
 from surmin.plots.tables import FIGURE_COLUMNS, FigureColumn, Table, percent, write_spread
 
 Groups = Mapping[Cell, Sequence[PaperResult]]

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from surmin.experiments.config import ExperimentConfig, RunConfig
-from surmin.experiments.metrics import Row
+from surmin.experiments.configs.run import ExperimentConfig, RunConfig
+from surmin.experiments.runs.metrics import Row
 from surmin.plots.curves import draw_curves
 from surmin.plots.series import loss_curve, visible_axes
 

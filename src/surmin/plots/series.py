@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from surmin.experiments.metrics import Row
+from surmin.experiments.runs.metrics import Row
 
 Values = NDArray[np.float64]
 SMALLEST = 1e-30  # stands for a loss of exactly 0 on a logarithmic axis

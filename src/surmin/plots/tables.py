@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from surmin.experiments.metrics import Row
-from surmin.experiments.results import Result, Spread, Summary
+from surmin.experiments.comparisons.results import Result, Spread, Summary
+from surmin.experiments.runs.metrics import Row
 
 
 @dataclass(frozen=True)

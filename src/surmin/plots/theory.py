@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from surmin.experiments.files import replacing
-from surmin.experiments.theorem import TheoremRun
-from surmin.experiments.theory import NetworkTightness
-from surmin.experiments.theory_config import TheoryConfig
+from surmin.experiments.configs.theory import TheoryConfig
+from surmin.experiments.runs.files import replacing
+from surmin.experiments.theory.theorem import TheoremRun
+from surmin.experiments.theory.theory import NetworkTightness
 from surmin.plots.series import Values
 from surmin.plots.style import PALETTE, RC, LineStyle
 

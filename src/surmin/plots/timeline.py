@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from surmin.experiments.files import replacing
-from surmin.pipeline.timeline import Timeline
+from surmin.experiments.runs.files import replacing
+from surmin.experiments.traces.timeline import Timeline
 from surmin.pipeline.tracing import LETTERS, Letter, Span
 from surmin.plots.style import PALETTE, RC
 from surmin.plots.tables import percent

@@ -1,0 +1,1 @@
+"""Collections of runs: comparisons, the paper's grid, and what they show."""

@@ -1,0 +1,195 @@
+"""What the paper says of its experiments, and what we ask of ours, held against the results of the grid.
+
+A loss is the median over seeds of the training loss a run ended with; the target loss where it got there, and infinite
+where it diverged. The gap of an SM is log₁₀ of the best other loss over its own.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from surmin.experiments.comparisons.paper import Cell, PaperResult
+from surmin.experiments.comparisons.paper_grid import CONTENDERS
+from surmin.experiments.runs.metrics import Row
+
+SURROGATES = {"sm-paper": "Appendix A's SM", "sm": "our SM"}
+OURS = {"sm": "our SM", "sm-trips": "our SM with the preset trips"}
+OTHERS = [name for name, contender in CONTENDERS.items() if contender.is_paper and name not in SURROGATES]
+EARLY = 50
+LOSS = 1e-3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, whether it holds, and the figures that say so."""
+
+    claim: str
+    subject: str
+    holds: bool
+    figures: str
+
+
+def judge(results: Sequence[PaperResult]) -> list[Verdict]:
+    """All claims that these results say something about."""
+    groups = _by_cell(results)
+    verdicts: list[Verdict] = []
+    for name, subject in SURROGATES.items():
+        gaps = _gaps(name, groups)
+        verdicts += [Verdict(claim, subject, *verdict) for claim, verdict in _gap_claims(gaps)]
+    verdicts += _block_claims(groups)
+    verdicts += _own_claims(groups)
+    return verdicts
+
+
+def final_loss(results: Sequence[PaperResult]) -> float:
+    """The median loss that runs ended with."""
+    return statistics.median(max(result.quality[1], _target(result)) for result in results)
+
+
+def spent_until(rows: Sequence[Row], loss: float) -> Row | None:
+    """The first row at or below a loss."""
+    return next((row for row in rows if row.loss is not None and row.loss <= loss), None)
+
+
+def _target(result: PaperResult) -> float:
+    """Losses below it are not told apart."""
+    return result.run.config.target_loss or 0.0
+
+
+def _by_cell(results: Sequence[PaperResult]) -> dict[Cell, list[PaperResult]]:
+    groups: dict[Cell, list[PaperResult]] = {}
+    for result in results:
+        if result.run.seed is not None:
+            groups.setdefault(result.run.cell, []).append(result)
+    return groups
+
+
+def _rivals(cell: Cell, groups: Mapping[Cell, Sequence[PaperResult]], names: Sequence[str]) -> Iterator[Cell]:
+    """Cells of other methods at the same depth, and at the same N where they take it."""
+    for other in groups:
+        if other.layers == cell.layers and other.contender in names and other.inner_steps in (None, cell.inner_steps):
+            yield other
+
+
+def _gaps(name: str, groups: Mapping[Cell, Sequence[PaperResult]]) -> dict[tuple[int, int], float]:
+    """By depth and N; only where there is something to compare with."""
+    gaps = {}
+    for cell, own in groups.items():
+        rivals = [final_loss(groups[other]) for other in _rivals(cell, groups, OTHERS)]
+        if cell.contender == name and cell.inner_steps is not None and rivals:
+            gaps[cell.layers, cell.inner_steps] = _log_ratio(min(rivals), final_loss(own))
+    return gaps
+
+
+def _log_ratio(other: float, own: float) -> float:
+    if math.isinf(own):
+        return -math.inf
+    return math.inf if math.isinf(other) else math.log10(other / own)
+
+
+def _gap_claims(gaps: Mapping[tuple[int, int], float]) -> list[tuple[str, tuple[bool, str]]]:
+    if not gaps:
+        return []
+    depths, steps = (sorted({key[place] for key in gaps}) for place in (0, 1))
+    figures = _written(gaps, "layers, N")
+    claims = [("SM is ahead of the paper's other methods", (all(gap > 0 for gap in gaps.values()), figures))]
+    if len(steps) > 1:
+        rising = [_rises([gaps[d, n] for n in steps if (d, n) in gaps]) for d in depths]
+        claims.append(("the gap grows with N, at every depth", (all(rising), figures)))
+    if len(depths) > 1:
+        rising = [_rises([gaps[d, n] for d in depths if (d, n) in gaps]) for n in steps]
+        claims.append(("the gap grows with depth, at every N", (all(rising), figures)))
+    return claims
+
+
+def _written(gaps: Mapping[tuple[int, int], float], names: str) -> str:
+    values = ", ".join(f"({depth}, {steps}) {gap:+.2f}" for (depth, steps), gap in sorted(gaps.items()))
+    return f"gap in powers of ten by ({names}): {values}"
+
+
+def _rises(values: Sequence[float]) -> bool:
+    """Never falls, and ends higher than it began."""
+    return values[-1] > values[0] and all(after >= before for before, after in pairwise(values))
+
+
+def _block_claims(groups: Mapping[Cell, Sequence[PaperResult]]) -> list[Verdict]:
+    claims = {
+        "cgblock": "CGBlock as the paper describes it is worse than GD + Armijo",
+        "cgblock-damping": "CGBlock with regularization is worse than GD + Armijo",
+        "cgblock-armijo": "CGBlock stopped at negative curvature, with a line search, is worse than GD + Armijo",
+    }
+    verdicts = []
+    for name, claim in claims.items():
+        pairs = [
+            (cell, final_loss(own), final_loss(groups[other]))
+            for cell, own in groups.items()
+            if cell.contender == name
+            for other in _rivals(cell, groups, ["gd-armijo"])
+        ]
+        if pairs:
+            figures = ", ".join(f"({cell.layers}, {cell.inner_steps}) {a:.2g} : {b:.2g}" for cell, a, b in pairs)
+            worse = sum(own > other for _, own, other in pairs)
+            words = f"worse in {worse} of {len(pairs)}; losses by (layers, N): {figures}"
+            verdicts.append(Verdict(claim, "CGBlock", worse == len(pairs), words))
+    return verdicts
+
+
+def _own_claims(groups: Mapping[Cell, Sequence[PaperResult]]) -> list[Verdict]:
+    """What our SM is to reach at the greatest depth."""
+    deepest = [cell for cell in groups if cell.layers == max(c.layers for c in groups)]
+    own = [cell for cell in deepest if cell.contender in OURS]
+    others = [cell for cell in deepest if cell.contender not in {*SURROGATES, *OURS}]
+    return [verdict for cell in own for verdict in (_early(cell, others, groups), _messages(cell, others, groups))]
+
+
+def _early(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[PaperResult]]) -> Verdict:
+    def early_loss(result: PaperResult) -> float:
+        loss = result.rows[min(EARLY, len(result.rows) - 1)].loss
+        return math.inf if loss is None else max(loss, _target(result))
+
+    mine = _median(groups[cell], early_loss)
+    rate = _median(groups[cell], _messages_per_round)
+    rivals = {
+        other: final_loss(groups[other]) for other in others if _median(groups[other], _messages_per_round) <= rate
+    }
+    best = min(rivals, key=rivals.__getitem__, default=None)
+    claim = f"after {EARLY} rounds lower than every method, after all its rounds, that sends no more messages a round"
+    figures = f"{mine:.2g} with {rate:.0f} messages a round" + (
+        f"; the best of those others is {_label(best)} with {rivals[best]:.2g}" if best else "; no other sends so few"
+    )
+    return Verdict(claim, _subject(cell), all(mine < x for x in rivals.values()), figures)
+
+
+def _messages(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[PaperResult]]) -> Verdict:
+    def messages(result: PaperResult) -> float:
+        row = spent_until(result.rows, LOSS)
+        return math.inf if row is None else float(row.messages)
+
+    mine = _median(groups[cell], messages)
+    rivals = {other: _median(groups[other], messages) for other in others}
+    best = min(rivals, key=rivals.__getitem__, default=None)
+    least = math.inf if best is None else rivals[best]
+    claim = f"at most a sixth of the messages of the best other method to a loss of {LOSS:g}"
+    figures = f"{mine:.0f} messages" + (
+        f"; {_label(best)} {least:.0f}" if best and math.isfinite(least) else "; no other gets there"
+    )
+    return Verdict(claim, _subject(cell), mine <= least / 6, figures)
+
+
+def _subject(cell: Cell) -> str:
+    return f"{OURS[cell.contender]}, {cell.layers} layers, N = {cell.inner_steps}"
+
+
+def _messages_per_round(result: PaperResult) -> float:
+    last = result.rows[-1]
+    return last.messages / max(1, last.round)
+
+
+def _median(results: Sequence[PaperResult], figure: Callable[[PaperResult], float]) -> float:
+    return statistics.median(map(figure, results))
+
+
+def _label(cell: Cell) -> str:
+    return cell.contender if cell.inner_steps is None else f"{cell.contender} (N = {cell.inner_steps})"

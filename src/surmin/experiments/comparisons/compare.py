@@ -1,0 +1,114 @@
+"""Several methods on the same problem: every run in a folder of its own, one table over all of them."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from surmin.data import Dataset
+from surmin.experiments.comparisons.completing import complete
+from surmin.experiments.comparisons.grid import PlannedRun, plan_runs
+from surmin.experiments.comparisons.results import Result, write_results
+from surmin.experiments.configs.run import CompareConfig
+from surmin.experiments.configs.saved import check_unchanged, check_version, read_config
+from surmin.experiments.runs.folder import claim_folder, write_config
+from surmin.experiments.runs.metrics import Row
+from surmin.experiments.runs.problem import load_data
+from surmin.experiments.runs.run import Run
+from surmin.experiments.runs.team import ALONE
+
+GROWS = frozenset({"methods", "seeds", "lr"})
+"""Options of a comparison that may be others when it is continued: they add runs, or leave some out."""
+
+OnRow = Callable[[PlannedRun, Row], None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison and its folder: `config.json`, `results.csv`, and the runs under `runs/`.
+
+    Attributes:
+        config: the options.
+        path: the folder.
+        data: what all runs train on.
+        planned: the runs, in order.
+        left_out: of `--methods all` those that cannot run on this network, and why.
+    """
+
+    config: CompareConfig
+    path: Path
+    data: Dataset
+    planned: Sequence[PlannedRun]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, config: CompareConfig, path: Path) -> "Comparison":
+        """Check everything, then make the folder.
+
+        Raises:
+            ValueError: for options that are not possible, or when the folder has something in it already.
+        """
+        comparison = cls._prepare(config, path)
+        claim_folder(path)
+        comparison._write_config()
+        return comparison
+
+    @classmethod
+    def resume(cls, source: Path, config: CompareConfig, path: Path) -> "Comparison":
+        """Continue a comparison: in its own folder, or in a copy of it.
+
+        Raises:
+            ValueError: when the options would make it another comparison, or `path` has something in it already.
+        """
+        check_version(source)
+        check_unchanged(read_config(source, CompareConfig), config, GROWS)
+        comparison = cls._prepare(config, path)
+        if path != source:
+            claim_folder(path)
+            shutil.copytree(source, path, dirs_exist_ok=True)
+        comparison._write_config()
+        return comparison
+
+    def run(self, on_row: OnRow = lambda planned, row: None) -> list[Result]:
+        """Train all that is not finished yet; after Ctrl-C, what was begun. `results.csv` grows run by run.
+
+        Args:
+            on_row: called with every new row.
+        """
+        results: list[Result] = []
+        for planned in self.planned:
+            path = self.path / "runs" / planned.name
+            rows, status = complete(path, planned.config, self.data, partial(on_row, planned))
+            results.append(Result(planned, rows, status))
+            write_results(self.path / "results.csv", results)
+            if status == "interrupted":
+                break
+        return results
+
+    @classmethod
+    def _prepare(cls, config: CompareConfig, path: Path) -> "Comparison":
+        planned = plan_runs(config)
+        data = load_data(config, ALONE)
+        left_out: dict[str, str] = {}
+        first_runs = {run.method: run for run in reversed(planned)}
+        for method, first in reversed(first_runs.items()):
+            try:
+                Run(first.config, path, data=data)  # raises what is wrong before anything is written
+            except ValueError as error:
+                left_out[method] = str(error)
+        able = [method for method in first_runs if method not in left_out]
+        if left_out and not (able and config.takes_all):
+            raise ValueError(_refusal(left_out, sorted(able)))
+        return cls(config, path, data, [run for run in planned if run.method in able], left_out)
+
+    def _write_config(self) -> None:
+        write_config(self.path / "config.json", self.config, self.data.train_inputs.device)
+
+
+def _refusal(left_out: Mapping[str, str], able: Sequence[str]) -> str:
+    """What is wrong, and with which methods where others can run."""
+    if not able:
+        return next(iter(left_out.values()))
+    reasons = "; ".join(f"{method} cannot run here: {reason}" for method, reason in left_out.items())
+    return f"{reasons}. Of the methods named, {', '.join(able)} can"

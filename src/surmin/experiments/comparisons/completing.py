@@ -1,0 +1,44 @@
+"""Runs of a collection, each in a folder of its own: finished ones are read, others trained or continued."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from surmin.data import Dataset
+from surmin.experiments.configs.run import RunConfig
+from surmin.experiments.runs.folder import RunFolder
+from surmin.experiments.runs.metrics import Row, read_rows
+from surmin.experiments.runs.round_folder import newest_round
+from surmin.experiments.runs.run import Run, Status, status_of
+from surmin.experiments.runs.saved import SavedRun
+
+
+def finished_rows(path: Path, config: RunConfig) -> Sequence[Row] | None:
+    """The rows of a run that has come to its end, None where there is still something to do."""
+    folder = RunFolder(path)
+    rows = read_rows(folder.metrics) if folder.metrics.exists() else []
+    return rows if rows and status_of(rows, config) != "interrupted" else None
+
+
+def complete(
+    path: Path, config: RunConfig, data: Dataset, on_row: Callable[[Row], None] = lambda row: None
+) -> tuple[Sequence[Row], Status]:
+    """All rows of a run and how it ended; it is trained as far as it is not yet.
+
+    Args:
+        path: the run's folder.
+        config: its options.
+        data: what it runs on.
+        on_row: called with every new row.
+    """
+    rows = finished_rows(path, config)
+    if rows is not None:
+        return rows, status_of(rows, config)
+    run = Run(config, path, data=data)
+    if newest_round(RunFolder(path).checkpoint):
+        run.resume(SavedRun.read(path))
+    else:
+        shutil.rmtree(path, ignore_errors=True)  # cut off before its first checkpoint
+        run.start()
+    status = run.train(on_row)
+    return run.rows, status

@@ -1,0 +1,96 @@
+"""Which runs a comparison consists of."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from surmin.experiments.configs.run import CompareConfig, ExperimentConfig, RunConfig
+from surmin.methods.registry import METHODS, default_option, find_method, flag, takes
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a comparison; `lr` is None for methods that take none."""
+
+    method: str
+    lr: float | None
+    seed: int
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        """Its folder's name."""
+        rate = "" if self.lr is None else f"-lr{self.lr:g}"
+        return f"{self.method}{rate}-seed{self.seed}"
+
+
+def plan_runs(config: CompareConfig) -> list[PlannedRun]:
+    """All runs, method by method, rate by rate, seed by seed.
+
+    Raises:
+        ValueError: for an unknown method, a rate that is none, or an option that no method takes.
+    """
+    config.check()
+    methods = parse_methods(config.methods)
+    given = config.given_options()
+    for option in given:
+        if not any(takes(method, option) for method in methods):
+            raise ValueError(f"none of the methods {', '.join(methods)} takes {flag(option)}")
+    rates = parse_rates(config.lr, methods)
+    shared = {field.name: getattr(config, field.name) for field in fields(ExperimentConfig)}
+    shared = {name: value for name, value in shared.items() if name not in given}
+    return [
+        _planned(method, rate, seed, shared, given)
+        for method in methods
+        for rate in rates[method]
+        for seed in range(config.seed, config.seed + config.seeds)
+    ]
+
+
+def parse_methods(text: str) -> list[str]:
+    """Method names apart by commas, each once; `all` is every one."""
+    names = list(METHODS) if text.strip() == "all" else [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError("name at least one method")
+    for name in names:
+        find_method(name)
+    return list(dict.fromkeys(names))
+
+
+def parse_rates(items: Sequence[str], methods: Sequence[str]) -> dict[str, Sequence[float | None]]:
+    """The learning rates of every method: those named for it, those for all, or its default.
+
+    >>> parse_rates(["0.1,0.3", "adam=0.001"], ["gd", "adam", "sm"])
+    {'gd': [0.1, 0.3], 'adam': [0.001], 'sm': [None]}
+    """
+    rated = [method for method in methods if takes(method, "lr")]
+    found: dict[str, list[float]] = {}
+    for item in sorted(items, key=lambda item: "=" in item):
+        method, _, values = item.rpartition("=")
+        if method and method not in rated:
+            raise ValueError(f"--lr {item}: {method!r} is not one of the methods here that take a learning rate")
+        if not rated:
+            raise ValueError(f"none of the methods {', '.join(methods)} takes --lr")
+        for name in [method] if method else rated:
+            found[name] = [_rate(value, item) for value in values.split(",")]
+    return {
+        method: found.get(method) or [default_option(method, "lr") if method in rated else None] for method in methods
+    }
+
+
+def _rate(text: str, item: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise ValueError(f"--lr {item}: {text.strip()!r} is not a positive number")
+    return rate
+
+
+def _planned(
+    method: str, lr: float | None, seed: int, shared: Mapping[str, Any], given: Mapping[str, Any]
+) -> PlannedRun:
+    own = {option: value for option, value in given.items() if takes(method, option)}
+    return PlannedRun(method, lr, seed, RunConfig(**{**shared, **own, "method": method, "lr": lr, "seed": seed}))

@@ -1,0 +1,128 @@
+"""What a comparison found: one result a run, the learning rates chosen, and the summary of each method."""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from surmin.experiments.comparisons.grid import PlannedRun
+from surmin.experiments.runs.files import write_text
+from surmin.experiments.runs.metrics import FIGURES, Row
+from surmin.experiments.runs.run import Status
+
+COLUMNS = ("method", "lr", "seed", *FIGURES, "status", "chosen")
+CHOICE_RULE = (
+    "Where several learning rates were tried, the one shown is the one that reached the target loss in the fewest "
+    "rounds, else the one with the lowest final loss; both as medians over seeds. Every run tried is listed."
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run, as far as it came."""
+
+    run: PlannedRun
+    rows: Sequence[Row]
+    status: Status
+
+    @property
+    def setting(self) -> tuple[str, float | None]:
+        """What the run has in common with its other seeds."""
+        return self.run.method, self.run.lr
+
+    @property
+    def last(self) -> Row:
+        """The network it ended with."""
+        return self.rows[-1]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and extremes over seeds."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> "Spread":
+        """None counts as infinite."""
+        numbers = [math.inf if value is None else float(value) for value in values]
+        return cls(statistics.median(numbers), min(numbers), max(numbers))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One method at its chosen learning rate: the figures of the last rows, over seeds."""
+
+    method: str
+    lr: float | None
+    results: Sequence[Result]
+    figures: Mapping[str, Spread]
+
+    @property
+    def label(self) -> str:
+        """The method and its learning rate."""
+        return self.method if self.lr is None else f"{self.method}, lr {self.lr:g}"
+
+    @property
+    def statuses(self) -> str:
+        """How the runs ended, for instance "2 reached, 1 diverged"; one word when all ended alike."""
+        counts = {status: sum(result.status == status for result in self.results) for status in _statuses(self.results)}
+        return ", ".join(counts if len(counts) == 1 else [f"{count} {status}" for status, count in counts.items()])
+
+
+def by_setting(results: Sequence[Result]) -> dict[tuple[str, float | None], list[Result]]:
+    """Results of the same method and learning rate together, in order."""
+    groups: dict[tuple[str, float | None], list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.setting, []).append(result)
+    return groups
+
+
+def choose(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """For every method the runs at its best learning rate, by `CHOICE_RULE`."""
+    best: dict[str, list[Result]] = {}
+    for (method, _), group in by_setting(results).items():
+        if method not in best or _quality(group) < _quality(best[method]):
+            best[method] = group
+    return best
+
+
+def summarize(results: Sequence[Result]) -> list[Summary]:
+    """One summary a method, in the order of the results."""
+    return [
+        Summary(
+            method,
+            group[0].run.lr,
+            group,
+            {name: Spread.of([getattr(r.last, name) for r in group]) for name in FIGURES},
+        )
+        for method, group in choose(results).items()
+    ]
+
+
+def write_results(path: Path, results: Sequence[Result]) -> None:
+    """Replace `results.csv`: one line a run with its last row's figures; empty where a figure does not apply."""
+    chosen = {id(result) for group in choose(results).values() for result in group}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for result in results:
+        run = {"method": result.run.method, "lr": result.run.lr, "seed": result.run.seed}
+        marks = {"status": result.status, "chosen": "yes" if id(result) in chosen else "no"}
+        writer.writerow({**run, **asdict(result.last), **marks})
+    write_text(path, text.getvalue())
+
+
+def _statuses(results: Sequence[Result]) -> list[Status]:
+    return list(dict.fromkeys(result.status for result in results))
+
+
+def _quality(group: Sequence[Result]) -> tuple[float, float]:
+    rounds = [float(result.last.round) if result.status == "reached" else math.inf for result in group]
+    losses = [math.inf if result.last.loss is None else result.last.loss for result in group]
+    return statistics.median(rounds), statistics.median(losses)

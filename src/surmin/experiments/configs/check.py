@@ -1,0 +1,56 @@
+"""What `surmin check` is asked to check. Importing this imports no torch, so that options can be refused at once."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from surmin.experiments.configs.problem import ProblemConfig, values_of
+from surmin.experiments.configs.run import ExperimentConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(ProblemConfig):
+    """A small network on a few samples: everything is compared with dense matrices.
+
+    Attributes:
+        train_samples: the first so many training samples are the batch.
+        stages: parts the network is cut into.
+        curvature: what goes down the pipe, factor, sample or scalar.
+        blocks: what gets a local loss of its own, a layer or a stage.
+        delta: with scalar or sample curvature, δ of Appendix A.
+        power_steps: with scalar or sample curvature, products spent on the largest eigenvalue.
+        eigenvalue: with scalar or sample curvature, by power iteration or by lanczos.
+        radii: lengths of the random steps that the bound is tried on, as multiples of the parameters' norm.
+        trials: random steps of every length.
+        dtype: in which the package computes; the references are float64 always.
+    """
+
+    train_samples: int = 20
+    layers: int = 3
+    width: int = 12
+    stages: int = 1
+    curvature: Literal["factor", "sample", "scalar"] = "factor"
+    blocks: Literal["layer", "stage"] = "layer"
+    delta: float = 1.0
+    power_steps: int = 20
+    eigenvalue: Literal["power", "lanczos"] = "power"
+    radii: tuple[float, ...] = (0.001, 0.01, 0.1, 0.3, 1.0)
+    trials: int = 50
+    dtype: Literal["float32", "float64"] = "float64"
+
+    @property
+    def experiment(self) -> ExperimentConfig:
+        """The same problem as the other commands know it."""
+        return ExperimentConfig(**values_of(self, ProblemConfig), stages=self.stages)
+
+    def check(self) -> None:
+        """Raise ValueError for an impossible value, naming the option."""
+        self.experiment.check()
+        if self.trials < 1:
+            raise ValueError(f"trials must be at least 1, got {self.trials}")
+        if not self.radii or not all(0 < radius < math.inf for radius in self.radii):
+            raise ValueError(f"radii must be one or more positive numbers, got {list(self.radii)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by option name."""
+        return asdict(self)

@@ -1,0 +1,129 @@
+"""What `surmin paper` is asked to run. Importing this imports no torch, so that options can be refused at once."""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from tyro.conf import arg
+
+from surmin.experiments.comparisons.paper_grid import CONTENDERS
+from surmin.experiments.configs.run import ExperimentConfig, RunConfig, check_types
+
+QUICK = {"train_samples": 300, "width": 32, "rounds": 40, "seeds": 2}
+QUICK_JOBS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperConfig:
+    """The paper's grid: depths × inner steps × methods, every method tuned, then run on several seeds.
+
+    Attributes:
+        data: digits, mnist, a folder of IDX files, or an .npz file.
+        data_dir: where the files of mnist are.
+        train_samples: keep only the first so many training samples.
+        width: size of a hidden layer.
+        activation: relu, tanh, softplus, sigmoid, gelu, elu, silu or identity; relu if not given.
+        depths: numbers of layers.
+        inner_steps: numbers N of inner steps per round, for the methods that take them.
+        methods: which of the grid's methods.
+        rounds: of every run; a run stops earlier at the target loss.
+        tuning_rounds: of every run that only chooses a setting; a third of the rounds if not given.
+        target_loss: below which a run has nothing left to show.
+        seeds: how many seeds, counted from --seed up. Settings are chosen on another one, 1,000 further on.
+        seed: the first.
+        quick: a version of less than ten minutes on two cores: 300 samples, width 32, 40 rounds, 2 seeds, 2 jobs.
+        jobs: runs at the same time, each a process. Times are then those of a shared machine.
+        dtype: of inputs and parameters.
+        device: auto is cuda where there is one.
+    """
+
+    command: ClassVar[str] = "paper"
+
+    data: str = "digits"
+    data_dir: str | None = None
+    train_samples: int | None = None
+    width: int = 64
+    activation: str | None = None
+    depths: tuple[int, ...] = (2, 4, 8)
+    inner_steps: tuple[int, ...] = (1, 10, 20)
+    methods: Annotated[str, arg(help=f"names apart by commas, or all: {', '.join(CONTENDERS)}.")] = "all"
+    rounds: int = 300
+    tuning_rounds: int | None = None
+    target_loss: float = 1e-6
+    seeds: int = 3
+    seed: int = 0
+    quick: bool = False
+    jobs: int = 1
+    dtype: Literal["float32", "float64"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @property
+    def effective(self) -> "PaperConfig":
+        """The options with those that `quick` stands for in their place."""
+        return replace(self, **QUICK, jobs=max(self.jobs, QUICK_JOBS)) if self.quick else self  # type: ignore[arg-type]
+
+    @property
+    def rounds_to_tune(self) -> int:
+        """Rounds of a run that only chooses a setting."""
+        return self.tuning_rounds or max(1, self.rounds // 3)
+
+    @property
+    def contenders(self) -> list[str]:
+        """Names of the methods asked for, each once.
+
+        Raises:
+            ValueError: for an unknown name.
+        """
+        text = self.methods.strip()
+        names = list(CONTENDERS) if text == "all" else [name.strip() for name in text.split(",") if name.strip()]
+        unknown = [name for name in names if name not in CONTENDERS]
+        if unknown or not names:
+            raise ValueError(f"unknown method {''.join(unknown[:1])!r}: the grid has {', '.join(CONTENDERS)}")
+        return list(dict.fromkeys(names))
+
+    def experiment(self, layers: int) -> ExperimentConfig:
+        """The problem of one depth as the other commands know it."""
+        return ExperimentConfig(
+            data=self.data, data_dir=self.data_dir, train_samples=self.train_samples, layers=layers, width=self.width,
+            activation=self.activation, target_loss=self.target_loss, rounds=self.rounds, seed=self.seed,
+            dtype=self.dtype, device=self.device,
+        )  # fmt: skip
+
+    def run(self, layers: int, method: str, options: dict[str, Any], seed: int, rounds: int) -> RunConfig:
+        """One run of the grid."""
+        shared = self.experiment(layers).to_json()
+        return RunConfig(**{**shared, **options, "method": method, "seed": seed, "rounds": rounds})
+
+    def check(self) -> None:
+        """Raise ValueError for an impossible value, naming the option."""
+        check_types(self)
+        for name in ("depths", "inner_steps"):
+            values = getattr(self, name)
+            if not values or min(values) < 1:
+                raise ValueError(f"{name} must be one or more positive whole numbers, got {list(values)}")
+        for name in ("rounds", "seeds", "jobs", "tuning_rounds"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 < self.target_loss < math.inf:
+            raise ValueError(f"target_loss must be a positive number, got {self.target_loss}")
+        self.experiment(self.depths[0]).check()
+        assert self.contenders
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by option name."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """The config that `to_json` described.
+
+        Raises:
+            ValueError: when it is none, saying which option is wrong.
+        """
+        if not isinstance(values, dict) or set(values) - set(asdict(cls())):
+            raise ValueError("not the options of surmin paper")
+        plain: dict[str, Any] = {name: tuple(item) if isinstance(item, list) else item for name, item in values.items()}
+        config = cls(**plain)
+        config.check()
+        return config

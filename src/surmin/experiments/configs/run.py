@@ -1,0 +1,212 @@
+"""What an experiment is: the options of the command line as values, checked, and to and from JSON.
+
+Importing this imports no torch, so that options can be parsed and refused at once.
+"""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from tyro.conf import arg
+
+from surmin.experiments.configs.problem import ProblemConfig
+from surmin.experiments.configs.surrogate import SURROGATE_OPTIONS, SurrogateConfig
+from surmin.launch.deadlines import Deadlines
+from surmin.methods.registry import METHODS, check_options, flag
+
+METHOD_OPTIONS = (
+    *SURROGATE_OPTIONS, "inner_steps", "inner_lr", "inner_optimizer", "optimizer", "safeguard", "local_loss", "penalty",
+)  # fmt: skip
+"""Options of methods, the learning rate aside; None leaves the method's own default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig(SurrogateConfig, ProblemConfig):
+    """The problem and everything that runs on it have in common.
+
+    Attributes:
+        stages: parts the network is cut into; at most 4 if not given.
+        workers: processes that the stages are spread over.
+        replicas: copies of the network, each on an equal part of the workers and with an equal share of every batch.
+        microbatches: equal parts every batch goes through the stages in.
+        schedule: of forward and gradient waves between workers: posted (receives posted ahead, best on slow links), or
+            torch's gpipe or 1f1b.
+        timeout: seconds after which a run has ended whose workers wait for one that hangs; each waits 0.8 of them,
+            less below 10.
+        inner_steps: inner steps per round (sm, sm-paper, sso, cgblock, cgblock-ggn, locoprop, dni), or L-BFGS
+            iterations per round (lbfgs, 20 if not given).
+        inner_lr: of locoprop, sso and dni: step size of their inner optimizers.
+        inner_optimizer: of sso: what minimises its surrogate, armijo, gd or adam; of locoprop adam or gd.
+        optimizer: of ddg, features-replay, fdg, dni, dgl and interlocking: what steps along their gradients.
+        safeguard: of cgblock: none (as in the paper), damping, or armijo (a line search, CG stopped at negative
+            curvature).
+        local_loss: of locoprop: squared or matching.
+        penalty: of dladmm: ρ, what a violated constraint costs.
+        rounds: outer iterations to do.
+        batch_size: samples per round, drawn anew every epoch, a remainder left out; 0 is the full batch.
+        target_loss: stop at the first round whose training loss is this or lower.
+    """
+
+    command: ClassVar[str]
+
+    stages: int | None = None
+    workers: int = 1
+    replicas: int = 1
+    microbatches: int = 1
+    schedule: Literal["posted", "gpipe", "1f1b"] = "posted"
+    timeout: float = 300.0
+    inner_steps: int | None = None
+    inner_lr: float | None = None
+    inner_optimizer: Literal["armijo", "gd", "adam"] | None = None
+    optimizer: Literal["sgd", "adam"] | None = None
+    safeguard: Literal["none", "damping", "armijo"] | None = None
+    local_loss: Literal["squared", "matching"] | None = None
+    penalty: float | None = None
+    rounds: int = 50
+    batch_size: int = 0
+    target_loss: float | None = None
+
+    def check(self) -> None:
+        """Raise ValueError for an impossible value, naming the option; what needs the data is checked later."""
+        check_types(self)
+        least = {"layers": 1, "width": 1, "stages": 1, "workers": 1, "microbatches": 1, "threads": 1}
+        for name, bound in {**least, "replicas": 1, "rounds": 0, "batch_size": 0, "seed": 0}.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise ValueError(f"{name} must be at least {bound}, got {value}")
+        if self.target_loss is not None and not math.isfinite(self.target_loss):
+            raise ValueError(f"target_loss must be a finite number, got {self.target_loss}")
+        if not 0 < self.timeout < math.inf:
+            raise ValueError(f"timeout must be a positive number of seconds, got {self.timeout}")
+        pipe, rest = divmod(self.workers, self.replicas)
+        if rest:
+            raise ValueError(
+                f"{self.workers} workers cannot hold {self.replicas} equal replicas: give --workers a multiple of "
+                f"{self.replicas}, or another number of --replicas"
+            )
+        if self.stages is not None and pipe > self.stages:
+            raise ValueError(f"{pipe} workers cannot share {self.stages} stages: every worker needs at least one")
+
+    @property
+    def waiting(self) -> float:
+        """Seconds that a worker waits for another."""
+        return Deadlines(self.timeout).waiting
+
+    def given_options(self) -> dict[str, Any]:
+        """The method options that were given."""
+        values = {name: getattr(self, name) for name in METHOD_OPTIONS}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by option name."""
+        return asdict(self)
+
+    def to_words(self) -> list[str]:
+        """The options as they are written on the command line."""
+        given = ((name, value) for name, value in asdict(self).items() if value is not None)
+        words = ((name, value if isinstance(value, tuple) else (value,)) for name, value in given)
+        return [word for name, values in words for word in (flag(name), *map(str, values))]
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """The config that `to_json` described.
+
+        Raises:
+            ValueError: when it is none, saying which option is wrong.
+        """
+        if not isinstance(values, dict):
+            raise ValueError("not a table of options")
+        known = {field.name for field in fields(cls)}
+        foreign = sorted(set(values) - known)
+        if foreign:
+            raise ValueError(f"unknown option {foreign[0]!r}")
+        plain: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
+        config = cls(**plain)
+        config.check()
+        return config
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(ExperimentConfig):
+    """One network trained by one method.
+
+    Attributes:
+        lr: learning rate of gd, sgd and adam; first step tried by gd-armijo and lbfgs; step of sso in the outputs and
+            of locoprop to its targets.
+    """
+
+    command: ClassVar[str] = "train"
+
+    method: Annotated[str, arg(help=f"one of {', '.join(METHODS)}.")] = "sm"
+    lr: float | None = None
+
+    def given_options(self) -> dict[str, Any]:
+        """The method options that were given, the learning rate among them."""
+        return super().given_options() | ({} if self.lr is None else {"lr": self.lr})
+
+    def check(self) -> None:
+        """As above; the method must be known and take the options given."""
+        super().check()
+        check_options(self.method, self.given_options())
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be a positive number, got {self.lr}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(ExperimentConfig):
+    """Several methods on the same problem; for every seed all start from the same network and see the same batches.
+
+    A method option goes to the methods that take it.
+
+    Attributes:
+        lr: learning rates to try, apart by commas, for all methods that take one, or METHOD=RATES for one; several
+            apart by spaces.
+        seeds: how many seeds, counted from --seed up.
+    """
+
+    command: ClassVar[str] = "compare"
+
+    methods: Annotated[str, arg(help=f"names apart by commas, or all: {', '.join(METHODS)}.")] = "sm,adam,gd-armijo"
+    lr: tuple[str, ...] = ()
+    seeds: int = 1
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether every method is meant that can run."""
+        return self.methods.strip() == "all"
+
+    def check(self) -> None:
+        """As above; methods and learning rates are checked where the runs are planned."""
+        super().check()
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        if self.workers > 1:
+            raise ValueError(
+                "surmin compare runs in one process and counts what workers would send: leave workers at 1"
+            )
+
+
+def check_types(config: Any) -> None:
+    """Raise ValueError when a value of a config, read from a file or given from Python, is not of its field's type."""
+    hints = get_type_hints(type(config))
+    for field in fields(config):
+        _check_type(field.name, getattr(config, field.name), hints[field.name])
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    for choice in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
+        if get_origin(choice) is Literal:
+            if value in get_args(choice):
+                return
+        elif get_origin(choice) is tuple:
+            if isinstance(value, tuple) and all(_is_one(item, get_args(choice)[0]) for item in value):
+                return
+        elif _is_one(value, choice):
+            return
+    raise ValueError(f"{name} cannot be {value!r}")
+
+
+def _is_one(value: Any, kind: type) -> bool:
+    """Whether a value is of that type; a whole number is a float, a truth value no number."""
+    return isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)

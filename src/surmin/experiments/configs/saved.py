@@ -1,0 +1,82 @@
+"""The options that a folder of results was made with. Importing this imports no torch."""
+
+from collections.abc import Mapping, Set
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, TypeVar
+
+from surmin import __version__
+from surmin.experiments.runs.files import read_json
+from surmin.methods.registry import flag
+
+MAY_CHANGE = frozenset(
+    {
+        "rounds",
+        "target_loss",
+        "stages",
+        "microbatches",
+        "workers",
+        "replicas",
+        "schedule",
+        "timeout",
+        "threads",
+        "device",
+        "data_dir",
+    }
+)
+"""Options that may be others when a run is continued; the rest decide what is computed."""
+
+
+class SavedConfig(Protocol):
+    """Options that a folder's `config.json` holds."""
+
+    command: ClassVar[str]
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """The options from plain values; raises ValueError when they are none."""
+
+
+Config = TypeVar("Config", bound=SavedConfig)
+
+
+def read_config(path: Path, kind: type[Config]) -> Config:
+    """The options in a folder's `config.json`.
+
+    Raises:
+        ValueError: when there is no such file or its options are not of that kind.
+    """
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such folder to resume")
+    config: Config = read_json(path / "config.json", lambda document: kind.from_json(_options(document, kind)))
+    return config
+
+
+def check_version(path: Path) -> None:
+    """Raise ValueError when a folder of results was written by another version: one table has those of one."""
+
+    def version(document: Any) -> str:
+        return str(document["environment"]["surmin"])
+
+    found = read_json(path / "config.json", version)
+    if found != __version__:
+        raise ValueError(
+            f"{path}: written by surmin {found}, and this is {__version__}: results of two versions do not belong in "
+            "one table; start another folder"
+        )
+
+
+def check_unchanged(old: Any, new: Any, may_change: Set[str] = frozenset()) -> None:
+    """Raise ValueError for an option of two configs of one kind that was changed and may not be."""
+    for field in fields(old):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if before != after and field.name not in MAY_CHANGE | may_change:
+            raise ValueError(f"{flag(field.name)} cannot change on resuming: the run has {before}, not {after}")
+
+
+def _options(document: Any, kind: type[SavedConfig]) -> Any:
+    if not isinstance(document, Mapping) or not {"command", "options"} <= document.keys():
+        raise ValueError("no command and options in it")
+    if document["command"] != kind.command:
+        raise ValueError(f"written by surmin {document['command']}, not surmin {kind.command}")
+    return document["options"]

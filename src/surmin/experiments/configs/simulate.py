@@ -1,0 +1,145 @@
+"""What `surmin simulate` is asked for. Importing this imports no torch, so that options can be refused at once."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, ClassVar
+
+from tyro.conf import arg
+
+from surmin.experiments.configs.problem import ProblemConfig, values_of
+from surmin.experiments.configs.run import ExperimentConfig
+from surmin.experiments.configs.surrogate import SURROGATE_OPTIONS, SurrogateConfig
+from surmin.methods.registry import METHODS, flag, takes
+
+SIMULATED = ("sm", "sm-paper", "adam", "sgd", "gd", "gd-armijo", "lbfgs", "cgblock")
+"""Methods whose workers all finish a round before any begins the one after the next."""
+GRADIENT_STEPS = ("adam", "sgd", "gd")
+"""Methods of one forward and one backward wave a round, which can go by any schedule."""
+SCHEDULES = ("posted", "gpipe", "1f1b", "zero-bubble")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateConfig(SurrogateConfig, ProblemConfig):
+    """Train with every method in one process, write down what its workers do, and say how long it would take.
+
+    Lists are apart by commas. Every combination of stages, micro-batches and inner steps is trained on its own.
+
+    Attributes:
+        methods: the first one is compared with the best of the others.
+        schedules: of gradient steps: posted (receives posted ahead), gpipe and 1f1b (torch's), zero-bubble (a model).
+        latencies: of links, one way, in milliseconds.
+        rates: of links, in Mbit/s.
+        stages: workers with one stage each; for more than the network has layers, middle workers are repeated.
+        microbatches: equal parts of the batch.
+        inner_steps: of sm, sm-paper and cgblock; their own default if not given.
+        lr: learning rates to try, apart by commas, for all methods that take one, or METHOD=RATES for one; several
+            apart by spaces. The one that needs the fewest rounds is taken.
+        target_loss: training loss that is to be reached.
+        rounds: a method that needs more does not reach it.
+        cores: that all workers share; a core for each if not given.
+    """
+
+    command: ClassVar[str] = "simulate"
+
+    methods: Annotated[
+        str, arg(help=f"of {', '.join(SIMULATED)}; the first is compared with the best of the others.")
+    ] = "sm,adam,lbfgs,cgblock"
+    schedules: str = ",".join(SCHEDULES)
+    latencies: str = "0.1,0.3,1,3,10,30,100"
+    rates: str = "10000,1000,100,20"
+    stages: str = "4"
+    microbatches: str = "1,8"
+    inner_steps: str = ""
+    lr: tuple[str, ...] = ("adam=0.003,0.01",)
+    target_loss: float = 1e-2
+    rounds: int = 300
+    cores: float | None = None
+
+    @property
+    def experiment(self) -> ExperimentConfig:
+        """The same problem as the other commands know it."""
+        shared = values_of(self, ProblemConfig, SurrogateConfig)
+        return ExperimentConfig(**shared, rounds=self.rounds, target_loss=self.target_loss)
+
+    @property
+    def method_names(self) -> list[str]:
+        """As given, each once."""
+        return list(dict.fromkeys(name.strip() for name in self.methods.split(",") if name.strip()))
+
+    def check(self) -> None:
+        """Raise ValueError for an impossible value, naming the option."""
+        self.experiment.check()
+        if len(self.method_names) < 2:
+            raise ValueError("methods: name at least two, the first of which is compared with the others")
+        for name in self.method_names:
+            if name not in SIMULATED:
+                raise ValueError(f"methods: {name!r} cannot be simulated; known are {', '.join(SIMULATED)}")
+        for name in names(self.schedules):
+            if name not in SCHEDULES:
+                raise ValueError(f"schedules: unknown {name!r}; known are {', '.join(SCHEDULES)}")
+        for option in ("latencies", "rates"):
+            numbers(option, getattr(self, option), zero_allowed=option == "latencies")
+        for option in ("stages", "microbatches", "inner_steps"):
+            counts(option, getattr(self, option), may_be_empty=option == "inner_steps")
+        if not names(self.schedules):
+            raise ValueError("schedules: name at least one")
+        if self.rounds < 1:
+            raise ValueError(f"rounds must be at least 1, got {self.rounds}")
+        if self.cores is not None and not 0 < self.cores < math.inf:
+            raise ValueError(f"cores must be a positive number, got {self.cores}")
+        for option in SURROGATE_OPTIONS:
+            if getattr(self, option) is not None and not any(takes(name, option) for name in self.known_methods):
+                raise ValueError(f"none of the methods {self.methods} takes {flag(option)}")
+
+    @property
+    def known_methods(self) -> list[str]:
+        """Those that this version of the package has."""
+        return [name for name in self.method_names if name in METHODS]
+
+    def options_of(self, method: str) -> dict[str, Any]:
+        """What was given of the options that a method takes, inner steps and learning rate aside."""
+        given = {name: getattr(self, name) for name in SURROGATE_OPTIONS if takes(method, name)}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by option name."""
+        return asdict(self)
+
+
+def names(text: str) -> list[str]:
+    """Words apart by commas, each once."""
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def numbers(option: str, text: str, *, zero_allowed: bool = False) -> list[float]:
+    """Numbers apart by commas, each once, in the order given.
+
+    Raises:
+        ValueError: for what is no positive number, or none.
+
+    >>> numbers("rates", "1000, 20")
+    [1000.0, 20.0]
+    """
+    found = []
+    for word in names(text):
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if not (0 < value < math.inf or (zero_allowed and value == 0)):
+            raise ValueError(f"{option}: {word!r} is not a positive number")
+        found.append(value)
+    if not found:
+        raise ValueError(f"{option}: give at least one number")
+    return list(dict.fromkeys(found))
+
+
+def counts(option: str, text: str, *, may_be_empty: bool = False) -> list[int]:
+    """Whole numbers from 1, apart by commas, each once."""
+    if may_be_empty and not names(text):
+        return []
+    found = numbers(option, text)
+    for value in found:
+        if not value.is_integer():
+            raise ValueError(f"{option}: {value:g} is not a whole number")
+    return [int(value) for value in found]

@@ -1,0 +1,86 @@
+"""What `surmin theory` is asked to try. Importing this imports no torch, so that options can be refused at once."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from surmin.experiments.configs.run import ExperimentConfig
+
+SMOOTH = ("tanh", "softplus", "sigmoid", "gelu", "silu", "identity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TheoryConfig:
+    """Theorem 1 on one smooth network, and the tightness of the local losses on networks of several depths.
+
+    Everything is computed in float64 on the processor, with the whole batch and exact curvatures.
+
+    Attributes:
+        data: digits, mnist, a folder of IDX files, or an .npz file.
+        data_dir: where the files of mnist are.
+        train_samples: the first so many training samples are the data.
+        width: size of a hidden layer.
+        activation: tanh, softplus, sigmoid, gelu, silu or identity: the theorem is about smooth networks.
+        delta: with scalar and sample curvature, δ of Appendix A.
+        delta_relative: with scalar and sample curvature, δ as a multiple of λ_max(H_zz) instead.
+        layers: linear layers of the network that the theorem is tried on.
+        rounds: T, the theorem's rounds.
+        inner_steps: each N, inner steps of size 1/β per round.
+        depths: linear layers of the networks whose tightness is measured.
+        training_rounds: of sm, after which tightness is measured again.
+        directions: random directions that curvatures are compared along.
+        lanczos_steps: products spent on every largest eigenvalue of a block.
+        seeds: initialisations of each depth; the theorem is tried on the first.
+        seed: the first one.
+        threads: of the processor.
+    """
+
+    data: str = "digits"
+    data_dir: str | None = None
+    train_samples: int = 100
+    width: int = 16
+    activation: str = "tanh"
+    delta: float = 1.0
+    delta_relative: float | None = None
+    layers: int = 3
+    rounds: int = 100
+    inner_steps: tuple[int, ...] = (1, 10)
+    depths: tuple[int, ...] = (2, 4, 8, 16)
+    training_rounds: int = 10
+    directions: int = 10
+    lanczos_steps: int = 15
+    seeds: int = 3
+    seed: int = 0
+    threads: int = 1
+
+    def check(self) -> None:
+        """Raise ValueError for an impossible value, naming the option."""
+        self.problem(self.layers, self.seed).check()
+        if self.activation not in SMOOTH:
+            raise ValueError(
+                f"activation {self.activation!r} will not do, the theorem is about smooth networks: "
+                f"choose one of {', '.join(SMOOTH)}"
+            )
+        least = {"rounds": 1, "training_rounds": 1, "directions": 1, "lanczos_steps": 1, "seeds": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+        for name in ("inner_steps", "depths"):
+            values = getattr(self, name)
+            if not values or min(values) < 1 or len(set(values)) < len(values):
+                raise ValueError(f"{name} must be one or more different numbers from 1 up, got {list(values)}")
+        for name in ("delta", "delta_relative"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+    def problem(self, layers: int, seed: int) -> ExperimentConfig:
+        """A network of so many layers, and its data, as the other commands know them."""
+        return ExperimentConfig(
+            data=self.data, data_dir=self.data_dir, train_samples=self.train_samples, layers=layers, width=self.width,
+            activation=self.activation, stages=1, dtype="float64", device="cpu", seed=seed, threads=self.threads,
+        )  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by option name."""
+        return asdict(self)

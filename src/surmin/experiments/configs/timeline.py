@@ -1,0 +1,41 @@
+"""What `surmin timeline` is asked to trace. Importing this imports no torch, so that options can be refused at once."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from tyro.conf import Fixed, Suppress
+
+from surmin.experiments.configs.run import ExperimentConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimelineConfig(ExperimentConfig):
+    """A few steps of plain gradient descent, then a few rounds of sm, on the same network and workers.
+
+    Attributes:
+        workers: processes that the stages are spread over.
+        schedule: of the gradient steps' micro-batches, and of sm's.
+        gradient_steps: traced steps of gradient descent.
+        rounds: traced rounds of sm.
+    """
+
+    command: ClassVar[str] = "timeline"
+
+    width: int = 256
+    workers: int = 4
+    microbatches: int = 4
+    schedule: Literal["posted", "gpipe", "1f1b"] = "gpipe"
+    gradient_steps: int = 5
+    rounds: int = 2
+    target_loss: Annotated[float | None, Suppress, Fixed] = None
+
+    def check(self) -> None:
+        """As above; there must be something to trace."""
+        super().check()
+        for name in ("gradient_steps", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.replicas > 1:
+            raise ValueError("surmin timeline shows one pipe: leave replicas at 1")
+        if self.target_loss is not None:
+            raise ValueError("target_loss has no meaning for a timeline")

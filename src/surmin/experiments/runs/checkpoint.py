@@ -1,0 +1,142 @@
+"""Checkpoints: written by all workers together, each its own part, and read by any other number of them.
+
+Parameters are stored under their global names, so that a network cut into 4 stages resumes on 2 or 1. Every worker adds
+a document, JSON in a tensor of bytes under `worker/` and its number: the round, the method and the method's state,
+whose tensors stand beside the parameters under `method/` and the path to them. The documents' union is the whole.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from surmin.experiments.runs.round_folder import newest_round, open_round, position, write_round
+from surmin.experiments.runs.tensor_tree import StoredTensors, merge, pack, unpack, without
+
+FORMAT = "surmin checkpoint 2"
+STATE = "method"
+WORKER = "worker"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network after `round` rounds and what its method remembers.
+
+    On several workers, parameters and the state's tensors are those of one worker, under the parameters' global names;
+    everything else in the state is the same on all.
+    """
+
+    round: int
+    method: str
+    parameters: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+
+    def save(self, folder: Path, group: ProcessGroup | None = None) -> None:
+        """Write it, on the disk before the last one is removed; every worker of the group must call this.
+
+        Args:
+            folder: where a run's checkpoints are, the same folder for all workers.
+            group: the workers; the default group when None. A process without any process group is alone.
+
+        Raises:
+            OSError: when a worker could not write its part; the last checkpoint is still there.
+            ValueError: when the workers' parts are not one checkpoint; the last one is still there.
+        """
+        rank, workers = position(group)
+        tensors = dict(self.parameters)
+        document = {
+            "format": FORMAT,
+            "workers": workers,
+            "round": self.round,
+            "method": self.method,
+            "state": pack(self.state, STATE, tensors),
+        }
+        tensors[f"{WORKER}/{rank}"] = torch.frombuffer(bytearray(json.dumps(document).encode()), dtype=torch.uint8)
+        write_round(folder, self.round, {name: _copy(value) for name, value in tensors.items()}, _check_whole, group)
+
+    @classmethod
+    def load(cls, folder: Path, names: Collection[str] | None = None) -> "Checkpoint":
+        """Read the newest checkpoint of a run.
+
+        Args:
+            folder: where the run's checkpoints are.
+            names: the parameters wanted, all when None. What the state has under other parameters' names is left out.
+
+        Raises:
+            ValueError: when there is no whole checkpoint, in one line with the file's name.
+        """
+        path = newest_round(folder)
+        if path is None:
+            raise ValueError(f"{folder}: no checkpoint in it")
+        with open_round(path) as stored:
+            try:
+                document = _read_document(stored)
+                everything = {name for name in stored if not name.startswith((f"{STATE}/", f"{WORKER}/"))}
+                own = everything if names is None else everything.intersection(names)
+                state = unpack(without(document["state"], everything - own), stored)
+                return cls(document["round"], document["method"], {name: stored[name]() for name in own}, state)
+            except (SafetensorError, KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{path}: not a checkpoint that can be read: {error}") from error
+
+    def check(self, method: str, parameters: Mapping[str, Tensor]) -> None:
+        """Raise ValueError unless this is a checkpoint of that method for a network with these parameters."""
+        if self.method != method:
+            raise ValueError(f"the checkpoint is of method {self.method}, not {method}")
+        stored = {name: (tuple(value.shape), value.dtype) for name, value in self.parameters.items()}
+        wanted = {name: (tuple(value.shape), value.dtype) for name, value in parameters.items()}
+        for name in sorted(stored.keys() | wanted.keys()):
+            if stored.get(name) != wanted.get(name):
+                raise ValueError(
+                    f"the checkpoint is of another network: parameter {name} is {_describe(stored.get(name))} there "
+                    f"and {_describe(wanted.get(name))} here"
+                )
+
+    @torch.no_grad()
+    def restore(self, parameters: Mapping[str, Tensor]) -> None:
+        """Copy the parameters into a network's; `check` first."""
+        for name, parameter in parameters.items():
+            parameter.copy_(self.parameters[name])
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy on the CPU with memory of its own."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _check_whole(path: Path) -> None:
+    """Read the documents back: what cannot be loaded must not take the last checkpoint's place."""
+    with open_round(path) as stored:
+        try:
+            _read_document(stored)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; do all workers write to the same folder?") from error
+
+
+def _read_document(stored: StoredTensors) -> dict[str, Any]:
+    """The union of all workers' documents."""
+    document = _read_part(stored, 0)
+    for rank in range(1, document["workers"]):
+        document = merge(document, _read_part(stored, rank))
+    if not (type(document["round"]) is int and document["round"] >= 0 and isinstance(document["state"], dict)):
+        raise ValueError("round or state is none")
+    return document
+
+
+def _read_part(stored: StoredTensors, rank: int) -> dict[str, Any]:
+    name = f"{WORKER}/{rank}"
+    if name not in stored:
+        raise ValueError(f"the part of worker {rank} is missing")
+    document: dict[str, Any] = json.loads(stored[name]().numpy().tobytes())
+    if document["format"] != FORMAT:
+        raise ValueError("it is of another version of surmin")
+    return document
+
+
+def _describe(kind: tuple[tuple[int, ...], torch.dtype] | None) -> str:
+    return "missing" if kind is None else f"{str(kind[1]).removeprefix('torch.')} {list(kind[0])}"

@@ -1,0 +1,80 @@
+"""A run's folder: `config.json`, `metrics.jsonl` and `checkpoint/`. Importing this imports no torch."""
+
+import platform
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from surmin import __version__
+from surmin.experiments.runs.files import write_json
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run's files are. `curves.png` is drawn from them later."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The options, and what they ran on."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One row a round."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The network and the method's memory, after the last round that was saved."""
+        return self.path / "checkpoint"
+
+
+def default_folder(command: str, data: str) -> Path:
+    """A new folder under runs/, named by what is run and when."""
+    return Path("runs") / f"{command}-{Path(data).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def claim_folder(path: Path) -> None:
+    """Make an empty folder, or take one that is there and empty.
+
+    Raises:
+        ValueError: when something is there already; nothing has changed then.
+    """
+    check_unclaimed(path)
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def check_unclaimed(path: Path) -> None:
+    """Raise ValueError when something is there already."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file, not a folder to write a run into")
+    if path.is_dir() and any(path.iterdir()):
+        raise ValueError(f"{path} is not empty: continue it with --resume {path}, or name another folder with --out")
+
+
+class Config(Protocol):
+    """The options of a command."""
+
+    command: ClassVar[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by option name."""
+
+
+def write_config(path: Path, config: Config, device: "torch.device") -> None:
+    """Write `config.json`: the options under their names, and beside them what they ran with."""
+    import torch  # here: who only looks at a folder need not wait for it
+
+    environment = {
+        "surmin": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+    }
+    write_json(path, {"command": config.command, "options": config.to_json(), "environment": environment})

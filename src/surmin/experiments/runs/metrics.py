@@ -1,0 +1,121 @@
+"""The rows of `metrics.jsonl`: row r describes the network after r rounds, row 0 the start; counters are cumulative."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from surmin.experiments.runs.files import write_text
+from surmin.report import StepReport
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good the network is: mean loss over the whole training set, and the share of test labels it gets right."""
+
+    loss: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of `metrics.jsonl`; None (null there) where a figure does not apply or is not finite.
+
+    Attributes:
+        round: outer iterations done.
+        loss: training loss, over the whole training set.
+        test_accuracy: share of test labels the network gets right.
+        seconds: time spent training, evaluation excluded.
+        gradient_equivalents: work, in forward and backward passes over the batch, counted from operations.
+        messages: sent between stages.
+        bytes: sent between stages.
+        forward_waves: those of acceptance tests included.
+        accepted: whether this round changed the parameters.
+        damping: λ of this round's step.
+        reduction_ratio: actual over predicted decrease.
+    """
+
+    round: int
+    loss: float | None
+    test_accuracy: float | None
+    seconds: float = 0.0
+    gradient_equivalents: float = 0.0
+    messages: int = 0
+    bytes: int = 0
+    forward_waves: int = 0
+    accepted: bool | None = None
+    damping: float | None = None
+    reduction_ratio: float | None = None
+
+    @classmethod
+    def start(cls, evaluation: Evaluation) -> "Row":
+        """Row 0."""
+        return cls(0, _finite(evaluation.loss), _finite(evaluation.test_accuracy))
+
+    def next(self, report: StepReport, seconds: float, evaluation: Evaluation) -> "Row":
+        """The row after this one, one round later."""
+        return Row(
+            round=self.round + 1,
+            loss=_finite(evaluation.loss),
+            test_accuracy=_finite(evaluation.test_accuracy),
+            seconds=self.seconds + seconds,
+            gradient_equivalents=self.gradient_equivalents + report.gradient_equivalents,
+            messages=self.messages + report.messages,
+            bytes=self.bytes + report.bytes_sent,
+            forward_waves=self.forward_waves + report.forward_waves,
+            accepted=report.accepted,
+            damping=_finite(report.damping),
+            reduction_ratio=_finite(report.reduction_ratio),
+        )
+
+
+FIGURES = tuple(field.name for field in fields(Row))
+
+
+def append_row(path: Path, row: Row) -> None:
+    """Add one line, and hand it to the operating system at once."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(_line(row))
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Replace the file by these rows."""
+    write_text(path, "".join(map(_line, rows)))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All whole rows; a last line that was cut off in the middle is left out.
+
+    Raises:
+        ValueError: when the file cannot be read or another line is not a row.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from error
+    rows: list[Row] = []
+    for number, line in enumerate(lines[:-1]):
+        try:
+            row = Row(**_numbers(json.loads(line)))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: line {number + 1} is not a row of metrics") from error
+        if row.round != number:
+            raise ValueError(f"{path}: line {number + 1} should describe round {number}, it says {row.round}")
+        rows.append(row)
+    return rows
+
+
+def _numbers(values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict) or any(isinstance(value, str | list | dict) for value in values.values()):
+        raise ValueError("not a table of numbers")
+    return values
+
+
+def _line(row: Row) -> str:
+    return json.dumps(asdict(row), allow_nan=False) + "\n"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

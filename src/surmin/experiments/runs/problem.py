@@ -1,0 +1,132 @@
+"""From a configuration to data, a network and its pipeline."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from surmin.data import Dataset, load_dataset
+from surmin.experiments.configs.run import ExperimentConfig
+from surmin.experiments.runs.metrics import Evaluation
+from surmin.experiments.runs.position import Position
+from surmin.experiments.runs.team import Team, choose_device
+from surmin.losses import CrossEntropy
+from surmin.models import build_model
+from surmin.pipeline.distributed import Pipeline
+from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.placement import spread
+from surmin.pipeline.process_replicas import DIMENSIONS
+from surmin.pipeline.worker_pipeline import WorkerPipeline
+from surmin.stages.partition import partition
+from surmin.stages.stage import leaf_modules
+
+DEFAULT_STAGES = 4
+EVALUATED_AT_ONCE = 2048
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network on its device, cut into stages, and the data on the same device.
+
+    Attributes:
+        data: all of it, on every worker.
+        modules: all stages' modules, of which a worker trains its own.
+        pipeline: over the stages this worker holds.
+        team: of workers.
+        position: of this worker among them.
+    """
+
+    data: Dataset
+    modules: list[nn.Module]
+    pipeline: WorkerPipeline
+    team: Team
+    position: Position
+
+    @torch.no_grad()
+    def evaluate(self) -> Evaluation:
+        """Loss on all training samples and accuracy on all test samples, by forward passes that are not counted.
+
+        Replicas take turns with what goes through the pipe at once.
+        """
+        total = torch.zeros((), dtype=torch.float64)
+        for inputs, targets in self._parts(self.data.train_inputs, self.data.train_targets):
+            outputs = self.pipeline.predict(inputs)
+            if outputs is not None:
+                total += self.pipeline.loss.sample_losses(outputs, targets).sum().double().cpu()
+        right = 0
+        for inputs, targets in self._parts(self.data.test_inputs, self.data.test_targets):
+            outputs = self.pipeline.predict(inputs)
+            right += 0 if outputs is None else int((outputs.argmax(-1) == targets).sum())
+        total_loss, all_right = self.team.sum(float(total), right)
+        return Evaluation(total_loss / len(self.data.train_inputs), all_right / self.data.test_targets.numel())
+
+    def _parts(self, inputs: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
+        parts = list(zip(inputs.split(EVALUATED_AT_ONCE), targets.split(EVALUATED_AT_ONCE), strict=True))
+        return parts[self.position.replica :: self.position.replicas]
+
+
+def load_data(config: ExperimentConfig, team: Team) -> Dataset:
+    """The data, on the device the experiment runs on."""
+    dtype = getattr(torch, config.dtype)
+    data = load_dataset(config.data, data_dir=config.data_dir, train_samples=config.train_samples, dtype=dtype)
+    device = choose_device(config.device, team.place)
+    return Dataset(
+        data.name,
+        data.train_inputs.to(device),
+        data.train_targets.to(device),
+        data.test_inputs.to(device),
+        data.test_targets.to(device),
+        data.classes,
+    )
+
+
+def build_problem(config: ExperimentConfig, data: Dataset, team: Team) -> Problem:
+    """The network of the configuration's seed, the same on every device and in every dtype (up to rounding).
+
+    A worker keeps its own stages of it.
+
+    Raises:
+        ValueError: when the network cannot be built for this data or cut into so many stages.
+    """
+    torch.manual_seed(config.seed)
+    model = build_model(
+        config.model,
+        input_shape=data.input_shape,
+        outputs=data.classes,
+        layers=config.layers,
+        width=config.width,
+        activation=config.activation,
+        tokens=data.has_tokens,
+    )
+    position = Position.of(team.rank, team.count, config.replicas)
+    count = config.stages or max(position.length, min(DEFAULT_STAGES, _trainable_layers(model)))
+    modules = partition(model, count)
+    own = spread(count, position.length)[position.place]
+    for module in modules[own.start : own.stop]:
+        module.to(data.train_inputs.device, getattr(torch, config.dtype))
+    loss, microbatches = CrossEntropy(), config.microbatches
+    if team.count == 1:
+        pipeline: WorkerPipeline = InProcessPipeline(modules, loss, microbatches=microbatches)
+    else:
+        pipeline = Pipeline(
+            modules[own.start : own.stop],
+            loss,
+            microbatches=microbatches,
+            schedule=config.schedule,
+            timeout=config.waiting,
+            mesh=_mesh(position),
+            device=data.train_inputs.device,
+        )
+    return Problem(data, modules, pipeline, team, position)
+
+
+def _mesh(position: Position) -> DeviceMesh | None:
+    """Of replicas and places in the pipe."""
+    if position.replicas == 1:
+        return None
+    return init_device_mesh("cpu", (position.replicas, position.length), mesh_dim_names=DIMENSIONS)
+
+
+def _trainable_layers(model: nn.Sequential) -> int:
+    return sum(any(parameter.requires_grad for parameter in leaf.parameters()) for leaf in leaf_modules(model))

@@ -1,0 +1,127 @@
+"""The folder `checkpoint/`: `round-000012/` in it is whole or not there, with one safetensors file per worker.
+
+The files are written by `torch.distributed.checkpoint` and read by safetensors alone: one file after the other, so
+that an error names it, and nothing that is pickled is looked at.
+"""
+
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import SavePlan
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import WriteResult
+
+from surmin.experiments.runs.files import sync_folder
+from surmin.experiments.runs.tensor_tree import StoredTensors
+
+ROUND = re.compile(r"round-(\d+)")
+UNFINISHED = ".unfinished"
+
+
+def newest_round(folder: Path) -> Path | None:
+    """The folder of the last round of which there is a checkpoint."""
+    rounds = {int(found[1]): path for path in _list(folder) if (found := ROUND.fullmatch(path.name))}
+    return rounds[max(rounds)] if rounds else None
+
+
+def write_round(
+    folder: Path,
+    number: int,
+    tensors: Mapping[str, Tensor],
+    check: Callable[[Path], None],
+    group: dist.ProcessGroup | None,
+) -> None:
+    """Write this worker's tensors; all workers of the group write at the same time. Other rounds are then removed.
+
+    A round that is there already stays as it is.
+
+    Args:
+        folder: the same for all workers.
+        number: the round.
+        tensors: by name, contiguous on the CPU. What several workers have under the same name is written once.
+        check: looks at the unfinished folder on worker 0, and raises when it must not take its place.
+        group: the workers, the default group when None. With no process group at all this process is alone.
+
+    Raises:
+        OSError: also when another worker failed; the last checkpoint is still there.
+    """
+    writer = _RoundWriter(folder / f"round-{number:06}", check)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            save(dict(tensors), storage_writer=writer, process_group=group)
+    except CheckpointException as error:
+        raise _cause(error, position(group)[0]) from error
+
+
+@contextmanager
+def open_round(path: Path) -> Iterator[StoredTensors]:
+    """The tensors in the folder of a round, by name.
+
+    Raises:
+        ValueError: when a file cannot be read, in one line with its name.
+    """
+    with ExitStack() as stack:
+        tensors: dict[str, Callable[[], Tensor]] = {}
+        for file_path in sorted(path.glob("*.safetensors")):
+            try:
+                file = stack.enter_context(safe_open(file_path, framework="pt"))
+            except (OSError, SafetensorError) as error:
+                raise ValueError(f"{file_path}: not a checkpoint that can be read: {error}") from error
+            tensors |= {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        yield tensors
+
+
+def position(group: dist.ProcessGroup | None) -> tuple[int, int]:
+    """This worker's number in the group and the number of workers."""
+    return (dist.get_rank(group), dist.get_world_size(group)) if dist.is_initialized() else (0, 1)
+
+
+class _RoundWriter(HuggingFaceStorageWriter):
+    """Writes beside `place`; when all workers have written, worker 0 moves the whole into it."""
+
+    def __init__(self, place: Path, check: Callable[[Path], None]) -> None:
+        self.place, self.check = place, check
+        self.unfinished = place.with_name(f"{place.name}{UNFINISHED}")
+        super().__init__(str(self.unfinished), save_distributed=True)
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """On worker 0, before any worker writes: files left by a crash are not of this checkpoint."""
+        shutil.rmtree(self.unfinished)
+        self.unfinished.mkdir()
+        return super().prepare_global_plan(plans)
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """On worker 0, when all have written; when it raises, all workers' `save` raises."""
+        self.check(self.unfinished)
+        sync_folder(self.unfinished)
+        if not self.place.exists():
+            self.unfinished.rename(self.place)
+            sync_folder(self.place.parent)
+        for path in _list(self.place.parent):
+            if path != self.place and ROUND.fullmatch(path.name.removesuffix(UNFINISHED)):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _list(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _cause(error: CheckpointException, rank: int) -> BaseException:
+    """What this worker raises: its own error if it has one, or whose error it was."""
+    if rank in error.failures:
+        return error.failures[rank][0]
+    worker = min(error.failures)
+    cause = error.failures[worker][0]
+    return OSError(f"worker {worker} could not write the checkpoint: {type(cause).__name__}: {cause}")

@@ -1,0 +1,210 @@
+"""One run: a network, a method, and the folder that records what happens."""
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from surmin.data import Dataset
+from surmin.errors import NonFiniteError
+from surmin.experiments.runs.batches import Batches
+from surmin.experiments.runs.checkpoint import Checkpoint
+from surmin.experiments.configs.run import RunConfig
+from surmin.experiments.runs.folder import RunFolder, claim_folder, write_config
+from surmin.experiments.runs.interrupts import deferred_interrupt
+from surmin.experiments.runs.metrics import Row, append_row, write_rows
+from surmin.experiments.runs.problem import build_problem, load_data
+from surmin.experiments.runs.processor import set_up_processor
+from surmin.experiments.runs.saved import SavedRun
+from surmin.experiments.runs.team import ALONE, Team
+from surmin.methods.registry import build_method, takes
+from surmin.report import StepReport
+
+CHECKPOINT_SECONDS = 30.0
+TOKEN_RANK = 2
+NO_CONTEXT = "Attempting to run cuBLAS"
+"""How torch begins to tell that its thread for gradients is the first to use cuBLAS: it does no harm."""
+Status = Literal["reached", "finished", "diverged", "interrupted"]
+
+
+class Run:
+    """A run that is ready to train: everything is checked and built, and nothing is written yet.
+
+    Args:
+        config: the options; `stages` is filled in where it was left open.
+        path: the run's folder, the same for all members of the team.
+        team: whose run it is; every member makes the same calls.
+        data: the data if it is loaded already.
+
+    Raises:
+        ValueError: for options that are not possible, alone or with this data.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        path: Path,
+        team: Team = ALONE,
+        data: Dataset | None = None,
+    ) -> None:
+        config = replace(config, workers=team.count)
+        config.check()
+        set_up_processor(config.threads)
+        self.team = team
+        self.problem = build_problem(config, data or load_data(config, team), team)
+        self.config = replace(config, stages=len(self.problem.modules))
+        self.folder = RunFolder(path)
+        self.rows: list[Row] = []
+        self._batches = Batches(
+            self.problem.data.train_inputs,
+            self.problem.data.train_targets,
+            config.batch_size,
+            config.seed,
+            self.problem.position,
+        )
+        if self._batches.size % config.microbatches:
+            raise ValueError(
+                f"{self._batches.size} samples cannot be cut into {config.microbatches} equal microbatches"
+            )
+        options = _token_defaults(config, self.problem.data) | config.given_options()
+        self._writers = team.first(self.problem.position.length)
+        self._method = build_method(config.method, self.problem.pipeline, options, config.seed)
+
+    @property
+    def status(self) -> Status:
+        """How far the run has come."""
+        return status_of(self.rows, self.config)
+
+    def start(self) -> None:
+        """Make the folder and record the starting point.
+
+        Raises:
+            ValueError: when the folder has something in it already.
+        """
+        self._claim()
+        self.rows = [Row.start(self.problem.evaluate())]
+        self._record()
+
+    def resume(self, saved: SavedRun) -> None:
+        """Take up a run where its checkpoint is, in its own folder or in a copy; then this folder must be empty.
+
+        Raises:
+            ValueError: when checkpoint or options do not fit; no file has changed then.
+        """
+        saved.check_continues(self.config)
+        self._restore(saved)
+        self.rows = saved.rows
+        if self.folder.path != saved.folder.path:
+            self._claim()
+        self._record()
+
+    def train(self, on_row: Callable[[Row], None] = lambda row: None) -> Status:
+        """Train until the target, the last round, divergence or Ctrl-C.
+
+        Args:
+            on_row: called with every new row.
+        """
+        _warm_up(self.problem.data.train_inputs.device)
+        saved = time.monotonic()
+        with deferred_interrupt() as is_interrupted:
+            while self.status == "interrupted":
+                is_due = self._writes and time.monotonic() - saved > CHECKPOINT_SECONDS
+                interrupts, dues = self.team.sum(is_interrupted(), is_due)
+                if interrupts:
+                    break
+                if dues:
+                    self._save()
+                    saved = time.monotonic()
+                self.rows.append(self._next_row())
+                if self._writes:
+                    append_row(self.folder.metrics, self.rows[-1])
+                on_row(self.rows[-1])
+            self._save()
+        return self.status
+
+    @property
+    def _writes(self) -> bool:
+        """Whether this member writes the files that all share."""
+        return self.team.rank == 0
+
+    def _claim(self) -> None:
+        """Make the folder, before any member writes into it."""
+        if self._writes:
+            claim_folder(self.folder.path)
+        self.team.sum(0.0)
+
+    def _next_row(self) -> Row:
+        last = self.rows[-1]
+        start = time.perf_counter()
+        inputs, targets = self._batches.batch(last.round)
+        try:
+            report = self._method.step(inputs, targets)
+        except NonFiniteError:
+            return replace(last, round=last.round + 1, loss=None, test_accuracy=None, accepted=False)
+        if inputs.is_cuda:
+            torch.cuda.synchronize(inputs.device)
+        seconds = time.perf_counter() - start
+        return last.next(self._summed(report, inputs.shape), seconds, self.problem.evaluate())
+
+    def _summed(self, report: StepReport, shape: torch.Size) -> StepReport:
+        """The report with what all members did and sent."""
+        if self.team.count == 1:
+            return report
+        unit = self.problem.pipeline.gradient_operations(shape)
+        work, units, messages, sent = self.team.sum(
+            report.gradient_equivalents * unit, unit, report.messages, report.bytes_sent
+        )
+        return replace(report, gradient_equivalents=work / units, messages=int(messages), bytes_sent=int(sent))
+
+    def _record(self) -> None:
+        """Write the files anew from what is known now."""
+        if self._writes:
+            write_config(self.folder.config, self.config, self.problem.data.train_inputs.device)
+            write_rows(self.folder.metrics, self.rows)
+        self._save()
+
+    def _save(self) -> None:
+        """Write the first replica's checkpoint; a network that has diverged does not replace the last good one."""
+        if self.status != "diverged" and self.problem.position.replica == 0:
+            self._checkpoint().save(self.folder.checkpoint, self._writers)
+
+    def _checkpoint(self) -> Checkpoint:
+        parameters = self.problem.pipeline.parameters
+        return Checkpoint(self.rows[-1].round, self.config.method, parameters, self._method.state_dict())
+
+    def _restore(self, saved: SavedRun) -> None:
+        parameters = self.problem.pipeline.parameters
+        checkpoint = Checkpoint.load(saved.folder.checkpoint, parameters)
+        try:
+            checkpoint.check(self.config.method, parameters)
+            self._method.load_state_dict(checkpoint.state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{saved.folder.checkpoint}: {error}") from error
+        checkpoint.restore(parameters)
+
+
+def _warm_up(device: torch.device) -> None:
+    """Have torch import and open now what it does at the first gradient: half a second that is no method's work."""
+    point = torch.ones(1, 1, device=device, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", NO_CONTEXT)
+        torch.autograd.grad(point @ point, point, torch.ones_like(point))
+
+
+def status_of(rows: Sequence[Row], config: RunConfig) -> Status:
+    """What the rows of a run say about it; a run that was cut off in any way is interrupted."""
+    last = rows[-1]
+    if last.loss is None:
+        return "diverged"
+    if config.target_loss is not None and last.loss <= config.target_loss:
+        return "reached"
+    return "finished" if last.round >= config.rounds else "interrupted"
+
+
+def _token_defaults(config: RunConfig, data: Dataset) -> dict[str, Any]:
+    """Options that hold for token data unless others are given: its outputs are too many for an exact factor."""
+    return {"rank": TOKEN_RANK} if data.has_tokens and takes(config.method, "rank") else {}

@@ -1,0 +1,1 @@
+"""Measured runs put on links of every kind, and who wins where."""

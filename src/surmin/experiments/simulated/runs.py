@@ -1,0 +1,139 @@
+"""The runs that `surmin simulate` computes with: every method trained in every combination asked for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+
+from surmin.data import Dataset
+from surmin.experiments.comparisons.grid import parse_rates
+from surmin.experiments.configs.simulate import SimulateConfig, counts
+from surmin.experiments.runs.problem import load_data
+from surmin.experiments.runs.processor import set_up_processor
+from surmin.experiments.runs.run import TOKEN_RANK
+from surmin.experiments.runs.team import ALONE
+from surmin.losses import CrossEntropy
+from surmin.methods.registry import takes
+from surmin.models import build_model
+from surmin.simulation.measuring import Trained, train
+from surmin.stages.partition import partition
+from surmin.stages.stage import leaf_modules
+
+INNER = ("sm", "sm-paper", "cgblock")
+"""Methods that are given inner steps. L-BFGS has one iteration a round: where rounds end means nothing to it."""
+LEAST_STRETCHED = 3
+"""Workers that a run needs to be stretched to more: a first, a last, and one between them to be repeated."""
+Tell = Callable[[str, int, float], None]
+"""Is told what is being trained, after how many rounds, and the loss."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method as it was trained.
+
+    Attributes:
+        method: its name.
+        lr: its learning rate, None for methods that take none.
+        inner_steps: None where the method's default was taken, or it takes none.
+        workers: of the run.
+        microbatches: equal parts of the batch.
+        trained: what it came to.
+    """
+
+    method: str
+    lr: float | None
+    inner_steps: int | None
+    workers: int
+    microbatches: int
+    trained: Trained
+
+
+class Measuring:
+    """Trains what a simulation needs, each thing once.
+
+    Args:
+        config: what was asked for.
+        tell: is told how training goes.
+        warn: is told what does not reach the loss, or cannot be done.
+    """
+
+    def __init__(self, config: SimulateConfig, tell: Tell, warn: Callable[[str], None]) -> None:
+        set_up_processor(config.threads)
+        self._config = config
+        self._rates = {method: _rates(config, method) for method in config.known_methods}
+        self._data: Dataset = load_data(config.experiment, ALONE)
+        self._tell = tell
+        self._warn = warn
+        self._layers = sum(
+            any(parameter.requires_grad for parameter in leaf.parameters()) for leaf in leaf_modules(self._network())
+        )
+
+    def measured_stages(self) -> list[int]:
+        """Worker counts to train with: those asked for that the network can be cut into, or one to be stretched."""
+        asked = counts("stages", self._config.stages)
+        own = [count for count in asked if count <= self._layers]
+        if len(own) < len(asked) and max(own, default=0) < LEAST_STRETCHED:
+            if self._layers < LEAST_STRETCHED:
+                raise ValueError(f"stages: a network of {self._layers} layers cannot stand for {max(asked)} stages")
+            own.append(min(self._layers, 4))
+        return own
+
+    def runs(self) -> Iterator[Run]:
+        """Every method by its best learning rate, in every combination."""
+        for method in self._config.known_methods:
+            steps: Sequence[int | None] = [None]
+            if method in INNER:
+                steps = counts("inner_steps", self._config.inner_steps, may_be_empty=True) or [None]
+            for inner_steps in steps:
+                yield from self._runs_of(method, inner_steps)
+
+    def _runs_of(self, method: str, inner_steps: int | None) -> Iterator[Run]:
+        rates = self._rates[method]
+        cuts = list(product(self.measured_stages(), counts("microbatches", self._config.microbatches)))
+        tried = [run for rate in rates if (run := self._run(method, rate, inner_steps, *cuts[0])) is not None]
+        if not tried:
+            return
+        best = min(tried, key=lambda run: run.trained.rounds)
+        yield best
+        for cut in cuts[1:]:
+            run = self._run(method, best.lr, inner_steps, *cut)
+            if run is not None:
+                yield run
+
+    def _run(
+        self, method: str, lr: float | None, inner_steps: int | None, workers: int, microbatches: int
+    ) -> Run | None:
+        config = self._config
+        options: dict[str, Any] = {"rank": TOKEN_RANK} if self._data.has_tokens and takes(method, "rank") else {}
+        options |= config.options_of(method)
+        options |= {"inner_steps": 1} if method == "lbfgs" else {}
+        options |= {name: value for name, value in (("lr", lr), ("inner_steps", inner_steps)) if value is not None}
+        given = [f", {words} {value:g}" for words, value in (("lr", lr), ("N", inner_steps)) if value is not None]
+        name = f"{method}{''.join(given)}, {workers} stages, {microbatches} micro-batches"
+        trained = train(
+            partition(self._network(), workers), CrossEntropy(), self._data.train_inputs, self._data.train_targets,
+            method, options, microbatches=microbatches, target_loss=config.target_loss, most_rounds=config.rounds,
+            seed=config.seed, tell=lambda rounds, loss: self._tell(name, rounds, loss),
+        )  # fmt: skip
+        if trained is None or not trained.rounds:
+            reason = "begins there" if trained else f"does not reach it in {config.rounds} rounds"
+            self._warn(f"{name}: a loss of {config.target_loss:g}: {reason}; left out")
+            return None
+        return Run(method, lr, inner_steps, workers, microbatches, trained)
+
+    def _network(self) -> torch.nn.Sequential:
+        config, data = self._config, self._data
+        torch.manual_seed(config.seed)
+        model = build_model(
+            config.model, input_shape=data.input_shape, outputs=data.classes, layers=config.layers,
+            width=config.width, activation=config.activation, tokens=data.has_tokens,
+        )  # fmt: skip
+        return model.to(data.train_inputs.device, getattr(torch, config.dtype))
+
+
+def _rates(config: SimulateConfig, method: str) -> Sequence[float | None]:
+    """Learning rates to try; those for methods that are not there do not matter."""
+    own = [item for item in config.lr if "=" not in item or item.partition("=")[0] == method]
+    return parse_rates(own, [method])[method] if takes(method, "lr") else [None]

@@ -1,0 +1,174 @@
+"""`surmin check`: the gradients, the blocks and the bound of a given network, against dense float64 algebra.
+
+Legend: H the Hessian of Ψ_i∘f_i in (z_{i-1}, θ_i), ℍ the decoupled one. Lemma 1 asks of it
+(1) ℍ_zz - H_zz ⪰ 0 and (2) ℍ_θθ - H_θθ - H_zθᵀ [ℍ_zz - H_zz]⁻¹ H_zθ ⪰ 0; then Σ_i L_i bounds the quadratic model of h.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from surmin.experiments.runs.files import write_json
+from surmin.experiments.theory.bound import BoundCheck, check_bound
+from surmin.experiments.theory.decoupled import DecoupledBlock, decoupled_blocks
+from surmin.experiments.theory.dense import DenseNetwork, check_size, surrogate_gradient
+from surmin.losses import ConvexLoss
+from surmin.options import OptionValues
+from surmin.pipeline.in_process import InProcessPipeline
+from surmin.presets import resolve_options
+
+RADII = (0.001, 0.01, 0.1, 0.3, 1.0)
+
+
+@dataclass(frozen=True)
+class BlockCheck:
+    """One trainable block. Errors are relative; eigenvalues are relative to the largest of the matrix that must bound.
+
+    Attributes:
+        layers: names of its first and last layer.
+        parameters: how many it has.
+        gradient_error: ∇Ψ_i, from the gradient wave, against ∂h/∂θ_i by plain backpropagation.
+        block_error: the block's matrix, product by product, against the dense one.
+        eigenvalue_error: how far λ_max(H_zz) is underestimated (scalar and sample, below which there is a block).
+        condition_1: smallest eigenvalue of ℍ_zz - H_zz; the first block has none.
+        condition_2: smallest eigenvalue of ℍ_θθ - H_θθ - H_zθᵀ [ℍ_zz - H_zz]⁻¹ H_zθ; in the first block of ℍ_θθ - H_θθ.
+    """
+
+    layers: tuple[str, str]
+    parameters: int
+    gradient_error: float
+    block_error: float
+    eigenvalue_error: float | None
+    condition_1: float | None
+    condition_2: float
+
+    def holds(self, tolerance: float) -> bool:
+        """Whether everything is as it should be, up to a relative tolerance."""
+        lowest = self.condition_2 if self.condition_1 is None else min(self.condition_1, self.condition_2)
+        return max(self.gradient_error, self.block_error) <= tolerance and lowest >= -tolerance
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What was found.
+
+    Attributes:
+        loss: h at the current parameters.
+        samples: in the batch.
+        curvature: "factor", "sample" or "scalar".
+        dtype: in which the package computed; the references are float64 always.
+        tolerance: what is put down to rounding in that dtype.
+        blocks: every trainable block.
+        bound: how often h(θ + d) > h + Σ_i L_i(d_i), by radius.
+    """
+
+    loss: float
+    samples: int
+    curvature: str
+    dtype: str
+    tolerance: float
+    blocks: tuple[BlockCheck, ...]
+    bound: tuple[BoundCheck, ...]
+
+    @property
+    def underestimates(self) -> bool:
+        """Whether λ_max came out too small, of which more products are the cure."""
+        return any((block.eigenvalue_error or 0.0) > self.tolerance for block in self.blocks)
+
+    @property
+    def holds(self) -> bool:
+        """Whether gradients, blocks and Lemma 1 are right. The bound on h itself may fail all the same: see `bound`."""
+        return all(block.holds(self.tolerance) for block in self.blocks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; a number that is not finite becomes null."""
+        values: dict[str, Any] = _plain(asdict(self))
+        return {"holds": self.holds, **values}
+
+    def write(self, path: Path) -> None:
+        """Replace `check.json`."""
+        write_json(path, self.to_json())
+
+
+def check_network(
+    stages: Sequence[nn.Module], loss: ConvexLoss, inputs: Tensor, targets: Tensor, *,
+    radii: Sequence[float] = RADII, trials: int = 50, **options: Unpack[OptionValues],
+) -> CheckResult:  # fmt: skip
+    """Check a small network on one batch. The network is left as it is.
+
+    Args:
+        stages: the network as a list of modules.
+        loss: of its output; it must have a value, which a gradient oracle has not.
+        inputs: a batch (n, *in).
+        targets: of the batch.
+        radii: lengths of random steps d, as multiples of ‖θ‖.
+        trials: steps of every length.
+        **options: of `SurrogateMinimizer`; those that say what the local losses are have a meaning here. The curvature
+            is taken exactly and on the whole batch.
+
+    Raises:
+        ValueError: for a network or a batch that cannot be trained, or too large for dense algebra, saying the limit.
+    """
+    chosen = resolve_options("compute", options)
+    _check_search(radii, trials)
+    pipeline = InProcessPipeline(stages, loss)
+    wave = pipeline.forward(inputs, targets)
+    dense = DenseNetwork.of(stages, loss, inputs, targets, chosen.blocks)
+    check_size(dense)
+    value = float(dense.value([block.vector() for block in dense.blocks]))
+    if not math.isfinite(value):
+        raise ValueError(f"the loss is {value:g} at the current parameters: there is nothing to bound")
+    found = decoupled_blocks(pipeline, wave, dense, chosen)
+    exact = dense.gradients()
+    dtype = found[0].gradient.dtype
+    return CheckResult(
+        loss=value,
+        samples=len(inputs),
+        curvature=chosen.curvature,
+        dtype=str(dtype).removeprefix("torch."),
+        tolerance=1e-8 if dtype == torch.float64 else 1e-3,
+        blocks=tuple(_check_block(block, dense, exact[block.position]) for block in found),
+        bound=check_bound(dense, found, radii, trials, chosen),
+    )
+
+
+def _check_block(found: DecoupledBlock, dense: DenseNetwork, exact: Tensor) -> BlockCheck:
+    block, z = dense.blocks[found.position], dense.points[found.position]
+    slope = surrogate_gradient(block, z, found.cotangent.double())
+    conditions = found.conditions
+    layers = block.block.layers
+    return BlockCheck(
+        layers=(layers[0].name, layers[-1].name),
+        parameters=block.size,
+        gradient_error=max(relative_error(slope, exact), relative_error(found.gradient.double(), exact)),
+        block_error=relative_error(found.matrix, found.reference),
+        eigenvalue_error=conditions.eigenvalue_error,
+        condition_1=conditions.first,
+        condition_2=conditions.second,
+    )
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """‖found - exact‖ / ‖exact‖; absolute where there is nothing to compare with."""
+    size = float(exact.norm())
+    return float((found - exact).norm()) / (size if size > 0 else 1.0)
+
+
+def _check_search(radii: Sequence[float], trials: int) -> None:
+    if trials < 1:
+        raise ValueError(f"trials must be at least 1, got {trials}")
+    if not radii or not all(0 < radius < math.inf for radius in radii):
+        raise ValueError(f"radii must be one or more positive numbers, got {list(radii)}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,94 @@
+"""The local losses of a network at its current parameters: whole batch, exact curvature, nothing adapted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surmin.curvature.eigenvalue import lanczos
+from surmin.curvature.output_curvature import Message
+from surmin.experiments.theory.decoupled import exact_curvature, inflation_of
+from surmin.options import Options
+from surmin.pipeline.in_process import InProcessPipeline
+from surmin.stages.block import Block
+from surmin.surrogates.local_loss import LocalLoss
+
+
+@dataclass(frozen=True)
+class LocalBlock:
+    """One trainable block.
+
+    Attributes:
+        block: the block.
+        loss: L_i of equation (1), κ included.
+        output: the output curvature that arrived at its output.
+    """
+
+    block: Block
+    loss: LocalLoss
+    output: Message
+
+    @torch.no_grad()
+    def product(self, direction: Tensor) -> Tensor:
+        """ℍ_i v."""
+        return self.loss.product(direction)
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A network's loss at one point, and what bounds it around there.
+
+    Attributes:
+        value: h(θ̄).
+        blocks: every trainable block, from the first to the last.
+    """
+
+    value: float
+    blocks: list[LocalBlock]
+
+    @property
+    def gradient_square(self) -> float:
+        """‖∇h(θ̄)‖²."""
+        return sum(float(own.loss.gradient.square().sum()) for own in self.blocks)
+
+
+def expand(pipeline: InProcessPipeline, inputs: Tensor, targets: Tensor, options: Options) -> Expansion:
+    """Waves 1 to 3.
+
+    Args:
+        pipeline: with the network; one micro-batch.
+        inputs: the batch (n, *in).
+        targets: of the batch.
+        options: which curvature and blocks; curvature is taken exactly and on the whole batch.
+
+    Raises:
+        ValueError: for a batch that does not fit.
+    """
+    cut, count = pipeline.cut(options.blocks)
+    boundaries = {own[0].stage: [block.start for block in own if block.start] for own in cut}
+    wave = pipeline.forward(inputs, targets, boundaries)
+    gradients = pipeline.backward(wave, boundaries)
+    curvature = exact_curvature(options)
+    kappas = [1.0] * count if curvature.decoupled else inflation_of(options, count)
+    found = pipeline.curvature(wave, gradients, cut, curvature, options.seed)
+    blocks = [
+        LocalBlock(
+            own.block, LocalLoss(own.gradient, own.curvature.product, kappa, cubic=options.cubic), own.messages[0]
+        )
+        for own, kappa in zip(found, kappas, strict=True)
+    ]
+    return Expansion(float(wave.loss), blocks)
+
+
+def largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor, steps: int) -> float:
+    """λ_max of a symmetric matrix by Lanczos from a fixed random start; an estimate from below.
+
+    Args:
+        product: (P,) to (P,).
+        like: any such vector.
+        steps: products.
+    """
+    generator = torch.Generator(like.device).manual_seed(0)
+    start = torch.randn(1, len(like), generator=generator, dtype=like.dtype, device=like.device)
+    return float(lanczos(lambda rows: product(rows[0]).unsqueeze(0), start, steps))

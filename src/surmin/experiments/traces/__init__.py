@@ -1,0 +1,1 @@
+"""What workers did when: traced runs, timelines, and the Chrome trace format."""

@@ -1,0 +1,59 @@
+"""The steps that `surmin timeline` shows."""
+
+import json
+from collections.abc import Callable
+
+from torch import Tensor
+
+from surmin.data import Dataset
+from surmin.experiments.configs.timeline import TimelineConfig
+from surmin.experiments.runs.problem import build_problem, load_data
+from surmin.experiments.runs.processor import set_up_processor
+from surmin.experiments.runs.team import Team
+from surmin.experiments.traces.timeline import Timeline
+from surmin.methods.base import Method
+from surmin.methods.registry import build_method
+from surmin.pipeline.tracing import NULL_TRACER, Span, SpanRecorder, synchronized_clock
+
+WARM_UP = 2
+"""Steps of each kind that are not traced: the first ones negotiate shapes and count operations."""
+
+
+def trace_runs(config: TimelineConfig, team: Team) -> dict[str, Timeline] | None:
+    """Run gradient steps, then rounds of sm, on the workers of a team; the first ones of each are not traced.
+
+    Returns:
+        On worker 0 what all workers recorded, by run: first the schedule's name, then "sm". None on the others.
+    """
+    set_up_processor(config.threads)
+    data = load_data(config, team)
+    runs = {
+        config.schedule: _trace(config, data, team, "gd", {}, config.gradient_steps),
+        "sm": _trace(config, data, team, "sm", config.given_options(), config.rounds),
+    }
+    return None if team.rank else {name: Timeline.merge(spans) for name, spans in runs.items()}
+
+
+def _trace(
+    config: TimelineConfig, data: Dataset, team: Team, method: str, options: dict[str, object], steps: int
+) -> list[list[Span]]:
+    """Spans of every worker. Both runs begin with the same network, and leave out samples that fill no micro-batch."""
+    pipeline = build_problem(config, data, team).pipeline
+    samples = len(data.train_inputs) // config.microbatches * config.microbatches
+    batch = data.train_inputs[:samples], data.train_targets[:samples]
+    step = _stepper(build_method(method, pipeline, options, config.seed), *batch)
+    step(WARM_UP)
+    clock = synchronized_clock(data.train_inputs.device)
+    pipeline.tracer = recorder = SpanRecorder(team.rank, clock=clock)
+    team.sum(0.0)  # all begin together
+    step(steps)
+    pipeline.tracer = NULL_TRACER
+    return [[Span(*span) for span in json.loads(text)] for text in team.gather(json.dumps(recorder.take()))]
+
+
+def _stepper(method: Method, inputs: Tensor, targets: Tensor) -> Callable[[int], None]:
+    def step(count: int) -> None:
+        for _ in range(count):
+            method.step(inputs, targets)
+
+    return step

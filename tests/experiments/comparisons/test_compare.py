@@ -1,0 +1,144 @@
+import csv
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from surmin import __version__
+from surmin.experiments.comparisons import completing
+from surmin.experiments.comparisons.compare import Comparison
+from surmin.experiments.runs.metrics import Row, read_rows, write_rows
+from surmin.experiments.runs.run import Run, Status
+from surmin.methods.registry import METHODS
+from tests.experiments.runs.cases import contents, resume, rows_of, tiny_comparison
+
+CONFIG = tiny_comparison(methods="sm,adam", lr=("0.01,0.1",), seeds=2, rounds=3)
+
+
+def results_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_run_has_its_folder_and_its_line(tmp_path: Path) -> None:
+    seen: list[tuple[str, int]] = []
+    results = Comparison.start(CONFIG, tmp_path / "all").run(lambda run, row: seen.append((run.name, row.round)))
+    assert [result.status for result in results] == ["finished"] * 6
+    assert seen == [(result.run.name, number) for result in results for number in (1, 2, 3)]
+    for line, result in zip(results_of(tmp_path / "all"), results, strict=True):
+        last = read_rows(tmp_path / "all" / "runs" / result.run.name / "metrics.jsonl")[-1]
+        assert (line["method"], int(line["seed"])) == (result.run.method, result.run.seed)
+        assert float(line["loss"]) == last.loss and float(line["seconds"]) == last.seconds
+
+
+def test_runs_of_a_seed_start_from_the_same_network(tmp_path: Path) -> None:
+    results = Comparison.start(CONFIG, tmp_path / "all").run()
+    starts = {(result.run.seed, result.rows[0].loss) for result in results}
+    assert len(starts) == 2
+
+
+def test_divergence_does_not_stop_the_rest(tmp_path: Path) -> None:
+    config = tiny_comparison(methods="gd,adam", lr=("gd=1e200",), rounds=5)
+    results = Comparison.start(config, tmp_path / "all").run()
+    assert [result.status for result in results] == ["diverged", "finished"]
+    assert [line["status"] for line in results_of(tmp_path / "all")] == ["diverged", "finished"]
+    assert results_of(tmp_path / "all")[0]["loss"] == ""
+
+
+def interrupt_during(number: int) -> type[Run]:
+    """A run whose training, the given time, ends after one round as Ctrl-C ends it."""
+
+    class Interrupted(Run):
+        calls = 0
+
+        def train(self, on_row: Callable[[Row], None] = lambda row: None) -> Status:
+            Interrupted.calls += 1
+            if Interrupted.calls != number:
+                return super().train(on_row)
+            full, self.config = self.config, replace(self.config, rounds=1)
+            super().train(on_row)
+            self.config = full
+            return self.status
+
+    return Interrupted
+
+
+def test_an_interrupted_comparison_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Comparison.start(CONFIG, tmp_path / "whole").run()
+    with monkeypatch.context() as patch:
+        patch.setattr(completing, "Run", interrupt_during(3))
+        results = Comparison.start(CONFIG, tmp_path / "part").run()
+    assert [result.status for result in results] == ["finished", "finished", "interrupted"]
+    assert [line["status"] for line in results_of(tmp_path / "part")] == ["finished", "finished", "interrupted"]
+    trained: list[str] = []
+    continued = Comparison.resume(tmp_path / "part", CONFIG, tmp_path / "part")
+    continued.run(lambda run, row: trained.append(run.name))
+    assert trained[0] == "adam-lr0.01-seed0" and trained.count("adam-lr0.01-seed0") == 2
+    for run in continued.planned:
+        assert rows_of(tmp_path / "part" / "runs" / run.name) == rows_of(tmp_path / "whole" / "runs" / run.name)
+
+
+def test_a_run_cut_off_before_its_first_checkpoint_starts_over(tmp_path: Path) -> None:
+    config = tiny_comparison(methods="adam", rounds=2)
+    comparison = Comparison.start(config, tmp_path / "all")
+    comparison.run()
+    folder = tmp_path / "all" / "runs" / comparison.planned[0].name
+    expected = rows_of(folder)
+    shutil.rmtree(folder / "checkpoint")
+    write_rows(folder / "metrics.jsonl", [])
+    Comparison.resume(tmp_path / "all", config, tmp_path / "all").run()
+    assert rows_of(folder) == expected
+
+
+def test_more_rounds_methods_and_seeds_continue_what_is_there(tmp_path: Path) -> None:
+    Comparison.start(tiny_comparison(methods="adam", rounds=2), tmp_path / "all").run()
+    before = contents(tmp_path / "all")
+    larger = tiny_comparison(methods="sm,adam", rounds=4, seeds=2)
+    results = Comparison.resume(tmp_path / "all", larger, tmp_path / "more").run()
+    assert [result.last.round for result in results] == [4, 4, 4, 4]
+    assert contents(tmp_path / "all") == before
+
+
+def test_refusals_write_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rank must be at least 1"):
+        Comparison.start(tiny_comparison(methods="adam,sm", rank=0), tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+    config = tiny_comparison(methods="adam", rounds=1)
+    Comparison.start(config, tmp_path / "all").run()
+    before = contents(tmp_path / "all")
+    with pytest.raises(ValueError, match="is not empty"):
+        Comparison.start(config, tmp_path / "all")
+    with pytest.raises(ValueError, match="--layers cannot change on resuming"):
+        Comparison.resume(tmp_path / "all", replace(config, layers=2), tmp_path / "all")
+    with pytest.raises(ValueError, match="written by surmin compare, not surmin train"):
+        resume(tmp_path / "all")
+    assert contents(tmp_path / "all") == before
+
+
+def test_all_leaves_out_what_cannot_run_and_says_why(tmp_path: Path) -> None:
+    config = tiny_comparison(methods="all", width=64, rounds=0, data="digits")
+    comparison = Comparison.start(config, tmp_path / "all")
+    assert list(comparison.left_out) == ["newton"]
+    assert "at most 2000 parameters" in comparison.left_out["newton"]
+    assert {run.method for run in comparison.planned} == set(METHODS) - {"newton"}
+    resumed = Comparison.resume(tmp_path / "all", config, tmp_path / "all")
+    assert resumed.left_out == comparison.left_out
+
+
+def test_a_method_that_cannot_run_is_refused_and_others_are_offered(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"newton cannot run here: .* Of the methods named, adam, sm can"):
+        Comparison.start(tiny_comparison(methods="sm,newton,adam", width=64), tmp_path / "all")
+    with pytest.raises(ValueError, match="newton needs a network of at most 2000 parameters"):
+        Comparison.start(tiny_comparison(methods="newton", width=64), tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+
+
+def test_results_of_another_version_are_not_continued(tmp_path: Path) -> None:
+    config = tiny_comparison(methods="adam", rounds=1)
+    Comparison.start(config, tmp_path / "all").run()
+    path = tmp_path / "all" / "config.json"
+    path.write_text(path.read_text().replace(f'"surmin": "{__version__}"', '"surmin": "0.0.1"'))
+    with pytest.raises(ValueError, match=r"written by surmin 0\.0\.1"):
+        Comparison.resume(tmp_path / "all", config, tmp_path / "all")

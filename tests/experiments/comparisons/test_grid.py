@@ -1,0 +1,47 @@
+from typing import Any
+
+import pytest
+
+from surmin.experiments.comparisons.grid import parse_methods, parse_rates, plan_runs
+from surmin.methods.registry import METHODS
+from tests.experiments.runs.cases import tiny_comparison
+
+
+def test_methods_rates_and_seeds() -> None:
+    config = tiny_comparison(methods="sm,adam,gd", lr=("adam=0.1,0.2",), seeds=2, seed=5, damping=0.5)
+    planned = plan_runs(config)
+    assert [run.name for run in planned] == [
+        "sm-seed5", "sm-seed6", "adam-lr0.1-seed5", "adam-lr0.1-seed6", "adam-lr0.2-seed5", "adam-lr0.2-seed6",
+        "gd-lr0.1-seed5", "gd-lr0.1-seed6",
+    ]  # fmt: skip
+    assert [run.config.damping for run in planned] == [0.5, 0.5, *[None] * 6]
+    assert [run.config.lr for run in planned] == [run.lr for run in planned]
+    assert all(run.config.layers == config.layers and run.config.seed == run.seed for run in planned)
+
+
+def test_all_methods() -> None:
+    assert parse_methods("all") == list(METHODS)
+    assert parse_methods(" sm, adam,sm ") == ["sm", "adam"]
+
+
+def test_rates_named_for_a_method_replace_those_for_all() -> None:
+    assert parse_rates(["adam=0.1", "1,2"], ["gd", "adam", "sm"]) == {"gd": [1.0, 2.0], "adam": [0.1], "sm": [None]}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": "sm,foo"}, "unknown method 'foo'"),
+        ({"methods": ","}, "name at least one method"),
+        ({"methods": "sm", "lr": ("0.1",)}, "none of the methods sm takes --lr"),
+        ({"methods": "sm,gd", "lr": ("sm=0.1",)}, "'sm' is not one of the methods here that take a learning rate"),
+        ({"methods": "gd", "lr": ("0.1,x",)}, "--lr 0.1,x: 'x' is not a positive number"),
+        ({"methods": "gd", "lr": ("-1",)}, "'-1' is not a positive number"),
+        ({"methods": "gd", "lr": ("nan",)}, "'nan' is not a positive number"),
+        ({"methods": "gd,adam", "damping": 0.1}, "none of the methods gd, adam takes --damping"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+    ],
+)
+def test_impossible_comparisons(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_runs(tiny_comparison(**options))

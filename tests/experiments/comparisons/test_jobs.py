@@ -1,0 +1,56 @@
+"""Several calls at a time, and what is left of them when the process that asked for them is killed."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from surmin.experiments.comparisons.jobs import each
+from tests.launch.cases import wait_until
+from tests.processes import is_running
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_results_come_in_order(jobs: int) -> None:
+    assert list(each(math.sqrt, [4.0, 9.0, 16.0], jobs)) == [2.0, 3.0, 4.0]
+
+
+def test_an_error_of_a_call_is_raised_here() -> None:
+    results = each(math.sqrt, [4.0, -1.0], 2)
+    assert next(results) == 2.0
+    with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
+        next(results)
+
+
+def sleep_noted(folder: str) -> None:
+    """Leave this process's number, and do nothing for a long time."""
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(1000)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="finds processes by /proc")
+def test_no_process_is_left_when_the_first_is_killed(tmp_path: Path) -> None:
+    program = (
+        "from tests.experiments.comparisons.test_jobs import each, sleep_noted\n"
+        f"if __name__ == '__main__': list(each(sleep_noted, [{str(tmp_path)!r}] * 2, 2))"
+    )
+    first = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
+    started: list[int] = []
+    try:
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+        started = [int(path.name) for path in tmp_path.iterdir()]
+        assert all(is_running(process) for process in started)
+        first.kill()
+        first.wait()
+        wait_until(lambda: not any(is_running(process) for process in started))
+    finally:
+        first.kill()
+        first.wait()
+        for process in started:
+            if is_running(process):
+                os.kill(process, signal.SIGKILL)

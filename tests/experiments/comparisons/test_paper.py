@@ -1,0 +1,245 @@
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from surmin.cli import main
+from surmin.exit_codes import INTERRUPTED
+from surmin.experiments.comparisons import completing
+from surmin.experiments.comparisons.claims import judge
+from surmin.experiments.comparisons.paper import (
+    TUNING_SEED,
+    Cell,
+    PaperResult,
+    cells,
+    estimate,
+    result_runs,
+    run_count,
+    run_paper,
+    tuning_runs,
+)  # fmt: skip
+from surmin.experiments.comparisons.paper_results import write_paper_results
+from surmin.experiments.configs.paper import PaperConfig
+from surmin.experiments.runs.metrics import Row
+from surmin.experiments.runs.run import Status
+from tests.experiments.comparisons.test_compare import interrupt_during
+from tests.experiments.runs.cases import contents, rows_of
+
+TINY = PaperConfig(
+    train_samples=40, width=6, depths=(2, 3), inner_steps=(1, 2), methods="sm,gd,gd-armijo", rounds=4, seeds=2,
+    dtype="float64",
+)  # fmt: skip
+
+
+def made(layers: int, contender: str, steps: int | None, losses: list[float | None], rate: int = 6) -> PaperResult:
+    """A result with these losses, one a round, and `rate` messages a round."""
+    run = result_runs(replace(TINY, seeds=1), Cell(layers, contender, steps), [])[0]
+    rows = [Row(number, loss, 0.5, messages=rate * number) for number, loss in enumerate(losses)]
+    return PaperResult(run, rows, "diverged" if losses[-1] is None else "finished")
+
+
+def verdicts(results: list[PaperResult]) -> dict[tuple[str, str], bool]:
+    return {(each.claim, each.subject): each.holds for each in judge(results)}
+
+
+def test_the_grid() -> None:
+    found = cells(TINY)
+    assert found[:4] == [Cell(2, "sm", 1), Cell(2, "sm", 2), Cell(2, "gd", None), Cell(2, "gd-armijo", None)]
+    assert len(found) == 8 and run_count(TINY) == 8 * 2 + 4 * 3 + 2 * 5
+    tuning = tuning_runs(TINY, found[0])
+    assert [run.config.damping for run in tuning] == [1e-3, 1e-2, 1e-1]
+    assert {(run.config.seed, run.config.rounds, run.config.inner_steps) for run in tuning} == {(TUNING_SEED, 1, 1)}
+    assert tuning_runs(TINY, found[3]) == []
+    names = [run.name for cell in found for run in (*tuning_runs(TINY, cell), *result_runs(TINY, cell, []))]
+    assert len(set(names)) == len(names) == run_count(TINY)
+
+
+def test_a_setting_of_several_numbers(tmp_path: Path) -> None:
+    """Every combination is a run of its own, with a folder and words of its own, and is found again."""
+    config = replace(TINY, methods="sm-trips", depths=(2,), inner_steps=(1,), rounds=2, seeds=1)
+    results = run_paper(config, tmp_path)
+    tried = [(run.config.damping, run.config.damping_candidates) for run in (result.run for result in results[:6])]
+    assert len(set(tried)) == 6 and {len(candidates or ()) for _, candidates in tried} == {2, 4}
+    assert results[1].run.name == "layers2/sm-trips-N1-damping0.001-damping_candidates0.03_0.1_0.3_1-tuning"
+    write_paper_results(tmp_path / "results.csv", results)
+    assert '"damping 0.001, damping candidates 0.03 0.1 0.3 1",tuning' in (tmp_path / "results.csv").read_text()
+    made_before = contents(tmp_path / "runs")
+    assert [result.run for result in run_paper(config, tmp_path)] == [result.run for result in results]
+    assert contents(tmp_path / "runs") == made_before
+
+
+@pytest.mark.parametrize(
+    ("ends", "chosen"),
+    [
+        ([("finished", 4, 0.3), ("finished", 4, 0.2), ("diverged", 2, None)], 1e-2),
+        ([("finished", 4, 1e-7), ("reached", 3, 1e-6), ("reached", 2, 1e-6)], 1e-1),
+    ],
+)
+def test_the_setting_that_tuned_best_is_taken(ends: list[tuple[Status, int, float | None]], chosen: float) -> None:
+    cell = Cell(2, "sm", 1)
+    pairs = zip(tuning_runs(TINY, cell), ends, strict=True)
+    tuning = [PaperResult(run, [Row(rounds, loss, 0.5)], status) for run, (status, rounds, loss) in pairs]
+    runs = result_runs(TINY, cell, tuning)
+    assert [(run.config.damping, run.seed, run.config.rounds) for run in runs] == [(chosen, 0, 4), (chosen, 1, 4)]
+
+
+def test_an_interrupted_grid_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run_paper(TINY, tmp_path / "whole")
+    assert len(whole) == run_count(TINY) and {result.status for result in whole} == {"finished"}
+    with monkeypatch.context() as patch:
+        patch.setattr(completing, "Run", interrupt_during(25))
+        part = run_paper(TINY, tmp_path / "part")
+    assert [result.status for result in part] == ["finished"] * 24 + ["interrupted"]
+    made_before = contents(tmp_path / "part" / "runs" / part[0].run.name)
+    continued = run_paper(TINY, tmp_path / "part")
+    assert contents(tmp_path / "part" / "runs" / part[0].run.name) == made_before
+    assert [result.run for result in continued] == [result.run for result in whole]
+    for result in whole:
+        name = result.run.name
+        losses = [[row.loss for row in rows_of(tmp_path / kind / "runs" / name)] for kind in ("part", "whole")]
+        assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+def test_several_jobs_find_the_same(tmp_path: Path) -> None:
+    config = replace(TINY, methods="gd", depths=(2,), rounds=2)
+    one, two = run_paper(config, tmp_path / "one"), run_paper(replace(config, jobs=2), tmp_path / "two")
+    assert [(r.run, [row.loss for row in r.rows]) for r in one] == [(r.run, [row.loss for row in r.rows]) for r in two]
+
+
+def test_a_method_that_diverges_does_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(TINY, methods="gd,gd-armijo", depths=(2,), seeds=1)
+    monkeypatch.setattr("surmin.methods.first_order.gradient_descent.__kwdefaults__", {"lr": 1e200})
+    monkeypatch.setattr("surmin.experiments.comparisons.paper.Cell.settings", [{}])
+    results = run_paper(config, tmp_path)
+    assert [result.status for result in results] == ["diverged", "finished"]
+    assert results[0].quality == (math.inf, math.inf)
+    write_paper_results(tmp_path / "results.csv", results)
+    assert (tmp_path / "results.csv").read_text().splitlines()[1].endswith(",diverged")
+
+
+def test_the_estimate_scales_what_was_timed(tmp_path: Path) -> None:
+    config = replace(TINY, methods="gd", depths=(2,), rounds=300)
+    (first,) = estimate(config, tmp_path / "a").values()
+    (second,) = estimate(replace(config, rounds=3_000_000), tmp_path / "b").values()
+    assert 0 < first < second
+
+
+def test_claims_that_hold_and_claims_that_do_not() -> None:
+    results = [
+        made(2, "gd", None, [2.0, 1.0]), made(3, "gd", None, [2.0, 1.0]),
+        made(2, "sm", 1, [2.0, 0.1]), made(2, "sm", 2, [2.0, 0.01]),
+        made(3, "sm", 1, [2.0, 0.01]), made(3, "sm", 2, [2.0, 0.1]),
+        made(2, "sm-paper", 1, [2.0, 1.5]), made(2, "sm-paper", 2, [2.0, None]),
+    ]  # fmt: skip
+    found = verdicts(results)
+    assert found["SM is ahead of the paper's other methods", "our SM"]
+    assert not found["the gap grows with N, at every depth", "our SM"]  # it falls at 3 layers
+    assert not found["the gap grows with depth, at every N", "our SM"]  # it falls at N = 2
+    assert not found["SM is ahead of the paper's other methods", "Appendix A's SM"]
+    growing = [
+        *results[:3],
+        made(2, "sm", 2, [2.0, 0.01]),
+        made(3, "sm", 1, [2.0, 0.05]),
+        made(3, "sm", 2, [2.0, 1e-3]),
+    ]
+    assert verdicts(growing)["the gap grows with N, at every depth", "our SM"]
+    assert verdicts(growing)["the gap grows with depth, at every N", "our SM"]
+
+
+def test_losses_below_the_target_are_equal() -> None:
+    results = [made(2, "gd", None, [1.0]), made(2, "sm", 1, [1e-7]), made(2, "sm", 2, [1e-8])]
+    assert not verdicts(results)["the gap grows with N, at every depth", "our SM"]
+
+
+def test_claims_on_messages() -> None:
+    subject = "our SM, 2 layers, N = 1"
+    sm = made(2, "sm", 1, [2.0, 0.5, 1e-4], rate=10)
+    sixth = next(each for each in judge([sm]) if "sixth" in each.claim)
+    assert sixth.holds and sixth.figures == "20 messages; no other gets there"
+    claim = sixth.claim
+    slow = made(2, "adam", None, [2.0] * 20 + [1e-3], rate=6)
+    assert verdicts([sm, slow])[claim, subject]
+    assert not verdicts([sm, made(2, "adam", None, [2.0] * 19 + [1e-3], rate=6)])[claim, subject]
+    early = next(claim for claim, _ in verdicts([sm, slow]) if "no more messages" in claim)
+    assert verdicts([sm, slow])[early, subject]
+    assert not verdicts([sm, made(2, "adam", None, [2.0, 1e-5], rate=10)])[early, subject]
+    assert verdicts([sm, made(2, "adam", None, [2.0, 1e-5], rate=11)])[early, subject]
+
+
+WORDS = [
+    "paper",
+    "--train-samples",
+    "40",
+    "--width",
+    "6",
+    "--depths",
+    "2",
+    "--inner-steps",
+    "1",
+    "--rounds",
+    "2",
+    "--seeds",
+    "1",
+]
+
+
+def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "grid"
+    assert main([*WORDS, "--methods", "sm,gd-armijo", "--out", str(folder)]) == 0
+    output, errors = capfd.readouterr()
+    assert errors == "" and "at most" in output and "report.html" in output
+    pages = {f"layers2{end}" for end in (".html", ".md", "-paper.png", "-others.png", "-costs.png")}
+    files = {*pages, "report.html", "config.json", "results.csv", "runs"}
+    assert {path.name for path in folder.iterdir()} == files
+    before = contents(folder / "runs")
+    assert main(["paper", "--resume", str(folder), "--methods", "sm,gd-armijo,adam"]) == 0
+    assert before.items() <= contents(folder / "runs").items()
+    capfd.readouterr()
+    assert main(["paper", "--resume", str(folder), "--width", "7"]) == 2
+    assert capfd.readouterr().err == "surmin: --width cannot change on resuming: the run has 6, not 7\n"
+    config = json.loads((folder / "config.json").read_text())
+    config["environment"]["surmin"] = "0.0.1"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert main(["paper", "--resume", str(folder)]) == 2
+    assert "written by surmin 0.0.1" in capfd.readouterr().err
+
+
+def test_an_interrupted_grid_gives_no_verdicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "grid"
+    monkeypatch.setattr(completing, "Run", interrupt_during(6))  # two were timed, three tuned
+    assert main([*WORDS, "--methods", "sm,gd-armijo", "--out", str(folder)]) == INTERRUPTED
+    output = capfd.readouterr().out
+    assert f"interrupted after 4 of 5 runs; continue with --resume {folder}" in output and "holds" not in output
+    assert {path.name for path in folder.iterdir()} == {"config.json", "results.csv", "runs"}
+    monkeypatch.undo()
+    assert main(["paper", "--resume", str(folder)]) == 0
+    assert (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods", "sm,foo"], "unknown method 'foo'"),
+        (["--methods", ","], "unknown method"),
+        (["--depths", "0"], "depths must be one or more positive whole numbers"),
+        (["--rounds", "0"], "rounds must be at least 1"),
+        (["--target-loss", "0"], "target_loss must be a positive number"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--activation", "cube"], "cube"),
+    ],
+)
+def test_bad_options(words: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([*WORDS, *words, "--out", str(tmp_path / "grid")]) == 2
+    assert message in capfd.readouterr().err
+    assert not (tmp_path / "grid").exists()
+
+
+def test_the_quick_grid_uses_two_cores_unless_more_are_given() -> None:
+    assert PaperConfig(quick=True).effective.jobs == 2
+    assert PaperConfig(quick=True, jobs=4).effective.jobs == 4
+    assert PaperConfig(quick=True, rounds=9, seeds=9).effective == PaperConfig(quick=True).effective

@@ -1,0 +1,85 @@
+import json
+from typing import Any
+
+import pytest
+
+from surmin.cli import parse
+from surmin.experiments.configs.run import CompareConfig, RunConfig
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RunConfig(),
+        RunConfig(method="adam", lr=1e-3, data="some/folder", data_dir="there", target_loss=1e-4, stages=3),
+        RunConfig(preset="trips", damping_candidates=(0.1, 1.0)),
+        CompareConfig(methods="all", lr=("0.1,0.2", "adam=0.001"), seeds=3, curvature_fraction=0.5),
+    ],
+)
+def test_json_and_back(config: RunConfig | CompareConfig) -> None:
+    assert type(config).from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_words_of_the_command_line_and_back() -> None:
+    config = RunConfig(rounds=3, preset="trips", damping_candidates=(0.03, 0.1, 1.0), target_loss=1e-4)
+    _, arguments = parse(["train", *config.to_words()])
+    assert arguments.config == config
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": 0}, "layers must be at least 1, got 0"),
+        ({"width": 0}, "width must be at least 1"),
+        ({"stages": 0}, "stages must be at least 1"),
+        ({"microbatches": 0}, "microbatches must be at least 1"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"rounds": -1}, "rounds must be at least 0"),
+        ({"batch_size": -1}, "batch_size must be at least 0"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"workers": 3, "stages": 2}, "3 workers cannot share 2 stages: every worker needs at least one"),
+        ({"workers": 4, "replicas": 3}, "4 workers cannot hold 3 equal replicas: give --workers a multiple of 3"),
+        ({"replicas": 2}, "1 workers cannot hold 2 equal replicas"),
+        ({"replicas": 0}, "replicas must be at least 1"),
+        ({"workers": 6, "replicas": 2, "stages": 2}, "3 workers cannot share 2 stages"),
+        ({"timeout": 0.0}, "timeout must be a positive number of seconds"),
+        ({"target_loss": float("nan")}, "target_loss must be a finite number"),
+        ({"dtype": "float16"}, "dtype cannot be 'float16'"),
+        ({"layers": 2.5}, "layers cannot be 2.5"),
+        ({"layers": True}, "layers cannot be True"),
+        ({"data": None}, "data cannot be None"),
+        ({"damping_candidates": ("0.1",)}, r"damping_candidates cannot be \('0.1',\)"),
+        ({"damping_candidates": (True, 0.1)}, "damping_candidates cannot be"),
+        ({"method": "adam", "damping_candidates": (0.1,)}, "method adam does not take --damping-candidates"),
+        ({"method": "adan"}, "unknown method 'adan'"),
+        ({"method": "adam", "lr": 0.0}, "lr must be a positive number, got 0.0"),
+        ({"method": "adam", "lr": float("inf")}, "lr must be a positive number"),
+        ({"method": "adam", "damping": 1.0}, "method adam does not take --damping"),
+        ({"method": "sm", "lr": 1.0}, "method sm does not take --lr"),
+    ],
+)
+def test_impossible_values(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RunConfig(**options).check()
+
+
+def test_json_that_is_no_config() -> None:
+    with pytest.raises(ValueError, match="not a table of options"):
+        RunConfig.from_json([1, 2])
+    with pytest.raises(ValueError, match="unknown option 'laers'"):
+        RunConfig.from_json({"laers": 3})
+    with pytest.raises(ValueError, match="rounds cannot be '7'"):
+        RunConfig.from_json({"rounds": "7"})
+    with pytest.raises(ValueError, match="lr cannot be 3"):
+        CompareConfig.from_json({"lr": 3})
+
+
+def test_seeds_of_a_comparison() -> None:
+    with pytest.raises(ValueError, match="seeds must be at least 1"):
+        CompareConfig(seeds=0).check()
+
+
+def test_only_options_that_were_given_reach_the_method() -> None:
+    assert RunConfig().given_options() == {}
+    RunConfig(damping_candidates=(1, 0.1)).check()
+    assert RunConfig(method="lbfgs", lr=0.5, inner_steps=7).given_options() == {"lr": 0.5, "inner_steps": 7}

@@ -1,0 +1,203 @@
+import json
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from surmin.experiments.runs.checkpoint import Checkpoint
+from tests.experiments.runs.cases import contents
+from tests.experiments.runs.states import equal
+
+PARAMETERS = {"0.weight": torch.randn(3, 2, dtype=torch.float64), "0.bias": torch.randn(3, dtype=torch.float64)}
+STATE: dict[str, Any] = {
+    "length": 0.1,
+    "round": 7,
+    "name": "x",
+    "nothing": None,
+    "not a number": math.nan,
+    "nested": {"old": [torch.randn(4), torch.tensor(2)], "empty": [], "none of it": torch.zeros(0), "flag": True},
+    "by name": {"0.weight": {"step": torch.tensor(3.0)}, "0.bias": [torch.randn(3, 2).T, 1]},
+}
+FILE = Path("round-000007") / "shard-00001-model-00001-of-00001.safetensors"
+
+
+def make_checkpoint(round: int = 7) -> Checkpoint:
+    return Checkpoint(round, "adam", PARAMETERS, STATE)
+
+
+def document_of(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(load_file(path)["worker/0"].numpy().tobytes())
+    return document
+
+
+def rewrite(path: Path, document: str) -> None:
+    tensors = {**load_file(path), "worker/0": torch.tensor(list(document.encode()), dtype=torch.uint8)}
+    save_file(tensors, path)
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    make_checkpoint().save(tmp_path)
+    loaded = Checkpoint.load(tmp_path)
+    assert (loaded.round, loaded.method) == (7, "adam")
+    assert equal(dict(loaded.parameters), PARAMETERS)
+    assert equal(loaded.state, STATE)
+    assert list(contents(tmp_path)) == [str(FILE)]
+
+
+def test_only_what_belongs_to_the_names_is_loaded(tmp_path: Path) -> None:
+    make_checkpoint().save(tmp_path)
+    loaded = Checkpoint.load(tmp_path, ["0.bias", "9.bias"])
+    assert loaded.parameters.keys() == {"0.bias"}
+    assert equal(loaded.state, {**STATE, "by name": {"0.bias": STATE["by name"]["0.bias"]}})
+
+
+def test_the_newest_round_is_kept(tmp_path: Path) -> None:
+    for number in (7, 8, 1_000_000):
+        make_checkpoint(number).save(tmp_path)
+        assert Checkpoint.load(tmp_path).round == number
+    assert [path.name for path in tmp_path.iterdir()] == ["round-1000000"]
+
+
+def test_a_round_is_not_written_twice(tmp_path: Path) -> None:
+    make_checkpoint().save(tmp_path)
+    before = (tmp_path / FILE).stat()
+    make_checkpoint().save(tmp_path)
+    assert (tmp_path / FILE).stat() == before
+    assert list(contents(tmp_path)) == [str(FILE)]
+
+
+def test_what_a_crash_left_is_not_read_and_not_mixed_in(tmp_path: Path) -> None:
+    make_checkpoint(6).save(tmp_path)
+    for left in (tmp_path / "round-000007.unfinished", tmp_path / "round-000009.unfinished"):
+        left.mkdir()
+        save_file({"1.weight": torch.zeros(2), "worker/1": torch.zeros(2)}, left / "shard-00002.safetensors")
+    (tmp_path / "notes.txt").write_text("mine")
+    assert Checkpoint.load(tmp_path).round == 6
+    make_checkpoint(7).save(tmp_path)
+    assert Checkpoint.load(tmp_path).parameters.keys() == PARAMETERS.keys()
+    assert sorted(contents(tmp_path)) == ["notes.txt", str(FILE)]
+
+
+def test_a_crash_before_older_rounds_are_removed(tmp_path: Path) -> None:
+    make_checkpoint(7).save(tmp_path / "new")
+    make_checkpoint(6).save(tmp_path)
+    (tmp_path / "new" / "round-000007").rename(tmp_path / "round-000007")
+    assert Checkpoint.load(tmp_path).round == 7
+
+
+def test_nothing_is_pickled_or_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("pickle is used")
+
+    for module, name in [(pickle, "load"), (pickle, "loads"), (pickle, "dump"), (pickle, "dumps"),
+                         (pickle, "Unpickler"), (pickle, "Pickler"), (torch, "load"), (torch, "save")]:  # fmt: skip
+        monkeypatch.setattr(module, name, refuse)
+    make_checkpoint().save(tmp_path)
+    assert equal(Checkpoint.load(tmp_path).state, STATE)
+
+
+def test_parameters_are_restored_in_place(tmp_path: Path) -> None:
+    make_checkpoint().save(tmp_path)
+    parameters = {name: torch.zeros_like(value) for name, value in PARAMETERS.items()}
+    loaded = Checkpoint.load(tmp_path)
+    loaded.check("adam", parameters)
+    loaded.restore(parameters)
+    assert equal(parameters, PARAMETERS)
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.6, 0.99])
+def test_a_truncated_file(tmp_path: Path, share: float) -> None:
+    make_checkpoint().save(tmp_path)
+    content = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(content[: math.floor(share * len(content))])
+    with pytest.raises(ValueError, match=rf"{FILE}: not a checkpoint that can be read") as caught:
+        Checkpoint.load(tmp_path, names=())
+    assert "\n" not in str(caught.value)
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no checkpoint in it"):
+        Checkpoint.load(tmp_path / "absent")
+    (tmp_path / "round-000001.unfinished").mkdir()
+    with pytest.raises(ValueError, match="no checkpoint in it"):
+        Checkpoint.load(tmp_path)
+
+
+def test_a_foreign_file(tmp_path: Path) -> None:
+    (tmp_path / "round-000007").mkdir()
+    save_file(PARAMETERS, tmp_path / FILE, {"format": "pt"})
+    with pytest.raises(ValueError, match="round-000007: not a checkpoint that can be read: the part of worker 0 is"):
+        Checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["{", "[]", "{}", {"state": {"a": "tensor:method/9"}}, {"round": -1}, {"round": "1"}, {"state": 3}, {"workers": 2},
+     {"workers": None}, {"format": "surmin checkpoint 1"}],
+)  # fmt: skip
+def test_a_damaged_document(tmp_path: Path, change: str | dict[str, Any]) -> None:
+    make_checkpoint().save(tmp_path)
+    document = change if isinstance(change, str) else json.dumps({**document_of(tmp_path / FILE), **change})
+    rewrite(tmp_path / FILE, document)
+    with pytest.raises(ValueError, match=r"round-000007: not a checkpoint that can be read: ") as caught:
+        Checkpoint.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "message"),
+    [
+        ("sgd", PARAMETERS, "of method adam, not sgd"),
+        (
+            "adam",
+            {**PARAMETERS, "1.bias": torch.zeros(2)},
+            "parameter 1.bias is missing there and float32 \\[2\\] here",
+        ),
+        ("adam", {"0.bias": PARAMETERS["0.bias"]}, "parameter 0.weight is float64 \\[3, 2\\] there and missing here"),
+        (
+            "adam",
+            {**PARAMETERS, "0.bias": torch.zeros(4, dtype=torch.float64)},
+            "float64 \\[3\\] there and float64 \\[4\\]",
+        ),
+        ("adam", {**PARAMETERS, "0.bias": torch.zeros(3)}, "float64 \\[3\\] there and float32 \\[3\\] here"),
+    ],
+)
+def test_another_network_or_method(method: str, parameters: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_checkpoint().check(method, parameters)
+
+
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [({"unspeakable": object()}, TypeError), ({"a": {"b": torch.ones(1)}, "a/b": torch.ones(1)}, ValueError)],
+)
+def test_a_state_that_cannot_be_saved_leaves_the_last_checkpoint(
+    tmp_path: Path, state: dict[str, Any], error: type[Exception]
+) -> None:
+    make_checkpoint().save(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(error):
+        Checkpoint(8, "adam", PARAMETERS, state).save(tmp_path)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("call", ["surmin.experiments.runs.round_folder.sync_folder", "os.fsync"])
+def test_a_disk_that_fails_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError("No space left on device")
+
+    make_checkpoint().save(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(call, fail)
+        with pytest.raises(OSError, match=r"^No space left on device$"):
+            make_checkpoint(8).save(tmp_path)
+    assert Checkpoint.load(tmp_path).round == 7
+    make_checkpoint(9).save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["round-000009"]

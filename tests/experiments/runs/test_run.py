@@ -1,0 +1,298 @@
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from surmin.errors import NonFiniteError
+from surmin.experiments.runs import run as run_module
+from surmin.experiments.runs.checkpoint import Checkpoint
+from surmin.experiments.runs.run import Run
+from surmin.methods.registry import METHODS
+from surmin.report import StepReport
+from tests.experiments.runs.cases import contents, resume, rows_of, start, tiny_run, untimed
+
+FILE = "round-000004/shard-00001-model-00001-of-00001.safetensors"
+FIRST_WAVE_KEPT = {"sm", "gd-armijo", "lbfgs", "sso", "cgblock", "cgblock-ggn", "kfac", "newton"}
+"""Methods whose accepted forward wave serves the next round: after resuming it is done once more."""
+DAMPED = {"sm", "sm-paper", "cgblock-ggn", "kfac"}
+FORWARD_WAVES = {"dladmm": 1}
+"""Of four rounds, where they are fewer."""
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_is_recorded(tmp_path: Path, name: str) -> None:
+    seen: list[int] = []
+    run = start(tiny_run(method=name), tmp_path / "run")
+    assert run.train(lambda row: seen.append(row.round)) == "finished"
+    assert seen == [1, 2, 3, 4]
+    rows = rows_of(tmp_path / "run")
+    assert rows == untimed(run.rows)
+    assert [row.round for row in rows] == [0, 1, 2, 3, 4]
+    assert rows[0].forward_waves == 0 and rows[0].messages == 0 and rows[0].accepted is None
+    assert rows[4].forward_waves >= FORWARD_WAVES.get(name, 4) and rows[4].messages > 0 and rows[4].bytes > 0
+    assert rows[4].gradient_equivalents >= 3  # of methods with delays, whose lower stages wait at first
+    last, first = rows[-1].loss, rows[0].loss
+    assert last is not None and first is not None and last < first
+    assert (rows[4].damping is None) == (name not in DAMPED)
+    assert sorted(contents(tmp_path / "run")) == [f"checkpoint/{FILE}", "config.json", "metrics.jsonl"]
+
+
+def test_the_configuration_is_recorded(tmp_path: Path) -> None:
+    start(tiny_run(method="adam", lr=0.01, stages=None), tmp_path / "run")
+    document = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert document["options"]["method"] == "adam"
+    assert document["options"]["lr"] == 0.01
+    assert document["options"]["stages"] == 3
+    assert document["command"] == "train"
+    assert document["environment"]["torch"] == torch.__version__
+
+
+def test_full_batch_loss_is_that_of_the_step(tmp_path: Path) -> None:
+    run = start(tiny_run(method="sm"), tmp_path / "run")
+    inputs, targets = run.problem.data.train_inputs, run.problem.data.train_targets
+    run.train()
+    wave = run.problem.pipeline.forward(inputs, targets)
+    assert run.rows[-1].loss == pytest.approx(float(wave.loss), rel=1e-12)
+    predicted = torch.nn.Sequential(*run.problem.modules)(run.problem.data.test_inputs).argmax(-1)
+    right = int((predicted == run.problem.data.test_targets).sum())
+    assert run.rows[-1].test_accuracy == right / len(predicted)
+
+
+def test_the_same_seed_is_the_same_run_whatever_the_stages(tmp_path: Path) -> None:
+    losses = []
+    for number, stages in enumerate((1, 3)):
+        run = start(tiny_run(method="sm", stages=stages, batch_size=30), tmp_path / str(number))
+        run.train()
+        losses.append([row.loss for row in run.rows])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    other = start(tiny_run(method="sm", seed=1), tmp_path / "other")
+    assert other.rows[0].loss != losses[0][0]
+
+
+def test_the_target_is_reached_at_the_first_row_below_it(tmp_path: Path) -> None:
+    run = start(tiny_run(rounds=50, target_loss=0.5), tmp_path / "run")
+    assert run.train() == "reached"
+    losses = [row.loss or 0.0 for row in run.rows]
+    assert losses[-1] <= 0.5 and all(loss > 0.5 for loss in losses[:-1])
+
+
+def test_no_rounds_is_the_starting_point_alone(tmp_path: Path) -> None:
+    run = start(tiny_run(rounds=0), tmp_path / "run")
+    assert run.train() == "finished"
+    assert len(rows_of(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 20, "rounds": 8}], ids=["full batch", "batches"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    rounds = options.get("rounds", 4)
+    whole = start(tiny_run(method=name, **options), tmp_path / "whole")
+    whole.train()
+    start(tiny_run(method=name, **{**options, "rounds": rounds - 2}), tmp_path / "part").train()
+    continued = resume(tmp_path / "part", rounds=rounds)
+    assert continued.train() == "finished"
+    for key, value in whole.problem.pipeline.parameters.items():
+        assert torch.equal(value, continued.problem.pipeline.parameters[key])
+    exact = name not in FIRST_WAVE_KEPT or "batch_size" in options
+    for expected, row in zip(rows_of(tmp_path / "whole"), rows_of(tmp_path / "part"), strict=True):
+        assert (row.round, row.loss, row.test_accuracy) == (expected.round, expected.loss, expected.test_accuracy)
+        assert row == expected or not exact
+
+
+def test_resuming_on_other_stages(tmp_path: Path) -> None:
+    whole = start(tiny_run(method="sm", stages=3), tmp_path / "whole")
+    whole.train()
+    start(tiny_run(method="sm", stages=3, rounds=2), tmp_path / "part").train()
+    continued = resume(tmp_path / "part", rounds=4, stages=1)
+    continued.train()
+    assert continued.rows[-1].loss == pytest.approx(whole.rows[-1].loss, rel=1e-9)
+
+
+def test_resuming_into_another_folder_leaves_the_first_alone(tmp_path: Path) -> None:
+    start(tiny_run(method="adam", rounds=2), tmp_path / "part").train()
+    before = contents(tmp_path / "part")
+    continued = resume(tmp_path / "part", tmp_path / "whole", rounds=4)
+    continued.train()
+    assert contents(tmp_path / "part") == before
+    assert [row.round for row in rows_of(tmp_path / "whole")] == [0, 1, 2, 3, 4]
+    assert rows_of(tmp_path / "whole")[:3] == rows_of(tmp_path / "part")
+
+
+def test_rows_after_the_checkpoint_are_computed_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    start(tiny_run(method="adam"), folder).train()
+    rows = rows_of(folder)
+    early = start(tiny_run(method="adam", rounds=2), tmp_path / "early")
+    early.train()
+    shutil.rmtree(folder / "checkpoint")
+    (tmp_path / "early" / "checkpoint").rename(folder / "checkpoint")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 5, "lo')
+    resume(folder).train()
+    assert rows_of(folder) == rows
+
+
+def test_a_finished_run_stays_finished(tmp_path: Path) -> None:
+    start(tiny_run(), tmp_path / "run").train()
+    before = contents(tmp_path / "run")
+    assert resume(tmp_path / "run").train() == "finished"
+    after = contents(tmp_path / "run")
+    assert after["metrics.jsonl"] == before["metrics.jsonl"]
+
+
+def test_checkpoints_are_written_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "CHECKPOINT_SECONDS", 0.0)
+    run = start(tiny_run(method="adam", rounds=4), tmp_path / "run")
+    rounds = []
+    run.train(lambda row: rounds.append(Checkpoint.load(tmp_path / "run" / "checkpoint").round))
+    assert rounds == [0, 1, 2, 3]
+
+
+def test_divergence_is_recorded(tmp_path: Path) -> None:
+    run = start(tiny_run(method="gd", lr=1e200, rounds=20), tmp_path / "run")
+    assert run.train() == "diverged"
+    rows = rows_of(tmp_path / "run")
+    assert rows[-1].loss is None and rows[-2].loss is not None
+    with pytest.raises(ValueError, match=rf"the run diverged in round {rows[-1].round}, there is nothing to continue"):
+        resume(tmp_path / "run")
+
+
+class Failing:
+    """A method that works once."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+
+    def step(self, inputs: torch.Tensor, targets: torch.Tensor) -> StepReport:
+        self.rounds += 1
+        if self.rounds > 1:
+            raise NonFiniteError("the loss is inf")
+        return StepReport(1.0, 1.0, 1.0, 1.0, 1.0, True, 0, 1.0, 1.0, 1, 1, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+def test_a_step_that_cannot_be_computed_is_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "build_method", lambda *arguments: Failing())
+    run = start(tiny_run(), tmp_path / "run")
+    assert run.train() == "diverged"
+    assert [row.round for row in rows_of(tmp_path / "run")] == [0, 1, 2]
+    assert rows_of(tmp_path / "run")[-1].loss is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"microbatches": 7}, "60 samples cannot be cut into 7 equal microbatches"),
+        ({"batch_size": 20, "microbatches": 3}, "20 samples cannot be cut into 3 equal microbatches"),
+        ({"batch_size": 61}, "batch_size 61 is more than the 60 training samples"),
+        ({"stages": 9}, "cannot cut a model with 3 trainable layers into 9 stages"),
+        ({"train_samples": 10**6}, "cannot take 1000000 training samples"),
+        ({"data": "nowhere"}, "no data 'nowhere'"),
+        ({"activation": "swish"}, "unknown activation 'swish'"),
+        ({"model": "gpt"}, "gpt needs rows of token ids"),
+        ({"curvature": "scalar", "rank": 0}, "rank must be at least 1"),
+    ],
+)
+def test_what_cannot_be_built_writes_nothing(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        start(tiny_run(**options), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_no_cuda(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no CUDA device is available"):
+        Run(tiny_run(device="cuda"), tmp_path)
+
+
+def test_a_folder_in_use_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(ValueError, match="is not empty: continue it with --resume"):
+        start(tiny_run(), tmp_path)
+    with pytest.raises(ValueError, match="is a file, not a folder"):
+        start(tiny_run(), tmp_path / "mine")
+    assert contents(tmp_path) == {"mine": b"precious"}
+    start(tiny_run(rounds=1), tmp_path / "part").train()
+    with pytest.raises(ValueError, match="is not empty"):
+        resume(tmp_path / "part", tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unwritable for root")
+def test_an_unwritable_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError):
+        start(tiny_run(), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "gd"}, "--method cannot change on resuming: the run has adam, not gd"),
+        ({"layers": 2}, "--layers cannot change on resuming: the run has 3, not 2"),
+        ({"seed": 3}, "--seed cannot change"),
+        ({"lr": 0.5}, "--lr cannot change on resuming: the run has None, not 0.5"),
+    ],
+)
+def test_resuming_as_another_run(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    start(tiny_run(method="adam", rounds=1), tmp_path / "run").train()
+    before = contents(tmp_path / "run")
+    with pytest.raises(ValueError, match=message):
+        resume(tmp_path / "run", **changes)
+    assert contents(tmp_path / "run") == before
+
+
+def test_damaged_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    start(tiny_run(method="adam"), folder).train()
+    other = start(tiny_run(method="adam", width=9), tmp_path / "other")
+    other.train()
+    good = contents(folder)
+    checkpoint, metrics, config = (
+        folder / "checkpoint" / FILE,
+        folder / "metrics.jsonl",
+        folder / "config.json",
+    )
+
+    def refused(message: str) -> None:
+        damaged = contents(folder)
+        with pytest.raises(ValueError, match=message) as caught:
+            resume(folder)
+        assert "\n" not in str(caught.value)
+        assert contents(folder) == damaged
+        for name, content in good.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+
+    checkpoint.write_bytes((other.folder.checkpoint / FILE).read_bytes())
+    refused("checkpoint is of another network: parameter 1.bias is float64 \\[9\\] there and float64 \\[8\\] here")
+    checkpoint.write_bytes(b"\x80\x04nonsense")
+    refused(f"{FILE}: not a checkpoint that can be read")
+    checkpoint.unlink()
+    refused("round-000004: not a checkpoint that can be read: the part of worker 0 is missing")
+    checkpoint.parent.rename(folder / "elsewhere")
+    refused("checkpoint: no checkpoint in it")
+    metrics.write_text("")
+    refused("metrics.jsonl ends before round 4")
+    metrics.unlink()
+    refused("metrics.jsonl: cannot be read")
+    config.write_text("{}")
+    refused("config.json: cannot be read: no command and options in it")
+    config.write_text(config.read_text().replace('"layers"', '"laers"') if config.exists() else "")
+    refused("config.json: cannot be read")
+
+
+def test_rows_are_what_the_report_says(tmp_path: Path) -> None:
+    run = start(tiny_run(method="sm", rounds=1), tmp_path / "run")
+    run.train()
+    row = asdict(run.rows[1])
+    assert row["accepted"] is True and row["damping"] > 0 and row["reduction_ratio"] > 0 and row["seconds"] > 0
