@@ -1,7 +1,7 @@
 """What the program returns to the shell."""
 
 SUCCESS = 0
-UNEXPECTED = 1
+UNEXPECTED = CHECK_FAILED = 1
 USER_ERROR = 2
 WORKER_LOST = 3
 INTERRUPTED = 130

@@ -10,23 +10,21 @@ from torch import Tensor, nn
 
 from surmin.attempts import Order, ParallelOrder, Point, SequentialOrder
 from surmin.curvature.factor import FactorCurvature
-from surmin.curvature.output_curvature import OutputCurvature, draw_seed
-from surmin.curvature.scalar import ScalarCurvature
+from surmin.curvature.output_curvature import draw_seed
 from surmin.damping import Damping
 from surmin.local_phase import LocalPhase
 from surmin.losses import ConvexLoss
-from surmin.options import Options, OptionValues
+from surmin.options import OptionValues
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.presets import resolve_options
-from surmin.replicas import Replicas
 from surmin.report import StepReport
 from surmin.search import Search, Trial
 from surmin.solvers.result import Reason
 from surmin.stages.block import Block
-from surmin.surrogates.decoupling import check_decoupling, uniform_decoupling
 from surmin.surrogates.output_surrogate import NetworkLoss
+from surmin.upper_bound import inflation, output_curvature
 
 
 class SurrogateMinimizer:
@@ -71,13 +69,13 @@ class SurrogateMinimizer:
         else:
             self.pipeline = InProcessPipeline(stages, loss, microbatches=microbatches)
         self.blocks, count = self.pipeline.cut(self.options.blocks)
-        self._curvature = _output_curvature(self.options, self.pipeline.replicas)
-        inflation = self._choose_inflation(count)
-        self._search = Search(self._order(inflation), self.options)
+        self._curvature = output_curvature(self.options, self.pipeline.replicas)
+        kappas = inflation(self.options, count)
+        self._search = Search(self._order(kappas), self.options)
         keep = self._curvature.needs_cotangents or self.options.local == "nonlinear"
         self._boundaries = {own[0].stage: [block.start for block in own[1:]] for own in self.blocks if keep and own}
         self._local_phase = LocalPhase(self.options, self.pipeline.work, self.pipeline.replicas)
-        self._damping = Damping(self.options.damping, least_share=1 / max(inflation))
+        self._damping = Damping(self.options.damping, least_share=1 / max(kappas))
         self._round = 0
         self._previous: dict[str, Tensor] | None = None
 
@@ -193,10 +191,10 @@ class SurrogateMinimizer:
         if trial.step.wave is not None:
             self.pipeline.accept(trial.step.wave, point.inputs, point.targets)
 
-    def _order(self, inflation: Sequence[float]) -> Order:
+    def _order(self, kappas: Sequence[float]) -> Order:
         if self.options.order == "sequential":
             return SequentialOrder(self.pipeline)
-        return ParallelOrder(self.pipeline, self.options, inflation)
+        return ParallelOrder(self.pipeline, self.options, kappas)
 
     def _top(self, block: Block, wave: Wave) -> NetworkLoss | None:
         """The loss itself for the network's last stage, where no other stage moves while that one does."""
@@ -205,30 +203,6 @@ class SurrogateMinimizer:
             return None
         assert isinstance(self._curvature, FactorCurvature)
         return NetworkLoss(self.pipeline.loss, torch.cat(list(wave.targets)), self._curvature)
-
-    def _choose_inflation(self, count: int) -> list[float]:
-        """κ of every trainable block: 1 where curvatures are decoupled already, or blocks do not move together."""
-        if self._curvature.decoupled or self.options.order == "sequential":
-            return [1.0] * count
-        if self.options.decoupling is not None:
-            return check_decoupling(self.options.decoupling, count)
-        return uniform_decoupling(count)
-
-
-def _output_curvature(options: Options, replicas: Replicas) -> OutputCurvature:
-    if options.curvature == "factor":
-        return FactorCurvature(
-            options.rank, options.curvature_fraction, top_factor=options.top_factor, wire=options.wire
-        )
-    return ScalarCurvature(
-        options.curvature == "sample",
-        options.delta,
-        options.delta_relative,
-        options.power_steps,
-        options.eigenvalue,
-        options.hessian_products,
-        replicas,
-    )
 
 
 def _note(trial: Trial) -> str:

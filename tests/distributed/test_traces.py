@@ -16,6 +16,7 @@ from surmin.pipeline import channel
 from surmin.pipeline.tracing import Span, SpanRecorder
 from tests.distributed.settings import SAMPLES, Setting, make_method, running
 from tests.distributed.workers import Workers
+from tests.pipeline.spans import communication_in_local_phase
 
 SETTING = Setting(workers=2, stages=4, microbatches=3)
 
@@ -64,4 +65,4 @@ def test_every_worker_goes_through_all_waves_and_is_alone_in_the_local_phase(
         assert moments and not [at for span in updates for at in moments if span.start <= at <= span.end]
     timeline = Timeline.merge(spans for spans, _ in found)
     assert timeline.workers == setting.workers
-    assert timeline.communication_in_local_phase() == []
+    assert communication_in_local_phase(timeline) == []

@@ -16,11 +16,11 @@ def recorder() -> SpanRecorder:
 
 
 def test_spans_are_recorded_as_they_end(recorder: SpanRecorder) -> None:
-    with recorder.span("F", microbatch=1, stage=2), recorder.span("W"):
+    with recorder.span("F", microbatch=1), recorder.span("W"):
         pass
     with recorder.span("U"):
         pass
-    assert recorder.take() == [Span("W", 3, 20, 30), Span("F", 3, 10, 40, 1, 2), Span("U", 3, 50, 60)]
+    assert recorder.take() == [Span("W", 3, 20, 30), Span("F", 3, 10, 40, 1), Span("U", 3, 50, 60)]
 
 
 def test_taken_spans_are_forgotten(recorder: SpanRecorder) -> None:
@@ -66,7 +66,7 @@ def test_times_are_counted_from_the_origin() -> None:
 def test_tracing_is_transparent_to_what_is_traced() -> None:
     tracers: list[Tracer] = [NULL_TRACER, SpanRecorder(0)]
     for tracer in tracers:
-        with pytest.raises(KeyError), tracer.span("F", microbatch=0, stage=0), tracer.span("W"):
+        with pytest.raises(KeyError), tracer.span("F", microbatch=0), tracer.span("W"):
             raise KeyError
 
 

@@ -182,7 +182,7 @@ class _Folding(nn.Module):
 
 def test_a_network_that_mixes_samples() -> None:
     sm = minimizer(nn.Sequential(nn.Linear(3, 2), _Folding()))
-    with pytest.raises(ValueError, match="returned 4 rows for a micro-batch of 8 samples"):
+    with pytest.raises(ValueError, match="returned 4 rows for 8 samples"):
         sm.step(INPUTS, LABELS)
 
 

@@ -47,7 +47,7 @@ def test_every_armijo_step_decreases_enough_and_no_longer_one_would(
     points = trajectory(loss, 4, learning_rate)
     previous = learning_rate / 2
     for here, there in pairwise(points):
-        slope = loss.gradient_at(here)
+        slope = loss.gradient_at(here, loss.product(here))
         squared = slope @ slope
         if squared < 1e-16:
             break

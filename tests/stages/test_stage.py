@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from surmin.stages.block import cut_blocks
-from surmin.stages.stage import Stage, selected
+from surmin.stages.stage import Stage, selected, stages_of
 from tests.cases import BY_NAME, CASES, Case
 from tests.oracles import DenseBlock, layer_blocks
 
@@ -71,10 +71,7 @@ def test_layer_blocks_are_one_trainable_layer_and_what_follows_it(case: Case) ->
 
 def test_blocks_are_numbered_through_all_stages_and_those_without_parameters_left_out() -> None:
     modules = [nn.Flatten(), nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2)), nn.Tanh(), nn.Linear(2, 2)]
-    stages, count = [], 0
-    for module in modules:
-        stages.append(Stage.of(module, count))
-        count += len(stages[-1].layers)
+    stages = stages_of(modules)
     by_layer = [[block.index for block in own] for own in cut_blocks(stages, "layer")]
     by_stage = [[block.index for block in own] for own in cut_blocks(stages, "stage")]
     assert by_layer == [[-1], [0, 1], [-1], [2]]

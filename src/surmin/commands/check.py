@@ -6,23 +6,23 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from surmin.exit_codes import SUCCESS
+from surmin.exit_codes import CHECK_FAILED, SUCCESS
 from surmin.experiments.configs.check import CheckConfig
 from surmin.experiments.runs.files import write_json
-from surmin.experiments.runs.folder import claim_folder, default_folder
+from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder
 from surmin.experiments.runs.problem import build_problem, load_data
 from surmin.experiments.runs.processor import set_up_processor
 from surmin.experiments.runs.team import ALONE
 from surmin.experiments.theory.check import CheckResult, check_network
 
-CHECK_FAILED = 1
-"""What the program returns when something was checked and found wrong."""
 WIDTH = 120  # of tables that do not go to a terminal
 
 
 def check(config: CheckConfig, out: Path | None) -> int:
     """Check a network, write check.json, and print what was found; 1 when gradients, blocks or Lemma 1 are wrong."""
     config.check()
+    path = out or default_folder("check", config.data)
+    check_unclaimed(path)
     set_up_processor(config.threads)
     data = load_data(config.experiment, ALONE)
     problem = build_problem(config.experiment, data, ALONE)
@@ -31,7 +31,6 @@ def check(config: CheckConfig, out: Path | None) -> int:
         radii=config.radii, trials=config.trials, curvature=config.curvature, blocks=config.blocks, delta=config.delta,
         power_steps=config.power_steps, eigenvalue=config.eigenvalue, seed=config.seed,
     )  # fmt: skip
-    path = out or default_folder("check", config.data)
     claim_folder(path)
     write_json(path / "check.json", {"command": "check", "options": config.to_json(), **result.to_json()})
     print_result(result)

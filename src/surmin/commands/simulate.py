@@ -33,9 +33,6 @@ def simulate(config: SimulateConfig, out: Path | None) -> int:
     config.check()
     path = out or default_folder("simulate", config.data)
     check_unclaimed(path)
-    for name in config.method_names:
-        if name not in config.known_methods:
-            _warn(f"{name} is not a method of this version; left out")
     overheads = measure_overheads()
     found = _simulate(config, _train(config), overheads)
     if not found:
@@ -44,7 +41,7 @@ def simulate(config: SimulateConfig, out: Path | None) -> int:
     cells = compare(config, found)
     claim_folder(path)
     write_json(path / "config.json", {"command": config.command, "options": config.to_json(), **_costs(overheads)})
-    write_rows(path / "breakeven.csv", config, found)
+    write_rows(path / "breakeven.csv", found)
     panels = [list(own) for _, own in groupby(cells, lambda cell: cell.stages)]
     draw_breakeven(
         path / "breakeven.png", config.method_names[0], describe(config.experiment), panels, config.target_loss
@@ -55,7 +52,7 @@ def simulate(config: SimulateConfig, out: Path | None) -> int:
     return SUCCESS
 
 
-def write_rows(path: Path, config: SimulateConfig, found: Sequence[Outcome]) -> None:
+def write_rows(path: Path, found: Sequence[Outcome]) -> None:
     """Replace `breakeven.csv`: one line a setting and kind of links."""
     counted = eligible(found)
     text = io.StringIO()

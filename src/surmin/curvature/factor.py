@@ -26,19 +26,16 @@ class FactorCurvature:
     Attributes:
         rank: random columns per sample, or None for the exact factor of the loss.
         fraction: the part of the batch that carries the curvature, in (0, 1].
-        share: the part of those samples drawn by how curved their loss is (`importance_rows`).
         top_factor: "hessian" starts from ∇²ℓ, "smoothness" from the paper's bound L I.
         wire: the type that columns are rounded to on their way to another worker; None for that of the network.
     """
 
     rank: int | None = None
     fraction: float = 0.25
-    share: float = SHARE
     top_factor: Literal["hessian", "smoothness"] = "hessian"
     wire: WireName | None = None
 
     needs_cotangents = False
-    decoupled = False
 
     def message_sizes(self, samples: int, microbatches: int) -> list[int]:
         """As many messages as micro-batches, if there are as many samples, and as equal as can be."""
@@ -54,7 +51,7 @@ class FactorCurvature:
         if self.fraction == 1:
             return [(part,) for part in self._columns(loss, joined, labels, generator).split(sizes, dim=1)]
         count = self.sample_count(len(joined))
-        rows, weights = importance_rows(loss.trace(joined, labels), count, self.share, generator)
+        rows, weights = importance_rows(loss.trace(joined, labels), count, SHARE, generator)
         columns = weighted(self._columns(loss, joined[rows], labels[rows], generator), weights)
         return list(zip(columns.split(sizes, dim=1), rows.split(sizes), strict=True))
 

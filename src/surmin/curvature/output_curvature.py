@@ -25,8 +25,6 @@ class OutputCurvature(Protocol):
 
     needs_cotangents: bool
     """Whether the gradient wave must keep the gradient at every block's boundary."""
-    decoupled: bool
-    """Whether the blocks' curvatures are decoupled already (δ), so that κ = 1."""
 
     def message_sizes(self, samples: int, microbatches: int) -> list[int]:
         """For every message that the curvature of a batch comes in, how many samples it is of."""

@@ -59,7 +59,6 @@ class ScalarCurvature:
     replicas: Replicas = field(default=ONE_REPLICA, repr=False)
 
     needs_cotangents = True
-    decoupled = True
 
     def top(self, loss: ConvexLoss, outputs: Sequence[Tensor], targets: Sequence[Tensor], seed: int) -> list[Message]:
         """L_m, the smoothness constant of the loss."""

@@ -34,7 +34,8 @@ def joined(worker: Worker, timeout: float) -> Iterator[None]:
         timeout: seconds to wait for another worker, here and in every communication.
     """
     try:
-        _keep_to_loopback()
+        if LOOPBACK.fullmatch(os.environ.get("MASTER_ADDR", "")):
+            keep_to_loopback()
         dist.init_process_group(
             "gloo",
             init_method=os.environ.get(RENDEZVOUS_VARIABLE, "env://"),
@@ -65,12 +66,11 @@ def answer_from(peer: int) -> Iterator[None]:
         raise PeerError(trouble.late, peer, trouble.detail) from error
 
 
-def _keep_to_loopback() -> None:
-    """Have workers of one machine listen on no other interface, unless the user has chosen one."""
-    if LOOPBACK.fullmatch(os.environ.get("MASTER_ADDR", "")):
-        names = [name for _, name in socket.if_nameindex() if re.fullmatch(r"lo\d*", name)]
-        for variable in INTERFACE_VARIABLES if names else ():
-            os.environ.setdefault(variable, names[0])
+def keep_to_loopback() -> None:
+    """Have this process listen on no other interface, unless the user has chosen one."""
+    names = [name for _, name in socket.if_nameindex() if re.fullmatch(r"lo\d*", name)]
+    for variable in INTERFACE_VARIABLES if names else ():
+        os.environ.setdefault(variable, names[0])
 
 
 def _peer_error(error: BaseException | None) -> PeerError | None:

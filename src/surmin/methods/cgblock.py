@@ -32,7 +32,7 @@ class CgBlock:
 
     H_ii = ∂²h/∂θ_i² is the diagonal block of the Hessian of the network's loss for layer i; blocks are layers with
     weights. Unlike the local losses of SM it needs the whole network for every product: all blocks take their steps in
-    lockstep, and a step is a wave of tangents up and one of their answers down (`methods/hessian/wave.py`). Below block i
+    lockstep, and a step is a wave of tangents up and one of their answers down (`methods/hessian/`). Below block i
     its column is not needed, so a message after block i holds i activations' worth of numbers.
 
     Source: "CGBlock" of Section 4 of the Surrogate Minimization paper, which takes finite differences (Martens 2010)
@@ -105,13 +105,8 @@ class CgBlock:
         """N steps of conjugate gradient, all blocks together."""
         runs = {block: SOLVERS[self.safeguard](gradient) for block, gradient in gradients.items()}
         for _ in range(self.inner_steps):
-            directions = {_name(block): run.direction.unsqueeze(0) for block, run in runs.items()}
+            directions = {block.first_trainable_layer.name: run.direction.unsqueeze(0) for block, run in runs.items()}
             images = hessian.products(directions)
             for block, run in runs.items():
-                run.advance(images[_name(block)].squeeze(0) + self.damping * run.direction)
+                run.advance(images[block.first_trainable_layer.name].squeeze(0) + self.damping * run.direction)
         return {block: run.step for block, run in runs.items()}
-
-
-def _name(block: Block) -> str:
-    """Of the one layer with weights in a block."""
-    return block.stage.layers[block.first_trainable].name

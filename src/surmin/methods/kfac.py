@@ -108,7 +108,7 @@ class Kfac:
         """λ, the round, the last step by parameter, and both moments by their layer's weight."""
         named = [block.named(step) for block, step in self._previous.items()]
         moments = {
-            f"{_layer_name(block)}.weight": {"inputs": own.inputs, "outputs": own.outputs}
+            f"{block.first_trainable_layer.name}.weight": {"inputs": own.inputs, "outputs": own.outputs}
             for block, own in self._moments.items()
         }
         return {
@@ -154,7 +154,7 @@ class Kfac:
 def _complaint(blocks: Blocks) -> ValueError | None:
     """The first layer with weights that has no Kronecker factors."""
     for block in (block for own in blocks for block in own if block.size):
-        layer = block.stage.layers[block.first_trainable]
+        layer = block.first_trainable_layer
         if not (is_plain_linear(layer) or is_plain_convolution(layer)):
             return ValueError(
                 "kfac needs linear layers and convolutions of one group, all of their parameters trained: "
@@ -163,13 +163,9 @@ def _complaint(blocks: Blocks) -> ValueError | None:
     return None
 
 
-def _layer_name(block: Block) -> str:
-    return block.stage.layers[block.first_trainable].name
-
-
 def _stored(block: Block, moments: Mapping[str, Mapping[str, Tensor]]) -> KroneckerMoments:
     """A block's moments out of a state."""
-    layer = block.stage.layers[block.first_trainable]
+    layer = block.first_trainable_layer
     weight, bias = layer.parameters["weight"].detach(), "bias" in layer.parameters
     sizes = {"inputs": weight[0].numel() + bias, "outputs": len(weight)}
     found = moments.get(f"{layer.name}.weight", {})

@@ -105,7 +105,8 @@ class Newton:
             products = hessian.products(self._unit_vectors(start, columns, gradients))
             stop = min(start + columns, self._count)
             for block, rows in self._rows.items():
-                own_hessian[start:stop, rows] = products[_name(block)][: stop - start].to(own_hessian)
+                columns_here = products[block.first_trainable_layer.name][: stop - start]
+                own_hessian[start:stop, rows] = columns_here.to(own_hessian)
         for block, rows in self._rows.items():
             own_gradient[rows] = gradients[block].to(own_gradient)
         shares = torch.cat([loss.to(own_gradient).view(1), own_gradient, own_hessian.flatten()])
@@ -117,7 +118,7 @@ class Newton:
         """The parts here of `columns` unit vectors, the first one numbered `start`; beyond the last there are zeros."""
         numbers = torch.arange(start, start + columns).unsqueeze(1)
         return {
-            _name(block): (numbers == torch.arange(rows.start, rows.stop)).to(like[block])
+            block.first_trainable_layer.name: (numbers == torch.arange(rows.start, rows.stop)).to(like[block])
             for block, rows in self._rows.items()
         }
 
@@ -129,8 +130,3 @@ class Newton:
         damped = (values.abs() if self.safeguard == "armijo" else values) + self.damping
         counts = damped.abs() > len(values) * torch.finfo(values.dtype).eps * damped.abs().max()
         return -vectors @ torch.where(counts, (vectors.T @ gradient) / damped, 0.0)
-
-
-def _name(block: Block) -> str:
-    """Of the one layer with weights in a block."""
-    return block.stage.layers[block.first_trainable].name

@@ -43,7 +43,7 @@ def combine(
         damping: λ.
     """
     newest, last = steps
-    names = {block: block.stage.layers[block.first_trainable].name for block in newest}
+    names = {block: block.first_trainable_layer.name for block in newest}
     tangents = hessian.outputs({name: torch.stack([newest[block], last[block]]) for block, name in names.items()})
     pairs = [(gradients, gradients), (gradients, newest), (gradients, last)]
     pairs += [(newest, newest), (newest, last), (last, last)]

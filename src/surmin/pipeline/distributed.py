@@ -19,7 +19,7 @@ from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.replicas import ONE_REPLICA, Replicas
-from surmin.stages.stage import Stage
+from surmin.stages.stage import stages_of
 
 if TYPE_CHECKING:
     from surmin.pipeline.scheduled import ScheduledGradients
@@ -80,9 +80,6 @@ class Pipeline(WorkerPipeline):
         is_direct = have_a_gpu_each(told)
         held = [told[rank] for rank in pipe]
         first_layer = sum(own.layers for own in held[: pipe.index(dist.get_rank())])
-        own_stages: list[Stage] = []
-        for module in modules:
-            own_stages.append(Stage.of(module, first_layer + sum(len(stage.layers) for stage in own_stages)))
         backend = "nccl" if is_direct else "gloo"
         blocks = {"layer": [own.layer_blocks for own in held], "stage": [own.stage_blocks for own in held]}
         routes = {
@@ -95,7 +92,7 @@ class Pipeline(WorkerPipeline):
             same_place = list(zip(*pipes, strict=True))
             replicas = ProcessReplicas(_group(backend, patience, same_place), device if is_direct else CPU, traffic)
         links = ProcessLinks(pipes, blocks, {**routes, "control": control}, replicas)
-        super().__init__(own_stages, loss, microbatches, links, frozenset(), replicas, traffic)
+        super().__init__(stages_of(modules, first_layer), loss, microbatches, links, frozenset(), replicas, traffic)
         self._processes = links
         self._scheduled = None if schedule == "posted" else self._by_torch(schedule, _group(backend, patience, pipes))
 

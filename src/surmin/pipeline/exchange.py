@@ -8,17 +8,14 @@ order of its messages and holds them until they are taken, so that a method may 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from surmin.curvature.output_curvature import Message
+from surmin.pipeline.batch_check import BatchCheck
+from surmin.pipeline.held_stages import HeldStages
 from surmin.pipeline.links import Kind, Links
-from surmin.pipeline.trial import Trial
-
-if TYPE_CHECKING:
-    from surmin.pipeline.worker_pipeline import WorkerPipeline
 
 
 class Exchange:
@@ -43,7 +40,7 @@ class Exchange:
     stages_below = stages_above = 0
 
     def __init__(
-        self, pipeline: "WorkerPipeline", links: Links, crossings: AbstractSet[int],
+        self, pipeline: HeldStages, links: Links, crossings: AbstractSet[int],
         upwards: Sequence[str], downwards: Sequence[str], number: int,
     ) -> None:  # fmt: skip
         self._pipeline = pipeline
@@ -55,7 +52,7 @@ class Exchange:
         self._opened: dict[Kind, None] = {}
         self._sent: Counter[Kind] = Counter()
         self._received: Counter[Kind] = Counter()
-        self._trial = Trial(pipeline, links)
+        self._batch_check = BatchCheck(pipeline, links)
         self._shape = torch.Size()
         self._device: torch.device | None = None
 
@@ -68,7 +65,7 @@ class Exchange:
         Raises:
             ValueError: when the batch does not fit; on every worker for the first one of a shape.
         """
-        self._trial.check(inputs, targets)
+        self._batch_check.check(inputs, targets)
         if self._device is None:
             self._device = inputs.device
             self.stages_below, self.stages_above = self._stages_beyond("up"), self._stages_beyond("down")

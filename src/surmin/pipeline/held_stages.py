@@ -13,6 +13,7 @@ from surmin.losses import ConvexLoss
 from surmin.pipeline.links import Kind, Links
 from surmin.pipeline.tracing import NULL_TRACER, Tracer
 from surmin.pipeline.traffic import Traffic
+from surmin.pipeline.validation import check_batch, check_unreplaced
 from surmin.pipeline.wave import StageParameters, Wave, part_shape
 from surmin.replicas import Replicas
 from surmin.stages.block import Block, cut_blocks
@@ -105,6 +106,16 @@ class HeldStages:
             for layer, own in zip(stage.layers, by_layer, strict=True):
                 for name, value in own.items():
                     layer.parameters[name].copy_(value)
+
+    def complaint(self, batch: tuple[Tensor, Tensor] | None) -> ValueError | TypeError | None:
+        """What is wrong with the network and a new batch, if there is one, as far as this worker can see."""
+        try:
+            check_unreplaced(self.stages)
+            if batch is not None:
+                check_batch(*batch, self.microbatches, next(iter(self.parameters.values()), None))
+        except (ValueError, TypeError) as error:
+            return error
+        return None
 
     def forward_part(
         self, states: Sequence[Tensor], candidates: Candidates, number: int, part: torch.Size

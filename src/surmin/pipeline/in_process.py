@@ -11,7 +11,7 @@ from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.validation import check_modules
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.replicas import ONE_REPLICA
-from surmin.stages.stage import Stage
+from surmin.stages.stage import stages_of
 
 
 class InProcessPipeline(WorkerPipeline):
@@ -32,8 +32,5 @@ class InProcessPipeline(WorkerPipeline):
     ) -> None:
         check_modules(stages)
         shares = spread(len(stages), workers or len(stages))
-        own: list[Stage] = []
-        for module in stages:
-            own.append(Stage.of(module, sum(len(stage.layers) for stage in own)))
         crossings = {share.start for share in shares[1:]}
-        super().__init__(own, loss, microbatches, NoLinks(len(shares)), crossings, ONE_REPLICA, Traffic())
+        super().__init__(stages_of(stages), loss, microbatches, NoLinks(len(shares)), crossings, ONE_REPLICA, Traffic())

@@ -23,8 +23,6 @@ class Links(Protocol):
     """Whether the network's first stage is held here."""
     is_last: bool
     """Whether its last stage is."""
-    has_trainable_below: bool
-    """Whether a worker before this one holds trainable parameters."""
 
     def trainable_blocks(self, blocks: Literal["layer", "stage"]) -> tuple[int, int]:
         """How many blocks with parameters the workers before this one hold, and all together (0: only this one)."""
@@ -61,7 +59,6 @@ class NoLinks:
     """
 
     is_first = is_last = True
-    has_trainable_below = False
 
     def __init__(self, workers: int) -> None:
         self._workers = workers

@@ -43,7 +43,6 @@ class ProcessLinks:
         self._senders: dict[tuple[int, int], Sender] = {}
         self._receivers: dict[tuple[int, int], Receiver] = {}
         self.is_first, self.is_last = self._place == 0, self._place == len(self._ranks) - 1
-        self.has_trainable_below = sum(blocks["layer"][: self._place]) > 0
         self._others = [rank for rank in self._ranks if rank != dist.get_rank()]
         self._comparison = Comparison(places, routes["control"])
 

@@ -4,7 +4,6 @@ torch's schedule moves the tensors and chooses the order; what happens in a stag
 wave, inside an autograd function. Shapes are told to torch beforehand, so that it runs no stage to learn them.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -114,8 +113,7 @@ class _StageModule(nn.Module):
         """
         assert self.wave is not None
         number = len(self.wave.tapes[-1]) - 1
-        part = replace(self.wave, targets=self.wave.targets[number:][:1], tapes=[self.wave.tapes[-1][number:]])
-        fits = check_outputs(self.pipeline.loss, part) is None
+        fits = check_outputs(self.pipeline.loss, [(output.detach(), self.wave.targets[number])]) is None
         gradient = self.pipeline.top_cotangent(self.wave, number) if fits else torch.zeros_like(output)
         value: Tensor = _LossGradient.apply(output, gradient)  # type: ignore[no-untyped-call]
         return value

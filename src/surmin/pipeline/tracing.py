@@ -31,7 +31,6 @@ class Span(NamedTuple):
         start: ns.
         end: ns.
         microbatch: for which micro-batch, if for one.
-        stage: in which stage, if in one.
         thread: of the worker, numbered in the order in which threads recorded something.
     """
 
@@ -40,16 +39,13 @@ class Span(NamedTuple):
     start: int
     end: int
     microbatch: int | None = None
-    stage: int | None = None
     thread: int = 0
 
 
 class Tracer(Protocol):
     """What pipelines tell about their work."""
 
-    def span(
-        self, letter: Letter, microbatch: int | None = None, stage: int | None = None
-    ) -> AbstractContextManager[None]:
+    def span(self, letter: Letter, microbatch: int | None = None) -> AbstractContextManager[None]:
         """A context that is entered when the work begins and left when it ends."""
 
 
@@ -58,9 +54,7 @@ class NullTracer:
 
     _nothing = nullcontext()
 
-    def span(
-        self, letter: Letter, microbatch: int | None = None, stage: int | None = None
-    ) -> AbstractContextManager[None]:
+    def span(self, letter: Letter, microbatch: int | None = None) -> AbstractContextManager[None]:
         """A context that does nothing."""
         return self._nothing
 
@@ -86,11 +80,9 @@ class SpanRecorder:
         self._ended: list[_Ended] = []
         self._threads: dict[int, int] = {}
 
-    def span(
-        self, letter: Letter, microbatch: int | None = None, stage: int | None = None
-    ) -> AbstractContextManager[None]:
+    def span(self, letter: Letter, microbatch: int | None = None) -> AbstractContextManager[None]:
         """A context whose time is recorded when it is left."""
-        return _OpenSpan(self._ended, self._clock, letter, microbatch, stage)
+        return _OpenSpan(self._ended, self._clock, letter, microbatch)
 
     def take(self) -> list[Span]:
         """The spans that have ended since the last call, in the order they ended; they are forgotten here."""
@@ -98,10 +90,10 @@ class SpanRecorder:
         del self._ended[: len(ended)]
         return [
             Span(
-                letter, self._worker, start - self._origin, end - self._origin, microbatch, stage,
+                letter, self._worker, start - self._origin, end - self._origin, microbatch,
                 self._threads.setdefault(thread, len(self._threads)),
             )
-            for letter, start, end, microbatch, stage, thread in ended
+            for letter, start, end, microbatch, thread in ended
         ]  # fmt: skip
 
 
@@ -120,22 +112,19 @@ def synchronized_clock(device: torch.device) -> Clock:
     return clock
 
 
-_Ended = tuple[Letter, int, int, int | None, int | None, int]
+_Ended = tuple[Letter, int, int, int | None, int]
 
 
 class _OpenSpan:
     """A span that may be running: as little as possible happens here."""
 
-    __slots__ = ("_clock", "_ended", "_letter", "_microbatch", "_stage", "_start")
+    __slots__ = ("_clock", "_ended", "_letter", "_microbatch", "_start")
 
-    def __init__(
-        self, ended: list[_Ended], clock: Clock, letter: Letter, microbatch: int | None, stage: int | None
-    ) -> None:
+    def __init__(self, ended: list[_Ended], clock: Clock, letter: Letter, microbatch: int | None) -> None:
         self._ended = ended
         self._clock = clock
         self._letter = letter
         self._microbatch = microbatch
-        self._stage = stage
 
     def __enter__(self) -> None:
         self._start = self._clock()
@@ -144,4 +133,4 @@ class _OpenSpan:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         end = self._clock()
-        self._ended.append((self._letter, self._start, end, self._microbatch, self._stage, threading.get_ident()))
+        self._ended.append((self._letter, self._start, end, self._microbatch, threading.get_ident()))

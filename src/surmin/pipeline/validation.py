@@ -1,6 +1,6 @@
 """Clear errors for what cannot be trained, before anything changes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from surmin.losses import ConvexLoss
-from surmin.pipeline.wave import Wave
 from surmin.stages.stage import Stage, leaf_modules
 
 HALF = (torch.float16, torch.bfloat16)
@@ -75,23 +74,22 @@ def check_batch(inputs: Tensor, targets: Tensor, microbatches: int, parameter: T
         raise ValueError("inputs contain NaN or infinite values")
 
 
-def check_outputs(loss: ConvexLoss, wave: Wave) -> ValueError | TypeError | None:
+def check_outputs(loss: ConvexLoss, pairs: Iterable[tuple[Tensor, Tensor]]) -> ValueError | TypeError | None:
     """What is wrong with targets for the outputs they meet, at the network's last stage."""
     try:
-        for output, targets in zip(wave.outputs, wave.targets, strict=True):
+        for output, targets in pairs:
             if len(output) != len(targets):
-                raise ValueError(f"the network returned {len(output)} rows for a micro-batch of {len(targets)} samples")
+                raise ValueError(f"the network returned {len(output)} rows for {len(targets)} samples")
             loss.check(output, targets)
     except (ValueError, TypeError) as error:
         return error
     return None
 
 
-def describe_batch(inputs: Tensor, targets: Tensor, microbatches: int, is_known: bool, is_reused: bool) -> str:
-    """The signature of a batch and of what is still known of it, which must be the same on all workers."""
+def describe_batch(inputs: Tensor, targets: Tensor, microbatches: int, *known: str) -> str:
+    """The signature of a batch and of what is known of it already, which must be the same on all workers."""
     described = [f"{name} {_describe_one(value)}" for name, value in (("inputs", inputs), ("targets", targets))]
     parts = f"{microbatches} micro-batch{'es' if microbatches > 1 else ''}"
-    known = ["the last batch again"] * is_known + ["the accepted wave"] * is_reused
     return ", ".join([*described, parts, *known])
 
 
@@ -149,6 +147,6 @@ def _check_parameters(stages: Sequence[nn.Module], others_train: bool) -> None:
                 trainable.append(parameter)
     if not trainable and not others_train:
         raise ValueError("no parameter of the network requires a gradient: there is nothing to train")
-    kinds = {(parameter.dtype, str(parameter.device)) for parameter in trainable}
-    if len({dtype for dtype, _ in kinds}) > 1:
-        raise ValueError(f"all parameters must have one dtype, got {sorted(str(dtype) for dtype, _ in kinds)}")
+    for name, found in (("dtype", {p.dtype for p in trainable}), ("device", {p.device for p in trainable})):
+        if len(found) > 1:
+            raise ValueError(f"all parameters here must have one {name}, got {', '.join(sorted(map(str, found)))}")

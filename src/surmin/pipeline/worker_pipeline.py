@@ -18,7 +18,7 @@ from surmin.pipeline.held_stages import Boundaries, Candidates, stacked
 from surmin.pipeline.links import Kind
 from surmin.pipeline.reuse import AcceptedWave, Noted, note, same_tensors
 from surmin.pipeline.solving_wave import SolvingWave
-from surmin.pipeline.validation import check_batch, check_outputs, check_unreplaced, describe_batch
+from surmin.pipeline.validation import check_outputs, describe_batch
 from surmin.pipeline.wave import BlockWaves, StageParameters, Wave
 from surmin.stages.block import Block
 from surmin.stages.stage import Stage
@@ -49,14 +49,17 @@ class WorkerPipeline(SolvingWave):
         is_known = same_tensors(self._checked, (inputs, targets))
         is_reused = accepted is not None and accepted.fits(inputs, targets, self.stages)
         complaint = self.complaint(None if is_known else (inputs, targets))
-        described = describe_batch(inputs, targets, self.microbatches, is_known, is_reused)
+        known = ["the last batch again"] * is_known + ["the accepted wave"] * is_reused
+        described = describe_batch(inputs, targets, self.microbatches, *known)
         self._links.compare(described, complaint, wait=not is_known)
         if accepted is not None and is_reused:
             return accepted.wave
         wave = self._run_first(inputs, targets, boundaries or {})
         if not is_known:
             with torch.no_grad():
-                complaint = check_outputs(self.loss, wave) if self.is_last else None
+                complaint = (
+                    check_outputs(self.loss, zip(wave.outputs, wave.targets, strict=True)) if self.is_last else None
+                )
             self._links.compare("", complaint, wait=True)
             self._checked = note((inputs, targets))
         wave.loss = self.mean_loss(wave)
@@ -72,16 +75,6 @@ class WorkerPipeline(SolvingWave):
     def accept(self, wave: Wave, inputs: Tensor, targets: Tensor) -> None:
         """Keep a wave that was run at what are the parameters now: it is the next iteration's first wave."""
         self._accepted = AcceptedWave.of(wave, inputs, targets, self.stages)
-
-    def complaint(self, batch: tuple[Tensor, Tensor] | None) -> ValueError | TypeError | None:
-        """What is wrong with the network and a new batch, if there is one, as far as this worker can see."""
-        try:
-            check_unreplaced(self.stages)
-            if batch is not None:
-                check_batch(*batch, self.microbatches, next(iter(self.parameters.values()), None))
-        except (ValueError, TypeError) as error:
-            return error
-        return None
 
     @torch.no_grad()
     def backward(
@@ -135,7 +128,8 @@ class WorkerPipeline(SolvingWave):
         kinds: list[Kind] = [("curvature", wave.shape, repr(curvature), size) for size in sizes]
         for kind, count in Counter(kinds).items():
             self._links.prepare(kind, count)
-        if not (self._links.has_trainable_below or any(block.size for own in blocks for block in own)):
+        below, _ = self._links.trainable_blocks("layer")
+        if not (below or any(block.size for own in blocks for block in own)):
             return []
         descent = Descent(wave, blocks, curvature, seed, partial(self._cross, curvature=curvature), self._descending)
         leaving = descent.through_all(self._arriving(wave, curvature, seed, kinds))

@@ -1,7 +1,6 @@
 """What a message costs the processors at its ends, measured by two processes that send each other some."""
 
 import multiprocessing
-import os
 import tempfile
 import time
 from datetime import timedelta
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from surmin.launch.group import keep_to_loopback
 from surmin.pipeline.channel import Receiver, Route, Sender
 from surmin.simulation.operations import Overheads
 
@@ -46,7 +46,7 @@ def measure_overheads() -> Overheads:
 
 def _run_end(rank: int, store: str, answers: Any) -> None:
     torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    keep_to_loopback()
     patience = timedelta(seconds=PATIENCE)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=patience)
     assert dist.group.WORLD is not None

@@ -80,7 +80,6 @@ class RecordedLinks:
         self._unheard: set[int] = set()
         self._totals = 0
         self.is_first, self.is_last = place == 0, place == exchange.workers - 1
-        self.has_trainable_below = sum(blocks["layer"][:place]) > 0
 
     def trainable_blocks(self, blocks: Literal["layer", "stage"]) -> tuple[int, int]:
         """Counted when the network was cut."""

@@ -17,7 +17,7 @@ from surmin.simulation.operations import Program
 from surmin.simulation.recording import RecordedLinks, Recorder, worker_clock
 from surmin.simulation.threads import Exchange, run_together
 from surmin.stages.block import cut_blocks
-from surmin.stages.stage import Stage
+from surmin.stages.stage import stages_of
 
 WARM_UP = 2
 """Rounds that are undone before recording: the first ones count operations and widen memory."""
@@ -60,9 +60,7 @@ class RecordedTeam:
     def __init__(self, stages: Sequence[nn.Module], loss: ConvexLoss, microbatches: int) -> None:
         check_modules(stages)
         self.modules = list(stages)
-        own: list[Stage] = []
-        for module in stages:
-            own.append(Stage.of(module, sum(len(stage.layers) for stage in own)))
+        own = stages_of(stages)
         blocks = {
             kind: [sum(block.size > 0 for block in cut_blocks([stage], kind, 0)[0]) for stage in own]
             for kind in ("layer", "stage")

@@ -35,7 +35,7 @@ class CubicGradientDescent:
         length = _line_minimiser(norm, unit.dot(image_of_unit), rho)
         step, image = -length * unit, -length * image_of_unit
         for _ in range(self.steps):
-            step = step - step_size * (gradient + image + rho * step.norm() * step)
+            step = step - step_size * loss.gradient_at(step, image)
             image = loss.product(step)
         decrease = undamped_decrease(loss, step, image)
         code = torch.where(torch.isfinite(decrease), int(Reason.MAX_STEPS), int(Reason.NON_FINITE))
@@ -153,7 +153,7 @@ def _cauchy_bound(beta: Tensor, norm: Tensor, rho: float) -> Tensor:
 
 
 def _line_minimiser(norm: Tensor, bend: Tensor, rho: float) -> Tensor:
-    """T ≥ 0 minimising -t‖g‖ + ½ t² uᵀAu + (ρ̃/3) t³ along u = g/‖g‖."""
+    """Length t ≥ 0 minimising -t‖g‖ + ½ t² uᵀAu + (ρ̃/3) t³ along u = g/‖g‖."""
     if rho == 0:
         return torch.where(bend > 0, norm / bend.clamp_min(torch.finfo(norm.dtype).tiny), torch.zeros_like(norm))
     return -bend / (2 * rho) + ((bend / (2 * rho)) ** 2 + norm / rho).sqrt()

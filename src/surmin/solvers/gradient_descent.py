@@ -21,7 +21,7 @@ class GradientDescent:
         step = torch.zeros_like(loss.gradient)
         image = torch.zeros_like(step)
         for _ in range(self.steps):
-            step = step - self.learning_rate * _gradient(loss, step, image)
+            step = step - self.learning_rate * loss.gradient_at(step, image)
             image = loss.product(step)
         return _result(loss, step, image, self.steps)
 
@@ -45,7 +45,7 @@ class ArmijoGradientDescent:
         image = torch.zeros_like(step)
         length = torch.full((), self.learning_rate, dtype=step.dtype, device=step.device)
         for _ in range(self.steps):
-            slope = _gradient(loss, step, image)
+            slope = loss.gradient_at(step, image)
             bend = loss.product(slope)
             length = self._search(loss, step, image, slope, bend, length)
             step, image = step - length * slope, image - length * bend
@@ -65,10 +65,6 @@ class ArmijoGradientDescent:
         change = -lengths * plain + 0.5 * lengths**2 * curved + cubic
         enough = change <= -self.sufficient * lengths * squared
         return torch.where(enough.any(), lengths[enough.int().argmax()], torch.zeros_like(length))
-
-
-def _gradient(loss: LocalLoss, step: Tensor, image: Tensor) -> Tensor:
-    return loss.gradient + image + 2 * loss.cubic * step.norm() * step
 
 
 def _result(loss: LocalLoss, step: Tensor, image: Tensor, products: int) -> SolverResult:

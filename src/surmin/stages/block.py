@@ -39,6 +39,11 @@ class Block:
         """Position in the stage of the block's first trainable layer."""
         return next(index for index in range(self.start, self.stop) if self.stage.layers[index].size)
 
+    @property
+    def first_trainable_layer(self) -> Layer:
+        """The block's first trainable layer; where blocks are layers, the one with weights."""
+        return self.stage.layers[self.first_trainable]
+
     def split(self, vector: Tensor) -> tuple[Tensor, ...]:
         """A flat vector of the block as one flat vector per layer (views)."""
         return vector.split([layer.size for layer in self.layers])

@@ -1,6 +1,6 @@
 """A stage: the consecutive layers one device holds, run forwards and backwards with all the curvature needs on tape."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -117,6 +117,14 @@ class SelectedInputs(Sequence[Tensor]):
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
         found = [inputs[index].detach()[rows] for inputs, rows in self._parts]
         return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def stages_of(modules: Iterable[nn.Module], first_index: int = 0) -> list[Stage]:
+    """One stage a module, with layers numbered through all of them from `first_index`."""
+    stages: list[Stage] = []
+    for module in modules:
+        stages.append(Stage.of(module, first_index + sum(len(stage.layers) for stage in stages)))
+    return stages
 
 
 def selected(tapes: Sequence[Tape], rows: Tensor) -> Tape:

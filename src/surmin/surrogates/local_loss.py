@@ -19,7 +19,7 @@ class LocalLoss:
         curvature: v ↦ G v.
         inflation: κ.
         cubic: ρ.
-        damping: λ; zero in the bound of equation (1) itself, see `undamped`.
+        damping: λ; zero in the bound of equation (1) itself.
     """
 
     gradient: Tensor
@@ -32,9 +32,9 @@ class LocalLoss:
         """L(d), a 0-dimensional tensor; L(0) = 0."""
         return self.gradient.dot(step) + 0.5 * step.dot(self.product(step)) + 2 * self.cubic / 3 * step.norm() ** 3
 
-    def gradient_at(self, step: Tensor) -> Tensor:
-        """∇L(d) = g + (κ G + λ I) d + 2ρ‖d‖ d."""
-        return self.gradient + self.product(step) + 2 * self.cubic * step.norm() * step
+    def gradient_at(self, step: Tensor, product: Tensor) -> Tensor:
+        """∇L(d) = g + (κ G + λ I) d + 2ρ‖d‖ d, given the product (κ G + λ I) d."""
+        return self.gradient + product + 2 * self.cubic * step.norm() * step
 
     def product(self, direction: Tensor) -> Tensor:
         """(κ G + λ I) v, the Hessian of the quadratic part."""

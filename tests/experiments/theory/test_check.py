@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import surmin.experiments.theory.decoupled as decoupled
+import surmin.upper_bound as upper_bound
 from surmin.cli import main
 from surmin.curvature.eigenvalue import power_iteration
 from surmin.curvature.gauss_newton import GaussNewton
@@ -90,7 +90,7 @@ def plant_columns(patch: pytest.MonkeyPatch) -> None:
 
 
 def plant_inflation(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(decoupled, "uniform_decoupling", lambda blocks: [blocks - 0.1] * blocks)
+    patch.setattr(upper_bound, "uniform_decoupling", lambda blocks: [blocks - 0.1] * blocks)
 
 
 def plant_mixed_block(patch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from surmin.experiments.traces.timeline import Timeline, theoretical_bubble
 from surmin.pipeline.tracing import Letter, Span
-from tests.pipeline.spans import UNIT, gradient_step, row, surrogate_round
+from tests.pipeline.spans import UNIT, communication_in_local_phase, gradient_step, row, surrogate_round
 
 
 def test_spans_are_merged_in_the_order_they_began() -> None:
@@ -89,11 +89,11 @@ def test_the_share_of_local_updates_that_run_together(rows: list[str], shared: f
 
 
 def test_communication_in_a_local_phase_is_found() -> None:
-    assert surrogate_round().communication_in_local_phase() == []
+    assert communication_in_local_phase(surrogate_round()) == []
     update, waiting, acceptance = Span("U", 1, 10, 20), Span("W", 1, 12, 13), Span("A", 1, 19, 30, thread=1)
     others = Span("W", 0, 12, 13), Span("W", 1, 0, 10), Span("F", 1, 12, 13), Span("A", 1, 20, 25)
     timeline = Timeline((update, waiting, acceptance, *others))
-    assert timeline.communication_in_local_phase() == [(update, waiting), (update, acceptance)]
+    assert communication_in_local_phase(timeline) == [(update, waiting), (update, acceptance)]
 
 
 def test_a_moment_has_no_utilisation() -> None:

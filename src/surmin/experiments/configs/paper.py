@@ -108,7 +108,7 @@ class PaperConfig:
         if not 0 < self.target_loss < math.inf:
             raise ValueError(f"target_loss must be a positive number, got {self.target_loss}")
         self.experiment(self.depths[0]).check()
-        assert self.contenders
+        _ = self.contenders
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by option name."""

@@ -9,7 +9,7 @@ from tyro.conf import arg
 from surmin.experiments.configs.problem import ProblemConfig, values_of
 from surmin.experiments.configs.run import ExperimentConfig
 from surmin.experiments.configs.surrogate import SURROGATE_OPTIONS, SurrogateConfig
-from surmin.methods.registry import METHODS, flag, takes
+from surmin.methods.registry import flag, takes
 
 SIMULATED = ("sm", "sm-paper", "adam", "sgd", "gd", "gd-armijo", "lbfgs", "cgblock")
 """Methods whose workers all finish a round before any begins the one after the next."""
@@ -64,7 +64,7 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
     @property
     def method_names(self) -> list[str]:
         """As given, each once."""
-        return list(dict.fromkeys(name.strip() for name in self.methods.split(",") if name.strip()))
+        return names(self.methods)
 
     def check(self) -> None:
         """Raise ValueError for an impossible value, naming the option."""
@@ -88,13 +88,8 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
         if self.cores is not None and not 0 < self.cores < math.inf:
             raise ValueError(f"cores must be a positive number, got {self.cores}")
         for option in SURROGATE_OPTIONS:
-            if getattr(self, option) is not None and not any(takes(name, option) for name in self.known_methods):
+            if getattr(self, option) is not None and not any(takes(name, option) for name in self.method_names):
                 raise ValueError(f"none of the methods {self.methods} takes {flag(option)}")
-
-    @property
-    def known_methods(self) -> list[str]:
-        """Those that this version of the package has."""
-        return [name for name in self.method_names if name in METHODS]
 
     def options_of(self, method: str) -> dict[str, Any]:
         """What was given of the options that a method takes, inner steps and learning rate aside."""

@@ -62,7 +62,7 @@ class Measuring:
     def __init__(self, config: SimulateConfig, tell: Tell, warn: Callable[[str], None]) -> None:
         set_up_processor(config.threads)
         self._config = config
-        self._rates = {method: _rates(config, method) for method in config.known_methods}
+        self._rates = {method: _rates(config, method) for method in config.method_names}
         self._data: Dataset = load_data(config.experiment, ALONE)
         self._tell = tell
         self._warn = warn
@@ -82,7 +82,7 @@ class Measuring:
 
     def runs(self) -> Iterator[Run]:
         """Every method by its best learning rate, in every combination."""
-        for method in self._config.known_methods:
+        for method in self._config.method_names:
             steps: Sequence[int | None] = [None]
             if method in INNER:
                 steps = counts("inner_steps", self._config.inner_steps, may_be_empty=True) or [None]

@@ -4,20 +4,19 @@ Legend: Lemma 1 multiplies M_i on its way down. With `factor` it reaches block i
 s_{i-1} = s_i - 1/κ_i (so s_i = i/m for κ = m); `scalar` and `sample` have it in their L_i.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.output_curvature import BlockCurvature, Message
-from surmin.curvature.scalar import DecoupledHessian, ScalarCurvature
+from surmin.curvature.scalar import DecoupledHessian
 from surmin.experiments.theory.dense import DenseNetwork, surrogate_hessian
 from surmin.options import Options
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.wave import Wave
 from surmin.stages.block import Block, cut_blocks
-from surmin.surrogates.decoupling import check_decoupling, uniform_decoupling
+from surmin.upper_bound import inflation, output_curvature
 
 SMALLEST_SHARE = 1e-12
 """Stands for s_0 = 0 where wrong κ use it up too early."""
@@ -83,9 +82,10 @@ def decoupled_blocks(
         dense: the references.
         options: which curvature and blocks; it is taken exactly and on the whole batch.
     """
+    options = exactly(options)
     left = _curvature_wave(pipeline, wave, options)
     trainable = [position for position, block in enumerate(dense.blocks) if block.size]
-    kappas = inflation_of(options, len(trainable))
+    kappas = inflation(options, len(trainable))
     if options.curvature != "factor":
         return [_scalar_block(left[position], position, dense) for position in trainable]
     by_parameters, by_inputs = dense.jacobians()
@@ -106,7 +106,7 @@ def _curvature_wave(pipeline: InProcessPipeline, wave: Wave, options: Options) -
     blocks = cut_blocks(pipeline.stages, options.blocks)
     starts = {stage: [b.start for b in own if b.start] for stage, own in zip(pipeline.stages, blocks, strict=True)}
     gradients = pipeline.backward(wave, starts)
-    curvature = exact_curvature(options)
+    curvature = output_curvature(options)
     flat = [(stage, block) for stage, own in enumerate(blocks) for block in own]
     found: dict[int, _Left] = {}
     with torch.no_grad():
@@ -219,17 +219,6 @@ def _matrix(left: _Left) -> Tensor:
     return torch.stack([left.curvature.product(unit) for unit in units], dim=1).double()
 
 
-def exact_curvature(options: Options) -> FactorCurvature | ScalarCurvature:
-    """What goes down the pipe by these options, of the whole batch and of full rank."""
-    if options.curvature == "factor":
-        return FactorCurvature(None, 1.0, top_factor=options.top_factor)
-    return ScalarCurvature(
-        options.curvature == "sample", options.delta, options.delta_relative, options.power_steps, options.eigenvalue
-    )
-
-
-def inflation_of(options: Options, blocks: int) -> list[float]:
-    """κ of every trainable block where the curvature is not decoupled already."""
-    if options.decoupling is not None:
-        return check_decoupling(options.decoupling, blocks)
-    return uniform_decoupling(blocks)
+def exactly(options: Options) -> Options:
+    """The same local losses of the whole batch, of full rank, and of blocks that move together."""
+    return replace(options, rank=None, curvature_fraction=1.0, wire=None, order="parallel")

@@ -14,7 +14,7 @@ from torch.autograd.functional import hessian
 
 from surmin.losses import ConvexLoss
 from surmin.stages.block import Block, cut_blocks
-from surmin.stages.stage import Stage
+from surmin.stages.stage import stages_of
 
 LARGEST_BLOCK = 2_000
 """Parameters of one block: its matrices are P × P, one backward pass a row."""
@@ -69,9 +69,7 @@ class DenseNetwork:
         blocks: Literal["layer", "stage"],
     ) -> "DenseNetwork":  # fmt: skip
         """Copy everything; the network itself is left alone."""
-        stages: list[Stage] = []
-        for module in modules:
-            stages.append(Stage.of(copy.deepcopy(module).double(), sum(len(stage.layers) for stage in stages)))
+        stages = stages_of(copy.deepcopy(module).double() for module in modules)
         cut = [DenseBlock(block) for own in cut_blocks(stages, blocks) for block in own]
         state = inputs.double() if inputs.is_floating_point() else inputs
         points = [state]

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from surmin.curvature.eigenvalue import lanczos
 from surmin.curvature.output_curvature import Message
-from surmin.experiments.theory.decoupled import exact_curvature, inflation_of
+from surmin.experiments.theory.decoupled import exactly
 from surmin.options import Options
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.block import Block
 from surmin.surrogates.local_loss import LocalLoss
+from surmin.upper_bound import inflation, output_curvature
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,13 @@ def expand(pipeline: InProcessPipeline, inputs: Tensor, targets: Tensor, options
     boundaries = {own[0].stage: [block.start for block in own if block.start] for own in cut}
     wave = pipeline.forward(inputs, targets, boundaries)
     gradients = pipeline.backward(wave, boundaries)
-    curvature = exact_curvature(options)
-    kappas = [1.0] * count if curvature.decoupled else inflation_of(options, count)
-    found = pipeline.curvature(wave, gradients, cut, curvature, options.seed)
+    options = exactly(options)
+    found = pipeline.curvature(wave, gradients, cut, output_curvature(options), options.seed)
     blocks = [
         LocalBlock(
             own.block, LocalLoss(own.gradient, own.curvature.product, kappa, cubic=options.cubic), own.messages[0]
         )
-        for own, kappa in zip(found, kappas, strict=True)
+        for own, kappa in zip(found, inflation(options, count), strict=True)
     ]
     return Expansion(float(wave.loss), blocks)
 

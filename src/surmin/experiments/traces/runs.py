@@ -13,7 +13,7 @@ from surmin.experiments.runs.team import Team
 from surmin.experiments.traces.timeline import Timeline
 from surmin.methods.base import Method
 from surmin.methods.registry import build_method
-from surmin.pipeline.tracing import NULL_TRACER, Span, SpanRecorder, synchronized_clock
+from surmin.pipeline.tracing import NULL_TRACER, Clock, Span, SpanRecorder, synchronized_clock
 
 WARM_UP = 2
 """Steps of each kind that are not traced: the first ones negotiate shapes and count operations."""
@@ -44,11 +44,16 @@ def _trace(
     step = _stepper(build_method(method, pipeline, options, config.seed), *batch)
     step(WARM_UP)
     clock = synchronized_clock(data.train_inputs.device)
-    pipeline.tracer = recorder = SpanRecorder(team.rank, clock=clock)
-    team.sum(0.0)  # all begin together
+    pipeline.tracer = recorder = SpanRecorder(team.rank, clock=clock, origin=common_origin(team, clock))
     step(steps)
     pipeline.tracer = NULL_TRACER
     return [[Span(*span) for span in json.loads(text)] for text in team.gather(json.dumps(recorder.take()))]
+
+
+def common_origin(team: Team, clock: Clock) -> int:
+    """What the clock shows as all members begin together; 0 where they are on one machine and read one clock."""
+    places = team.gather(str(team.place))
+    return clock() if len(set(places)) < team.count else 0
 
 
 def _stepper(method: Method, inputs: Tensor, targets: Tensor) -> Callable[[int], None]:

@@ -8,7 +8,6 @@ from itertools import groupby
 from surmin.pipeline.tracing import Span
 
 BUSY = frozenset("FBCU")
-COMMUNICATION = frozenset("AW")
 
 Interval = tuple[int, int]
 
@@ -83,20 +82,6 @@ class Timeline:
             several += (time - before) * (inside >= 2)
             inside, before = inside + step, time
         return several / some if some else 0.0
-
-    def communication_in_local_phase(self) -> list[tuple[Span, Span]]:
-        """Every U span with every A or W span of the same worker that overlaps it: SM's promise is that there is none.
-
-        A message that nobody waits for has no span and is not seen here.
-        """
-        updates = [span for span in self.spans if span.letter == "U"]
-        return [
-            (update, span)
-            for update in updates
-            for span in self.spans
-            if span.letter in COMMUNICATION and span.worker == update.worker
-            and span.start < update.end and update.start < span.end
-        ]  # fmt: skip
 
 
 def theoretical_bubble(workers: int, microbatches: int) -> float:

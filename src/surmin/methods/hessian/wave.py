@@ -1,7 +1,7 @@
 """Products with the Hessian of the network's loss, exact, over the stages of all workers.
 
 A perturbation of the parameters goes up as tangents of the activations; at the top the loss answers with ∇²ℓ times the
-tangent of the output, and the change of the gradient goes down again, by what `methods/hessian/layer.py` does in a layer.
+tangent of the output, and the change of the gradient goes down again, by what `layer.py` does in a layer.
 Products cost a forward and a backward wave whose messages hold as many activations as there are columns.
 """
 

@@ -1,20 +1,16 @@
 """Checking batches without a wave: workers that need not wait for each other do not."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from surmin.pipeline.held_stages import HeldStages
 from surmin.pipeline.links import Links
 from surmin.pipeline.reuse import Noted, note, same_tensors
-from surmin.pipeline.validation import describe_batch
+from surmin.pipeline.validation import check_outputs, describe_batch
 from surmin.pipeline.wave import part_shape
 
-if TYPE_CHECKING:
-    from surmin.pipeline.worker_pipeline import WorkerPipeline
 
-
-class Trial:
+class BatchCheck:
     """The first batch of every shape is tried out and compared by all workers; of later ones each checks its own.
 
     Args:
@@ -22,7 +18,7 @@ class Trial:
         links: to the workers with the stages before and after these.
     """
 
-    def __init__(self, pipeline: "WorkerPipeline", links: Links) -> None:
+    def __init__(self, pipeline: HeldStages, links: Links) -> None:
         self._pipeline = pipeline
         self._links = links
         self._outputs: dict[str, Tensor] = {}
@@ -33,7 +29,7 @@ class Trial:
         if same_tensors(self._checked, (inputs, targets)):
             return
         complaint = self._pipeline.complaint((inputs, targets))
-        described = describe_batch(inputs, targets, self._pipeline.microbatches, False, False)
+        described = describe_batch(inputs, targets, self._pipeline.microbatches)
         if described not in self._outputs:
             self._links.compare(described, complaint, wait=True)
             outputs = self._try_out(inputs)
@@ -45,14 +41,7 @@ class Trial:
 
     def _misfit(self, outputs: Tensor, targets: Tensor) -> ValueError | TypeError | None:
         """What is wrong with targets for outputs of the network like these, where they are those of the network."""
-        if self._pipeline.is_last:
-            try:
-                if len(outputs) != len(targets):
-                    raise ValueError(f"the network returned {len(outputs)} rows for a batch of {len(targets)} samples")
-                self._pipeline.loss.check(outputs, targets)
-            except (ValueError, TypeError) as error:
-                return error
-        return None
+        return check_outputs(self._pipeline.loss, [(outputs, targets)]) if self._pipeline.is_last else None
 
     def _try_out(self, inputs: Tensor) -> Tensor:
         """The outputs for a batch; and a micro-batch up and down every stage, so that the unit of work is known."""
