@@ -14,6 +14,7 @@ from surmin.options import Options
 from surmin.pipeline.wave import StageParameters, Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.solvers.result import SolverResult
+from surmin.stages.block import moved_parameters
 from surmin.stages.stage import LayerParameters, Stage
 
 
@@ -98,7 +99,8 @@ class ParallelOrder:
     def attempt(self, point: Point, dampings: Sequence[Damping], momenta: Sequence[float]) -> Attempt:
         """Solve, try all candidates in one forward wave, add up over stages."""
         solved = list(self._solved(point, dampings, momenta))
-        moved = [_moved(self.pipeline.stages, point.problems, steps) for _, _, steps in solved]
+        blocks = [problem.block for problem in point.problems]
+        moved = [moved_parameters(self.pipeline.stages, zip(blocks, steps, strict=True)) for _, _, steps in solved]
         waves: list[Wave | None] = [None] * len(moved)
         if self.options.adapt_damping:
             waves = list(self.pipeline.forward_candidates(point.inputs, point.targets, moved))
@@ -179,12 +181,3 @@ class SequentialOrder:
             moved = {stage: tapes[0].parameters for stage, tapes in zip(self.pipeline.stages, wave.tapes, strict=True)}
             candidates.append(Candidate(damping, own, [result.step for result in own], moved, wave))
         return Attempt(candidates, loss, gradient_square, list(zip(new_losses, decreases, strict=True)))
-
-
-def _moved(stages: Sequence[Stage], problems: Sequence[Problem], steps: Sequence[Tensor]) -> StageParameters:
-    """The parameters θ̄ + d as tensors of their own; the network's stay as they are."""
-    moved: dict[Stage, list[Mapping[str, Tensor]]] = {stage: [{}] * len(stage.layers) for stage in stages}
-    for problem, step in zip(problems, steps, strict=True):
-        block = problem.block
-        moved[block.stage][block.start : block.stop] = block.moved(step)
-    return moved

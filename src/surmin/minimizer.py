@@ -16,6 +16,7 @@ from surmin.local_phase import LocalPhase
 from surmin.losses import ConvexLoss
 from surmin.options import OptionValues
 from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.presets import resolve_options
@@ -111,27 +112,22 @@ class SurrogateMinimizer:
         Raises:
             ValueError: for a batch that does not fit, or a loss not finite to begin with; nothing has changed then.
         """
-        before, operations = self.pipeline.traffic.copy(), self.pipeline.work.operations
+        meter = StepMeter(self.pipeline)
         point = self._expand(inputs, targets)
         trial, tries, self._damping = self._search.run(point, self._damping)
         if trial.accepted:
             self._commit(trial, point)
         self._round += 1
-        sent = self.pipeline.traffic
-        work = self.pipeline.work.operations - operations
-        return StepReport(
-            loss=trial.loss,
+        return meter.report(
+            inputs.shape,
+            trial.loss,
+            trial.gradient_norm,
             new_loss=trial.new_loss,
             predicted_decrease=trial.predicted,
             reduction_ratio=trial.ratio,
             damping=trial.step.damping.value,
             accepted=trial.accepted,
             tries=tries,
-            gradient_norm=trial.gradient_norm,
-            gradient_equivalents=work / self.pipeline.gradient_operations(inputs.shape),
-            bytes_sent=sent.bytes - before.bytes,
-            messages=sent.messages - before.messages,
-            forward_waves=sent.forward_waves - before.forward_waves,
             note=_note(trial),
         )
 

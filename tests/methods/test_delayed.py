@@ -279,7 +279,7 @@ def test_the_state_of_other_stages_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_what_cannot_be(name: str) -> None:
     pipeline = make_pipeline(make_model(), 2)
-    with pytest.raises(ValueError, match="unknown optimizer 'lion': choose sgd or adam"):
+    with pytest.raises(ValueError, match="unknown optimizer 'lion': choose gd, sgd, adam"):
         build_method(name, pipeline, {"optimizer": "lion"})
     for lr in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="lr must be a positive number"):

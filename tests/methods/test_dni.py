@@ -120,7 +120,7 @@ def test_nothing_below_the_last_stage_moves_at_first() -> None:
         ({"inner_lr": 0.0}, "inner_lr must be a positive number, got 0.0"),
         ({"inner_steps": 0}, "inner_steps must be at least 1, got 0"),
         ({"lr": float("nan")}, "lr must be a positive number, got nan"),
-        ({"optimizer": "rmsprop"}, "unknown optimizer 'rmsprop': choose sgd or adam"),
+        ({"optimizer": "rmsprop"}, "unknown optimizer 'rmsprop': choose gd, sgd, adam"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:

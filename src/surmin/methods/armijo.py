@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from surmin.methods.base import StepMeter
 from surmin.methods.gradients import Gradients, by_name, squared_norm
+from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import StageParameters, Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from surmin.curvature.output_curvature import draw_seed
-from surmin.methods.optimizer_state import load_named_state, named_state
+from surmin.methods.optimizers import load_named_state, named_state
 from surmin.pipeline.exchange import Exchange
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.replicas import Replicas

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from surmin.methods.gradients import Gradients
-from surmin.pipeline.wave import StageParameters
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.block import Block
 from surmin.stages.stage import Stage
@@ -33,14 +32,6 @@ def to_layers(blocks: Blocks, vectors: BlockVectors) -> Gradients:
     found: dict[Stage, list[Tensor]] = {own[0].stage: [empty] * len(own[0].stage.layers) for own in blocks}
     for block, vector in vectors.items():
         found[block.stage][block.start : block.stop] = block.split(vector)
-    return found
-
-
-def moved(blocks: Blocks, steps: BlockVectors) -> StageParameters:
-    """The parameters after the steps, as tensors of their own; the network's stay as they are."""
-    found: dict[Stage, list[Mapping[str, Tensor]]] = {own[0].stage: [{}] * len(own[0].stage.layers) for own in blocks}
-    for block, step in steps.items():
-        found[block.stage][block.start : block.stop] = block.moved(step)
     return found
 
 

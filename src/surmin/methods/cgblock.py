@@ -2,22 +2,22 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from surmin.methods.base import StepMeter
-from surmin.methods.block_vectors import BlockVectors, moved, to_blocks
+from surmin.methods.base import Stateless
+from surmin.methods.block_vectors import BlockVectors, to_blocks
 from surmin.methods.checks import check_positive
 from surmin.methods.gradients import squared_norm
 from surmin.methods.hessian.columns import BlockColumns
 from surmin.methods.hessian.lockstep_cg import GuardedConjugateGradient, LockstepConjugateGradient
 from surmin.methods.hessian.wave import HessianAtPoint, TangentWaves
 from surmin.methods.joint_search import search_jointly
+from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
-from surmin.stages.block import Block
+from surmin.stages.block import Block, moved_parameters
 
 SOLVERS: Mapping[str, Callable[[Tensor], LockstepConjugateGradient]] = {
     "none": LockstepConjugateGradient,
@@ -27,7 +27,7 @@ SOLVERS: Mapping[str, Callable[[Tensor], LockstepConjugateGradient]] = {
 DAMPING = 1.0
 
 
-class CgBlock:
+class CgBlock(Stateless):
     """θ_i ← θ_i + α d_i, where d_i are N steps of conjugate gradient on ½ dᵀ (H_ii + λI) d + ⟨∂h/∂θ_i, d⟩.
 
     H_ii = ∂²h/∂θ_i² is the diagonal block of the Hessian of the network's loss for layer i; blocks are layers with
@@ -87,18 +87,9 @@ class CgBlock:
             batch = inputs, targets
             return search_jointly(self.pipeline, self.blocks, wave, batch, gradients, steps).report(meter, wave)
         with self.pipeline.tracer.span("U"):
-            self.pipeline.move_to(moved(self.blocks, steps))
+            self.pipeline.move_to(moved_parameters(self.pipeline.stages, steps.items()))
         loss = float(wave.loss) if self.pipeline.is_last else math.nan
         return meter.report(wave.shape, loss, math.sqrt(float(squared_norm(by_layer))))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing is remembered."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        if state:
-            raise ValueError(f"not the state of cgblock, which has none: {sorted(state)}")
 
     @torch.no_grad()
     def _solve(self, gradients: BlockVectors, hessian: HessianAtPoint) -> dict[Block, Tensor]:

@@ -10,10 +10,10 @@ from torch import Tensor
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.output_curvature import draw_seed
 from surmin.damping import reduction_ratio
-from surmin.methods.base import StepMeter
 from surmin.methods.block_vectors import own_values, to_blocks
 from surmin.methods.checks import check_columns, check_positive
 from surmin.methods.joint_search import JointSearch, search_jointly
+from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import BlockWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from surmin.methods.optimizer_state import load_named_state, named_state
+from surmin.methods.optimizers import load_named_state, named_state
 from surmin.methods.stagewise import ACTIVATION, GRADIENT, Round, Stagewise
 from surmin.methods.underway import Underway
 from surmin.pipeline.reuse import Noted, note, same_tensors

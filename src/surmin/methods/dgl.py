@@ -6,7 +6,8 @@ from torch import Tensor
 
 from surmin.methods.heads import build_head, local_gradient
 from surmin.methods.local_learning import LocalLearning
-from surmin.methods.stagewise import Round, make_optimizer, parts_of
+from surmin.methods.optimizers import make_optimizer
+from surmin.methods.stagewise import Round, parts_of
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 
 

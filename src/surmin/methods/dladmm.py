@@ -14,9 +14,9 @@ from torch import Tensor
 
 from surmin.methods.admm_layer import AdmmLayer, admm_layers
 from surmin.methods.admm_outputs import solve_hidden, solve_top
-from surmin.methods.base import StepMeter
 from surmin.methods.batch_digest import batch_digest
 from surmin.pipeline.reuse import Noted, note, same_tensors
+from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.stages.layer import Layer

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from surmin.methods.local_learning import LocalLearning
-from surmin.methods.stagewise import GRADIENT, Round, make_optimizer, parts_of
+from surmin.methods.optimizers import make_optimizer
+from surmin.methods.stagewise import GRADIENT, Round, parts_of
 from surmin.methods.synthesizer import Synthesizer, check_targets
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.stage import Tape

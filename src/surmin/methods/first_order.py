@@ -4,17 +4,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from surmin.methods.base import StepMeter
-from surmin.methods.gradients import assign_gradients, squared_norm
-from surmin.methods.optimizer_state import load_named_state, named_state
+from surmin.methods.gradients import squared_norm
+from surmin.methods.optimizers import load_named_state, make_optimizer, named_state, step_along
+from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
-
-MOMENTUM = 0.9
 
 
 class FirstOrder:
@@ -34,9 +31,7 @@ class FirstOrder:
         wave = self.pipeline.forward(inputs, targets)
         gradients = self.pipeline.backward(wave)
         with self.pipeline.tracer.span("U"):
-            assign_gradients(gradients)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            step_along(self.optimizer, gradients)
         loss = float(wave.loss) if self.pipeline.is_last else math.nan
         return meter.report(wave.shape, loss, math.sqrt(float(squared_norm(gradients))))
 
@@ -51,19 +46,14 @@ class FirstOrder:
 
 def gradient_descent(pipeline: WorkerPipeline, *, lr: float = 0.1) -> FirstOrder:
     """θ ← θ - lr ∇h."""
-    return FirstOrder(pipeline, torch.optim.SGD(_parameters(pipeline), lr=lr))
+    return FirstOrder(pipeline, make_optimizer(pipeline.parameters.values(), "gd", lr))
 
 
 def sgd(pipeline: WorkerPipeline, *, lr: float = 0.05) -> FirstOrder:
     """Gradient descent with momentum 0.9."""
-    return FirstOrder(pipeline, torch.optim.SGD(_parameters(pipeline), lr=lr, momentum=MOMENTUM))
+    return FirstOrder(pipeline, make_optimizer(pipeline.parameters.values(), "sgd", lr))
 
 
 def adam(pipeline: WorkerPipeline, *, lr: float = 3e-3) -> FirstOrder:
     """Adam with torch's defaults."""
-    return FirstOrder(pipeline, torch.optim.Adam(_parameters(pipeline), lr=lr))
-
-
-def _parameters(pipeline: WorkerPipeline) -> list[dict[str, Any]]:
-    """As the one group that an optimizer takes even when it is empty."""
-    return [{"params": list(pipeline.parameters.values())}]
+    return FirstOrder(pipeline, make_optimizer(pipeline.parameters.values(), "adam", lr))

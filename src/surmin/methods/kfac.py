@@ -13,17 +13,17 @@ from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.moments import InputMomentCache, KroneckerMoments, estimate_moments
 from surmin.curvature.output_curvature import draw_seed
 from surmin.damping import reduction_ratio
-from surmin.methods.base import StepMeter
-from surmin.methods.block_vectors import Blocks, BlockVectors, moved, own_values, to_blocks
+from surmin.methods.block_vectors import Blocks, BlockVectors, own_values, to_blocks
 from surmin.methods.checks import check_columns, check_positive
 from surmin.methods.hessian.columns import JointColumns
 from surmin.methods.hessian.wave import TangentWaves
 from surmin.methods.quadratic_model import combine
+from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import BlockWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.solvers.kronecker import KroneckerPreconditioner
-from surmin.stages.block import Block
+from surmin.stages.block import Block, moved_parameters
 from surmin.stages.closed_form import is_plain_convolution, is_plain_linear
 
 LONGEST_MEMORY = 0.95
@@ -94,7 +94,7 @@ class Kfac:
         hessian = self._waves.at(wave, inputs, targets)
         best = combine(self.pipeline, wave, hessian, gradients, (newest, last), self.damping)
         self._previous = best.step
-        there = moved(self.blocks, self._previous)
+        there = moved_parameters(self.pipeline.stages, self._previous.items())
         (trial,) = self.pipeline.forward_candidates(inputs, targets, [there])
         (new_loss,) = self.pipeline.total(trial.loss.reshape(1))
         self.pipeline.move_to(there)

@@ -5,23 +5,20 @@ its target, λ the weight of the regulariser, N the number of local steps, β th
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from surmin.methods.base import StepMeter
-from surmin.methods.gradients import Gradients, assign_gradients, squared_norm
+from surmin.methods.gradients import Gradients, squared_norm
 from surmin.methods.local_matching import LocalMatching, boundaries, local_layers
-from surmin.methods.optimizer_state import load_named_state, named_state
+from surmin.methods.optimizers import load_named_state, make_optimizer, named_state, step_along
+from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.stages.layer import flatten
 
 LEAST_SHARE = 0.25
-OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"gd": torch.optim.SGD, "adam": torch.optim.Adam}
 DEFAULT_INNER_LR = {"gd": 0.1, "adam": 1e-3}
 
 
@@ -58,7 +55,7 @@ class LocoProp:
         inner_optimizer: Literal["adam", "gd"] = "adam", local_loss: Literal["squared", "matching"] = "matching",
         damping: float = 0.0,
     ) -> None:  # fmt: skip
-        if inner_optimizer not in OPTIMIZERS or local_loss not in ("squared", "matching"):
+        if inner_optimizer not in DEFAULT_INNER_LR or local_loss not in ("squared", "matching"):
             raise ValueError(
                 "locoprop takes inner_optimizer adam or gd and local_loss squared or matching, "
                 f"got {inner_optimizer!r} and {local_loss!r}"
@@ -81,8 +78,7 @@ class LocoProp:
         except ValueError as error:
             complaint = error
         pipeline.exchange().agree(complaint)
-        parameters = [{"params": list(pipeline.parameters.values())}]
-        self._optimizer = OPTIMIZERS[inner_optimizer](parameters, lr=inner_lr)
+        self._optimizer = make_optimizer(pipeline.parameters.values(), inner_optimizer, inner_lr)
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One trip and the local steps of every layer; workers tell each other nothing else."""
@@ -115,9 +111,7 @@ class LocoProp:
                     found[local.stage][local.index] = flat
             for group in self._optimizer.param_groups:
                 group["lr"] = self.inner_lr * max(1 - number / self.inner_steps, LEAST_SHARE)
-            assign_gradients(found)
-            self._optimizer.step()
-        self._optimizer.zero_grad()
+            step_along(self._optimizer, found)
 
     def _pulled(self, losses: list[LocalMatching], start: list[Tensor]) -> list[Tensor]:
         """The gradients of all regularised local losses here, over all replicas."""

@@ -1,27 +1,26 @@
 """Newton's method with a dense Hessian, for tiny networks: an oracle to compare approximations with."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from surmin.methods.base import StepMeter
-from surmin.methods.block_vectors import BlockVectors, moved, to_blocks
+from surmin.methods.base import Stateless
+from surmin.methods.block_vectors import BlockVectors, to_blocks
 from surmin.methods.hessian.columns import JointColumns
 from surmin.methods.hessian.wave import HessianAtPoint, TangentWaves
 from surmin.methods.joint_search import search_jointly
+from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
-from surmin.stages.block import Block
+from surmin.stages.block import Block, moved_parameters
 
 MOST_PARAMETERS = 2000
 COLUMNS = 64
 """Directions that go through the network at once."""
 
 
-class Newton:
+class Newton(Stateless):
     """θ ← θ - α (H + λI)⁻¹ ∇h with the whole Hessian H = ∇²h, exact and dense.
 
     Rows of H are products with unit vectors, 64 of them in a wave of tangents. One sum tells every worker all of H, and
@@ -67,17 +66,8 @@ class Newton:
         if self.safeguard == "armijo":
             batch = inputs, targets
             return search_jointly(self.pipeline, self.blocks, wave, batch, gradients, steps).report(meter, wave)
-        self.pipeline.move_to(moved(self.blocks, steps))
+        self.pipeline.move_to(moved_parameters(self.pipeline.stages, steps.items()))
         return meter.report(wave.shape, loss, float(gradient.norm()))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing is remembered."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        if state:
-            raise ValueError(f"not the state of newton, which has none: {sorted(state)}")
 
     def _own_rows(self, count: int) -> dict[Block, slice]:
         """Where the blocks here lie among all parameters of the network, which are counted on all workers."""

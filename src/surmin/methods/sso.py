@@ -5,28 +5,27 @@ its smoothness, n the number of samples, η the step size in the outputs, Ψ the
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from surmin.methods.armijo import ArmijoSearch
-from surmin.methods.base import StepMeter
-from surmin.methods.gradients import Gradients, assign_gradients, squared_norm
+from surmin.methods.base import Stateless
+from surmin.methods.gradients import Gradients, squared_norm
+from surmin.methods.optimizers import make_optimizer, step_along
+from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 
 SMALLEST_GRADIENT = 1e-6
-OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"gd": torch.optim.SGD, "adam": torch.optim.Adam}
 DEFAULT_INNER_LR = {"armijo": 1.0, "gd": 0.1, "adam": 1e-3}
 
 
-class Sso:
+class Sso(Stateless):
     """A round takes N steps down Ψ(θ) = (1/n) Σ_j ⟨∇ℓ_j(z̄_j), Δ_j⟩ + (1/2η) ‖Δ_j‖², with Δ = z(θ) - z̄.
 
     The loss is asked for its gradient once a round, at z̄; with η ≤ 1/L the surrogate lies above it, so lowering the one
@@ -65,7 +64,7 @@ class Sso:
         if inner_optimizer == "armijo":
             self._inner = _LineSearches(pipeline, inner_steps, inner_lr)
         else:
-            self._inner = _OptimizerSteps(pipeline, inner_steps, partial(OPTIMIZERS[inner_optimizer], lr=inner_lr))
+            self._inner = _OptimizerSteps(pipeline, inner_steps, inner_optimizer, inner_lr)
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One surrogate and its inner steps; a line search that finds nothing ends the round and moves nothing."""
@@ -78,15 +77,6 @@ class Sso:
         if done.wave is not None:
             self.pipeline.accept(done.wave, inputs, targets)
         return meter.report(wave.shape, loss, math.sqrt(squared), accepted=done.steps > 0, tries=done.tries)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: every round begins anew."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        if state:
-            raise ValueError(f"not the state of SSO, which has none: {sorted(state)}")
 
 
 @dataclass(frozen=True)
@@ -174,19 +164,18 @@ class _OptimizerSteps:
 
     pipeline: WorkerPipeline
     steps: int
-    make: Callable[[list[dict[str, Any]]], Optimizer]
+    optimizer: str
+    lr: float
 
     def minimise(
         self, surrogate: OutputSurrogate, gradients: Gradients, squared: float, inputs: Tensor, targets: Tensor
     ) -> _Done:
-        optimizer = self.make([{"params": list(self.pipeline.parameters.values())}])
+        optimizer = make_optimizer(self.pipeline.parameters.values(), self.optimizer, self.lr)
         for step in range(self.steps):
             if step:
                 here = {stage: stage.parameters for stage in self.pipeline.stages}
                 (wave,) = self.pipeline.forward_candidates(inputs, targets, [here])
                 gradients = self.pipeline.backward(wave, top=surrogate.gradient(wave))
             with self.pipeline.tracer.span("U"):
-                assign_gradients(gradients)
-                optimizer.step()
-                optimizer.zero_grad()
+                step_along(optimizer, gradients)
         return _Done(self.steps, None, 0)

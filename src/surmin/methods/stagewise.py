@@ -2,22 +2,20 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from surmin.losses import ConvexLoss
-from surmin.methods.base import StepMeter
-from surmin.methods.gradients import assign_gradients, squared_norm
-from surmin.methods.optimizer_state import load_named_state, named_state
+from surmin.methods.gradients import squared_norm
+from surmin.methods.optimizers import load_named_state, make_optimizer, named_state, step_along
+from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.stages.stage import Stage
 
-MOMENTUM = 0.9
 ACTIVATION, GRADIENT = "activation", "gradient"
 """The usual names of channels: the first leads up, the second down."""
 
@@ -58,7 +56,7 @@ class Stagewise(ABC):
 
     Args:
         pipeline: the network.
-        optimizer: "sgd" (momentum 0.9) or "adam".
+        optimizer: "sgd" (momentum 0.9), "gd" or "adam".
         lr: its learning rate.
         upwards: names of the channels that lead to the stage above.
         downwards: names of the channels that lead to the stage below.
@@ -88,9 +86,7 @@ class Stagewise(ABC):
         self.pipeline.traffic.forward_waves += 1
         gradients = self.pipeline.averaged(found.gradients)
         with self.pipeline.tracer.span("U"):
-            assign_gradients(gradients)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            step_along(self.optimizer, gradients)
         return meter.report(inputs.shape, found.loss, math.sqrt(float(squared_norm(gradients))))
 
     def state_dict(self) -> dict[str, Any]:
@@ -102,22 +98,6 @@ class Stagewise(ABC):
         if set(state) != {"optimizer"}:
             raise ValueError(f"not the state of a method with an optimizer alone: {sorted(state)}")
         load_named_state(self.optimizer, self.pipeline.parameters, state["optimizer"])
-
-
-def make_optimizer(parameters: Iterable[nn.Parameter], name: str, lr: float) -> Optimizer:
-    """SGD with momentum 0.9, or Adam with torch's defaults; there may be no parameters.
-
-    Raises:
-        ValueError: for another name, or a learning rate that is not positive.
-    """
-    if not 0 < lr < math.inf:
-        raise ValueError(f"lr must be a positive number, got {lr}")
-    group = [{"params": list(parameters)}]
-    if name == "sgd":
-        return torch.optim.SGD(group, lr=lr, momentum=MOMENTUM)
-    if name == "adam":
-        return torch.optim.Adam(group, lr=lr)
-    raise ValueError(f"unknown optimizer {name!r}: choose sgd or adam")
 
 
 def parts_of(inputs: Tensor, targets: Tensor, microbatches: int) -> list[tuple[Tensor, Tensor]]:

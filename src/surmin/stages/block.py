@@ -1,6 +1,6 @@
 """Blocks: the runs of layers that get a local loss of their own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,6 +74,21 @@ class Block:
             }
             for layer, piece in zip(self.layers, self.split(step), strict=True)
         ]
+
+
+def moved_parameters(
+    stages: Sequence[Stage], steps: Iterable[tuple[Block, Tensor]]
+) -> dict[Stage, list[Mapping[str, Tensor]]]:
+    """The parameters θ + d of whole stages, as tensors of their own; the network's stay as they are.
+
+    Args:
+        stages: all of whose trainable layers lie in the blocks.
+        steps: flat steps d of blocks.
+    """
+    found: dict[Stage, list[Mapping[str, Tensor]]] = {stage: [{}] * len(stage.layers) for stage in stages}
+    for block, step in steps:
+        found[block.stage][block.start : block.stop] = block.moved(step)
+    return found
 
 
 def cut_blocks(stages: Sequence[Stage], blocks: Literal["layer", "stage"], first_index: int = 0) -> list[list[Block]]:

@@ -1,0 +1,59 @@
+"""torch's optimizers: made by name, stepped along gradients, their state by the parameters' global names."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from surmin.methods.gradients import Gradients, assign_gradients
+
+OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
+    "gd": torch.optim.SGD,
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+    "adam": torch.optim.Adam,
+}
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], name: str, lr: float) -> Optimizer:
+    """Gradient descent, SGD with momentum 0.9, or Adam with torch's defaults; there may be no parameters.
+
+    Raises:
+        ValueError: for another name, or a learning rate that is not positive.
+    """
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr must be a positive number, got {lr}")
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {name!r}: choose {', '.join(OPTIMIZERS)}")
+    return OPTIMIZERS[name]([{"params": list(parameters)}], lr=lr)
+
+
+def step_along(optimizer: Optimizer, gradients: Gradients) -> None:
+    """One step; the parameters keep no gradients."""
+    assign_gradients(gradients)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def named_state(optimizer: Optimizer, names: Iterable[str]) -> dict[str, Any]:
+    """A copy of what the optimizer remembers, by parameter; `names` in the order in which it got the parameters."""
+    names = list(names)
+    return {names[index]: deepcopy(values) for index, values in optimizer.state_dict()["state"].items()}
+
+
+def load_named_state(optimizer: Optimizer, names: Iterable[str], state: Mapping[str, Any]) -> None:
+    """Take up a state that `named_state` returned.
+
+    Raises:
+        ValueError: when it belongs to other parameters; nothing has changed then.
+    """
+    index = {name: position for position, name in enumerate(names)}
+    foreign = sorted(set(state) - set(index))
+    if foreign:
+        raise ValueError(f"the optimizer's state is for parameters this network does not have: {', '.join(foreign)}")
+    packed = {index[name]: deepcopy(values) for name, values in state.items()}
+    optimizer.load_state_dict({"state": packed, "param_groups": optimizer.state_dict()["param_groups"]})
