@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 import surmin
-from surmin.experiments.runs.files import write_json
+from surmin.experiments.runs.files import finite, write_json
 
 
 class CannotRunError(Exception):
@@ -143,7 +143,7 @@ def write_result(folder: Path, name: str, result: Result, settings: Settings, ma
     stem = f"{name}-quick" if settings.quick else name
     targets = [{**asdict(target), "reached": None if settings.quick else target.reached} for target in result.targets]
     content = {"benchmark": name, "quick": settings.quick, "machine": machine, "targets": targets, **result.figures}
-    write_json(folder / f"{stem}.json", _finite(content))
+    write_json(folder / f"{stem}.json", finite(content))
     if result.picture is None:
         return [folder / f"{stem}.json"]
     result.picture.savefig(folder / f"{stem}.png")
@@ -154,17 +154,6 @@ def _target_row(target: Target, quick: bool) -> tuple[str, str, str, str]:
     relation = "≥" if target.at_least else "≤"
     verdict = "not judged" if quick else "reached" if target.reached else "NOT REACHED"
     return target.what, f"{target.measured:.4g}", f"{relation} {target.limit:.4g}", verdict
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: null stands for what was never reached."""
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
 
 
 def _device_name(device: torch.device) -> str:

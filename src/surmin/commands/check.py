@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
+from surmin.commands.tables import print_table
 from surmin.exit_codes import CHECK_FAILED, SUCCESS
 from surmin.experiments.configs.check import CheckConfig
 from surmin.experiments.runs.files import write_json
@@ -14,8 +11,7 @@ from surmin.experiments.runs.problem import build_problem, load_data
 from surmin.experiments.runs.processor import set_up_processor
 from surmin.experiments.runs.team import ALONE
 from surmin.experiments.theory.check import CheckResult, check_network
-
-WIDTH = 120  # of tables that do not go to a terminal
+from surmin.plots.tables import Table
 
 
 def check(config: CheckConfig, out: Path | None) -> int:
@@ -40,46 +36,36 @@ def check(config: CheckConfig, out: Path | None) -> int:
 
 def print_result(result: CheckResult) -> None:
     """Two tables on the standard output, and a line that says whether everything holds."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDTH
-    console.print(block_table(result))
-    console.print(bound_table(result))
+    print_table(block_table(result))
+    print_table(bound_table(result))
     verdict = "hold" if result.holds else "do NOT hold"
     start = f"{result.curvature}, {result.samples} samples, {result.dtype}"
-    console.print(f"{start}: gradients, blocks and Lemma 1 {verdict} up to {result.tolerance:.0e}")
+    print(f"{start}: gradients, blocks and Lemma 1 {verdict} up to {result.tolerance:.0e}")
     if result.underestimates:
-        console.print("λ_max(H_zz) is underestimated: try more --power-steps, or --eigenvalue lanczos")
+        print("λ_max(H_zz) is underestimated: try more --power-steps, or --eigenvalue lanczos")
 
 
 def block_table(result: CheckResult) -> Table:
     """One line a block."""
-    table = _table(
+    headings = (
         "layers", "parameters", "gradient error", "block error", "λ_max short by", "condition 1", "condition 2", "holds"
-    )
+    )  # fmt: skip
+    rows = []
     for block in result.blocks:
         first, last = block.layers
-        table.add_row(
-            first if first == last else f"{first} to {last}", f"{block.parameters:,}", _short(block.gradient_error),
-            _short(block.block_error), _short(block.eigenvalue_error), _short(block.condition_1),
-            _short(block.condition_2), "yes" if block.holds(result.tolerance) else "NO",
+        errors = (
+            block.gradient_error, block.block_error, block.eigenvalue_error, block.condition_1, block.condition_2
         )  # fmt: skip
-    return table
+        layers = first if first == last else f"{first} to {last}"
+        holds = "yes" if block.holds(result.tolerance) else "NO"
+        rows.append((layers, f"{block.parameters:,}", *map(_short, errors), holds))
+    return Table(headings, rows, numbers_from=0)
 
 
 def bound_table(result: CheckResult) -> Table:
     """One line a radius."""
-    table = _table("‖d‖ / ‖θ‖", "steps", "bound failed", "worst excess")
-    for bound in result.bound:
-        table.add_row(f"{bound.radius:g}", str(bound.trials), str(bound.failures), _short(bound.worst_excess))
-    return table
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    return table
+    rows = [(f"{b.radius:g}", str(b.trials), str(b.failures), _short(b.worst_excess)) for b in result.bound]
+    return Table(("‖d‖ / ‖θ‖", "steps", "bound failed", "worst excess"), rows, numbers_from=0)
 
 
 def _short(value: float | None) -> str:

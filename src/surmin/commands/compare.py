@@ -2,20 +2,15 @@
 
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table as RichTable
-
 from surmin.commands.progress import RoundProgress
+from surmin.commands.tables import print_table
 from surmin.exit_codes import INTERRUPTED, SUCCESS
 from surmin.experiments.comparisons.compare import Comparison
 from surmin.experiments.comparisons.results import Result, summarize
 from surmin.experiments.configs.run import CompareConfig
 from surmin.experiments.runs.folder import default_folder
 from surmin.plots.comparison import draw_comparison
-from surmin.plots.tables import Table, summary_table
-
-WIDTH = 160  # of tables that do not go to a terminal
+from surmin.plots.tables import summary_table
 
 
 def compare(config: CompareConfig, out: Path | None, resume: Path | None) -> int:
@@ -35,19 +30,6 @@ def compare(config: CompareConfig, out: Path | None, resume: Path | None) -> int
         return SUCCESS
     print(f"interrupted after {len(results)} of {len(comparison.planned)} runs; continue with --resume {path}")
     return INTERRUPTED
-
-
-def print_table(table: Table) -> None:
-    """A table on the standard output."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDTH
-    drawn = RichTable(box=box.SIMPLE_HEAD)
-    for number, heading in enumerate(table.headings):
-        drawn.add_column(heading, justify="right" if number >= table.numbers_from else "left")
-    for row in table.rows:
-        drawn.add_row(*row)
-    console.print(drawn)
 
 
 def _run(comparison: Comparison) -> list[Result]:

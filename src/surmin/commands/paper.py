@@ -7,11 +7,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import TimeElapsedColumn, TimeRemainingColumn
 
-from surmin.commands.compare import print_table
 from surmin.commands.progress import terminal_bar
+from surmin.commands.tables import print_table
 from surmin.exit_codes import INTERRUPTED, SUCCESS
 from surmin.experiments.comparisons.claims import judge
-from surmin.experiments.comparisons.paper import Cell, PaperResult, check_grid, estimate, run_count, run_paper
+from surmin.experiments.comparisons.paper import PaperResult, check_grid, estimate, run_count, run_paper
 from surmin.experiments.comparisons.paper_results import write_paper_results
 from surmin.experiments.configs.paper import PaperConfig
 from surmin.experiments.configs.saved import check_unchanged, check_version, read_config
@@ -67,8 +67,8 @@ def _announce(config: PaperConfig) -> None:
     slowest = max(seconds, key=seconds.__getitem__)
     print(
         f"{run_count(config)} runs, {config.jobs} at a time: at most {_minutes(sum(seconds.values()) / config.jobs)}, "
-        f"less where runs reach {config.target_loss:g} or diverge; the slowest is {_name(slowest)} with "
-        f"{_minutes(seconds[slowest])}"
+        f"less where runs reach {config.target_loss:g} or diverge; "
+        f"the slowest is {slowest.label} at {slowest.layers} layers with {_minutes(seconds[slowest])}"
     )
 
 
@@ -83,11 +83,6 @@ def _run(config: PaperConfig, path: Path) -> list[PaperResult]:
             progress.update(task, advance=1, description=result.run.name)
 
         return run_paper(config, path, show)
-
-
-def _name(cell: Cell) -> str:
-    steps = "" if cell.inner_steps is None else f", N = {cell.inner_steps}"
-    return f"{cell.contender} ({cell.layers} layers{steps})"
 
 
 def _minutes(seconds: float) -> str:

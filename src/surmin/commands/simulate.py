@@ -1,17 +1,15 @@
 """`surmin simulate`."""
 
-import csv
-import io
 import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from surmin.commands.compare import print_table
 from surmin.commands.progress import terminal_bar
+from surmin.commands.tables import print_table
 from surmin.exit_codes import SUCCESS, USER_ERROR
 from surmin.experiments.configs.simulate import SimulateConfig
-from surmin.experiments.runs.files import write_json, write_text
+from surmin.experiments.runs.files import write_json, write_table
 from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder
 from surmin.experiments.simulated.outcomes import Cell, Outcome, compare, eligible, outcomes
 from surmin.experiments.simulated.runs import Measuring, Run
@@ -55,9 +53,7 @@ def simulate(config: SimulateConfig, out: Path | None) -> int:
 def write_rows(path: Path, found: Sequence[Outcome]) -> None:
     """Replace `breakeven.csv`: one line a setting and kind of links."""
     counted = eligible(found)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    rows = []
     for item in counted:
         here = [other for other in counted if _cell(other) == _cell(item)]
         own = min(other.seconds for other in here if other.run.method == item.run.method)
@@ -69,8 +65,8 @@ def write_rows(path: Path, found: Sequence[Outcome]) -> None:
             trained.forward_waves, round(item.messages), f"{item.bytes / 1e6:.6g}", f"{item.seconds:.6g}",
             "yes" if item.seconds == own else "no", f"{item.seconds / min(others):.4g}" if others else None,
         )  # fmt: skip
-        writer.writerow(dict(zip(COLUMNS, values, strict=True)))
-    write_text(path, text.getvalue())
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+    write_table(path, COLUMNS, rows)
 
 
 def cells_table(cells: Sequence[Cell]) -> Table:

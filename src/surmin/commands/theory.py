@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.progress import TimeElapsedColumn
 
-from surmin.commands.compare import print_table
 from surmin.commands.progress import terminal_bar
+from surmin.commands.tables import print_table
 from surmin.exit_codes import SUCCESS
 from surmin.experiments.configs.theory import TheoryConfig
 from surmin.experiments.runs.files import write_json

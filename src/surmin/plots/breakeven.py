@@ -11,9 +11,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from surmin.experiments.runs.files import replacing
 from surmin.experiments.simulated.outcomes import Cell
-from surmin.plots.style import RC
+from surmin.plots.style import RC, save
 
 COLORS = "PuOr_r"  # purple and orange: told apart by all eyes, and white between them
 FURTHEST = 3.0
@@ -48,8 +47,7 @@ def draw_breakeven(path: Path, method: str, problem: str, panels: Sequence[Seque
         ticks = range(-3, 4)
         bar = figure.colorbar(scale, ax=list(grid.flat), ticks=list(ticks), label=f"seconds, {method} / best other")
         bar.ax.set_yticklabels([f"{2**tick:g}" if tick >= 0 else f"1/{2**-tick}" for tick in ticks])
-        with replacing(path) as unfinished:
-            figure.savefig(unfinished, format="png")
+        save(figure, path)
 
 
 def _axis(cells: Sequence[Cell], name: str) -> list[float]:

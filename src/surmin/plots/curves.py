@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from surmin.experiments.runs.files import replacing
 from surmin.plots.series import Axis, Curve
-from surmin.plots.style import RC, LineStyle
+from surmin.plots.style import RC, LineStyle, save
 
 MARKERS_PER_CURVE = 12
 COMPRESS_ABOVE = 4.0
@@ -46,8 +45,7 @@ def draw_curves(path: Path, title: str, panels: Sequence[tuple[Axis, Sequence[Cu
             if index % columns == 0:
                 axes.set_ylabel("training loss, log scale")
         label_figure(figure, title, 2 * columns)
-        with replacing(path) as unfinished:
-            figure.savefig(unfinished, format="png")
+        save(figure, path)
 
 
 def _draw_panel(axes: Axes, axis: Axis, curves: Sequence[Curve], target: float | None) -> None:

@@ -7,10 +7,9 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from surmin.experiments.comparisons.claims import judge
-from surmin.experiments.comparisons.paper import Cell, PaperResult
+from surmin.experiments.comparisons.paper import Cell, PaperResult, by_cell
 from surmin.experiments.comparisons.paper_grid import CONTENDERS
 from surmin.experiments.configs.paper import PaperConfig
-from surmin.experiments.runs.files import replacing
 from surmin.plots.curves import draw_curve, draw_curves, label_figure, scale_losses
 from surmin.plots.markdown import write_markdown
 from surmin.plots.page import Picture, Section, write_page
@@ -25,7 +24,7 @@ from surmin.plots.paper_tables import (
 )
 from surmin.plots.run import PANELS, describe
 from surmin.plots.series import AXES, accuracy_curve, loss_curve, visible_axes
-from surmin.plots.style import RC, LineStyle
+from surmin.plots.style import RC, LineStyle, save
 
 ROUNDS = AXES[0]
 HOW_TO_READ = (
@@ -37,10 +36,7 @@ HOW_TO_READ = (
 
 def draw_paper(folder: Path, config: PaperConfig, results: Sequence[PaperResult]) -> None:
     """Replace the pictures, a page for every depth, `layers8.html` and `.md`, and `report.html` with the verdicts."""
-    groups: dict[Cell, list[PaperResult]] = {}
-    for result in results:
-        if result.run.seed is not None:
-            groups.setdefault(result.run.cell, []).append(result)
+    groups = by_cell(results)
     sections = []
     for layers in config.depths:
         own = {cell: group for cell, group in groups.items() if cell.layers == layers}
@@ -93,8 +89,7 @@ def _draw_grid(path: Path, title: str, config: PaperConfig, groups: Groups) -> N
             axes.set_xlabel(ROUNDS.label)
             axes.set_xlim(left=0)
         label_figure(figure, title, 4)
-        with replacing(path) as unfinished:
-            figure.savefig(unfinished, format="png")
+        save(figure, path)
 
 
 def _draw_costs(path: Path, title: str, config: PaperConfig, groups: Groups) -> Picture:

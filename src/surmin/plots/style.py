@@ -1,7 +1,12 @@
 """How pictures look: colours that everyone can tell apart, with markers and line styles that differ as well."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
+
+from surmin.experiments.runs.files import replacing
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito (2008), the yellow left out: too faint on white."""
@@ -36,3 +41,9 @@ class LineStyle:
     def number(cls, index: int) -> "LineStyle":
         """The style of the curve with that number; no two of the first hundred are the same."""
         return cls(PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Replace a picture."""
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, format="png")

@@ -10,11 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from surmin.experiments.configs.theory import TheoryConfig
-from surmin.experiments.runs.files import replacing
 from surmin.experiments.theory.theorem import TheoremRun
 from surmin.experiments.theory.theory import NetworkTightness
 from surmin.plots.series import Values
-from surmin.plots.style import PALETTE, RC, LineStyle
+from surmin.plots.style import PALETTE, RC, LineStyle, save
 
 ROWS = (
     ("random_ratio", "ℍ over G,\nrandom directions"),
@@ -62,8 +61,7 @@ def draw_theorem(path: Path, config: TheoryConfig, runs: Sequence[TheoremRun]) -
         figure.axes[0].set_ylabel("‖∇h‖², squared norm of the mean loss's gradient")
         figure.suptitle(f"Theorem 1: Algorithm 1 with inner steps of size 1/β; {describe(config, config.layers)}")
         _add_legend(figure, columns=3)
-        with replacing(path) as unfinished:
-            figure.savefig(unfinished, format="png")
+        save(figure, path)
 
 
 def draw_tightness(path: Path, config: TheoryConfig, found: Sequence[NetworkTightness]) -> None:
@@ -83,8 +81,7 @@ def draw_tightness(path: Path, config: TheoryConfig, found: Sequence[NetworkTigh
         seeds = f"median and range over {config.seeds} seeds" if config.seeds > 1 else f"seed {config.seed}"
         figure.suptitle(f"Local losses' curvature ℍ over the Gauss-Newton matrix G; {describe(config)}; {seeds}")
         _add_legend(figure, columns=3)
-        with replacing(path) as unfinished:
-            figure.savefig(unfinished, format="png")
+        save(figure, path)
 
 
 def describe(config: TheoryConfig, layers: int | None = None) -> str:

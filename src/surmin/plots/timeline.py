@@ -8,10 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from surmin.experiments.runs.files import replacing
 from surmin.experiments.traces.timeline import Timeline
 from surmin.pipeline.tracing import LETTERS, Letter, Span
-from surmin.plots.style import PALETTE, RC
+from surmin.plots.style import PALETTE, RC, save
 from surmin.plots.tables import percent
 
 COLORS: dict[Letter, tuple[str, str]] = {
@@ -57,8 +56,7 @@ def draw_timelines(path: Path, title: str, panels: Mapping[str, Timeline]) -> No
         figure.draw_without_rendering()  # now it is known how wide a box will be
         for axes, timeline in zip(grid.flat, panels.values(), strict=True):
             _draw_boxes(axes, timeline)
-        with replacing(path) as unfinished:
-            figure.savefig(unfinished, format="png")
+        save(figure, path)
 
 
 def _label_panel(axes: Axes, name: str, timeline: Timeline) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from surmin.experiments.comparisons.paper import Cell, PaperResult
+from surmin.experiments.comparisons.paper import Cell, PaperResult, by_cell
 from surmin.experiments.comparisons.paper_grid import CONTENDERS
 from surmin.experiments.runs.metrics import Row
 
@@ -33,7 +33,7 @@ class Verdict:
 
 def judge(results: Sequence[PaperResult]) -> list[Verdict]:
     """All claims that these results say something about."""
-    groups = _by_cell(results)
+    groups = by_cell(results)
     verdicts: list[Verdict] = []
     for name, subject in SURROGATES.items():
         gaps = _gaps(name, groups)
@@ -56,14 +56,6 @@ def spent_until(rows: Sequence[Row], loss: float) -> Row | None:
 def _target(result: PaperResult) -> float:
     """Losses below it are not told apart."""
     return result.run.config.target_loss or 0.0
-
-
-def _by_cell(results: Sequence[PaperResult]) -> dict[Cell, list[PaperResult]]:
-    groups: dict[Cell, list[PaperResult]] = {}
-    for result in results:
-        if result.run.seed is not None:
-            groups.setdefault(result.run.cell, []).append(result)
-    return groups
 
 
 def _rivals(cell: Cell, groups: Mapping[Cell, Sequence[PaperResult]], names: Sequence[str]) -> Iterator[Cell]:
@@ -157,7 +149,7 @@ def _early(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[Pa
     best = min(rivals, key=rivals.__getitem__, default=None)
     claim = f"after {EARLY} rounds lower than every method, after all its rounds, that sends no more messages a round"
     figures = f"{mine:.2g} with {rate:.0f} messages a round" + (
-        f"; the best of those others is {_label(best)} with {rivals[best]:.2g}" if best else "; no other sends so few"
+        f"; the best of those others is {best.label} with {rivals[best]:.2g}" if best else "; no other sends so few"
     )
     return Verdict(claim, _subject(cell), all(mine < x for x in rivals.values()), figures)
 
@@ -173,7 +165,7 @@ def _messages(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence
     least = math.inf if best is None else rivals[best]
     claim = f"at most a sixth of the messages of the best other method to a loss of {LOSS:g}"
     figures = f"{mine:.0f} messages" + (
-        f"; {_label(best)} {least:.0f}" if best and math.isfinite(least) else "; no other gets there"
+        f"; {best.label} {least:.0f}" if best and math.isfinite(least) else "; no other gets there"
     )
     return Verdict(claim, _subject(cell), mine <= least / 6, figures)
 
@@ -189,7 +181,3 @@ def _messages_per_round(result: PaperResult) -> float:
 
 def _median(results: Sequence[PaperResult], figure: Callable[[PaperResult], float]) -> float:
     return statistics.median(map(figure, results))
-
-
-def _label(cell: Cell) -> str:
-    return cell.contender if cell.inner_steps is None else f"{cell.contender} (N = {cell.inner_steps})"

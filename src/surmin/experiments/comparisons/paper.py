@@ -4,7 +4,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -35,6 +35,11 @@ class Cell:
     layers: int
     contender: str
     inner_steps: int | None
+
+    @property
+    def label(self) -> str:
+        """The method, and N where it has one."""
+        return self.contender if self.inner_steps is None else f"{self.contender} (N = {self.inner_steps})"
 
     @property
     def settings(self) -> list[dict[str, Any]]:
@@ -75,6 +80,15 @@ class PaperResult:
         rounds = float(self.rows[-1].round) if self.status == "reached" else math.inf
         loss = self.rows[-1].loss
         return rounds, math.inf if loss is None else loss
+
+
+def by_cell(results: Iterable[PaperResult]) -> dict[Cell, list[PaperResult]]:
+    """The results of every cell; runs that only chose a setting are left out."""
+    groups: dict[Cell, list[PaperResult]] = {}
+    for result in results:
+        if result.run.seed is not None:
+            groups.setdefault(result.run.cell, []).append(result)
+    return groups
 
 
 def cells(config: PaperConfig) -> list[Cell]:

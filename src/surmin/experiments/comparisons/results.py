@@ -1,7 +1,5 @@
 """What a comparison found: one result a run, the learning rates chosen, and the summary of each method."""
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from surmin.experiments.comparisons.grid import PlannedRun
-from surmin.experiments.runs.files import write_text
+from surmin.experiments.runs.files import write_table
 from surmin.experiments.runs.metrics import FIGURES, Row
 from surmin.experiments.runs.run import Status
 
@@ -108,14 +106,12 @@ def summarize(results: Sequence[Result]) -> list[Summary]:
 def write_results(path: Path, results: Sequence[Result]) -> None:
     """Replace `results.csv`: one line a run with its last row's figures; empty where a figure does not apply."""
     chosen = {id(result) for group in choose(results).values() for result in group}
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    rows = []
     for result in results:
         run = {"method": result.run.method, "lr": result.run.lr, "seed": result.run.seed}
         marks = {"status": result.status, "chosen": "yes" if id(result) in chosen else "no"}
-        writer.writerow({**run, **asdict(result.last), **marks})
-    write_text(path, text.getvalue())
+        rows.append({**run, **asdict(result.last), **marks})
+    write_table(path, COLUMNS, rows)
 
 
 def _statuses(results: Sequence[Result]) -> list[Status]:

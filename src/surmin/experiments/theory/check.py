@@ -7,13 +7,12 @@ Legend: H the Hessian of Ψ_i∘f_i in (z_{i-1}, θ_i), ℍ the decoupled one. L
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from surmin.experiments.runs.files import write_json
+from surmin.experiments.runs.files import finite
 from surmin.experiments.theory.bound import BoundCheck, check_bound
 from surmin.experiments.theory.decoupled import DecoupledBlock, decoupled_blocks
 from surmin.experiments.theory.dense import DenseNetwork, check_size, surrogate_gradient
@@ -87,12 +86,7 @@ class CheckResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; a number that is not finite becomes null."""
-        values: dict[str, Any] = _plain(asdict(self))
-        return {"holds": self.holds, **values}
-
-    def write(self, path: Path) -> None:
-        """Replace `check.json`."""
-        write_json(path, self.to_json())
+        return {"holds": self.holds, **finite(asdict(self))}
 
 
 def check_network(
@@ -164,11 +158,3 @@ def _check_search(radii: Sequence[float], trials: int) -> None:
         raise ValueError(f"trials must be at least 1, got {trials}")
     if not radii or not all(0 < radius < math.inf for radius in radii):
         raise ValueError(f"radii must be one or more positive numbers, got {list(radii)}")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

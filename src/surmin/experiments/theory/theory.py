@@ -1,7 +1,5 @@
 """`surmin theory`: Theorem 1 under every curvature, and the local losses' tightness at every depth."""
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from surmin.experiments.configs.theory import TheoryConfig
-from surmin.experiments.runs.files import write_text
+from surmin.experiments.runs.files import write_table
 from surmin.experiments.runs.problem import build_problem, load_data
 from surmin.experiments.runs.team import ALONE
 from surmin.experiments.theory.theorem import TheoremRun, run_theorem
@@ -124,7 +122,7 @@ def write_theorem(path: Path, runs: Sequence[TheoremRun]) -> None:
                 **start, "T": number, "least_gradient_square": least, "line": line, "beta": run.smoothness,
                 **asdict(each), "bounded": each.is_bounded, "descended": each.descends(run.smoothness),
             })  # fmt: skip
-    _write_table(path, rows)
+    write_table(path, list(rows[0]), rows)
 
 
 def write_tightness(path: Path, found: Sequence[NetworkTightness]) -> None:
@@ -133,7 +131,7 @@ def write_tightness(path: Path, found: Sequence[NetworkTightness]) -> None:
     for network in found:
         start = {"depth": network.depth, "seed": network.seed, "rounds": network.rounds, "loss": network.loss}
         rows += [{**start, **asdict(layer), "is_bound": layer.is_bound} for layer in network.layers]
-    _write_table(path, rows)
+    write_table(path, list(rows[0]), rows)
 
 
 def summarize_theorem(run: TheoremRun) -> dict[str, Any]:
@@ -147,11 +145,3 @@ def summarize_theorem(run: TheoremRun) -> dict[str, Any]:
         "bound_failures": run.bound_failures, "local_failures": run.local_failures,
         "descent_failures": run.descent_failures,
     }  # fmt: skip
-
-
-def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
