@@ -1,10 +1,10 @@
-"""Accepting a step and adapting the damping λ and the inflation κ (DESIGN 2.4, after Levenberg and Marquardt)."""
+"""Accepting a step and adapting the damping λ and the inflation κ (after Levenberg and Marquardt)."""
 
 import math
 from dataclasses import dataclass
 
 PATIENCE, ACCEPT_LATE_ABOVE = 3, 0.1
-"""Rejections in a row after which less is asked for: a model that damping does not mend need not cost more waves."""
+"""After so many rejections in a row a smaller ratio is enough: damping does not help, and every try costs a wave."""
 TRUST_ABOVE = 0.75
 LOWER = 1 / 3
 LEAST_RAISE, LARGEST_RAISE = 2.0, 4.0

@@ -66,7 +66,7 @@ class CrossEntropy:
             )
 
     def sample_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Log Σ exp z - z_y, mean over positions."""
+        """log Σ exp z - z_y, mean over positions."""
         losses = F.cross_entropy(outputs.flatten(0, -2), targets.flatten().long(), reduction="none")
         return losses.view(len(outputs), -1).mean(1)
 
@@ -225,7 +225,7 @@ class GradientOracle:
 
 
 def mean_loss(loss: ConvexLoss, outputs: Tensor, targets: Tensor) -> Tensor:
-    """H = (1/n) Σ_j ℓ_j, a 0-dimensional tensor."""
+    """Mean loss h = (1/n) Σ_j ℓ_j, a 0-dimensional tensor."""
     return loss.sample_losses(outputs, targets).mean()
 
 

@@ -69,8 +69,8 @@ class Options:
         top_factor: "hessian" of the loss, or its "smoothness" bound √L I.
         damping: λ of the first step.
         adapt_damping: test every step and adapt λ; False keeps λ and accepts every step.
-        accept_above: actual over predicted decrease of the loss, above which a step is taken. On mini-batches ¼ fits
-            each batch too closely; where a rejection is dear, less is better.
+        accept_above: a step is taken when the actual decrease of the loss over the predicted one exceeds this. ¼ fits
+            mini-batches too closely; where a rejected wave is dear, less is better.
         damping_candidates: multiples of λ that are solved for and tried in one forward wave; the best is taken.
         momentum_candidates: shares of the last accepted step that are added to the new one and tried in the same wave.
         max_tries: rejected steps after which a round gives up.

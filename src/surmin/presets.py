@@ -24,7 +24,7 @@ PRESETS: Mapping[str, Options] = {
 
 
 def resolve_options(preset: str, given: Mapping[str, Any]) -> Options:
-    """A preset with explicit options over it; what the preset has only for other choices than those gives way.
+    """A preset with explicit options over it; what the preset has and they rule out becomes neutral.
 
     Raises:
         ValueError: for an unknown preset, an unknown option, a value out of range, or options that do not go together.

@@ -71,7 +71,7 @@ class Search:
         return best, tries, damping
 
     def _momenta(self, tries: int) -> Sequence[float]:
-        """More damping does not shorten the last step's share: where all candidates had one, a retry does without."""
+        """A retry drops momentum where every candidate had it: damping does not shorten the last step's share."""
         candidates = self.options.momentum_candidates
         return candidates if tries == 1 or 0 in candidates else (0.0,)
 

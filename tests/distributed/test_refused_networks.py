@@ -38,7 +38,7 @@ def refused_here(method: str, options: dict[str, Any], misfit: nn.Module) -> str
     ("method", "misfit", "words"),
     [
         ("locoprop", nn.GELU(), "locoprop's matching loss needs activations that never decrease: layer 3 (GELU)"),
-        ("dladmm", nn.LayerNorm(4), "ReLU or a smooth one, in its stage: layer 3 (LayerNorm) is none"),
+        ("dladmm", nn.LayerNorm(4), "ReLU or a smooth one, in its stage: layer 3 (LayerNorm) is not one"),
     ],
 )
 def test_all_workers_refuse(workers: Workers, method: str, misfit: nn.Module, words: str) -> None:

@@ -183,14 +183,14 @@ def test_layers_without_factors_are_refused() -> None:
     case = BY_NAME["positions"]
     pipeline = InProcessPipeline(partition(case.network(), 2), case.loss)
     with pytest.raises(
-        ValueError, match=r"kfac needs linear layers and convolutions .*: layer 1 \(LayerNorm\) is none"
+        ValueError, match=r"kfac needs linear layers and convolutions .*: layer 1 \(LayerNorm\) is not one"
     ):
         build_method("kfac", pipeline, {})
 
 
 def test_a_frozen_bias_is_refused() -> None:
     case = BY_NAME["frozen"]
-    with pytest.raises(ValueError, match=r"all of their parameters trained: layer 6 \(Linear\) is none"):
+    with pytest.raises(ValueError, match=r"all of their parameters trained: layer 6 \(Linear\) is not one"):
         build_method("kfac", InProcessPipeline(partition(case.network(), 2), case.loss), {})
 
 

@@ -162,7 +162,7 @@ def test_no_messages_but_those_of_a_gradient_step(microbatches: int) -> None:
 
 def test_activations_without_a_matching_loss() -> None:
     network = nn.Sequential(nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 3)).double()
-    with pytest.raises(ValueError, match=r"^locoprop's matching loss needs .* layer 1 \(GELU\) is none"):
+    with pytest.raises(ValueError, match=r"^locoprop's matching loss needs .* layer 1 \(GELU\) is not one"):
         LocoProp(make_pipeline(network))
     LocoProp(make_pipeline(network), local_loss="squared").step(*make_batch())
 

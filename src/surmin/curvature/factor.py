@@ -132,5 +132,5 @@ def _descend_one(block: Block, tape: Tape, message: Message) -> tuple[list[Facto
             pieces.append(piece)
         if block.index == 0 and len(pieces) == trainable:
             break
-        columns = piece.point.input_vjp(columns)
+        columns = piece.point.input_vjp(columns)  # R_{i-1} = J_zᵀ R_i
     return pieces[::-1], (columns, *rows)

@@ -1,4 +1,4 @@
-"""What every output curvature offers to the curvature wave (DESIGN: wave 3)."""
+"""What every output curvature offers to the curvature wave (wave 3)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol

@@ -8,7 +8,7 @@ from surmin.curvature.output_curvature import Message
 SHARE = 0.8
 """The part of the draws that follows the curvature, unless said otherwise."""
 MODEL_SAMPLES = 400
-"""What a step that is tested, and followed by others, is modelled on: more cost more and save no rounds."""
+"""Samples of the model behind one of several inner steps: more of them cost time and save no rounds."""
 
 
 def importance_rows(traces: Tensor, count: int, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

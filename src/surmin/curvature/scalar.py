@@ -101,7 +101,7 @@ class ScalarCurvature:
         if not self.per_sample:
             largest = self.replicas.largest(largest.max().view(1))
         delta = self._delta(largest) if block.size else torch.zeros_like(largest)
-        below = largest + delta
+        below = largest + delta  # L_{i-1} = λ + δ
         parts = below.split(sizes) if self.per_sample else [below] * len(sizes)
         return DecoupledHessian(hessian, 1 / delta if block.size else None, samples), [(part,) for part in parts]
 

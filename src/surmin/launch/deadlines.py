@@ -20,7 +20,7 @@ class Deadlines:
 
     @property
     def telling(self) -> float:
-        """Seconds for the others to tell that they too have waited in vain, having begun later: it shows for whom."""
+        """Seconds after the first timeout for others to report theirs: together they show who is silent."""
         return 0.08 * self.timeout
 
     @property

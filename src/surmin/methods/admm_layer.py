@@ -126,14 +126,14 @@ def admm_layers(
         else:
             raise ValueError(
                 "dladmm needs trainable linear layers with one activation after each, ReLU or a smooth one, in its "
-                f"stage: layer {layer.name} ({type(layer.module).__name__}) is none"
+                f"stage: layer {layer.name} ({type(layer.module).__name__}) is not one"
             )
     if not found:
         raise ValueError("dladmm needs a linear layer in every stage: cut the network otherwise")
     if is_last and found[-1].activation is not None:
         raise ValueError(
             "dladmm needs a linear layer at the end, as its output is the loss's: layer "
-            f"{stage.layers[-1].name} ({type(stage.layers[-1].module).__name__}) is none"
+            f"{stage.layers[-1].name} ({type(stage.layers[-1].module).__name__}) is not one"
         )
     return leading, found
 

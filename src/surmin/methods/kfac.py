@@ -158,7 +158,7 @@ def _complaint(blocks: Blocks) -> ValueError | None:
         if not (is_plain_linear(layer) or is_plain_convolution(layer)):
             return ValueError(
                 "kfac needs linear layers and convolutions of one group, all of their parameters trained: "
-                f"layer {layer.name} ({type(layer.module).__name__}) is none"
+                f"layer {layer.name} ({type(layer.module).__name__}) is not one"
             )
     return None
 

@@ -138,7 +138,7 @@ def _check_increasing(activation: Layer) -> None:
     if falls:
         raise ValueError(
             "locoprop's matching loss needs activations that never decrease: layer "
-            f"{activation.name} ({type(module).__name__}) is none; choose another, or local_loss squared"
+            f"{activation.name} ({type(module).__name__}) is not one; choose another, or local_loss squared"
         )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a method's builder is, "module:function", and the options it takes, apart by spaces."""
+    """Where a method's builder is, "module:function", and the options it takes, separated by spaces."""
 
     builder: str
     options: str

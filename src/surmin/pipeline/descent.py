@@ -20,7 +20,7 @@ class Descent:
         blocks: of every stage here.
         curvature: what goes down.
         seed: of the round.
-        cross: what arrives at the stage before a position of what leaves the one at it.
+        cross: turns a message that leaves the stage at a position into what arrives at the stage below.
         watched: a context for the work on a message, by its number, with a key that equal work shares.
     """
 

@@ -168,7 +168,10 @@ class Exchange:
         return beyond
 
     def _hand_on(self, way: str, name: str, count: int, outgoing: Callable[[list[int]], list[int]]) -> list[int]:
-        """Numbers from the worker before this one on the way, zeros where there is none; others go to the next one."""
+        """Whole numbers from the worker before this one in that direction, zeros where there is none.
+
+        What `outgoing` makes of them goes to the next one.
+        """
         ends = (self._pipeline.is_first, self._pipeline.is_last)
         begins_here, ends_here = ends if way == "up" else reversed(ends)
         kind = (way, name, count, self._number)

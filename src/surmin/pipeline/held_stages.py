@@ -95,7 +95,7 @@ class HeldStages:
         return position < len(self.stages) - 1 or not self.is_last
 
     def trainable_below(self, position: int) -> int:
-        """How many layers with parameters lie below the stage at a position here, or for one more below the next."""
+        """Trainable layers of the network below the stage at a position here."""
         below, _ = self._links.trainable_blocks("layer")
         return below + sum(layer.size > 0 for stage in self.stages[:position] for layer in stage.layers)
 

@@ -75,7 +75,7 @@ class Setting:
         return max_of(replay(expanded, self.links))
 
     def seconds(self, kinds: Sequence[RoundKind]) -> Time:
-        """For all rounds, each as long as it takes right after one of its kind."""
+        """For all rounds, each as long as a second one takes right after one like it."""
         total: Time = 0.0
         for kind in kinds:
             twice = [[*program, *program] for program in kind.programs]

@@ -15,7 +15,7 @@ from surmin.surrogates.local_loss import LocalLoss
 from surmin.surrogates.nonlinear import LossPoint, NonlinearLocalLoss
 
 SHORTEST, LONGEST = 0.1, 0.5
-"""Shares of a step that failed, between which the next is tried."""
+"""A step that fails is tried once more, at a share of its length between these."""
 RAISE, LOWER = 4.0, 1 / 3
 
 Model = Callable[[Tensor, float], SolverResult]

@@ -1,4 +1,4 @@
-"""Kronecker-factored preconditioner for linear and convolution layers, biases included (DESIGN 2.3).
+"""Kronecker-factored preconditioner for linear and convolution layers, biases included.
 
 Legend: C mean outer product of a layer's inputs (with a 1 appended for the bias), Ĝ that of the columns at its output,
 π = √(mean diag C / mean diag κĜ), λ the damping, κ the inflation. For a weight matrix V (out, in + 1):
@@ -15,7 +15,7 @@ from torch import Tensor
 from surmin.curvature.moments import MeanDiagonal, Moments
 
 FEW = 2
-"""How many times as many rows as vectors make solving with a factor cheaper than inverting and multiplying."""
+"""A factor with more rows than so many per vector is solved with, by its Cholesky factor, and not inverted."""
 
 
 class KroneckerPreconditioner:

@@ -147,7 +147,7 @@ def _early(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[Pa
         other: final_loss(groups[other]) for other in others if _median(groups[other], _messages_per_round) <= rate
     }
     best = min(rivals, key=rivals.__getitem__, default=None)
-    claim = f"after {EARLY} rounds lower than every method, after all its rounds, that sends no more messages a round"
+    claim = f"loss after {EARLY} rounds below the last loss of every method that sends no more messages a round"
     figures = f"{mine:.2g} with {rate:.0f} messages a round" + (
         f"; the best of those others is {best.label} with {rivals[best]:.2g}" if best else "; no other sends so few"
     )

@@ -49,7 +49,7 @@ def plan_runs(config: CompareConfig) -> list[PlannedRun]:
 
 
 def parse_methods(text: str) -> list[str]:
-    """Method names apart by commas, each once; `all` is every one."""
+    """Method names separated by commas, each once; `all` is every one."""
     names = list(METHODS) if text.strip() == "all" else [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise ValueError("name at least one method")

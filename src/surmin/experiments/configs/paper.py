@@ -28,7 +28,7 @@ class PaperConfig:
         methods: which of the grid's methods.
         rounds: of every run; a run stops earlier at the target loss.
         tuning_rounds: of every run that only chooses a setting; a third of the rounds if not given.
-        target_loss: below which a run has nothing left to show.
+        target_loss: where a run stops; lower losses are not told apart.
         seeds: how many seeds, counted from --seed up. Settings are chosen on another one, 1,000 further on.
         seed: the first.
         quick: a version of less than ten minutes on two cores: 300 samples, width 32, 40 rounds, 2 seeds, 2 jobs.
@@ -46,7 +46,7 @@ class PaperConfig:
     activation: str | None = None
     depths: tuple[int, ...] = (2, 4, 8)
     inner_steps: tuple[int, ...] = (1, 10, 20)
-    methods: Annotated[str, arg(help=f"names apart by commas, or all: {', '.join(CONTENDERS)}.")] = "all"
+    methods: Annotated[str, arg(help=f"names separated by commas, or all: {', '.join(CONTENDERS)}.")] = "all"
     rounds: int = 300
     tuning_rounds: int | None = None
     target_loss: float = 1e-6

@@ -32,8 +32,8 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
         microbatches: equal parts every batch goes through the stages in.
         schedule: of forward and gradient waves between workers: posted (receives posted ahead, best on slow links), or
             torch's gpipe or 1f1b.
-        timeout: seconds after which a run has ended whose workers wait for one that hangs; each waits 0.8 of them,
-            less below 10.
+        timeout: a run in which a worker hangs has ended after so many seconds; workers wait for each other for 0.8 of
+            them, less below 10.
         inner_steps: inner steps per round (sm, sm-paper, sso, cgblock, cgblock-ggn, locoprop, dni), or L-BFGS
             iterations per round (lbfgs, 20 if not given).
         inner_lr: of locoprop, sso and dni: step size of their inner optimizers.
@@ -160,14 +160,14 @@ class CompareConfig(ExperimentConfig):
     A method option goes to the methods that take it.
 
     Attributes:
-        lr: learning rates to try, apart by commas, for all methods that take one, or METHOD=RATES for one; several
-            apart by spaces.
+        lr: learning rates to try, separated by commas, for all methods that take one, or METHOD=RATES for one;
+            several of these separated by spaces.
         seeds: how many seeds, counted from --seed up.
     """
 
     command: ClassVar[str] = "compare"
 
-    methods: Annotated[str, arg(help=f"names apart by commas, or all: {', '.join(METHODS)}.")] = "sm,adam,gd-armijo"
+    methods: Annotated[str, arg(help=f"names separated by commas, or all: {', '.join(METHODS)}.")] = "sm,adam,gd-armijo"
     lr: tuple[str, ...] = ()
     seeds: int = 1
 

@@ -22,7 +22,7 @@ SCHEDULES = ("posted", "gpipe", "1f1b", "zero-bubble")
 class SimulateConfig(SurrogateConfig, ProblemConfig):
     """Train with every method in one process, write down what its workers do, and say how long it would take.
 
-    Lists are apart by commas. Every combination of stages, micro-batches and inner steps is trained on its own.
+    Lists are separated by commas. Every combination of stages, micro-batches and inner steps is trained on its own.
 
     Attributes:
         methods: the first one is compared with the best of the others.
@@ -32,10 +32,10 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
         stages: workers with one stage each; for more than the network has layers, middle workers are repeated.
         microbatches: equal parts of the batch.
         inner_steps: of sm, sm-paper and cgblock; their own default if not given.
-        lr: learning rates to try, apart by commas, for all methods that take one, or METHOD=RATES for one; several
-            apart by spaces. The one that needs the fewest rounds is taken.
+        lr: learning rates to try, separated by commas, for all methods that take one, or METHOD=RATES for one;
+            several of these separated by spaces. The one that needs the fewest rounds is taken.
         target_loss: training loss that is to be reached.
-        rounds: a method that needs more does not reach it.
+        rounds: after which a method is given up.
         cores: that all workers share; a core for each if not given.
     """
 
@@ -102,12 +102,12 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
 
 
 def names(text: str) -> list[str]:
-    """Words apart by commas, each once."""
+    """Words separated by commas, each once."""
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def numbers(option: str, text: str, *, zero_allowed: bool = False) -> list[float]:
-    """Numbers apart by commas, each once, in the order given.
+    """Numbers separated by commas, each once, in the order given.
 
     Raises:
         ValueError: for what is no positive number, or none.
@@ -130,7 +130,7 @@ def numbers(option: str, text: str, *, zero_allowed: bool = False) -> list[float
 
 
 def counts(option: str, text: str, *, may_be_empty: bool = False) -> list[int]:
-    """Whole numbers from 1, apart by commas, each once."""
+    """Whole numbers from 1, separated by commas, each once."""
     if may_be_empty and not names(text):
         return []
     found = numbers(option, text)

@@ -124,7 +124,7 @@ def _read_document(stored: StoredTensors) -> dict[str, Any]:
     for rank in range(1, document["workers"]):
         document = merge(document, _read_part(stored, rank))
     if not (type(document["round"]) is int and document["round"] >= 0 and isinstance(document["state"], dict)):
-        raise ValueError("round or state is none")
+        raise ValueError("round or state is missing or of another kind")
     return document
 
 
