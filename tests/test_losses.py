@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from surmin.losses import ConvexLoss, CrossEntropy, GradientOracle, LogisticLoss, SquaredError, mean_loss
+from surmin.losses import ConvexLoss, CrossEntropy, GradientOracle, LogisticLoss, SquaredError
 from tests.oracles import loss_hessians, reference_mean_loss
 
 LOSSES: list[ConvexLoss] = [CrossEntropy(), SquaredError(), LogisticLoss()]
@@ -38,7 +38,7 @@ def test_value_and_gradient_agree_with_autograd(loss: ConvexLoss, shape: tuple[i
     leaf = outputs.clone().requires_grad_()
     reference = reference_mean_loss(loss, leaf, targets)
     (expected,) = torch.autograd.grad(reference, leaf)
-    torch.testing.assert_close(mean_loss(loss, outputs, targets), reference.detach(), rtol=1e-13, atol=0)
+    torch.testing.assert_close(loss.sample_losses(outputs, targets).mean(), reference.detach(), rtol=1e-13, atol=0)
     torch.testing.assert_close(loss.gradient(outputs, targets) / len(outputs), expected, rtol=1e-12, atol=1e-15)
     assert loss.sample_losses(outputs, targets).shape == (len(outputs),)
 
@@ -214,3 +214,25 @@ def test_a_gradient_oracle_is_a_gradient_and_a_constant() -> None:
 def test_a_gradient_oracle_of_the_wrong_shape_is_named() -> None:
     with pytest.raises(ValueError, match=r"returned shape \(3,\) for outputs of shape \(3, 2\)"):
         oracle(lambda z, y: z.sum(1)).gradient(torch.zeros(3, 2), torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("loss", [SquaredError(), LogisticLoss()])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64, torch.bool])
+def test_targets_of_any_real_type(loss: ConvexLoss, dtype: torch.dtype) -> None:
+    outputs, targets = torch.randn(6, 3), torch.arange(18).view(6, 3) % 2
+    loss.check(outputs, targets.to(dtype))
+    for compute in (loss.gradient, loss.sample_losses):
+        found = compute(outputs, targets.to(dtype))
+        assert found.dtype == torch.float32
+        assert torch.equal(found, compute(outputs, targets.float()))
+
+
+def test_complex_targets_are_refused() -> None:
+    with pytest.raises(ValueError, match="targets must be real numbers"):
+        SquaredError().check(torch.zeros(2, 1), torch.zeros(2, 1) + 1j)
+
+
+@pytest.mark.parametrize("constant", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_oracle_needs_a_positive_constant(constant: float) -> None:
+    with pytest.raises(ValueError, match="GradientOracle needs a function and a positive constant"):
+        GradientOracle(lambda outputs, targets: outputs, constant)

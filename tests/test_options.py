@@ -155,3 +155,18 @@ def test_options_that_do_not_go_together_say_why(given: dict[str, Any], message:
 def test_numbers_must_be_numbers(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{name} must be a .*number, got"):
         resolve_options("compute", {name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"adapt_damping": "no"}, "adapt_damping must be True or False"),
+        ({"damping_candidates": 2.0}, "damping_candidates must be a sequence of numbers"),
+        ({"momentum_candidates": ("a",)}, "momentum_candidates must be a sequence of numbers"),
+        ({"decoupling": 2.0}, "decoupling must be a sequence of numbers"),
+        ({"delta_relative": float("inf")}, "delta_relative must be positive"),
+    ],
+)
+def test_options_of_other_types_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolve_options("compute", options)

@@ -130,6 +130,8 @@ COMMANDS: dict[str, tuple[Any, str]] = {
 }
 """A command's arguments, and the function in `surmin.commands` that gets their fields by name."""
 
+ON_WORKERS = ("train", "timeline")
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; what it returns is the exit code. Errors are one line, unless `DEBUG_VARIABLE` is set."""
@@ -137,6 +139,8 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         worker = this_worker()
         command, arguments = parse(sys.argv[1:] if words is None else words)
+        if worker is not None and command not in ON_WORKERS:
+            raise ValueError(f"surmin {command} runs in one process: start it without torchrun")
         module, function = COMMANDS[command][1].split(":")
         code: int = getattr(import_module(f"surmin.commands.{module}"), function)(**vars(arguments))
         return code

@@ -19,7 +19,10 @@ from torch import Tensor
 
 @runtime_checkable
 class ConvexLoss(Protocol):
-    """What a loss offers. Implement it for a loss of your own (a `GradientOracle` needs less)."""
+    """What a loss offers. Implement it for a loss of your own (a `GradientOracle` needs less).
+
+    All of it is called with gradients switched off: inside, `torch.enable_grad()` is needed to differentiate.
+    """
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise ValueError, saying what is wrong, when targets do not fit outputs of this shape."""
@@ -112,11 +115,11 @@ class SquaredError:
 
     def sample_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """½‖z - y‖², mean over positions."""
-        return 0.5 * (outputs - targets).square().sum(-1).view(len(outputs), -1).mean(1)
+        return 0.5 * (outputs - targets.to(outputs.dtype)).square().sum(-1).view(len(outputs), -1).mean(1)
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(z - y) / positions."""
-        return (outputs - targets) / _positions(outputs)
+        return (outputs - targets.to(outputs.dtype)) / _positions(outputs)
 
     def smoothness(self, outputs: Tensor) -> float:
         """1 / positions."""
@@ -155,7 +158,7 @@ class LogisticLoss:
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(σ(z) - y) / positions."""
-        return (outputs.sigmoid() - targets) / _positions(outputs)
+        return (outputs.sigmoid() - targets.to(outputs.dtype)) / _positions(outputs)
 
     def smoothness(self, outputs: Tensor) -> float:
         """¼ / positions."""
@@ -186,6 +189,13 @@ class GradientOracle:
 
     oracle: Callable[[Tensor, Tensor], Tensor]
     constant: float
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an oracle that cannot be called, or a constant that is not positive."""
+        if not callable(self.oracle) or not 0 < self.constant < math.inf:
+            raise ValueError(
+                f"GradientOracle needs a function and a positive constant, got {self.oracle!r} and {self.constant!r}"
+            )
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """Only the number of samples is known to matter."""
@@ -222,11 +232,6 @@ class GradientOracle:
     def sampled_factor(self, outputs: Tensor, targets: Tensor, rank: int, generator: torch.Generator) -> Tensor:
         """Random signs times √L."""
         return random_sign_factor(outputs, self.constant, rank, generator)
-
-
-def mean_loss(loss: ConvexLoss, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean loss h = (1/n) Σ_j ℓ_j, a 0-dimensional tensor."""
-    return loss.sample_losses(outputs, targets).mean()
 
 
 def identity_factor(outputs: Tensor, constant: float) -> Tensor:
@@ -283,5 +288,7 @@ def _check_outputs(outputs: Tensor) -> None:
 def _check_real_targets(outputs: Tensor, targets: Tensor) -> None:
     if targets.shape != outputs.shape:
         raise ValueError(f"targets of shape {tuple(targets.shape)} do not fit outputs of shape {tuple(outputs.shape)}")
+    if targets.is_complex():
+        raise ValueError(f"targets must be real numbers, got {targets.dtype}")
     if not torch.isfinite(targets).all():
         raise ValueError("targets contain NaN or infinite values")

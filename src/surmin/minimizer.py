@@ -32,7 +32,8 @@ class SurrogateMinimizer:
     """Trains a network cut into stages by minimising a local loss in every block.
 
     Args:
-        stages: the network as a list of modules, from `partition` or of your own; or a pipeline that holds them.
+        stages: the network as a list of modules, from `partition` or of your own; one module, which is one stage; or a
+            pipeline that holds them.
         loss: the convex loss ℓ of the network's output. Left out when a pipeline is given, which has one.
         preset: "compute" (least time where trips are cheap), "links" (fewer trips and bytes for about the same work),
             "trips" (fewest of both for about twice the work: least time over slow links), or "paper".
@@ -55,7 +56,7 @@ class SurrogateMinimizer:
 
     def __init__(
         self,
-        stages: Sequence[nn.Module] | WorkerPipeline,
+        stages: nn.Module | Sequence[nn.Module] | WorkerPipeline,
         loss: ConvexLoss | None = None,
         *,
         preset: str = "compute",
@@ -64,11 +65,14 @@ class SurrogateMinimizer:
     ) -> None:
         self.options = resolve_options(preset, options)
         if isinstance(stages, WorkerPipeline):
+            if loss is not None or microbatches != 1:
+                raise ValueError("the pipeline has its loss and micro-batches already: leave loss and microbatches out")
             self.pipeline: WorkerPipeline = stages
         elif loss is None:
             raise ValueError("a loss is needed with a list of stages, for instance surmin.CrossEntropy()")
         else:
-            self.pipeline = InProcessPipeline(stages, loss, microbatches=microbatches)
+            modules = [stages] if isinstance(stages, nn.Module) else stages
+            self.pipeline = InProcessPipeline(modules, loss, microbatches=microbatches)
         self.blocks, count = self.pipeline.cut(self.options.blocks)
         self._curvature = output_curvature(self.options, self.pipeline.replicas)
         kappas = inflation(self.options, count)
@@ -82,7 +86,7 @@ class SurrogateMinimizer:
 
     @classmethod
     def paper(
-        cls, stages: Sequence[nn.Module] | WorkerPipeline, loss: ConvexLoss | None = None, *,
+        cls, stages: nn.Module | Sequence[nn.Module] | WorkerPipeline, loss: ConvexLoss | None = None, *,
         inner_steps: int = 20, delta: float = 1.0, power_steps: int = 20, microbatches: int = 1,
     ) -> "SurrogateMinimizer":  # fmt: skip
         """Appendix A to the letter: layer blocks, one scalar curvature, plain CG, no damping and no acceptance test."""
@@ -99,8 +103,9 @@ class SurrogateMinimizer:
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One outer iteration: waves 1 to 3, the local phase, and the test of the step.
 
-        With the same tensors as in the last step, the forward wave that accepted it is used again; parameters changed
-        through `.data` are the one change this cannot notice.
+        With the same tensors as in the last step, the forward wave that accepted it is used again. What torch itself
+        does not notice is not noticed: parameters changed through `.data`, inputs whose memory NumPy writes to, and
+        what a module of your own computes with that is neither parameter nor buffer.
 
         Args:
             inputs: a batch (n, *in), floating point or token ids.
@@ -111,6 +116,7 @@ class SurrogateMinimizer:
 
         Raises:
             ValueError: for a batch that does not fit, or a loss not finite to begin with; nothing has changed then.
+            TypeError: for inputs that are no tensor, or a layer that returns anything else; nothing has changed then.
         """
         meter = StepMeter(self.pipeline)
         point = self._expand(inputs, targets)
@@ -150,9 +156,18 @@ class SurrogateMinimizer:
         expected = self.state_dict()
         if set(state) != set(expected):
             raise ValueError(f"not the state of a SurrogateMinimizer: expected {sorted(expected)}, got {sorted(state)}")
-        damping, share = float(state["damping"]), float(state["inflation_share"])
-        if not (math.isfinite(damping) and damping >= 0 and 0 < share <= 1 and int(state["round"]) >= 0):
-            raise ValueError(f"the state of a SurrogateMinimizer is out of range: {dict(state)}")
+        damping, share, number = state["damping"], state["inflation_share"], state["round"]
+        numbers = all(isinstance(value, int | float) for value in (damping, share)) and isinstance(number, int)
+        if not (numbers and math.isfinite(damping) and damping >= 0 and 0 < share <= 1 and number >= 0):
+            raise ValueError(
+                "the state of a SurrogateMinimizer is out of range: "
+                f"round {number!r}, damping {damping!r}, inflation_share {share!r}"
+            )
+        if damping == 0 if self.options.adapt_damping else damping != self.options.damping:
+            raise ValueError(
+                f"the state was saved with damping {damping:g}, which this minimizer "
+                + ("cannot adapt" if self.options.adapt_damping else f"has fixed at {self.options.damping:g}")
+            )
         if state["seed"] != self.options.seed:
             raise ValueError(f"the state was saved with seed {state['seed']}, this minimizer has {self.options.seed}")
         previous = state["previous_step"]
@@ -163,7 +178,7 @@ class SurrogateMinimizer:
             previous = {name: step.to(parameters[name].detach()).clone() for name, step in previous.items()}
         self._previous = previous
         self._damping = replace(self._damping, value=damping, inflation_share=share)
-        self._round = int(state["round"])
+        self._round = number
 
     def _expand(self, inputs: Tensor, targets: Tensor) -> Point:
         """Waves 1 to 3: gradients and curvature of every block, made into local problems."""

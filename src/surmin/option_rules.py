@@ -40,10 +40,18 @@ NUMBERS = (
     "delta",
     "delta_relative",
 )
+FLAGS = ("adapt_damping", "adapt_decoupling")
 OPTIONAL = ("rank", "delta_relative", "inner_learning_rate", "inner_fraction")
 
 
 def _check_types(options: Options) -> None:
+    for name in FLAGS:
+        if not isinstance(getattr(options, name), bool):
+            raise ValueError(f"{name} must be True or False, got {getattr(options, name)!r}")
+    for name in ("momentum_candidates", "damping_candidates", "decoupling"):
+        value = getattr(options, name)
+        if value is not None and not _are_numbers(value):
+            raise ValueError(f"{name} must be a sequence of numbers, got {value!r}")
     for name in WHOLE_NUMBERS + NUMBERS:
         value = getattr(options, name)
         kinds = (int,) if name in WHOLE_NUMBERS else (int, float)
@@ -54,7 +62,11 @@ def _check_types(options: Options) -> None:
 def _check_ranges(options: Options) -> None:
     rules: list[tuple[str, bool, str]] = [
         ("inner_steps", options.inner_steps >= 1, "at least 1"),
-        ("inner_learning_rate", options.inner_learning_rate is None or options.inner_learning_rate > 0, "positive"),
+        (
+            "inner_learning_rate",
+            options.inner_learning_rate is None or 0 < options.inner_learning_rate < math.inf,
+            "positive",
+        ),
         ("rank", options.rank is None or options.rank >= 1, "at least 1, or None for the exact factor"),
         ("curvature_fraction", 0 < options.curvature_fraction <= 1, "in (0, 1]"),
         ("inner_fraction", options.inner_fraction is None or 0 < options.inner_fraction <= 1, "in (0, 1], or None"),
@@ -64,7 +76,11 @@ def _check_ranges(options: Options) -> None:
         ("max_tries", options.max_tries >= 1, "at least 1"),
         ("cubic", 0 <= options.cubic < math.inf, "a number from 0 up"),
         ("delta", 0 < options.delta < math.inf, "positive"),
-        ("delta_relative", options.delta_relative is None or options.delta_relative > 0, "positive, or None"),
+        (
+            "delta_relative",
+            options.delta_relative is None or 0 < options.delta_relative < math.inf,
+            "positive, or None",
+        ),
         ("power_steps", options.power_steps >= 1, "at least 1"),
         ("momentum_candidates", _are_shares(options.momentum_candidates), "one or more shares in [0, 1)"),
         (
@@ -136,6 +152,12 @@ def _check_combinations(options: Options) -> None:
     for broken, message in rules:
         if broken:
             raise ValueError(message)
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, Sequence) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in values
+    )
 
 
 def _are_positive(values: Sequence[float]) -> bool:

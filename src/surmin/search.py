@@ -64,7 +64,7 @@ class Search:
                     tries,
                     best.step.damping.after_acceptance(best.ratio, tighten=self.options.adapt_decoupling),
                 )
-            if not self.options.adapt_damping:
+            if not self.options.adapt_damping or not best.gradient_norm:  # a stationary point blames no model
                 break
             candidates = self.options.damping_candidates
             damping = damping.after_rejection(best.ratio, max(candidates) / min(candidates))

@@ -4,17 +4,20 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from surmin import cli
 from surmin.commands import launching
-from surmin.commands.joining import for_team
+from surmin.commands.joining import check_agreement, for_team
 from surmin.commands.launching import launch
 from surmin.experiments.configs.run import ExperimentConfig, RunConfig
 from surmin.experiments.configs.timeline import TimelineConfig
-from surmin.experiments.runs.team import Workers
+from surmin.experiments.runs.problem import load_data
+from surmin.experiments.runs.team import Alone, Workers
+from surmin.launch.worker import Worker
 from tests.experiments.runs.cases import start, tiny_run
 
 TWO = Workers(rank=0, count=2, place=0, timeout=9)
@@ -90,3 +93,41 @@ def test_a_timeline_under_torchrun_takes_over_its_number_of_workers(tmp_path: Pa
     document = json.loads((tmp_path / "traced" / "timeline.json").read_text())
     assert document["otherData"]["options"]["workers"] == 2
     assert len(document["otherData"]["runs"]["sm"]["utilisation"]) == 2
+
+
+@dataclass(frozen=True)
+class Told(Alone):
+    """Worker 0 of two, that hears what worker 1 says."""
+
+    said: str = ""
+    count: int = 2
+
+    def gather(self, text: str) -> list[str]:
+        """The other's word is known beforehand."""
+        return [text, self.said]
+
+
+def test_workers_with_other_options_are_named() -> None:
+    check_agreement(RunConfig(lr=0.1), Told(said=json.dumps(RunConfig(lr=0.1, device="cpu").to_json())))
+    with pytest.raises(ValueError, match=r"worker 1 was started with --lr 5.0, worker 0 with 0.1: start all with"):
+        check_agreement(RunConfig(lr=0.1), Told(said=json.dumps(RunConfig(lr=5.0).to_json())))
+
+
+def test_workers_with_other_data_are_named() -> None:
+    with pytest.raises(ValueError, match="worker 1 has loaded other data than worker 0"):
+        load_data(RunConfig(data="digits"), Told(said="[]"))
+
+
+def test_what_runs_in_one_process_is_refused_under_torchrun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Ended(Exception):
+        pass
+
+    def fail(_worker: Worker, error: BaseException) -> None:
+        raise Ended(str(error))
+
+    monkeypatch.setattr(cli, "this_worker", lambda: Worker(0, 2, 0))
+    monkeypatch.setattr(Worker, "fail", fail)
+    with pytest.raises(Ended, match="surmin compare runs in one process: start it without torchrun"):
+        cli.main(["compare", "--data", "digits"])

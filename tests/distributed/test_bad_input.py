@@ -238,7 +238,7 @@ def error_at_construction(setting: Setting) -> str:
     [
         ("1f1b", 1, "1F1B needs at least as many micro-batches as workers, got 1 for 2"),
         ("zero-bubble", 2, "unknown schedule 'zero-bubble': choose one of posted, gpipe, 1f1b"),
-        ("posted", 0, "microbatches must be at least 1, got 0"),
+        ("posted", 0, "microbatches must be a whole number from 1 up, got 0"),
     ],
 )
 def test_what_a_pipeline_cannot_be_made_with(workers: Workers, schedule: Any, microbatches: int, message: str) -> None:
@@ -250,3 +250,39 @@ def test_what_a_pipeline_cannot_be_made_with(workers: Workers, schedule: Any, mi
 def test_a_pipeline_needs_a_process_group() -> None:
     with pytest.raises(RuntimeError, match="torch's process group is not initialised: start with `surmin train"):
         Pipeline(nn.Linear(3, 2), CrossEntropy(), timeout=TIMEOUT)
+
+
+def refuse_later(method: str) -> tuple[str, bool]:
+    """What this worker says of a second batch whose labels only the last worker's outputs can tell to be wrong."""
+    setting = Setting(workers=2, stages=2, microbatches=1, method=method)
+    with running(setting) as pipeline:
+        trained = make_method(pipeline, setting)
+        inputs, targets = setting.case.batch(samples=SAMPLES)
+        trained.step(inputs, targets)
+        before = values(pipeline)
+        complaint = error_of(lambda: trained.step(inputs.clone(), targets + 100))
+        return complaint, same(before, values(pipeline))
+
+
+@pytest.mark.parametrize("method", ["ddg", "dladmm", "dni", "dgl"])
+def test_a_later_batch_that_does_not_fit_is_refused_by_all_workers_of_methods_that_do_not_wait(
+    workers: Workers, method: str
+) -> None:
+    for complaint, unmoved in workers.run(2, refuse_later, method):
+        assert "labels run from" in complaint
+        assert unmoved
+
+
+def held_by_senders(setting: Setting) -> int:
+    """Messages that this worker still holds after some rounds."""
+    with running(setting) as pipeline:
+        trained = make_method(pipeline, setting)
+        for _ in range(5):
+            trained.step(*setting.case.batch(samples=SAMPLES))
+        return sum(len(sender._underway) for sender in pipeline._processes._senders.values())
+
+
+@pytest.mark.parametrize("microbatches", [1, 3])
+def test_a_worker_holds_no_more_messages_than_a_wave_has(workers: Workers, microbatches: int) -> None:
+    setting = Setting(workers=2, stages=2, microbatches=microbatches, method="gd")
+    assert max(workers.run(2, held_by_senders, setting)) <= microbatches

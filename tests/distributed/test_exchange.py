@@ -104,5 +104,6 @@ def test_a_bad_first_batch_is_refused_by_all_workers(workers: Workers, bad: Bad)
     assert set(found) == {found[0]}
     message, again, is_whole = found[0]
     assert message == again and is_whole
-    with pytest.raises(ValueError, match=bad.message):
+    words = bad.message if bad.guilty is not None else bad.message.removeprefix("worker 1: ")  # all see it
+    with pytest.raises(ValueError, match=f"^{words}"):
         raise ValueError(message)

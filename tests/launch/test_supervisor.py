@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -128,3 +129,14 @@ def test_what_cannot_be_started_leaves_nothing_behind() -> None:
 def test_figures_that_are_not_positive(count: int, timeout: float) -> None:
     with pytest.raises(ValueError, match="workers and timeout must be positive"):
         supervise(count, [sys.executable], timeout=timeout)
+
+
+def test_closed_standard_streams_are_not_taken_for_others() -> None:
+    program = """
+import os
+from surmin.launch.supervisor import _open_standard_streams
+os.close(0), os.close(1)
+_open_standard_streams()
+assert os.open(os.devnull, os.O_RDONLY) > 2
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -156,7 +156,7 @@ def test_it_has_no_state() -> None:
     method = Sso(make_pipeline(make_model()))
     method.step(*make_batch())
     assert method.state_dict() == {}
-    with pytest.raises(ValueError, match="not the state of SSO"):
+    with pytest.raises(ValueError, match="not the state of a Sso"):
         method.load_state_dict({"length": 1.0})
 
 

@@ -1,5 +1,7 @@
 """However network and batch are cut, whatever is resumed: the same parameters."""
 
+import copy
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from surmin import SurrogateMinimizer
+from surmin import CrossEntropy, SquaredError, SurrogateMinimizer
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.output_curvature import Message
 from surmin.options import OptionValues
@@ -153,6 +155,9 @@ BAD_STATES: dict[str, object] = {
     "share": {"inflation_share": 0.0},
     "large share": {"inflation_share": 1.5},
     "seed": {"seed": 7},
+    "a round that is no whole number": {"round": 1.5},
+    "words for numbers": {"damping": "0.1"},
+    "no damping to adapt": {"damping": 0.0},
 }
 
 
@@ -164,6 +169,65 @@ def test_a_foreign_state_is_refused_and_changes_nothing(bad: dict[str, object]) 
     with pytest.raises(ValueError, match="state"):
         sm.load_state_dict(state)
     assert sm.state_dict() == before
+
+
+def test_a_fixed_damping_is_not_changed_by_a_state() -> None:
+    loss = BY_NAME["tanh"].loss
+    adapted, fixed = SurrogateMinimizer([nn.Linear(2, 2)], loss), SurrogateMinimizer.paper([nn.Linear(2, 2)], loss)
+    with pytest.raises(ValueError, match="has fixed at 0"):
+        fixed.load_state_dict(adapted.state_dict())
+    with pytest.raises(ValueError, match="cannot adapt"):
+        adapted.load_state_dict(fixed.state_dict())
+
+
+def test_a_copy_goes_on_like_the_original() -> None:
+    case = BY_NAME["tanh"]
+    batch = case.batch(samples=SAMPLES)
+    sm = SurrogateMinimizer([case.network()], case.loss)
+    sm.step(*batch)
+    other = copy.deepcopy(sm)
+    assert other.step(*batch).new_loss == sm.step(*batch).new_loss
+
+
+def test_a_pipeline_s_loss_is_not_replaced_silently() -> None:
+    pipeline = InProcessPipeline([nn.Linear(2, 2)], CrossEntropy())
+    with pytest.raises(ValueError, match="leave loss and microbatches out"):
+        SurrogateMinimizer(pipeline, CrossEntropy())
+    with pytest.raises(ValueError, match="leave loss and microbatches out"):
+        SurrogateMinimizer(pipeline, microbatches=2)
+
+
+class Tenfold(nn.Sequential):
+    """A `Sequential` that computes something else than one."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return 10 * super().forward(inputs)
+
+
+def hooked() -> nn.Module:
+    network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    network.register_forward_hook(lambda _module, _inputs, output: 10 * output)
+    return network
+
+
+def with_a_forward_of_its_own() -> nn.Module:
+    layer = nn.Linear(4, 3)
+    plain = layer.forward
+    layer.forward = lambda inputs: 10 * plain(inputs)  # type: ignore[method-assign]
+    return layer
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Tenfold(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), hooked, with_a_forward_of_its_own]
+)
+def test_a_module_is_trained_as_it_computes(make: Callable[[], nn.Module]) -> None:
+    """Also a single one; the first step's loss and prediction are those of the module itself."""
+    torch.manual_seed(0)
+    network, inputs, targets = make().double(), torch.randn(30, 4).double() / 10, torch.randn(30, 3).double()
+    loss = float(SquaredError().sample_losses(network(inputs).detach(), targets).mean())
+    report = SurrogateMinimizer(network, SquaredError(), curvature_fraction=1.0, blocks="stage").step(inputs, targets)
+    assert report.loss == pytest.approx(loss, rel=1e-12)
+    assert report.reduction_ratio > 0.5
 
 
 def test_a_state_with_missing_keys_is_refused() -> None:

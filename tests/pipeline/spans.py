@@ -6,13 +6,13 @@ from surmin.pipeline.tracing import LETTERS, Span
 UNIT = 1000
 
 
-def row(worker: int, text: str) -> list[Span]:
+def row(worker: int, text: str, *, start: int = 0) -> list[Span]:
     """What a worker did, a character a unit of time: "FF.U" is one F of two units, an idle one, and one U.
 
     Neighbours of the same letter belong to the same span unless "|", which takes no time, is between them.
     """
     spans: list[Span] = []
-    now = 0
+    now = start * UNIT
     fresh = True
     numbers = dict.fromkeys("FBC", 0)
     for mark in text:

@@ -2,13 +2,18 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from surmin import CrossEntropy, SquaredError, SurrogateMinimizer
+from surmin.methods.registry import build_method
+from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.validation import check_batch, check_modules
+from surmin.stages.partition import partition
 from tests.device import here
 
 
@@ -70,7 +75,7 @@ def test_microbatches_must_be_equal() -> None:
     sm = minimizer(nn.Sequential(nn.Linear(3, 2)), microbatches=3)
     with pytest.raises(ValueError, match="8 samples cannot be cut into 3 equal micro-batches"):
         sm.step(INPUTS, LABELS)
-    with pytest.raises(ValueError, match="microbatches must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="microbatches must be a whole number from 1 up, got 0"):
         minimizer(nn.Sequential(nn.Linear(3, 2)), microbatches=0)
     with pytest.raises(ValueError, match="cannot be cut"):
         check_batch(INPUTS, LABELS, 16, PARAMETER)
@@ -91,6 +96,18 @@ def shared() -> nn.Module:
     return nn.Sequential(first, nn.Tanh(), second)
 
 
+def aliased() -> nn.Module:
+    network = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    network[2].weight.data = network[0].weight.data
+    return network
+
+
+def overlapping() -> nn.Module:
+    layer = nn.Linear(3, 3)
+    layer.weight = nn.Parameter(torch.ones(1, 3).expand(3, 3))
+    return layer
+
+
 def repeated() -> nn.Module:
     layer = nn.Linear(3, 3)
     return nn.Sequential(layer, nn.Tanh(), layer)
@@ -104,14 +121,21 @@ BAD_NETWORKS: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
     "bfloat16": (lambda: [nn.Linear(3, 2).bfloat16()], r"dtype torch.bfloat16"),
     "two dtypes": (lambda: [nn.Linear(3, 2), nn.Linear(2, 2).double()], "one dtype"),
     "dropout": (lambda: [nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))], "Dropout '1' in stage 0 is in training"),
-    "dropout 2d": (lambda: [nn.Conv2d(1, 1, 1), nn.Dropout2d(0.5)], "stage 1 is in training mode"),
-    "batch norm": (lambda: [nn.Linear(3, 2), nn.BatchNorm1d(2)], "stage 1 is in training mode: batch statistics"),
+    "dropout 2d": (lambda: [nn.Conv2d(1, 1, 1), nn.Dropout2d(0.5)], r"stage 1 \(Dropout2d\) is in training mode"),
+    "batch norm": (lambda: [nn.Linear(3, 2), nn.BatchNorm1d(2)], r"\(BatchNorm1d\) is in training mode: batch"),
     "batch norm without statistics": (
         lambda: [nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, track_running_stats=False).eval())],
         "BatchNorm1d '1'",
     ),
-    "attention with dropout": (lambda: [nn.MultiheadAttention(4, 2, dropout=0.1)], "stage 0 is in training mode"),
+    "attention with dropout": (lambda: [nn.MultiheadAttention(4, 2, dropout=0.1)], "in training mode: it draws"),
     "random slopes": (lambda: [nn.Sequential(nn.Linear(3, 2), nn.RReLU())], "RReLU '1' in stage 0 is in training mode"),
+    "recurrent with dropout": (lambda: [nn.GRU(4, 4, 2, dropout=0.1)], r"stage 0 \(GRU\) is in training mode"),
+    "random pooling": (lambda: [nn.Conv2d(1, 1, 1), nn.FractionalMaxPool2d(2, 2).eval()], "draws another network"),
+    "instance norm": (lambda: [nn.Conv2d(1, 1, 1), nn.InstanceNorm2d(1, track_running_stats=True)], "writes its"),
+    "rescaled embedding": (lambda: [nn.Embedding(5, 3, max_norm=1.0)], "leave max_norm out"),
+    "two devices": (lambda: [nn.Linear(3, 2), nn.Linear(2, 2, device="meta")], "one device, got cpu, meta"),
+    "a parameter over itself": (lambda: [overlapping()], "'weight' of stage 0 has several entries in one place"),
+    "two parameters in one place": (lambda: [aliased()], "shared with"),
     "shared between stages": (lambda: list(shared())[::2], "shared with"),
     "shared within a stage": (lambda: [shared()], "shared with"),
     "a layer used twice": (lambda: [repeated()], "shared with"),
@@ -223,3 +247,51 @@ def test_a_batch_on_another_device_is_named() -> None:
     sm = SurrogateMinimizer([nn.Linear(3, 2)], CrossEntropy())
     with pytest.raises(ValueError, match=f"the network is on {here()}, but inputs are on meta"):
         sm.step(torch.randn(4, 3, device="meta"), torch.zeros(4, dtype=torch.int64))
+
+
+def test_a_module_that_goes_to_training_mode_is_refused_in_the_next_step() -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2)).eval()
+    sm = minimizer(network)
+    sm.step(INPUTS, LABELS)
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    network.train()
+    with pytest.raises(ValueError, match=r"^layer 1 \(Dropout\) is in training mode"):
+        sm.step(INPUTS, LABELS)
+    assert all(torch.equal(p, kept) for p, kept in zip(network.parameters(), before, strict=True))
+    network.eval()
+    assert sm.step(INPUTS, LABELS).accepted
+
+
+@pytest.mark.parametrize("name", ["sm", "gd", "dgl"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_step_needs_gradients(name: str, mode: Callable[[], AbstractContextManager[None]]) -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    method = build_method(name, InProcessPipeline(partition(network, 2), CrossEntropy()), {})
+    for _ in range(2):
+        with mode(), pytest.raises(ValueError, match="gradients are switched off"):
+            method.step(INPUTS, LABELS)
+        method.step(INPUTS, LABELS)
+
+
+def test_a_parameter_made_trainable_later_is_refused() -> None:
+    network = nn.Sequential(nn.Linear(3, 4).requires_grad_(False), nn.Linear(4, 2))
+    sm = minimizer(network)
+    network.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"'weight' of layer 0 \(Linear\) was made trainable since"):
+        sm.step(INPUTS, LABELS)
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.functional.cross_entropy, CrossEntropy, None])
+def test_what_is_no_loss_is_refused(loss: Any) -> None:
+    with pytest.raises(TypeError, match=r"is not a loss that stages can work with: pass (surmin\.)?CrossEntropy\(\)"):
+        InProcessPipeline([nn.Linear(3, 2)], loss)
+
+
+def test_a_loss_that_returns_no_number_a_sample_is_named() -> None:
+    class Elementwise(SquaredError):
+        def sample_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return (outputs - targets).square()
+
+    sm = SurrogateMinimizer([nn.Linear(3, 2)], Elementwise())
+    with pytest.raises(ValueError, match=r"^Elementwise.sample_losses must return one number a sample, shape \(8,\)"):
+        sm.step(INPUTS, torch.zeros(8, 2))

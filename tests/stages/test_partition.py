@@ -101,3 +101,12 @@ def test_what_cannot_be_cut_is_named_with_the_way_out() -> None:
         partition(network, 2, balance="memory")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="needs sample_inputs"):
         partition(network, 2, balance="time")
+
+
+def test_timing_a_model_leaves_it_and_random_numbers_as_they_were() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2))
+    before, state = [buffer.clone() for buffer in model.buffers()], torch.get_rng_state()
+    partition(model, 2, balance="time", sample_inputs=torch.ones(8, 3))
+    assert all(torch.equal(buffer, kept) for buffer, kept in zip(model.buffers(), before, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training

@@ -1,5 +1,6 @@
 """The team that does a command's work: this process as one of several, or alone."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +11,10 @@ from surmin.experiments.configs.run import ExperimentConfig
 from surmin.experiments.configs.saved import read_config
 from surmin.experiments.runs.team import Team, team_of
 from surmin.launch.worker import this_worker
+from surmin.methods.registry import flag
+
+OWN_OPTIONS = ("device", "threads", "data_dir")
+"""What workers may have been told differently."""
 
 Config = TypeVar("Config", bound=ExperimentConfig)
 
@@ -22,7 +27,22 @@ def joined_team(config: Config, path: Path, resume: Path | None = None) -> Itera
         ValueError: when another number of workers was asked for than torchrun has started, or options do not fit it.
     """
     with team_of(this_worker(), config.waiting, config.device) as team:
-        yield for_team(config, team, resume), Path(team.gather(str(path))[0]), team
+        config = for_team(config, team, resume)
+        check_agreement(config, team)
+        yield config, Path(team.gather(str(path))[0]), team
+
+
+def check_agreement(config: ExperimentConfig, team: Team) -> None:
+    """Raise ValueError, on all members, when they were started with different options."""
+    own = {name: value for name, value in config.to_json().items() if name not in OWN_OPTIONS}
+    told = [json.loads(text) for text in team.gather(json.dumps(own))]
+    for rank, other in enumerate(told):
+        for name in told[0]:
+            if other[name] != told[0][name]:
+                raise ValueError(
+                    f"worker {rank} was started with {flag(name)} {other[name]}, worker 0 with {told[0][name]}: "
+                    "start all with the same options"
+                )
 
 
 def for_team(config: Config, team: Team, resume: Path | None = None) -> Config:

@@ -6,7 +6,7 @@ from rich.table import Table as RichTable
 
 from surmin.plots.tables import Table
 
-WIDTH = 120  # of tables that do not go to a terminal
+WIDTH = 160  # of tables that do not go to a terminal
 
 
 def print_table(table: Table) -> None:

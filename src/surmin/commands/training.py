@@ -16,7 +16,8 @@ from surmin.plots.tables import percent, short
 def train_here(config: RunConfig, path: Path, resume: Path | None) -> int:
     """Start or continue a run, alone or as a worker; worker 0 draws it and says how it ended."""
     with joined_team(config, path, resume) as (config, path, team):
-        saved = None if resume is None else SavedRun.read(resume)
+        chosen = team.gather(str(resume or ""))[0]
+        saved = SavedRun.read(Path(chosen)) if chosen else None
         run = Run(config, path, team)
         if saved:
             run.resume(saved)

@@ -41,6 +41,7 @@ def supervise(count: int, command: Sequence[str], *, timeout: float, folder: Pat
     """
     if count < 1 or timeout <= 0:
         raise ValueError(f"workers and timeout must be positive, got {count} and {timeout:g}")
+    _open_standard_streams()
     workers: list[LocalWorker] = []
     deadlines = Deadlines(timeout)
     with TemporaryDirectory(prefix="surmin-") as scratch, _signals_received() as received:
@@ -53,6 +54,15 @@ def supervise(count: int, command: Sequence[str], *, timeout: float, folder: Pat
             _end(workers, deadlines.termination)
     _say(verdict, folder)
     return verdict.code
+
+
+def _open_standard_streams() -> None:
+    """Where one is closed nothing else may take its number, which workers would take for it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 def _environment(count: int, rendezvous: Path) -> dict[str, str]:

@@ -70,11 +70,16 @@ class DlAdmm:
         self._batch = ""
         self._noted: Noted = ()
 
-    @torch.no_grad()
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One backward and one forward sweep, and the dual update."""
         meter = StepMeter(self.pipeline)
         self._exchange.begin(inputs, targets)
+        with torch.no_grad():
+            loss = self._sweep(inputs, targets)
+        return meter.report(inputs.shape, loss, math.nan)
+
+    def _sweep(self, inputs: Tensor, targets: Tensor) -> float:
+        """Down and up again; returns the loss that the network had before."""
         self._begin(inputs, targets)
         loss = math.nan
         if self.pipeline.is_last:
@@ -84,7 +89,7 @@ class DlAdmm:
             above[position] = self._sweep_down(position, targets)
         for position in range(len(self._layers)):
             self._sweep_up(position, above[position], targets)
-        return meter.report(inputs.shape, loss, math.nan)
+        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """The variables by their layer's weight, and which batch they belong to."""

@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor
 
+from surmin.pipeline.channel import MAX_DIMENSIONS
 from surmin.pipeline.held_stages import HeldStages
 from surmin.pipeline.links import Links
 from surmin.pipeline.reuse import Noted, note, same_tensors
+from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.validation import check_outputs, describe_batch
 from surmin.pipeline.wave import part_shape
 
@@ -27,12 +29,14 @@ class BatchCheck:
     def check(self, inputs: Tensor, targets: Tensor) -> None:
         """Raise ValueError or TypeError for a batch that does not fit; on all workers for the first of a shape."""
         if same_tensors(self._checked, (inputs, targets)):
+            if complaint := self._pipeline.complaint(None):
+                raise complaint
             return
         complaint = self._pipeline.complaint((inputs, targets))
         described = describe_batch(inputs, targets, self._pipeline.microbatches)
         if described not in self._outputs:
             self._links.compare(described, complaint, wait=True)
-            outputs = self._try_out(inputs)
+            outputs = self._like_outputs(self._try_out(inputs))
             self._links.compare("", self._misfit(outputs, targets), wait=True)
             self._outputs[described] = outputs
         elif complaint := complaint or self._misfit(self._outputs[described], targets):
@@ -40,8 +44,16 @@ class BatchCheck:
         self._checked = note((inputs, targets))
 
     def _misfit(self, outputs: Tensor, targets: Tensor) -> ValueError | TypeError | None:
-        """What is wrong with targets for outputs of the network like these, where they are those of the network."""
-        return check_outputs(self._pipeline.loss, [(outputs, targets)]) if self._pipeline.is_last else None
+        """What is wrong with targets for outputs of the network like these."""
+        return check_outputs(self._pipeline.loss, [(outputs, targets)])
+
+    def _like_outputs(self, outputs: Tensor) -> Tensor:
+        """Zeros, without memory of their own, of the shape that the last worker's outputs have; on every worker."""
+        shape = outputs.shape if self._pipeline.is_last else ()
+        told = torch.zeros(1 + MAX_DIMENSIONS, dtype=torch.float64)
+        told[: 1 + len(shape)] = torch.tensor([len(shape), *shape])
+        dimensions, *sizes = map(round, self._links.total(told, Traffic()))
+        return outputs.new_zeros(()).expand(sizes[:dimensions])
 
     def _try_out(self, inputs: Tensor) -> Tensor:
         """The outputs for a batch; and a micro-batch up and down every stage, so that the unit of work is known."""

@@ -26,7 +26,7 @@ DTYPES = (
 MAX_TENSORS, MAX_DIMENSIONS = 4, 8
 CPU = torch.device("cpu")
 MOST_UNDERWAY = 64
-"""Tensors that a sender lets be on their way before it waits for the first of them."""
+"""Messages that a sender lets be on their way before it waits for the first, unless it is told another number."""
 HEADER = 1 + MAX_TENSORS * (2 + MAX_DIMENSIONS)
 """Numbers in a header: how many tensors, and for each its type, its number of dimensions and its shape."""
 
@@ -82,9 +82,17 @@ class _End:
 
 @dataclass
 class Sender(_End):
-    """The end that sends. Nothing waits here for the other end, unless that is far behind."""
+    """The end that sends. Nothing waits here for the other end, unless that is far behind.
 
-    _underway: deque[tuple[dist.Work, Tensor]] = field(default_factory=deque, init=False)
+    What is sent is held until it is known to have left, and gloo only tells whom it makes wait.
+    """
+
+    _underway: deque[list[tuple[dist.Work, Tensor]]] = field(default_factory=deque, init=False)
+    _most: int = field(default=MOST_UNDERWAY, init=False)
+
+    def prepare(self, count: int) -> None:
+        """A wave of so many messages will be sent: by then the last one's have arrived, and are let go one by one."""
+        self._most = count
 
     def send(self, message: Message) -> None:
         """Begin to send; the tensors must not be written to afterwards.
@@ -95,31 +103,32 @@ class Sender(_End):
         """
         tensors = [tensor.detach().to(self.route.device).contiguous() for tensor in message]
         shapes = _shapes(tensors)
+        while len(self._underway) >= self._most:
+            self._finish_oldest()
+        begun = []
         if self.shapes is None:
-            self._begin(_header(shapes, self.route.device), self._header_tag)
+            begun.append(self._begin(_header(shapes, self.route.device), self._header_tag))
             self.shapes = shapes
         if shapes != self.shapes:
             raise RuntimeError(f"a message of shapes {shapes} after others of {self.shapes}")
-        for tensor in tensors:
-            self._begin(tensor, self._message_tag)
+        begun += [self._begin(tensor, self._message_tag) for tensor in tensors]
+        self._underway.append(begun)
 
     def flush(self) -> None:
         """Wait until all has been sent."""
         while self._underway:
             self._finish_oldest()
 
-    def _begin(self, tensor: Tensor, tag: int) -> None:
-        while self._underway and (len(self._underway) > MOST_UNDERWAY or self._underway[0][0].is_completed()):
-            self._finish_oldest()
+    def _begin(self, tensor: Tensor, tag: int) -> tuple[dist.Work, Tensor]:
         with answer_from(self.peer):
             work = dist.isend(tensor, self.peer, group=self.route.group, tag=tag)
         assert work is not None
-        self._underway.append((work, tensor))
+        return work, tensor
 
     def _finish_oldest(self) -> None:
-        work, _ = self._underway.popleft()
-        with answer_from(self.peer):
-            work.wait()
+        for work, _ in self._underway.popleft():
+            with answer_from(self.peer):
+                work.wait()
 
 
 @dataclass

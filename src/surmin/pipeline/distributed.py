@@ -87,11 +87,13 @@ class Pipeline(WorkerPipeline):
             for wave in ("activations", "curvature")
             for group in [_group(backend, patience, everyone)]
         }
+        by_tag = _group("gloo", patience, everyone) if is_direct else routes["activations"].group
+        routes |= {"channels": Route.of_processor(by_tag, device), "control": control}
         replicas: Replicas = ONE_REPLICA
         if len(pipes) > 1:
             same_place = list(zip(*pipes, strict=True))
             replicas = ProcessReplicas(_group(backend, patience, same_place), device if is_direct else CPU, traffic)
-        links = ProcessLinks(pipes, blocks, {**routes, "control": control}, replicas)
+        links = ProcessLinks(pipes, blocks, routes, replicas)
         super().__init__(stages_of(modules, first_layer), loss, microbatches, links, frozenset(), replicas, traffic)
         self._processes = links
         self._scheduled = None if schedule == "posted" else self._by_torch(schedule, _group(backend, patience, pipes))

@@ -13,7 +13,7 @@ from surmin.losses import ConvexLoss
 from surmin.pipeline.links import Kind, Links
 from surmin.pipeline.tracing import NULL_TRACER, Tracer
 from surmin.pipeline.traffic import Traffic
-from surmin.pipeline.validation import check_batch, check_unreplaced
+from surmin.pipeline.validation import check_batch, check_loss, check_unchanged
 from surmin.pipeline.wave import StageParameters, Wave, part_shape
 from surmin.replicas import Replicas
 from surmin.stages.block import Block, cut_blocks
@@ -43,8 +43,9 @@ class HeldStages:
         self, stages: Sequence[Stage], loss: ConvexLoss, microbatches: int, links: Links,
         crossings: AbstractSet[int], replicas: Replicas, traffic: Traffic,
     ) -> None:  # fmt: skip
-        if microbatches < 1:
-            raise ValueError(f"microbatches must be at least 1, got {microbatches}")
+        check_loss(loss)
+        if isinstance(microbatches, bool) or not isinstance(microbatches, int) or microbatches < 1:
+            raise ValueError(f"microbatches must be a whole number from 1 up, got {microbatches!r}")
         self.stages = list(stages)
         self.loss = loss
         self.microbatches = microbatches
@@ -110,7 +111,7 @@ class HeldStages:
     def complaint(self, batch: tuple[Tensor, Tensor] | None) -> ValueError | TypeError | None:
         """What is wrong with the network and a new batch, if there is one, as far as this worker can see."""
         try:
-            check_unreplaced(self.stages)
+            check_unchanged(self.stages)
             if batch is not None:
                 check_batch(*batch, self.microbatches, next(iter(self.parameters.values()), None))
         except (ValueError, TypeError) as error:
@@ -189,6 +190,12 @@ class HeldStages:
         if not self.is_last:
             return torch.zeros((), dtype=torch.float64, device=wave.targets[0].device)
         losses = [self.loss.sample_losses(*pair) for pair in zip(wave.outputs, wave.targets, strict=True)]
+        samples = [(len(part),) for part in wave.targets]
+        if [tuple(own.shape) for own in losses] != samples:
+            raise ValueError(
+                f"{type(self.loss).__name__}.sample_losses must return one number a sample, shape {samples[0]}, "
+                f"got {tuple(losses[0].shape)}"
+            )
         return torch.cat(losses).double().mean()
 
     def averaged(self, gradients: dict[Stage, list[Tensor]]) -> dict[Stage, list[Tensor]]:

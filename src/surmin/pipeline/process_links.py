@@ -14,19 +14,24 @@ from surmin.pipeline.traffic import Traffic
 from surmin.replicas import Replicas
 
 UPWARDS = ("forward", "prediction", "up")
+CHANNELS = ("up", "down")
+"""Kinds whose messages may be taken rounds after they were sent."""
+ROUTES = {"curvature": "curvature", "total": "control", "up": "channels", "down": "channels", "prediction": "channels"}
+"""By kind; all others go by "activations"."""
 
 
 class ProcessLinks:
     """Of one worker among those that hold a network's stages, in the order of `ranks`.
 
     Forward and gradient waves share a process group; the curvature wave and the small messages have their own, so that
-    none of them waits behind another's large ones.
+    none of them waits behind another's large ones. What two workers may not send and receive in the same order goes by
+    "channels", which has to tell messages apart by their tags: NCCL does not.
 
     Args:
         pipes: ranks of every pipe's workers, from the one with the first stage to the one with the last; all pipes hold
             the same stages, and this worker is in one of them.
         blocks: by kind ("layer", "stage") how many blocks with parameters every worker holds.
-        routes: by wave: "activations", "curvature" and "control".
+        routes: "activations", "curvature", "channels" and "control".
         replicas: that hold the same stages; with all their workers batches are compared.
     """
 
@@ -57,6 +62,9 @@ class ProcessLinks:
         source = self._neighbour(kind, -1)
         if source is not None:
             self._receiver(source, tag, kind).prepare(count)
+        target = self._neighbour(kind, 1)
+        if target is not None and kind[0] not in CHANNELS:
+            self._sender(target, tag, kind).prepare(count)
         self._hear_for(kind)
 
     def send(self, kind: Kind, message: Message) -> None:
@@ -125,7 +133,7 @@ class ProcessLinks:
         return self._ranks[place] if 0 <= place < len(self._ranks) else None
 
     def _route(self, kind: Kind) -> Route:
-        return self._routes[{"curvature": "curvature", "total": "control"}.get(str(kind[0]), "activations")]
+        return self._routes[ROUTES.get(str(kind[0]), "activations")]
 
     def _sender(self, peer: int, tag: int, kind: Kind) -> Sender:
         if (peer, tag) not in self._senders:

@@ -29,6 +29,9 @@ class AcceptedWave:
         """Whether batch, parameters and buffers are the same tensors, unchanged since."""
         return same_tensors(self.batch, (inputs, targets)) and same_tensors(self.held, _held(stages))
 
+    def __deepcopy__(self, _memo: object) -> None:
+        """Copies of a pipeline have parameters of their own, and run a wave there."""
+
 
 def note(tensors: Iterable[Tensor]) -> Noted:
     """What `same_tensors` compares with."""

@@ -1,11 +1,12 @@
 """Clear errors for what cannot be trained, before anything changes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from surmin.losses import ConvexLoss
 from surmin.stages.stage import Stage, leaf_modules
@@ -20,14 +21,38 @@ def check_modules(stages: Sequence[nn.Module], *, others_train: bool = False) ->
     for position, stage in enumerate(stages):
         if not isinstance(stage, nn.Module):
             raise TypeError(f"stage {position} is a {type(stage).__name__}, not an nn.Module")
-        _check_deterministic(stage, position)
+        _check_mode(stage, f"stage {position}")
     _check_owners(stages)
     _check_parameters(stages, others_train)
 
 
-def check_unreplaced(stages: Sequence[Stage]) -> None:
-    """Raise ValueError when a parameter is not the one training began with: its gradient would be lost silently."""
+def check_loss(loss: object) -> None:
+    """Raise TypeError for what is no loss of this package's kind."""
+    if isinstance(loss, type) or not isinstance(loss, ConvexLoss):
+        name = loss.__name__ if isinstance(loss, type) else type(loss).__name__
+        hint = f"{name}()" if isinstance(loss, type) else "surmin.CrossEntropy() or surmin.SquaredError()"
+        raise TypeError(
+            f"{name} is not a loss that stages can work with: pass {hint}, or a loss of your own by the protocol "
+            "surmin.ConvexLoss"
+        )
+
+
+def check_unchanged(stages: Sequence[Stage]) -> None:
+    """Raise ValueError when a step cannot be made now.
+
+    Gradients are switched off, a module has gone to training mode, or a parameter is not the one that training began
+    with, so that its gradient would be lost silently.
+    """
+    if not torch.is_grad_enabled():
+        raise ValueError("gradients are switched off, by torch.no_grad() or inference_mode(): make steps outside of it")
     for layer in (layer for stage in stages for layer in stage.layers):
+        _check_mode(layer.module, f"layer {layer.name}")
+        for name, parameter in layer.module.named_parameters():
+            if parameter.requires_grad and name not in layer.parameters:
+                raise ValueError(
+                    f"parameter {name!r} of layer {layer.name} ({type(layer.module).__name__}) was made trainable "
+                    "since the pipeline was made: make a new one"
+                )
         for name, parameter in layer.parameters.items():
             where = f"parameter {name!r} of layer {layer.name} ({type(layer.module).__name__})"
             if layer.module.get_parameter(name) is not parameter:
@@ -97,9 +122,10 @@ def _describe_one(value: object) -> str:
     return f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
-def _check_deterministic(stage: nn.Module, position: int) -> None:
-    for name, module in stage.named_modules():
-        where = f"{type(module).__name__} {name!r} in stage {position}" if name else f"stage {position}"
+def _check_mode(outer: nn.Module, place: str) -> None:
+    """Raise ValueError for modules that draw, that tie samples together, or that write in their forward pass."""
+    for name, module in outer.named_modules():
+        where = f"{type(module).__name__} {name!r} in {place}" if name else f"{place} ({type(module).__name__})"
         if _is_random(module):
             raise ValueError(
                 f"{where} is in training mode: it draws another network at every pass, so no bound and no comparison "
@@ -112,26 +138,40 @@ def _check_deterministic(stage: nn.Module, position: int) -> None:
                 "or GroupNorm"
             )
 
+        if isinstance(module, _InstanceNorm) and module.training and module.track_running_stats:
+            raise ValueError(f"{where} writes its running statistics in every wave: call .eval() on it")
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            raise ValueError(f"{where} rescales its weights in the forward pass: leave max_norm out")
+
 
 def _is_random(module: nn.Module) -> bool:
+    if isinstance(module, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d):
+        return True
     if not module.training:
         return False
-    attention = isinstance(module, nn.MultiheadAttention) and module.dropout > 0
-    return attention or isinstance(module, nn.RReLU) or (isinstance(module, _DropoutNd) and module.p > 0)
+    drops = isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0
+    return drops or isinstance(module, nn.RReLU) or (isinstance(module, _DropoutNd) and module.p > 0)
 
 
 def _check_owners(stages: Sequence[nn.Module]) -> None:
     """Every trainable parameter belongs to one layer, used once."""
-    owners: dict[int, str] = {}
+    owners: dict[Hashable, str] = {}
     leaves = [(position, leaf) for position, stage in enumerate(stages) for leaf in leaf_modules(stage)]
     for index, (position, leaf) in enumerate(leaves):
         where = f"layer {index} ({type(leaf).__name__}) in stage {position}"
         for name, parameter in leaf.named_parameters():
-            if parameter.requires_grad and owners.setdefault(id(parameter), where) != where:
+            if parameter.requires_grad and owners.setdefault(_memory(parameter), where) != where:
                 raise ValueError(
-                    f"parameter {name!r} of {where} is shared with {owners[id(parameter)]}: a local loss owns its "
+                    f"parameter {name!r} of {where} is shared with {owners[_memory(parameter)]}: a local loss owns its "
                     "parameters, so copy it or put both layers into one module"
                 )
+
+
+def _memory(parameter: Tensor) -> Hashable:
+    """Where its numbers begin; the parameter itself where it has none of its own."""
+    if parameter.device.type == "meta" or not parameter.numel():
+        return id(parameter)
+    return parameter.device, parameter.data_ptr()
 
 
 def _check_parameters(stages: Sequence[nn.Module], others_train: bool) -> None:
@@ -144,6 +184,11 @@ def _check_parameters(stages: Sequence[nn.Module], others_train: bool) -> None:
                     "the solvers need float32 or float64"
                 )
             if parameter.requires_grad:
+                if any(size > 1 and not step for size, step in zip(parameter.shape, parameter.stride(), strict=True)):
+                    raise ValueError(
+                        f"parameter {name!r} of stage {position} has several entries in one place of memory: "
+                        "make it of a .clone()"
+                    )
                 trainable.append(parameter)
     if not trainable and not others_train:
         raise ValueError("no parameter of the network requires a gradient: there is nothing to train")

@@ -1,36 +1,32 @@
 """Which layers compute exactly what their type says, so that a closed form may stand in for them.
 
-Subclasses, hooks and parametrizations may compute anything: only exact types without hooks qualify.
+Subclasses, hooks and parametrizations may compute anything: only exact types with nothing hooked on qualify.
 """
 
 from torch import nn
 
 from surmin.stages.elementwise import ELEMENTWISE
-from surmin.stages.layer import Layer
+from surmin.stages.layer import Layer, is_as_written
 
 
 def is_plain_linear(layer: Layer) -> bool:
     """z Wᵀ + b, all of it trainable."""
-    return type(layer.module) is nn.Linear and _trains_weight_and_bias(layer) and not _has_hooks(layer.module)
+    return type(layer.module) is nn.Linear and _trains_weight_and_bias(layer) and is_as_written(layer.module)
 
 
 def is_plain_convolution(layer: Layer) -> bool:
     """A `Conv2d` of one group with zero padding, all of it trainable."""
     module = layer.module
-    if type(module) is not nn.Conv2d or not _trains_weight_and_bias(layer) or _has_hooks(module):
+    if type(module) is not nn.Conv2d or not _trains_weight_and_bias(layer) or not is_as_written(module):
         return False
     return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
 def is_plain_elementwise(layer: Layer) -> bool:
     """One of torch's activations without parameters."""
-    return type(layer.module) in ELEMENTWISE and not _has_hooks(layer.module)
+    return type(layer.module) in ELEMENTWISE and is_as_written(layer.module)
 
 
 def _trains_weight_and_bias(layer: Layer) -> bool:
     expected = {"weight"} if layer.module.bias is None else {"weight", "bias"}
     return set(layer.parameters) == expected
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)

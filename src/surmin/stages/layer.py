@@ -113,3 +113,8 @@ class KroneckerPoint(LayerAtPoint, Protocol):
 def flatten(tensors: list[Tensor]) -> Tensor:
     """One flat vector out of tensors of any shapes."""
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def is_as_written(module: nn.Module) -> bool:
+    """Whether the module computes what its class says: without hooks, and without a `forward` of its own."""
+    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))

@@ -1,5 +1,6 @@
 """Cutting a model into stages of nearly equal cost."""
 
+import copy
 import time
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -87,7 +88,8 @@ def _costs(modules: Sequence[nn.Module], balance: str, sample_inputs: Tensor | N
 
 @torch.no_grad()
 def _forward_seconds(modules: Sequence[nn.Module], inputs: Tensor, repeats: int = 3) -> list[float]:
-    """Least time of each module over a few passes."""
+    """Least time of each module over a few passes; of copies, which may write to their buffers, and draw nothing."""
+    modules = [copy.deepcopy(module).eval() for module in modules]
     seconds = [float("inf")] * len(modules)
     for _ in range(repeats):
         state = inputs.clone()  # the first module may work in place

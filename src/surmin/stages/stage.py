@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from surmin.stages.layer import Layer, flatten
+from surmin.stages.layer import Layer, flatten, is_as_written
 
 LayerParameters = Sequence[Mapping[str, Tensor]]
 """For every layer of a stage the values of its trainable parameters, by name."""
@@ -143,8 +143,8 @@ def joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 
 def leaf_modules(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules that run one after the other: `nn.Sequential`s opened, everything else whole."""
-    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+    """The modules that run one after the other: `nn.Sequential`s opened if nothing is hooked on, all others whole."""
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and is_as_written(module):
         for child in module:
             yield from leaf_modules(child)
     else:

@@ -12,6 +12,7 @@ import torch
 from surmin.errors import NonFiniteError
 from surmin.experiments.runs import run as run_module
 from surmin.experiments.runs.checkpoint import Checkpoint
+from surmin.experiments.runs.folder import written_by_one
 from surmin.experiments.runs.run import Run
 from surmin.methods.registry import METHODS
 from surmin.report import StepReport
@@ -296,3 +297,11 @@ def test_rows_are_what_the_report_says(tmp_path: Path) -> None:
     run.train()
     row = asdict(run.rows[1])
     assert row["accepted"] is True and row["damping"] > 0 and row["reduction_ratio"] > 0 and row["seconds"] > 0
+
+
+def test_a_folder_that_another_run_writes_is_left_alone(tmp_path: Path) -> None:
+    start(tiny_run(), tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with written_by_one(tmp_path / "run"), pytest.raises(ValueError, match="is being written by another run"):
+        resume(tmp_path / "run", rounds=9)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before

@@ -1,7 +1,10 @@
 import random
+from dataclasses import dataclass
 
 import pytest
 
+from surmin.experiments.runs.team import Alone
+from surmin.experiments.traces.runs import common_origin
 from surmin.experiments.traces.timeline import Timeline, theoretical_bubble
 from surmin.pipeline.tracing import Letter, Span
 from tests.pipeline.spans import UNIT, communication_in_local_phase, gradient_step, row, surrogate_round
@@ -98,3 +101,19 @@ def test_communication_in_a_local_phase_is_found() -> None:
 
 def test_a_moment_has_no_utilisation() -> None:
     assert Timeline((Span("F", 0, UNIT, UNIT),)).utilisation == (0.0,)
+
+
+@dataclass(frozen=True)
+class Placed(Alone):
+    """A worker among others at these places on their machines."""
+
+    places: tuple[str, ...] = ()
+
+    def gather(self, text: str) -> list[str]:
+        """What all say of their places."""
+        return list(self.places)
+
+
+@pytest.mark.parametrize(("places", "origin"), [(("0", "1"), 0), (("0", "0"), 7)])
+def test_times_of_several_machines_count_from_a_common_moment(places: tuple[str, ...], origin: int) -> None:
+    assert common_origin(Placed(count=2, places=places), lambda: 7) == origin

@@ -1,6 +1,10 @@
 """A run's folder: `config.json`, `metrics.jsonl` and `checkpoint/`. Importing this imports no torch."""
 
+import fcntl
+import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -56,6 +60,27 @@ def check_unclaimed(path: Path) -> None:
         raise ValueError(f"{path} is a file, not a folder to write a run into")
     if path.is_dir() and any(path.iterdir()):
         raise ValueError(f"{path} is not empty: continue it with --resume {path}, or name another folder with --out")
+
+
+@contextmanager
+def written_by_one(path: Path) -> Iterator[None]:
+    """Nobody else writes into the folder meanwhile, if its file system has locks.
+
+    Raises:
+        ValueError: when another process does.
+    """
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(folder)
+        raise ValueError(f"{path} is being written by another run: wait for its end, or stop it") from error
+    except OSError:
+        pass  # there are no locks there
+    try:
+        yield
+    finally:
+        os.close(folder)
 
 
 class Config(Protocol):

@@ -1,5 +1,6 @@
 """From a configuration to data, a network and its pipeline."""
 
+import json
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +71,7 @@ def load_data(config: ExperimentConfig, team: Team) -> Dataset:
     """The data, on the device the experiment runs on."""
     dtype = getattr(torch, config.dtype)
     data = load_dataset(config.data, data_dir=config.data_dir, train_samples=config.train_samples, dtype=dtype)
+    _check_same(data, team)
     device = choose_device(config.device, team.place)
     return Dataset(
         data.name,
@@ -79,6 +81,24 @@ def load_data(config: ExperimentConfig, team: Team) -> Dataset:
         data.test_targets.to(device),
         data.classes,
     )
+
+
+def _check_same(data: Dataset, team: Team) -> None:
+    """Raise ValueError, on all members, when they have loaded different data."""
+    if team.count == 1:
+        return
+    held = (data.train_inputs, data.train_targets, data.test_inputs, data.test_targets)
+    told = team.gather(json.dumps([_digest(tensor) for tensor in held]))
+    for rank, other in enumerate(told):
+        if other != told[0]:
+            raise ValueError(f"worker {rank} has loaded other data than worker 0: give all machines the same files")
+
+
+def _digest(tensor: Tensor) -> list[int]:
+    """Its shape, and a number that depends on every entry and on the order of its samples."""
+    bits = tensor.contiguous().view(torch.int32 if tensor.element_size() == 4 else torch.int64)
+    rows = bits.flatten(1).sum(1) if bits.dim() > 1 else bits.long()
+    return [*tensor.shape, int((rows * torch.arange(1, len(rows) + 1)).sum())]
 
 
 def build_problem(config: ExperimentConfig, data: Dataset, team: Team) -> Problem:

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.planner import SavePlan
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import WriteResult
 
-from surmin.experiments.runs.files import sync_folder
+from surmin.experiments.runs.files import sync_file, sync_folder
 from surmin.experiments.runs.tensor_tree import StoredTensors
 
 ROUND = re.compile(r"round-(\d+)")
@@ -105,6 +105,8 @@ class _RoundWriter(HuggingFaceStorageWriter):
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """On worker 0, when all have written; when it raises, all workers' `save` raises."""
         self.check(self.unfinished)
+        for path in _list(self.unfinished):
+            sync_file(path)
         sync_folder(self.unfinished)
         if not self.place.exists():
             self.unfinished.rename(self.place)

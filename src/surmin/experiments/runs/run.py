@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,8 @@ from surmin.errors import NonFiniteError
 from surmin.experiments.runs.batches import Batches
 from surmin.experiments.runs.checkpoint import Checkpoint
 from surmin.experiments.configs.run import RunConfig
-from surmin.experiments.runs.folder import RunFolder, claim_folder, write_config
+from surmin.experiments.runs.files import sync_file
+from surmin.experiments.runs.folder import RunFolder, claim_folder, write_config, written_by_one
 from surmin.experiments.runs.interrupts import deferred_interrupt
 from surmin.experiments.runs.metrics import Row, append_row, write_rows
 from surmin.experiments.runs.problem import build_problem, load_data
@@ -100,7 +102,8 @@ class Run:
         self.rows = saved.rows
         if self.folder.path != saved.folder.path:
             self._claim()
-        self._record()
+        with self._alone_in_folder():
+            self._record()
 
     def train(self, on_row: Callable[[Row], None] = lambda row: None) -> Status:
         """Train until the target, the last round, divergence or Ctrl-C.
@@ -110,7 +113,7 @@ class Run:
         """
         _warm_up(self.problem.data.train_inputs.device)
         saved = time.monotonic()
-        with deferred_interrupt() as is_interrupted:
+        with self._alone_in_folder(), deferred_interrupt() as is_interrupted:
             while self.status == "interrupted":
                 is_due = self._writes and time.monotonic() - saved > CHECKPOINT_SECONDS
                 interrupts, dues = self.team.sum(is_interrupted(), is_due)
@@ -130,6 +133,9 @@ class Run:
     def _writes(self) -> bool:
         """Whether this member writes the files that all share."""
         return self.team.rank == 0
+
+    def _alone_in_folder(self) -> AbstractContextManager[None]:
+        return written_by_one(self.folder.path) if self._writes else nullcontext()
 
     def _claim(self) -> None:
         """Make the folder, before any member writes into it."""
@@ -169,6 +175,8 @@ class Run:
 
     def _save(self) -> None:
         """Write the first replica's checkpoint; a network that has diverged does not replace the last good one."""
+        if self._writes:
+            sync_file(self.folder.metrics)  # a checkpoint whose rows are lost could not be continued
         if self.status != "diverged" and self.problem.position.replica == 0:
             self._checkpoint().save(self.folder.checkpoint, self._writers)
 
