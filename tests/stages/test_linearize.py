@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
+from surmin import CrossEntropy, SurrogateMinimizer
 from surmin.models.attention import TransformerBlock
 from surmin.models.gpt import TokenEmbedding
 from surmin.stages.convolution import ConvolutionAtPoint
@@ -233,3 +234,23 @@ def test_an_empty_batch_of_columns_is_no_special_case() -> None:
         assert point.input_vjp(columns).shape == (2, 0, *inputs.shape[1:]), name
         assert point.parameter_vjp(columns[0]).abs().sum() == 0, name
         assert point.parameter_jvp(torch.ones(layer.size, dtype=torch.float64)).shape == columns[0].shape, name
+
+
+def test_a_layer_that_torch_cannot_differentiate_is_named() -> None:
+    class Last(nn.Module):
+        """An LSTM's last output."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.LSTM(2, 3, batch_first=True)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            output: Tensor = self.inner(inputs)[0][:, -1]
+            return output
+
+    network = nn.Sequential(Last(), nn.Linear(3, 2))
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    sm = SurrogateMinimizer([network], CrossEntropy())
+    with pytest.raises(RuntimeError, match=r"^layer 0 \(Last\) cannot be differentiated by torch.func: "):
+        sm.step(torch.randn(6, 4, 2), torch.arange(6) % 2)
+    assert all(torch.equal(p, kept) for p, kept in zip(network.parameters(), before, strict=True))

@@ -13,7 +13,8 @@ from surmin.losses import ConvexLoss
 from surmin.pipeline.links import Kind, Links
 from surmin.pipeline.tracing import NULL_TRACER, Tracer
 from surmin.pipeline.traffic import Traffic
-from surmin.pipeline.validation import check_batch, check_loss, check_unchanged
+from surmin.pipeline.validation import check_batch, check_loss
+from surmin.pipeline.watch import NetworkWatch
 from surmin.pipeline.wave import StageParameters, Wave, part_shape
 from surmin.replicas import Replicas
 from surmin.stages.block import Block, cut_blocks
@@ -55,6 +56,7 @@ class HeldStages:
         self.tracer: Tracer = NULL_TRACER
         self._links = links
         self._crossings = crossings
+        self._watch = NetworkWatch(self.stages)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -111,7 +113,7 @@ class HeldStages:
     def complaint(self, batch: tuple[Tensor, Tensor] | None) -> ValueError | TypeError | None:
         """What is wrong with the network and a new batch, if there is one, as far as this worker can see."""
         try:
-            check_unchanged(self.stages)
+            self._watch.check()
             if batch is not None:
                 check_batch(*batch, self.microbatches, next(iter(self.parameters.values()), None))
         except (ValueError, TypeError) as error:

@@ -9,7 +9,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from surmin.losses import ConvexLoss
-from surmin.stages.stage import Stage, leaf_modules
+from surmin.stages.stage import leaf_modules
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -21,7 +21,7 @@ def check_modules(stages: Sequence[nn.Module], *, others_train: bool = False) ->
     for position, stage in enumerate(stages):
         if not isinstance(stage, nn.Module):
             raise TypeError(f"stage {position} is a {type(stage).__name__}, not an nn.Module")
-        _check_mode(stage, f"stage {position}")
+        check_mode(stage, f"stage {position}")
     _check_owners(stages)
     _check_parameters(stages, others_train)
 
@@ -35,33 +35,6 @@ def check_loss(loss: object) -> None:
             f"{name} is not a loss that stages can work with: pass {hint}, or a loss of your own by the protocol "
             "surmin.ConvexLoss"
         )
-
-
-def check_unchanged(stages: Sequence[Stage]) -> None:
-    """Raise ValueError when a step cannot be made now.
-
-    Gradients are switched off, a module has gone to training mode, or a parameter is not the one that training began
-    with, so that its gradient would be lost silently.
-    """
-    if not torch.is_grad_enabled():
-        raise ValueError("gradients are switched off, by torch.no_grad() or inference_mode(): make steps outside of it")
-    for layer in (layer for stage in stages for layer in stage.layers):
-        _check_mode(layer.module, f"layer {layer.name}")
-        for name, parameter in layer.module.named_parameters():
-            if parameter.requires_grad and name not in layer.parameters:
-                raise ValueError(
-                    f"parameter {name!r} of layer {layer.name} ({type(layer.module).__name__}) was made trainable "
-                    "since the pipeline was made: make a new one"
-                )
-        for name, parameter in layer.parameters.items():
-            where = f"parameter {name!r} of layer {layer.name} ({type(layer.module).__name__})"
-            if layer.module.get_parameter(name) is not parameter:
-                raise ValueError(
-                    f"{where} was replaced since the pipeline was made, by load_state_dict(assign=True) perhaps: "
-                    "make a new one, or copy values in place"
-                )
-            if not parameter.requires_grad:
-                raise ValueError(f"{where} was frozen since the pipeline was made: make a new one")
 
 
 def _check_placement(inputs: Tensor, targets: Tensor, parameter: Tensor) -> None:
@@ -122,7 +95,7 @@ def _describe_one(value: object) -> str:
     return f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
-def _check_mode(outer: nn.Module, place: str) -> None:
+def check_mode(outer: nn.Module, place: str) -> None:
     """Raise ValueError for modules that draw, that tie samples together, or that write in their forward pass."""
     for name, module in outer.named_modules():
         where = f"{type(module).__name__} {name!r} in {place}" if name else f"{place} ({type(module).__name__})"

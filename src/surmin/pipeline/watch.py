@@ -1,0 +1,58 @@
+"""Seeing, at every step, that the network is still one that can be trained, and the one that training began with."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from surmin.pipeline.validation import check_mode
+from surmin.stages.layer import Layer
+from surmin.stages.stage import Stage
+
+
+class NetworkWatch:
+    """Of stages as they are now.
+
+    Args:
+        stages: of which parameters must not be replaced, frozen or unfrozen from now on.
+    """
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self._layers = [layer for stage in stages for layer in stage.layers]
+        self._modules = [module for layer in self._layers for module in layer.module.modules()]
+        self._parameters = [(layer, *named) for layer in self._layers for named in layer.module.named_parameters()]
+        self._modes = self._modes_now()
+
+    def check(self) -> None:
+        """Raise ValueError when a step cannot be made now.
+
+        Gradients are switched off, a module has gone to training mode that may not, or a parameter is not the one that
+        training began with, so that its gradient would be lost silently.
+        """
+        if not torch.is_grad_enabled():
+            raise ValueError("gradients are switched off, by torch.no_grad() or inference_mode(): make steps outside")
+        modes = self._modes_now()
+        if modes != self._modes:
+            for layer in self._layers:
+                check_mode(layer.module, f"layer {layer.name}")
+            self._modes = modes
+        for layer, name, parameter in self._parameters:
+            if _find(layer, name) is not parameter:
+                raise ValueError(
+                    f"{_described(layer, name)} was replaced since the pipeline was made, by "
+                    "load_state_dict(assign=True) perhaps: make a new one, or copy values in place"
+                )
+            if parameter.requires_grad != (name in layer.parameters):
+                change = "made trainable" if parameter.requires_grad else "frozen"
+                raise ValueError(f"{_described(layer, name)} was {change} since the pipeline was made: make a new one")
+
+    def _modes_now(self) -> list[bool]:
+        return [module.training for module in self._modules]
+
+
+def _find(layer: Layer, name: str) -> nn.Parameter | None:
+    return layer.module.get_parameter(name) if "." in name else layer.module._parameters.get(name)
+
+
+def _described(layer: Layer, name: str) -> str:
+    return f"parameter {name!r} of layer {layer.name} ({type(layer.module).__name__})"
