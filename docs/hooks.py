@@ -1,6 +1,6 @@
-"""What mkdocs does for this site beyond its configuration: the pictures of the benchmarks are part of it.
+"""What mkdocs does for this site beyond its configuration: the benchmarks' pictures and a part of the README are in it.
 
-Pages name them by their place in the repository, so that the links work there as well.
+Pages name pictures by their place in the repository, so that the links work there as well.
 """
 
 import posixpath
@@ -12,6 +12,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 SAVED = "benchmarks/results/saved"
+FROM_README = {"when.md": "## When to use it, and when not"}
+"""Pages that end with a section of the README."""
 LINK = re.compile(rf"\]\((?:\.\./)+{SAVED}/([\w.-]+)\)")
 
 
@@ -24,6 +26,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links at where the pictures are in the site."""
+    """Put in what is the README's, and point links at where the pictures are in the site."""
+    if heading := FROM_README.get(page.file.src_uri):
+        readme = (Path(config.config_file_path).parent / "README.md").read_text(encoding="utf-8")
+        section = readme.partition(f"{heading}\n")[2].partition("\n## ")[0]
+        markdown += section.replace("](docs/", "](").replace("](benchmarks/", "](../benchmarks/")
     here = posixpath.dirname(page.file.src_uri) or "."
     return LINK.sub(lambda found: f"]({posixpath.relpath(f'{SAVED}/{found[1]}', here)})", markdown)

@@ -150,10 +150,11 @@ def _draw_one_weight(axes: Axes) -> None:
         values = [bound.model(step) for step in steps]
         if not index:
             axes.plot(weights, [bound.loss(step) for step in steps], color=BLACK, linewidth=2, label="loss h(θ)")
-        axes.plot(weights, values, color=color, linestyle="--", label=f"bound at θ after {index} rounds")
+        axes.plot(weights, values, color=color, linestyle="--", label=f"bound at θ, round {index}")
         axes.plot([here], [bound.model([torch.zeros(1, dtype=torch.float64)])], "o", color=color)
         minimizer.step(inputs, targets)
-    axes.set(ylim=(0, 4), xlabel="the one weight θ", title="One weight: minimise the bound, draw the next one")
+    axes.set(ylim=(0, 4), xlabel="the one weight θ", ylabel="loss")
+    axes.set_title("One weight: minimise the bound, draw the next one")
     axes.legend()
 
 
@@ -182,9 +183,9 @@ def _draw_deep_network(axes: Axes) -> None:
     ):
         axes.plot(shares, [bound.model(step, share) for step in steps], color=color, linestyle=dashes, label=label)
     axes.plot([0, 1], [factor.loss([share * step for step in whole]) for share in (0, 1)], "o", color=BLACK)
-    axes.set(ylim=(0.5 * min(losses), 1.2 * max(losses)), xlabel="t, share of the step d of all blocks")
+    axes.set(ylim=(0.5 * min(losses), 1.6 * max(losses)), xlabel="t, share of the step d of all blocks", ylabel="loss")
     axes.set_title(f"{count} layers: along the step that the blocks find")
-    axes.legend(loc="upper center")
+    axes.legend(loc="upper left", bbox_to_anchor=(0.3, 1.0))
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ class SurrogateMinimizer:
             pipeline that holds them.
         loss: the convex loss ℓ of the network's output. Left out when a pipeline is given, which has one.
         preset: "compute" (least time where trips are cheap), "links" (fewer trips and bytes for about the same work),
-            "trips" (fewest of both for about twice the work: least time over slow links), or "paper".
+            "trips" (fewest of both for more work: least time over slow links), or "paper".
         microbatches: equal parts that a batch is cut into, when `stages` is a list.
         **options: any field of `Options`; explicit options override the preset.
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from surmin.experiments.comparisons.claims import judge
-from surmin.experiments.comparisons.paper import Cell, PaperResult, by_cell
+from surmin.experiments.comparisons.claims import final_loss, judge
+from surmin.experiments.comparisons.paper import Cell, PaperResult, by_cell, cells
 from surmin.experiments.comparisons.paper_grid import CONTENDERS
 from surmin.experiments.configs.paper import PaperConfig
 from surmin.plots.curves import draw_curve, draw_curves, label_figure, scale_losses
@@ -36,7 +36,10 @@ HOW_TO_READ = (
 
 def draw_paper(folder: Path, config: PaperConfig, results: Sequence[PaperResult]) -> None:
     """Replace the pictures, a page for every depth, `layers8.html` and `.md`, and `report.html` with the verdicts."""
-    groups = by_cell(results)
+    found = by_cell(results)
+    groups = {
+        cell: found[cell] for cell in cells(config) if cell in found
+    }  # so that colours are the same at all depths
     sections = []
     for layers in config.depths:
         own = {cell: group for cell, group in groups.items() if cell.layers == layers}
@@ -93,16 +96,24 @@ def _draw_grid(path: Path, title: str, config: PaperConfig, groups: Groups) -> N
 
 
 def _draw_costs(path: Path, title: str, config: PaperConfig, groups: Groups) -> Picture:
-    """Training loss against what it cost, at the largest N."""
+    """Training loss against what it cost, at the largest N, of the methods that get anywhere if there are any."""
     steps = max(config.inner_steps)
     shown = _at(steps, groups)
+    shown = {cell: group for cell, group in shown.items() if final_loss(group) < 0.5 * _start(group)} or shown
     axes = visible_axes([result.rows for group in shown.values() for result in group])[:PANELS]
     panels = [
         (axis, [loss_curve(cell.contender, [r.rows for r in group], axis) for cell, group in shown.items()])
         for axis in axes
     ]
     draw_curves(path, f"{title}, N = {steps}", panels, config.target_loss)
-    return Picture(path, f"Training loss at N = {steps} against what it cost; median and range.")
+    text = (
+        f"Training loss at N = {steps} against what it cost; median and range. Methods that end above half of the loss "
+    )
+    return Picture(path, text + "they began with are left out here.")
+
+
+def _start(group: Sequence[PaperResult]) -> float:
+    return group[0].rows[0].loss or 0.0
 
 
 def _at(steps: int, groups: Groups) -> dict[Cell, Sequence[PaperResult]]:

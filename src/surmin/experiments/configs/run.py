@@ -39,8 +39,8 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
         inner_lr: of locoprop, sso and dni: step size of their inner optimizers.
         inner_optimizer: of sso: what minimises its surrogate, armijo, gd or adam; of locoprop adam or gd.
         optimizer: of ddg, features-replay, fdg, dni, dgl and interlocking: what steps along their gradients.
-        safeguard: of cgblock: none (as in the paper), damping, or armijo (a line search, CG stopped at negative
-            curvature).
+        safeguard: of cgblock and newton: none (as in the paper), damping, or armijo (a line search; cgblock's CG stops
+            at negative curvature).
         local_loss: of locoprop: squared or matching.
         penalty: of dladmm: ρ, what a violated constraint costs.
         rounds: outer iterations to do.
@@ -132,8 +132,8 @@ class RunConfig(ExperimentConfig):
     """One network trained by one method.
 
     Attributes:
-        lr: learning rate of gd, sgd and adam; first step tried by gd-armijo and lbfgs; step of sso in the outputs and
-            of locoprop to its targets.
+        lr: learning rate of gd, sgd, adam, ddg, features-replay, fdg, dni, dgl and interlocking; first step tried by
+            gd-armijo and lbfgs; step of sso in the outputs and of locoprop to its targets.
     """
 
     command: ClassVar[str] = "train"
