@@ -40,9 +40,9 @@ def test_what_cannot_be_compared_is_not_accepted(loss: float, new_loss: float, p
 
 def test_damping_falls_where_the_model_was_trusted_and_rises_where_it_was_not() -> None:
     start = Damping(1.0)
-    assert start.after_acceptance(0.8, tighten=True).value < 1.0
-    assert start.after_acceptance(0.5, tighten=True) == start
-    assert start.after_acceptance(math.nan, tighten=True) == start
+    assert start.after_acceptance(0.8).value < 1.0
+    assert start.after_acceptance(0.5) == start
+    assert start.after_acceptance(math.nan) == start
     assert start.after_rejection(0.3).value > 1.0
 
 
@@ -64,10 +64,10 @@ def test_a_loss_that_is_not_finite_raises_the_damping_as_far_as_a_rejection_can(
 
 
 def test_inflation_shrinks_where_the_bound_was_loose_and_comes_back_on_rejection() -> None:
-    loose = Damping(1.0).after_acceptance(1.2, tighten=True)
+    loose = Damping(1.0).after_acceptance(1.2)
     assert loose.inflation_share < 1.0
-    assert Damping(1.0).after_acceptance(1.2, tighten=False).inflation_share == 1.0
-    assert Damping(1.0).after_acceptance(1.0, tighten=True).inflation_share == 1.0
+    assert Damping(1.0, adapts_inflation=False).after_acceptance(1.2).inflation_share == 1.0
+    assert Damping(1.0).after_acceptance(1.0).inflation_share == 1.0
     back = loose.after_rejection(0.3)
     assert loose.inflation_share < back.inflation_share <= 1.0
     assert Damping(1.0).after_rejection(0.3).inflation_share == 1.0
@@ -77,6 +77,6 @@ def test_inflation_shrinks_where_the_bound_was_loose_and_comes_back_on_rejection
 def test_values_stay_in_range(value: float, rounds: int, good: bool) -> None:
     damping = Damping(value)
     for _ in range(rounds):
-        damping = damping.after_acceptance(1.2, tighten=True) if good else damping.after_rejection(-1.0)
+        damping = damping.after_acceptance(1.2) if good else damping.after_rejection(-1.0)
     assert SMALLEST <= damping.value <= LARGEST
     assert 0 < damping.inflation_share <= 1

@@ -49,6 +49,8 @@ class Candidate:
         steps: d of every block: the solver's step, and a share of the previous step where momentum is tried.
         parameters: θ̄ + d, tensors of their own.
         wave: the forward wave there; None where steps are not tested.
+        new_loss: h(θ̄ + d), NaN where steps are not tested.
+        predicted: the decrease of the local losses, added up over all workers.
     """
 
     damping: Damping
@@ -56,23 +58,23 @@ class Candidate:
     steps: Sequence[Tensor]
     parameters: StageParameters
     wave: Wave | None
+    new_loss: float
+    predicted: float
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """Candidates and, summed over all workers, what tells them apart.
+    """Candidates, and what the workers' sums say of the point they start from.
 
     Attributes:
         candidates: the steps.
         loss: h(θ̄).
         gradient_square: ‖∂h/∂θ‖² at θ̄.
-        ends: for every candidate h(θ̄ + d), NaN where steps are not tested, and the decrease that was predicted.
     """
 
     candidates: Sequence[Candidate]
     loss: float
     gradient_square: float
-    ends: Sequence[tuple[float, float]]
 
 
 class Order(Protocol):
@@ -109,8 +111,11 @@ class ParallelOrder:
         for (_, results, _), wave in zip(solved, waves, strict=True):
             numbers += [unknown if wave is None else wave.loss, sum((r.decrease for r in results), zero)]
         loss, gradient_square, *pairs = self.pipeline.total(torch.stack([number.double() for number in numbers]))
-        candidates = [Candidate(*own, where, wave) for own, where, wave in zip(solved, moved, waves, strict=True)]
-        return Attempt(candidates, loss, gradient_square, list(zip(pairs[::2], pairs[1::2], strict=True)))
+        candidates = [
+            Candidate(*own, where, wave, new_loss, predicted)
+            for own, where, wave, new_loss, predicted in zip(solved, moved, waves, pairs[::2], pairs[1::2], strict=True)
+        ]
+        return Attempt(candidates, loss, gradient_square)
 
     def _solved(
         self, point: Point, dampings: Sequence[Damping], momenta: Sequence[float]
@@ -176,8 +181,9 @@ class SequentialOrder:
         told = self.pipeline.announce(torch.cat([losses.double(), sums]))
         loss, new_losses, gradient_square, decreases = told[0], told[1 : count + 1], told[count + 1], told[count + 2 :]
         candidates = []
-        for number, (damping, wave) in enumerate(zip(dampings, waves, strict=True)):
+        ends = zip(new_losses, decreases, strict=True)
+        for number, (damping, wave, end) in enumerate(zip(dampings, waves, ends, strict=True)):
             own = [results[problem.block.stage][number] for problem in point.problems]
             moved = {stage: tapes[0].parameters for stage, tapes in zip(self.pipeline.stages, wave.tapes, strict=True)}
-            candidates.append(Candidate(damping, own, [result.step for result in own], moved, wave))
-        return Attempt(candidates, loss, gradient_square, list(zip(new_losses, decreases, strict=True)))
+            candidates.append(Candidate(damping, own, [result.step for result in own], moved, wave, *end))
+        return Attempt(candidates, loss, gradient_square)

@@ -168,6 +168,8 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
     if getattr(arguments, "resume", None) is not None:
         saved = replace(type(arguments)(), config=read_config(arguments.resume, type(arguments.config)))
         arguments = _parse_as(type(arguments), f"surmin {command}", words[1:], saved)
+        if arguments.out is not None and arguments.out.resolve() == arguments.resume.resolve():
+            arguments = replace(arguments, out=arguments.resume)
     return command, arguments
 
 

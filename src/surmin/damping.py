@@ -1,7 +1,7 @@
 """Accepting a step and adapting the damping λ and the inflation κ (after Levenberg and Marquardt)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 PATIENCE, ACCEPT_LATE_ABOVE = 3, 0.1
 """After so many rejections in a row a smaller ratio is enough: damping does not help, and every try costs a wave."""
@@ -43,11 +43,13 @@ class Damping:
         value: λ.
         inflation_share: 1 for all of κ, with which the local losses bound the loss by Lemma 1.
         least_share: the share that leaves κ = 1, below which nothing is gained.
+        adapts_inflation: whether the share may go down.
     """
 
     value: float
     inflation_share: float = 1.0
     least_share: float = 0.0
+    adapts_inflation: bool = True
 
     def after_rejection(self, ratio: float, spread: float = 1.0) -> "Damping":
         """Every λ above the largest that was tried, inflation back towards the bound.
@@ -64,16 +66,18 @@ class Damping:
         value = min(self.value * shorter * spread, LARGEST)
         return self._with(value, self.inflation_share / TIGHTEN)
 
-    def after_acceptance(self, ratio: float, *, tighten: bool) -> "Damping":
+    def after_acceptance(self, ratio: float) -> "Damping":
         """λ down where the model was trusted; less inflation where the bound was loose."""
         value = max(self.value * LOWER, SMALLEST) if ratio > TRUST_ABOVE else self.value
-        share = self.inflation_share * TIGHTEN if tighten and ratio > TIGHTEN_ABOVE else self.inflation_share
+        share = (
+            self.inflation_share * TIGHTEN if self.adapts_inflation and ratio > TIGHTEN_ABOVE else self.inflation_share
+        )
         return self._with(value, share)
 
-    def candidate(self, factor: float, *, tighten: bool) -> "Damping":
+    def candidate(self, factor: float) -> "Damping":
         """Another λ; a bolder candidate uses less inflation as well where that may be adapted."""
-        share = self.inflation_share * factor**INFLATION_POWER if tighten else self.inflation_share
+        share = self.inflation_share * factor**INFLATION_POWER if self.adapts_inflation else self.inflation_share
         return self._with(self.value * factor, share)
 
     def _with(self, value: float, share: float) -> "Damping":
-        return Damping(value, max(self.least_share, min(1.0, share)), self.least_share)
+        return replace(self, value=value, inflation_share=max(self.least_share, min(1.0, share)))

@@ -80,7 +80,9 @@ class SurrogateMinimizer:
         keep = self._curvature.needs_cotangents or self.options.local == "nonlinear"
         self._boundaries = {own[0].stage: [block.start for block in own[1:]] for own in self.blocks if keep and own}
         self._local_phase = LocalPhase(self.options, self.pipeline.work, self.pipeline.replicas)
-        self._damping = Damping(self.options.damping, least_share=1 / max(kappas))
+        self._damping = Damping(
+            self.options.damping, least_share=1 / max(kappas), adapts_inflation=self.options.adapt_decoupling
+        )
         self._round = 0
         self._previous: dict[str, Tensor] | None = None
 
@@ -128,8 +130,8 @@ class SurrogateMinimizer:
             inputs.shape,
             trial.loss,
             trial.gradient_norm,
-            new_loss=trial.new_loss,
-            predicted_decrease=trial.predicted,
+            new_loss=trial.step.new_loss,
+            predicted_decrease=trial.step.predicted,
             reduction_ratio=trial.ratio,
             damping=trial.step.damping.value,
             accepted=trial.accepted,

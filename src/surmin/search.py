@@ -18,22 +18,18 @@ class Trial:
         step: the candidate.
         loss: h(θ̄).
         gradient_norm: ‖∂h/∂θ‖ at θ̄.
-        new_loss: h(θ̄ + d); NaN where steps are not tested.
-        predicted: the decrease of the local losses, added up.
         accepted: whether it passed the test.
     """
 
     step: Candidate
     loss: float
     gradient_norm: float
-    new_loss: float
-    predicted: float
     accepted: bool
 
     @property
     def ratio(self) -> float:
         """Actual over predicted decrease."""
-        return reduction_ratio(self.loss, self.new_loss, self.predicted)
+        return reduction_ratio(self.loss, self.step.new_loss, self.step.predicted)
 
 
 @dataclass(frozen=True)
@@ -57,13 +53,9 @@ class Search:
         """
         for tries in range(1, self.options.max_tries + 1):
             trials = self._attempt(point, damping, tries)
-            best = min(trials, key=lambda trial: (not trial.accepted, _or_infinity(trial.new_loss)))
+            best = min(trials, key=lambda trial: (not trial.accepted, _or_infinity(trial.step.new_loss)))
             if best.accepted:
-                return (
-                    best,
-                    tries,
-                    best.step.damping.after_acceptance(best.ratio, tighten=self.options.adapt_decoupling),
-                )
+                return best, tries, best.step.damping.after_acceptance(best.ratio)
             if not self.options.adapt_damping or not best.gradient_norm:  # a stationary point blames no model
                 break
             candidates = self.options.damping_candidates
@@ -77,21 +69,17 @@ class Search:
 
     def _attempt(self, point: Point, damping: Damping, tries: int) -> list[Trial]:
         """All candidates at this damping, tested."""
-        tighten = self.options.adapt_decoupling
-        dampings = [damping.candidate(factor, tighten=tighten) for factor in self.options.damping_candidates]
-        attempt = self.order.attempt(point, dampings, self._momenta(tries))
-        loss, gradient_square = attempt.loss, attempt.gradient_square
-        self._check_start(loss, gradient_square)
-        return [
-            Trial(candidate, loss, math.sqrt(gradient_square), *end, self._is_accepted(loss, *end, tries))
-            for candidate, end in zip(attempt.candidates, attempt.ends, strict=True)
-        ]
+        dampings = [damping.candidate(factor) for factor in self.options.damping_candidates]
+        found = self.order.attempt(point, dampings, self._momenta(tries))
+        self._check_start(found.loss, found.gradient_square)
+        norm = math.sqrt(found.gradient_square)
+        return [Trial(step, found.loss, norm, self._is_accepted(found.loss, step, tries)) for step in found.candidates]
 
-    def _is_accepted(self, loss: float, new_loss: float, predicted: float, tries: int) -> bool:
+    def _is_accepted(self, loss: float, step: Candidate, tries: int) -> bool:
         """Accept anything finite where steps are not tested."""
         if self.options.adapt_damping:
-            return is_acceptable(loss, new_loss, predicted, self.options.accept_above, tries)
-        return math.isfinite(predicted)
+            return is_acceptable(loss, step.new_loss, step.predicted, self.options.accept_above, tries)
+        return math.isfinite(step.predicted)
 
     def _check_start(self, loss: float, gradient_square: float) -> None:
         if not math.isfinite(gradient_square) or (self.options.adapt_damping and not math.isfinite(loss)):

@@ -180,7 +180,7 @@ def test_a_rejection_after_loose_rounds_brings_the_inflation_back_at_once() -> N
     sm = SurrogateMinimizer([case.network()], case.loss, curvature_fraction=1)
     damping = sm._damping
     for _ in range(50):
-        damping = damping.after_acceptance(2.0, tighten=True)
+        damping = damping.after_acceptance(2.0)
     sm._damping = damping
     sm.step(*case.batch())
     assert sm._damping.after_rejection(0.0).inflation_share * 4 > 1

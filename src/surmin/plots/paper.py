@@ -61,7 +61,10 @@ def _draw_depth(folder: Path, config: PaperConfig, layers: int, groups: Groups) 
         if not CONTENDERS[cell.contender].is_paper or cell.contender == "sm"
     }
     pictures = []
-    for name, text, shown in (("paper", "the paper's methods", papers), ("others", "methods that the paper leaves out", others)):
+    for name, text, shown in (
+        ("paper", "the paper's methods", papers),
+        ("others", "methods that the paper leaves out", others),
+    ):
         if shown:
             picture = Picture(
                 folder / f"layers{layers}-{name}.png", f"Loss and accuracy by N, {text}; median and range."

@@ -12,7 +12,7 @@ from surmin.experiments.comparisons.compare import Comparison
 from surmin.experiments.runs.metrics import Row, read_rows, write_rows
 from surmin.experiments.runs.run import Run, Status
 from surmin.methods.registry import METHODS
-from tests.experiments.runs.cases import contents, resume, rows_of, tiny_comparison
+from tests.experiments.runs.cases import contents, resume, rows_of, start, tiny_comparison, tiny_run
 
 CONFIG = tiny_comparison(methods="sm,adam", lr=("0.01,0.1",), seeds=2, rounds=3)
 
@@ -142,3 +142,20 @@ def test_results_of_another_version_are_not_continued(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace(f'"surmin": "{__version__}"', '"surmin": "0.0.1"'))
     with pytest.raises(ValueError, match=r"written by surmin 0\.0\.1"):
         Comparison.resume(tmp_path / "all", config, tmp_path / "all")
+
+
+def test_a_finished_run_counts_to_where_a_resumed_comparison_ends(tmp_path: Path) -> None:
+    start(tiny_run(rounds=4, method="sm"), tmp_path / "run").train()
+    rows = rows_of(tmp_path / "run")
+    shorter = completing.finished_rows(tmp_path / "run", tiny_run(rounds=2))
+    assert shorter is not None and len(shorter) == 3
+    easier = completing.finished_rows(tmp_path / "run", tiny_run(target_loss=rows[1].loss))
+    assert easier is not None and len(easier) == 2
+    assert completing.finished_rows(tmp_path / "run", tiny_run(rounds=9)) is None
+
+
+def test_a_comparison_goes_on_with_the_same_cut(tmp_path: Path) -> None:
+    config = tiny_comparison(methods="gd", rounds=1)
+    Comparison.start(config, tmp_path / "compared")
+    with pytest.raises(ValueError, match="stages and microbatches cannot change on resuming"):
+        Comparison.resume(tmp_path / "compared", replace(config, stages=1), tmp_path / "compared")

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from surmin.experiments.comparisons.grid import parse_methods, parse_rates, plan_runs
+from surmin.experiments.configs.run import CompareConfig
 from surmin.methods.registry import METHODS
 from tests.experiments.runs.cases import tiny_comparison
 
@@ -45,3 +46,14 @@ def test_rates_named_for_a_method_replace_those_for_all() -> None:
 def test_impossible_comparisons(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan_runs(tiny_comparison(**options))
+
+
+def test_rates_apart_by_spaces_are_refused_and_equal_ones_tried_once() -> None:
+    with pytest.raises(ValueError, match=r"--lr 0\.2: adam has other rates already: separate all of them by commas"):
+        parse_rates(["0.1", "0.2"], ["adam"])
+    assert parse_rates(["0.1,0.10", "adam=0.3"], ["gd", "adam"]) == {"gd": [0.1], "adam": [0.3]}
+
+
+def test_rates_that_look_alike_have_folders_of_their_own() -> None:
+    config = CompareConfig(methods="adam", lr=("0.1234567,0.1234568",))
+    assert len({planned.name for planned in plan_runs(config)}) == 2

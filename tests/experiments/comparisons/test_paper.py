@@ -226,7 +226,7 @@ def test_an_interrupted_grid_gives_no_verdicts(
     [
         (["--methods", "sm,foo"], "unknown method 'foo'"),
         (["--methods", ","], "unknown method"),
-        (["--depths", "0"], "depths must be one or more positive whole numbers"),
+        (["--depths", "0"], "depths must be one or more different positive whole numbers"),
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--target-loss", "0"], "target_loss must be a positive number"),
         (["--data", "nowhere"], "nowhere"),
@@ -242,4 +242,5 @@ def test_bad_options(words: list[str], message: str, tmp_path: Path, capfd: pyte
 def test_the_quick_grid_uses_two_cores_unless_more_are_given() -> None:
     assert PaperConfig(quick=True).effective.jobs == 2
     assert PaperConfig(quick=True, jobs=4).effective.jobs == 4
-    assert PaperConfig(quick=True, rounds=9, seeds=9).effective == PaperConfig(quick=True).effective
+    given = PaperConfig(quick=True, rounds=9, width=5).effective
+    assert (given.rounds, given.width, given.seeds, given.train_samples) == (9, 5, 2, 300)

@@ -5,6 +5,7 @@ import pytest
 
 from surmin.cli import parse
 from surmin.experiments.configs.run import CompareConfig, RunConfig
+from surmin.experiments.configs.timeline import TimelineConfig
 
 
 @pytest.mark.parametrize(
@@ -83,3 +84,23 @@ def test_only_options_that_were_given_reach_the_method() -> None:
     assert RunConfig().given_options() == {}
     RunConfig(damping_candidates=(1, 0.1)).check()
     assert RunConfig(method="lbfgs", lr=0.5, inner_steps=7).given_options() == {"lr": 0.5, "inner_steps": 7}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": 99999999999}, "workers must be at most 1,024"),
+        ({"threads": 10**6}, "threads must be at most 1,024"),
+        ({"seed": 2**70}, "seed must be at most"),
+        ({"workers": 5, "layers": 3}, "5 workers cannot share 3 layers"),
+        ({"lr": 1e300, "method": "adam"}, "lr must be at most 1e[+]38 in float32"),
+    ],
+)
+def test_what_would_overflow_or_flood_the_machine_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RunConfig(**options).check()
+
+
+def test_a_timeline_takes_no_part_of_a_batch() -> None:
+    with pytest.raises(ValueError, match="traces whole batches"):
+        TimelineConfig(batch_size=20).check()

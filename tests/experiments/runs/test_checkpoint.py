@@ -201,3 +201,16 @@ def test_a_disk_that_fails_leaves_the_last_checkpoint(
     assert Checkpoint.load(tmp_path).round == 7
     make_checkpoint(9).save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["round-000009"]
+
+
+def test_a_checkpoint_of_numbers_that_are_not_finite_is_damaged() -> None:
+    parameters = {"0.weight": torch.tensor([1.0, float("nan")])}
+    with pytest.raises(ValueError, match="damaged: parameter 0.weight is not finite"):
+        Checkpoint(3, "sm", parameters, {}).check("sm", parameters)
+
+
+def test_a_round_under_another_name_is_refused(tmp_path: Path) -> None:
+    Checkpoint(3, "sm", {"0.weight": torch.ones(2)}, {}).save(tmp_path)
+    (tmp_path / "round-000003").rename(tmp_path / "round-000005")
+    with pytest.raises(ValueError, match="it says that it is of round 3"):
+        Checkpoint.load(tmp_path)

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,14 @@ def test_a_missing_line_is_an_error(tmp_path: Path) -> None:
         read_rows(path)
     with pytest.raises(ValueError, match="cannot be read"):
         read_rows(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("broken", ['"seconds": null', '"loss": NaN', '"messages": Infinity'])
+def test_a_row_without_its_numbers_is_refused(tmp_path: Path, broken: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_rows(path, make_rows()[:1])
+    name = broken.partition(":")[0]
+    line = re.sub(rf"{name}: [^,}}]+", broken, path.read_text())
+    path.write_text(line)
+    with pytest.raises(ValueError, match="line 1 is not a row of metrics"):
+        read_rows(path)

@@ -62,7 +62,10 @@ class Comparison:
             ValueError: when the options would make it another comparison, or `path` has something in it already.
         """
         check_version(source)
-        check_unchanged(read_config(source, CompareConfig), config, GROWS)
+        saved = read_config(source, CompareConfig)
+        check_unchanged(saved, config, GROWS)
+        if (saved.stages, saved.microbatches) != (config.stages, config.microbatches):
+            raise ValueError("stages and microbatches cannot change on resuming: one table counts messages of one cut")
         comparison = cls._prepare(config, path)
         if path != source:
             claim_folder(path)

@@ -17,7 +17,10 @@ def finished_rows(path: Path, config: RunConfig) -> Sequence[Row] | None:
     """The rows of a run that has come to its end, None where there is still something to do."""
     folder = RunFolder(path)
     rows = read_rows(folder.metrics) if folder.metrics.exists() else []
-    return rows if rows and status_of(rows, config) != "interrupted" else None
+    for number in range(1, len(rows) + 1):  # it may have gone beyond what is asked for now
+        if status_of(rows[:number], config) != "interrupted":
+            return rows[:number]
+    return None
 
 
 def complete(

@@ -21,7 +21,8 @@ class PlannedRun:
     @property
     def name(self) -> str:
         """Its folder's name."""
-        rate = "" if self.lr is None else f"-lr{self.lr:g}"
+        short = f"{self.lr or 0:g}"
+        rate = "" if self.lr is None else f"-lr{short if float(short) == self.lr else self.lr}"
         return f"{self.method}{rate}-seed{self.seed}"
 
 
@@ -66,6 +67,7 @@ def parse_rates(items: Sequence[str], methods: Sequence[str]) -> dict[str, Seque
     """
     rated = [method for method in methods if takes(method, "lr")]
     found: dict[str, list[float]] = {}
+    named: set[tuple[str, bool]] = set()
     for item in sorted(items, key=lambda item: "=" in item):
         method, _, values = item.rpartition("=")
         if method and method not in rated:
@@ -73,7 +75,10 @@ def parse_rates(items: Sequence[str], methods: Sequence[str]) -> dict[str, Seque
         if not rated:
             raise ValueError(f"none of the methods {', '.join(methods)} takes --lr")
         for name in [method] if method else rated:
-            found[name] = [_rate(value, item) for value in values.split(",")]
+            if (name, bool(method)) in named:
+                raise ValueError(f"--lr {item}: {name} has other rates already: separate all of them by commas")
+            named.add((name, bool(method)))
+            found[name] = list(dict.fromkeys(_rate(value, item) for value in values.split(",")))
     return {
         method: found.get(method) or [default_option(method, "lr") if method in rated else None] for method in methods
     }

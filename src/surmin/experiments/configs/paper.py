@@ -31,7 +31,8 @@ class PaperConfig:
         target_loss: where a run stops; lower losses are not told apart.
         seeds: how many seeds, counted from --seed up. Settings are chosen on another one, 1,000 further on.
         seed: the first.
-        quick: a version of less than ten minutes on two cores: 300 samples, width 32, 40 rounds, 2 seeds, 2 jobs.
+        quick: a version of less than ten minutes on two cores: 300 samples, width 32, 40 rounds, 2 seeds where no
+            others are given, and at least 2 jobs.
         jobs: runs at the same time, each a process. Times are then those of a shared machine.
         dtype: of inputs and parameters.
         device: auto is cuda where there is one.
@@ -60,7 +61,11 @@ class PaperConfig:
     @property
     def effective(self) -> "PaperConfig":
         """The options with those that `quick` stands for in their place."""
-        return replace(self, **QUICK, jobs=max(self.jobs, QUICK_JOBS)) if self.quick else self  # type: ignore[arg-type]
+        if not self.quick:
+            return self
+        usual = PaperConfig()
+        open_still = {name: value for name, value in QUICK.items() if getattr(self, name) == getattr(usual, name)}
+        return replace(self, **open_still, jobs=max(self.jobs, QUICK_JOBS))  # type: ignore[arg-type]
 
     @property
     def rounds_to_tune(self) -> int:
@@ -99,8 +104,8 @@ class PaperConfig:
         check_types(self)
         for name in ("depths", "inner_steps"):
             values = getattr(self, name)
-            if not values or min(values) < 1:
-                raise ValueError(f"{name} must be one or more positive whole numbers, got {list(values)}")
+            if not values or min(values) < 1 or len(set(values)) < len(values):
+                raise ValueError(f"{name} must be one or more different positive whole numbers, got {list(values)}")
         for name in ("rounds", "seeds", "jobs", "tuning_rounds"):
             value = getattr(self, name)
             if value is not None and value < 1:

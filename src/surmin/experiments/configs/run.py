@@ -20,6 +20,14 @@ METHOD_OPTIONS = (
 )  # fmt: skip
 """Options of methods, the learning rate aside; None leaves the method's own default."""
 
+MOST = {
+    "layers": 100_000, "width": 1_000_000, "stages": 100_000, "workers": 1024, "microbatches": 1_000_000,
+    "threads": 1024, "rounds": 10**12, "batch_size": 10**12, "inner_steps": 10**9, "rank": 10**9, "seed": 2**62,
+}  # fmt: skip
+"""Largest values of options: beyond them something overflows, or a machine is flooded."""
+LARGEST_RATE = 1e38
+"""Learning rates beyond are infinite in float32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig(SurrogateConfig, ProblemConfig):
@@ -75,6 +83,14 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"{name} must be at least {bound}, got {value}")
+        for name, bound in MOST.items():
+            value = getattr(self, name, None)
+            if value is not None and value > bound:
+                raise ValueError(f"{name} must be at most {bound:,}, got {value:,}")
+        for name in ("lr", "inner_lr"):
+            value = getattr(self, name, None)
+            if isinstance(value, float) and LARGEST_RATE < value < math.inf and self.dtype == "float32":
+                raise ValueError(f"{name} must be at most {LARGEST_RATE:g} in float32, got {value:g}")
         if self.target_loss is not None and not math.isfinite(self.target_loss):
             raise ValueError(f"target_loss must be a finite number, got {self.target_loss}")
         if not 0 < self.timeout < math.inf:
@@ -87,6 +103,8 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
             )
         if self.stages is not None and pipe > self.stages:
             raise ValueError(f"{pipe} workers cannot share {self.stages} stages: every worker needs at least one")
+        if self.model == "mlp" and pipe > self.layers:
+            raise ValueError(f"{pipe} workers cannot share {self.layers} layers: every worker needs at least one")
 
     @property
     def waiting(self) -> float:

@@ -56,7 +56,10 @@ def check_version(path: Path) -> None:
     """Raise ValueError when a folder of results was written by another version: one table has those of one."""
 
     def version(document: Any) -> str:
-        return str(document["environment"]["surmin"])
+        try:
+            return str(document["environment"]["surmin"])
+        except (KeyError, TypeError) as error:
+            raise ValueError("no environment and version in it") from error
 
     found = read_json(path / "config.json", version)
     if found != __version__:

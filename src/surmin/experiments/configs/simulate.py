@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
+from surmin.experiments.comparisons.grid import parse_rates
 from surmin.experiments.configs.problem import ProblemConfig, values_of
 from surmin.experiments.configs.run import ExperimentConfig
 from surmin.experiments.configs.surrogate import SURROGATE_OPTIONS, SurrogateConfig
@@ -15,6 +16,7 @@ SIMULATED = ("sm", "sm-paper", "adam", "sgd", "gd", "gd-armijo", "lbfgs", "cgblo
 """Methods whose workers all finish a round before any begins the one after the next."""
 GRADIENT_STEPS = ("adam", "sgd", "gd")
 """Methods of one forward and one backward wave a round, which can go by any schedule."""
+DEFAULT_RATES = ("adam=0.003,0.01",)
 SCHEDULES = ("posted", "gpipe", "1f1b", "zero-bubble")
 
 
@@ -50,7 +52,7 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
     stages: str = "4"
     microbatches: str = "1,8"
     inner_steps: str = ""
-    lr: tuple[str, ...] = ("adam=0.003,0.01",)
+    lr: tuple[str, ...] = DEFAULT_RATES
     target_loss: float = 1e-2
     rounds: int = 300
     cores: float | None = None
@@ -74,6 +76,8 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
         for name in self.method_names:
             if name not in SIMULATED:
                 raise ValueError(f"methods: {name!r} cannot be simulated; known are {', '.join(SIMULATED)}")
+        if self.lr != DEFAULT_RATES:
+            parse_rates(self.lr, self.method_names)
         for name in names(self.schedules):
             if name not in SCHEDULES:
                 raise ValueError(f"schedules: unknown {name!r}; known are {', '.join(SCHEDULES)}")

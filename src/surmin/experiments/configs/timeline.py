@@ -35,6 +35,8 @@ class TimelineConfig(ExperimentConfig):
         for name in ("gradient_steps", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size:
+            raise ValueError("surmin timeline traces whole batches: leave batch_size out, and choose train_samples")
         if self.replicas > 1:
             raise ValueError("surmin timeline shows one pipe: leave replicas at 1")
         if self.target_loss is not None:

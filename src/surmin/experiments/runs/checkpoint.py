@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from surmin.experiments.runs.round_folder import newest_round, open_round, position, write_round
+from surmin.experiments.runs.round_folder import newest_round, open_round, position, round_number, write_round
 from surmin.experiments.runs.tensor_tree import StoredTensors, merge, pack, unpack, without
 
 FORMAT = "surmin checkpoint 2"
@@ -77,6 +77,8 @@ class Checkpoint:
         with open_round(path) as stored:
             try:
                 document = _read_document(stored)
+                if document["round"] != round_number(path):
+                    raise ValueError(f"it says that it is of round {document['round']}")
                 everything = {name for name in stored if not name.startswith((f"{STATE}/", f"{WORKER}/"))}
                 own = everything if names is None else everything.intersection(names)
                 state = unpack(without(document["state"], everything - own), stored)
@@ -88,6 +90,9 @@ class Checkpoint:
         """Raise ValueError unless this is a checkpoint of that method for a network with these parameters."""
         if self.method != method:
             raise ValueError(f"the checkpoint is of method {self.method}, not {method}")
+        for name, value in self.parameters.items():
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(f"the checkpoint is damaged: parameter {name} is not finite")
         stored = {name: (tuple(value.shape), value.dtype) for name, value in self.parameters.items()}
         wanted = {name: (tuple(value.shape), value.dtype) for name, value in parameters.items()}
         for name in sorted(stored.keys() | wanted.keys()):

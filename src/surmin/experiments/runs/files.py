@@ -78,5 +78,5 @@ def read_json(path: Path, parse: Callable[[Any], Any]) -> Any:
     """
     try:
         return parse(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error

@@ -74,6 +74,9 @@ class Row:
 FIGURES = tuple(field.name for field in fields(Row))
 
 
+OPTIONAL = {field.name for field in fields(Row) if "None" in str(field.type)}
+
+
 def append_row(path: Path, row: Row) -> None:
     """Add one line, and hand it to the operating system at once."""
     with path.open("a", encoding="utf-8") as file:
@@ -110,6 +113,9 @@ def read_rows(path: Path) -> list[Row]:
 def _numbers(values: Any) -> dict[str, Any]:
     if not isinstance(values, dict) or any(isinstance(value, str | list | dict) for value in values.values()):
         raise ValueError("not a table of numbers")
+    for name, value in values.items():
+        if value is None and name not in OPTIONAL or isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} is no number")
     return values
 
 

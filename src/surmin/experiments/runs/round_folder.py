@@ -35,6 +35,11 @@ def newest_round(folder: Path) -> Path | None:
     return rounds[max(rounds)] if rounds else None
 
 
+def round_number(path: Path) -> int:
+    """Which round a folder is named after."""
+    return int(path.name.removeprefix("round-"))
+
+
 def write_round(
     folder: Path,
     number: int,

@@ -190,7 +190,7 @@ class Run:
         try:
             checkpoint.check(self.config.method, parameters)
             self._method.load_state_dict(checkpoint.state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{saved.folder.checkpoint}: {error}") from error
         checkpoint.restore(parameters)
 
