@@ -14,8 +14,8 @@ from surmin.pipeline.traffic import Traffic
 from surmin.replicas import Replicas
 
 UPWARDS = ("forward", "prediction", "up")
-CHANNELS = ("up", "down")
-"""Kinds whose messages may be taken rounds after they were sent."""
+RUNNING_AHEAD = ("up", "down", "prediction")
+"""Kinds whose messages may be taken long after they were sent, others having followed them."""
 ROUTES = {"curvature": "curvature", "total": "control", "up": "channels", "down": "channels", "prediction": "channels"}
 """By kind; all others go by "activations"."""
 
@@ -63,7 +63,7 @@ class ProcessLinks:
         if source is not None:
             self._receiver(source, tag, kind).prepare(count)
         target = self._neighbour(kind, 1)
-        if target is not None and kind[0] not in CHANNELS:
+        if target is not None and kind[0] not in RUNNING_AHEAD:
             self._sender(target, tag, kind).prepare(count)
         self._hear_for(kind)
 
