@@ -169,6 +169,15 @@ def test_claims_on_messages() -> None:
     assert verdicts([sm, made(2, "adam", None, [2.0, 1e-5], rate=11)])[early, subject]
 
 
+def test_who_never_gets_there_has_no_claim_on_messages() -> None:
+    for ours in (made(2, "sm", 1, [2.0, 0.9]), made(2, "sm", 1, [2.0, None])):
+        for claims in (verdicts([ours]), verdicts([ours, made(2, "adam", None, [2.0, 1.4])])):
+            assert not any(holds for (claim, _), holds in claims.items() if "sixth" in claim)
+    assert not any(
+        holds for (claim, _), holds in verdicts([made(2, "sm", 1, [2.0, None])]).items() if "messages" in claim
+    )
+
+
 WORDS = [
     "paper",
     "--train-samples",

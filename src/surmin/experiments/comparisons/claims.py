@@ -151,7 +151,7 @@ def _early(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[Pa
     figures = f"{mine:.2g} with {rate:.0f} messages a round" + (
         f"; the best of those others is {best.label} with {rivals[best]:.2g}" if best else "; no other sends so few"
     )
-    return Verdict(claim, _subject(cell), all(mine < x for x in rivals.values()), figures)
+    return Verdict(claim, _subject(cell), math.isfinite(mine) and all(mine < x for x in rivals.values()), figures)
 
 
 def _messages(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[PaperResult]]) -> Verdict:
@@ -167,7 +167,7 @@ def _messages(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence
     figures = f"{mine:.0f} messages" + (
         f"; {best.label} {least:.0f}" if best and math.isfinite(least) else "; no other gets there"
     )
-    return Verdict(claim, _subject(cell), mine <= least / 6, figures)
+    return Verdict(claim, _subject(cell), math.isfinite(mine) and mine <= least / 6, figures)
 
 
 def _subject(cell: Cell) -> str:
