@@ -106,7 +106,7 @@ class LocalPhase:
         if options.preconditioner == "kronecker":
             assert isinstance(waves.curvature, GaussNewton)
             first = [tape.inputs[block.first_trainable] for tape in waves.tapes] if block.index == 0 else None
-            with self.work.phase(("moments", block.index, waves.shape)):
+            with self.work.phase(("moments", block.index, waves.shape, self._first_moment.holds(first))):
                 moments = estimate_moments(waves.curvature, first, self._first_moment, seed, self.replicas)
         return QuadraticProblem(block, quadratic, QUADRATIC_SOLVERS[options.solver](options), moments, self.work)
 

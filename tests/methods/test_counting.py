@@ -1,8 +1,13 @@
 """Messages, bytes, forward waves and work of each method on a network of known size."""
 
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import pytest
 
 from surmin.methods.registry import build_method
+from surmin.work import WorkMeter
 from tests.methods.cases import SAMPLES, WIDTH, make_batch, make_model, make_pipeline
 
 STAGES = 3
@@ -45,3 +50,32 @@ def test_lbfgs_counts_every_evaluation() -> None:
     assert report.forward_waves == report.gradient_equivalents == evaluations
     assert report.messages == 4 * BOUNDARIES * evaluations
     assert report.bytes_sent == BOUNDARIES * evaluations * (2 * ACTIVATION_BYTES + 2 * 8 * 208)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("kfac", {}), ("sm", {}), ("sm", {"preset": "trips", "inner_steps": 2}), ("cgblock-ggn", {})]
+)
+def test_no_work_is_charged_that_is_not_done(
+    monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any]
+) -> None:
+    """Phases of one key are counted once and charged every time: here every one of them is counted as well."""
+    batch = make_batch()
+
+    def charged() -> int:
+        pipeline = make_pipeline(make_model(), STAGES)
+        method = build_method(name, pipeline, options)
+        for _ in range(4):
+            method.step(*batch)
+        return pipeline.work.operations
+
+    by_keys = charged()
+    plain = WorkMeter.phase
+
+    @contextmanager
+    def counted_anew(meter: WorkMeter, key: Hashable) -> Iterator[None]:
+        meter._known.pop(key, None)
+        with plain(meter, key):
+            yield
+
+    monkeypatch.setattr(WorkMeter, "phase", counted_anew)
+    assert by_keys == charged()

@@ -55,18 +55,25 @@ class InputMomentCache:
             samples: how many are enough.
             rows_of: what the layer's weight multiplies for some inputs, as rows.
         """
-        if self._moment is None or not self._same(inputs):
+        if not self.holds(inputs):
             stride = max(1, sum(len(part) for part in inputs) // samples)
             self._inputs, self._versions = list(inputs), [part._version for part in inputs]
             starts = accumulate((len(part) for part in inputs[:-1]), initial=0)
             spaced = [part.detach()[-start % stride :: stride] for part, start in zip(inputs, starts, strict=True)]
             self._moment = self._replicas.mean(_input_moment([rows_of(part) for part in spaced]))
+        assert self._moment is not None
         return self._moment
 
-    def _same(self, inputs: Sequence[Tensor]) -> bool:
-        return len(inputs) == len(self._inputs) and all(
-            new.data_ptr() == old.data_ptr() and new.shape == old.shape and new._version == version
-            for new, old, version in zip(inputs, self._inputs, self._versions, strict=True)
+    def holds(self, inputs: Sequence[Tensor] | None) -> bool:
+        """Whether the moment of this input is there already, so that it will cost nothing."""
+        return (
+            bool(self._inputs)
+            and inputs is not None
+            and len(inputs) == len(self._inputs)
+            and all(
+                new.data_ptr() == old.data_ptr() and new.shape == old.shape and new._version == version
+                for new, old, version in zip(inputs, self._inputs, self._versions, strict=True)
+            )
         )
 
 

@@ -137,7 +137,7 @@ class Kfac:
         block, shape = waves.block, waves.shape
         assert isinstance(waves.curvature, GaussNewton)
         first = [tape.inputs[block.first_trainable] for tape in waves.tapes] if block.index == 0 else None
-        with self.pipeline.work.phase(("moments", block.index, shape)):
+        with self.pipeline.work.phase(("moments", block.index, shape, self._first_moment.holds(first))):
             (own,) = estimate_moments(waves.curvature, first, self._first_moment, self.seed, self.pipeline.replicas)
         assert isinstance(own, KroneckerMoments)
         past = min(1 - 1 / self._round, LONGEST_MEMORY)

@@ -78,7 +78,7 @@ class GaussNewtonDescent:
         cache = self.first_moment or InputMomentCache()
         inputs = [point.tape.inputs[loss.block.first_trainable]] if self.first_moment else None
         block, shape = loss.block.index, loss.inputs.shape
-        with loss.work.phase(("inner moments", block, shape)):
+        with loss.work.phase(("inner moments", block, shape, cache.holds(inputs))):
             moments = estimate_moments(curvature, inputs, cache, seed=0, replicas=loss.replicas)
         own = loss.work.counted(("inner product", block, shape), curvature.product)
 
