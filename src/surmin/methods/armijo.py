@@ -36,7 +36,9 @@ class SearchResult(NamedTuple):
 class ArmijoSearch:
     """Finds the first of α, α/2, α/4, … with f(θ - α d) ≤ f(θ) - 10⁻⁴ α ⟨∇f, d⟩ and moves the network there.
 
-    Every trial is a forward wave and an all-reduce of its value. The next search starts from twice the accepted α; after one that finds nothing, from where that ended.
+    Every trial is a forward wave and an all-reduce of its value.
+    The next search starts from twice the accepted α; after one that finds nothing,
+    from where that ended.
 
     Args:
         pipeline: the network.
@@ -91,7 +93,8 @@ class ArmijoDescent:
     """θ ← θ - α ∇h with the first of α, α/2, α/4, … that satisfies h(θ - α∇h) ≤ h - 10⁻⁴ α ‖∇h‖².
 
     Every trial is a forward wave and an all-reduce of its loss. The accepted trial serves as the next round's first
-    wave where the batch is the same. The next search starts from twice the accepted α; after one that finds nothing, from where that ended.
+    wave where the batch is the same. The next search starts from twice the accepted α; after one that finds nothing,
+    from where that ended.
 
     Args:
         pipeline: the network.
