@@ -66,10 +66,14 @@ def test_compare(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "Expected one of {train, compare"),
-        (["trian"], "Unrecognized options: trian"),
+        ([], "name a command, one of train, compare"),
+        (["trian"], "unknown command 'trian': did you mean 'train'? known are train, compare"),
+        (["check", "--workers", "2"], "Unrecognized options: --workers, 2; see surmin check --help"),
         (["train", "--laers", "8"], "Unrecognized options: --laers, 8; did you mean --layers?"),
-        (["train", "--layers", "x"], "Error parsing --layers"),
+        (
+            ["train", "--layers", "x"],
+            "Error parsing --layers: no type matching INT could be instantiated from ['x']; see surmin train --help",
+        ),
         (["train", "--layers"], "Missing value for argument '--layers'"),
         (["train", "--dtype", "float16"], "invalid choice 'float16' for argument '--dtype'"),
         (["train", "--layers", "0"], "layers must be at least 1, got 0"),

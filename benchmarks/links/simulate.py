@@ -25,9 +25,9 @@ from benchmarks.links.relay import packet_size
 from benchmarks.problems import mnist_mlp
 from surmin.simulation.operations import Overheads
 from surmin.simulation.seconds import Setting
-from surmin.simulation.wires import Links
+from surmin.simulation.wires import LinkKind
 
-LOOPBACK = Links(5e-5, 1e11, 65_536)
+LOOPBACK = LinkKind(5e-5, 1e11, 65_536)
 """What this machine's own network adds to its processors' time: next to nothing."""
 SAVED = Path(__file__).resolve().parents[1] / "results" / "saved"
 CORES = float(os.cpu_count() or 1)
@@ -100,7 +100,7 @@ def _of_cell(cell: Mapping[str, Any], modelled: Sequence[Modelled]) -> tuple[lis
     """Model and measurement over one kind of links, and what messages cost there."""
     where = f"{1e3 * cell['latency']:g} ms", f"{cell['rate'] / 1e6:g}"
     entries = [Entry(**entry) for entry in cell["entries"]]
-    links = Links(cell["latency"], cell["rate"], packet_size(cell["rate"]))
+    links = LinkKind(cell["latency"], cell["rate"], packet_size(cell["rate"]))
     relay = Overheads(byte=cell["relay"]["processor"] / cell["relay"]["bytes"])
     machine = machine_of(modelled, entries)
     rows = held_against(where, modelled, entries, machine, Setting(links, cores=CORES, carrier=relay))

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, NoReturn, Union
 
 import tyro
 
+from surmin.errors import did_you_mean
 from surmin.exit_codes import INTERRUPTED, USER_ERROR
 from surmin.experiments.configs.check import CheckConfig
 from surmin.experiments.configs.paper import PaperConfig
@@ -162,15 +163,28 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
     Raises:
         ValueError: for what cannot be parsed, in one line.
     """
-    kinds = [Annotated[kind, tyro.conf.subcommand(name)] for name, (kind, _) in COMMANDS.items()]
-    arguments = _parse_as(Union[tuple(kinds)], "surmin", words)  # noqa: UP007 (made at run time)
-    command = next(name for name, (kind, _) in COMMANDS.items() if isinstance(arguments, kind))
+    command, *rest = words or ("",)
+    if command not in COMMANDS:
+        _explain(command)
+    kind, _ = COMMANDS[command]
+    arguments = _parse_as(kind, f"surmin {command}", rest)
     if getattr(arguments, "resume", None) is not None:
-        saved = replace(type(arguments)(), config=read_config(arguments.resume, type(arguments.config)))
-        arguments = _parse_as(type(arguments), f"surmin {command}", words[1:], saved)
+        saved = replace(kind(), config=read_config(arguments.resume, type(arguments.config)))
+        arguments = _parse_as(kind, f"surmin {command}", rest, saved)
         if arguments.out is not None and arguments.out.resolve() == arguments.resume.resolve():
             arguments = replace(arguments, out=arguments.resume)
     return command, arguments
+
+
+def _explain(word: str) -> NoReturn:
+    """Show the commands to those who ask for help; of anything else say that it is none."""
+    if word in ("-h", "--help"):
+        kinds = [Annotated[kind, tyro.conf.subcommand(name)] for name, (kind, _) in COMMANDS.items()]
+        _parse_as(Union[tuple(kinds)], "surmin", [word])  # noqa: UP007 (made at run time)
+    known = ", ".join(COMMANDS)
+    if not word:
+        raise ValueError(f"name a command, one of {known}; see surmin --help")
+    raise ValueError(f"unknown command {word!r}: {did_you_mean(word, COMMANDS)}known are {known}")
 
 
 def _parse_as(kind: Any, program: str, words: Sequence[str], default: Any = tyro.MISSING_NONPROP) -> Any:

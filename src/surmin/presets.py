@@ -1,10 +1,10 @@
 """Presets of options, and how options that are given explicitly go over them."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from surmin.errors import did_you_mean
 from surmin.option_rules import check_options
 from surmin.options import CUBIC_SOLVERS, NONLINEAR_SOLVERS, Options, SolverName
 
@@ -34,8 +34,7 @@ def resolve_options(preset: str, given: Mapping[str, Any]) -> Options:
     known = {option.name for option in fields(Options)}
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            raise ValueError(f"unknown option {name!r}" + (f": did you mean {close[0]!r}?" if close else ""))
+            raise ValueError(f"unknown option {name!r}: {did_you_mean(name, known)}see surmin.Options for all")
     options = replace(PRESETS[preset], **given)
     if "solver" not in given:
         options = replace(options, solver=_default_solver(options))

@@ -9,7 +9,7 @@ from benchmarks.links.racer import Task
 from surmin.simulation.operations import NO_OVERHEADS, Overheads, Tell
 from surmin.simulation.seconds import Setting
 from surmin.simulation.team import Recorded
-from surmin.simulation.wires import Links
+from surmin.simulation.wires import LinkKind
 from tests.simulation.waves import gradient_step
 
 OURS, TORCHS = Overheads(message=3e-4, byte=2e-9), Overheads(message=7e-4, byte=2e-9)
@@ -54,7 +54,7 @@ def test_nothing_is_below_zero() -> None:
 
 
 def test_seconds_are_those_of_slower_work_and_of_messages() -> None:
-    setting = Setting(Links(0.0, 1e15))
+    setting = Setting(LinkKind(0.0, 1e15))
     for plain in EVERYTHING:
         own = replace(plain, rounds=[with_comparison(one) for one in plain.rounds])
         at_once = own.seconds(setting, 3)

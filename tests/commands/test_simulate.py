@@ -10,7 +10,7 @@ from surmin.commands import simulate as simulate_module
 from surmin.commands.simulate import simulate, summary
 from surmin.experiments.configs.simulate import SimulateConfig
 from surmin.experiments.simulated.outcomes import Cell, Outcome
-from surmin.experiments.simulated.runs import Run
+from surmin.experiments.simulated.runs import MeasuredRun
 from surmin.simulation import team
 from surmin.simulation.measuring import Trained
 from surmin.simulation.operations import Overheads
@@ -81,7 +81,9 @@ def test_nothing_is_written_where_nobody_reaches_the_loss(tmp_path: Path, capfd:
 
 def test_the_summary_says_where_it_loses_most() -> None:
     def outcome(seconds: float) -> Outcome:
-        return Outcome(Run("sm", None, None, 4, 1, Trained([], 1, 1, 1, 1)), "posted", 4, 0.01, 1e8, seconds, 1, 1)
+        return Outcome(
+            MeasuredRun("sm", None, None, 4, 1, Trained([], 1, 1, 1, 1)), "posted", 4, 0.01, 1e8, seconds, 1, 1
+        )
 
     cells = [Cell(4, 0.01, 1e8, outcome(own), outcome(2.0)) for own in (1.0, 3.0, 5.0)]
     assert summary("sm", [*cells, Cell(4, 0.1, 1e8, None, outcome(1.0))]) == (

@@ -86,3 +86,13 @@ def test_a_matrix_s_estimate_does_not_depend_on_its_neighbours() -> None:
         together = method(product(matrices), begin, 25)
         alone = torch.cat([method(product(matrices[j : j + 1]), begin[:1], 25) for j in range(len(spectra))])
         torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_a_matrix_that_is_not_finite_has_none_and_its_neighbours_keep_theirs(method) -> None:
+    matrices, begin = batch(SPECTRA["definite"]), start(2, 4)
+    (alone,) = method(product(matrices[:1]), begin[:1], 25)
+    matrices[1, 0, 0] = torch.inf
+    first, second = method(product(matrices), begin, 25)
+    torch.testing.assert_close(first, alone, rtol=1e-12, atol=1e-12)
+    assert second.isnan()

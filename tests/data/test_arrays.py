@@ -97,6 +97,8 @@ def test_first_samples_and_too_many(tmp_path: Path) -> None:
         ({"x_train": np.zeros((0, 5))}, "x_train: empty"),
         ({"x_train": np.zeros((30, 0))}, "x_train: empty"),
         ({"x_train": np.zeros((29, 5))}, r"\(train\): 29 inputs but 30 labels"),
+        ({"x_test": np.zeros((12, 5), dtype=np.uint8)}, "x_train has type float64 and x_test uint8"),
+        ({"x_train": np.zeros((30, 5), dtype=np.uint8)}, "x_train has type uint8 and x_test float64"),
         ({"x_test": np.zeros((12, 6))}, r"training inputs are \(5,\) each, test inputs \(6,\)"),
         ({"y_test": np.arange(12.0)}, "y_test must hold integers, has type float64"),
         ({"y_test": np.ones(12, dtype=bool)}, "y_test must hold integers, has type bool"),

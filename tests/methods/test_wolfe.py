@@ -14,7 +14,7 @@ Function = Callable[[float], tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Trial:
+class LinePoint:
     length: float
     loss: float
     slope: float
@@ -24,15 +24,15 @@ class Trial:
         return self.length
 
 
-def search(function: Function, first: float) -> tuple[Trial, Trial, int]:
+def search(function: Function, first: float) -> tuple[LinePoint, LinePoint, int]:
     """The start, what the search returns, and how many trials it took."""
     lengths: list[float] = []
 
-    def evaluate(length: float) -> Trial:
+    def evaluate(length: float) -> LinePoint:
         lengths.append(length)
-        return Trial(length, *function(length))
+        return LinePoint(length, *function(length))
 
-    start = Trial(0.0, *function(0.0))
+    start = LinePoint(0.0, *function(0.0))
     found = strong_wolfe(evaluate, start, first)
     return start, found, len(lengths)
 

@@ -5,10 +5,10 @@ import pytest
 from surmin.simulation.operations import Flush, Overheads, Post, Program, Receive, Send, Work, expand
 from surmin.simulation.schedules import reorder
 from surmin.simulation.timing import replay
-from surmin.simulation.wires import Links
+from surmin.simulation.wires import LinkKind
 from tests.simulation.waves import gradient_step, reorder_all
 
-NO_LINKS = Links(0.0, 1e18)
+NO_LINKS = LinkKind(0.0, 1e18)
 ALL = ("gpipe", "1f1b", "zero-bubble")
 
 

@@ -10,7 +10,7 @@ from surmin.simulation.operations import Overheads, Program, Tell, Total, Work
 from surmin.simulation.schedules import reorder
 from surmin.simulation.seconds import RoundKind, Setting, group, on_many_workers
 from surmin.simulation.team import Recorded
-from surmin.simulation.wires import Links
+from surmin.simulation.wires import LinkKind
 from tests.simulation.waves import gradient_step
 
 SIZE = 5_000
@@ -28,7 +28,7 @@ def kind_of(seed: int, microbatches: int, workers: int = 4) -> RoundKind:
 @pytest.mark.parametrize("workers", [61, 88])
 def test_a_line_says_what_every_worker_would(schedule: str, microbatches: int, workers: int) -> None:
     kinds = [kind_of(seed, microbatches) for seed in range(2)]
-    for links in (Links(1e-4, 1e9), Links(0.05, 2e7)):
+    for links in (LinkKind(1e-4, 1e9), LinkKind(0.05, 2e7)):
         setting = Setting(links, Overheads(3e-5, 3e-10))
         direct = setting.seconds([kind.stretched(workers).scheduled(schedule) for kind in kinds])
         assert float(on_many_workers(setting, kinds, workers, schedule, microbatches)) == pytest.approx(
@@ -38,7 +38,7 @@ def test_a_line_says_what_every_worker_would(schedule: str, microbatches: int, w
 
 def test_rounds_take_as_long_as_right_after_another() -> None:
     """With one micro-batch nobody begins the next step before the first worker has ended this one."""
-    forward, backward, links = [0.3, 0.2], [0.1, 0.4], Links(0.05, 1e15)
+    forward, backward, links = [0.3, 0.2], [0.1, 0.4], LinkKind(0.05, 1e15)
     kind = RoundKind(gradient_step(forward, backward, 1, 8), 3)
     assert float(Setting(links).seconds([kind])) == pytest.approx(3 * (0.3 + 0.2 + 0.1 + 0.4 + 2 * 0.05))
 
@@ -72,11 +72,11 @@ def test_rounds_that_do_more_of_the_same_are_of_another_kind() -> None:
 
 def test_shared_cores_and_several_kinds_of_links() -> None:
     kind = kind_of(1, 4)
-    links = [Links(1e-4, 1e9), Links(0.05, 1e8)]
-    both = Setting(Links.all_of(links)).seconds([kind])
+    links = [LinkKind(1e-4, 1e9), LinkKind(0.05, 1e8)]
+    both = Setting(LinkKind.all_of(links)).seconds([kind])
     late = RoundKind(reorder(kind_without_total(kind), "gpipe"), 1)
     for schedule in (kind, late):
-        both = Setting(Links.all_of(links)).seconds([schedule])
+        both = Setting(LinkKind.all_of(links)).seconds([schedule])
         one_by_one = [float(Setting(own).seconds([schedule])) for own in links]
         assert np.asarray(both) == pytest.approx(one_by_one, rel=1e-12)
     alone = Setting(links[0]).seconds([kind])

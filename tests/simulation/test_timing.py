@@ -11,13 +11,13 @@ from surmin.simulation.schedules import reorder
 from surmin.simulation.seconds import Setting
 from surmin.simulation.sharing import share_cores
 from surmin.simulation.timing import replay
-from surmin.simulation.wires import HEADER_BYTES, Links
+from surmin.simulation.wires import HEADER_BYTES, LinkKind
 from tests.simulation.waves import gradient_step, reorder_all
 
 SIZE = 10_000
 
 
-def wave_seconds(work: list[float], microbatches: int, links: Links) -> float:
+def wave_seconds(work: list[float], microbatches: int, links: LinkKind) -> float:
     """A flow shop whose machines, the links among them, each take as long for every job."""
     sending = float(SIZE * 8 / links.rate * links.packet / (links.packet - HEADER_BYTES))
     machines = [*work, *[sending] * (len(work) - 1)]
@@ -28,7 +28,7 @@ def wave_seconds(work: list[float], microbatches: int, links: Links) -> float:
 def test_posted_waves_are_flow_shops(seed: int) -> None:
     draw = random.Random(seed)
     workers, microbatches = draw.randint(2, 7), draw.randint(1, 9)
-    links = Links(draw.uniform(0, 0.1), draw.uniform(1e6, 1e9))
+    links = LinkKind(draw.uniform(0, 0.1), draw.uniform(1e6, 1e9))
     forward, backward = ([draw.uniform(0, 0.02) for _ in range(workers)] for _ in range(2))
     programs = gradient_step(forward, backward, microbatches, SIZE)
     expected = wave_seconds(forward, microbatches, links) + wave_seconds(backward, microbatches, links)
@@ -38,7 +38,7 @@ def test_posted_waves_are_flow_shops(seed: int) -> None:
 @pytest.mark.parametrize(("workers", "microbatches"), [(4, 1), (4, 8), (2, 3), (6, 5)])
 def test_receives_posted_late_cost_round_trips(workers: int, microbatches: int) -> None:
     """Over links of a latency alone a step takes 2 (K - 1) L + 4 (M - 1) L; posted ahead it takes 2 (K - 1) L."""
-    links = Links(0.05, 1e15)
+    links = LinkKind(0.05, 1e15)
     programs = gradient_step([0.0] * workers, [0.0] * workers, microbatches, 8)
     late = [[*program, *program] for program in reorder_all(programs, "gpipe")]
     late_time = max(replay(late, links)) - max(replay(reorder_all(programs, "gpipe"), links))
@@ -57,7 +57,7 @@ def test_with_a_core_each_both_engines_agree(schedule: str, seed: int) -> None:
     round_ = [[Tell(), *program] for program in programs]
     round_ = round_ if schedule != "posted" else [[*program, Hear()] for program in round_]
     both = expand([[*own, Total(16)] for own in round_], Overheads(1e-4, 1e-9))
-    links = Links(draw.uniform(0, 0.05), draw.uniform(1e6, 1e9))
+    links = LinkKind(draw.uniform(0, 0.05), draw.uniform(1e6, 1e9))
     apart = replay(both, links)
     assert share_cores(both, links, workers) == pytest.approx([float(end) for end in apart], rel=1e-9)
     assert max(share_cores(both, links, 1)) >= max(apart) - 1e-9
@@ -65,14 +65,14 @@ def test_with_a_core_each_both_engines_agree(schedule: str, seed: int) -> None:
 
 def test_several_kinds_of_links_at_once() -> None:
     programs = reorder_all(gradient_step([0.01, 0.02, 0.03], [0.02, 0.02, 0.01], 4, SIZE), "1f1b")
-    kinds = [Links(latency, rate) for latency in (0.0, 0.03) for rate in (1e6, 1e8)]
-    together = np.max(np.stack(replay(programs, Links.all_of(kinds))), axis=0)
+    kinds = [LinkKind(latency, rate) for latency in (0.0, 0.03) for rate in (1e6, 1e8)]
+    together = np.max(np.stack(replay(programs, LinkKind.all_of(kinds))), axis=0)
     assert together == pytest.approx([float(max(replay(programs, kind))) for kind in kinds], rel=1e-12)
 
 
 def test_work_that_shares_a_core_takes_as_long_as_its_sum() -> None:
     programs: list[Program] = [[Work(1.0)], [Work(2.0)], [Work(3.0)]]
-    links = Links(0.0, 1e9)
+    links = LinkKind(0.0, 1e9)
     assert share_cores(programs, links, 1) == pytest.approx([3.0, 5.0, 6.0])
     assert share_cores(programs, links, 2) == pytest.approx([1.5, 2.5, 3.5])
     assert share_cores(programs, links, 3) == pytest.approx([1.0, 2.0, 3.0])
@@ -80,7 +80,7 @@ def test_work_that_shares_a_core_takes_as_long_as_its_sum() -> None:
 
 def test_word_goes_behind_the_messages_on_its_link_and_before_those_that_leave_later() -> None:
     """A second for a message of 8 bytes; the word of a receive takes 8 seconds, a latency is 100."""
-    links = Links(100.0, 64.0, 1e12)
+    links = LinkKind(100.0, 64.0, 1e12)
     programs: list[Program] = [
         [Send(1, "forward", 8), Post(1, "gradient"), Receive(1, "gradient", 8)],
         [Send(-1, "gradient", 8, late=True)],
@@ -96,25 +96,25 @@ def test_word_goes_behind_the_messages_on_its_link_and_before_those_that_leave_l
 
 def test_what_carries_messages_goes_before_the_workers() -> None:
     programs: list[Program] = [[Send(1, "forward", 100), Work(1.0)], [Receive(-1, "forward", 100), Work(1.0)]]
-    ends = share_cores(programs, Links(0.0, 1e12), 2, Overheads(message=0.5))
+    ends = share_cores(programs, LinkKind(0.0, 1e12), 2, Overheads(message=0.5))
     assert ends == pytest.approx([1.25, 1.25])  # half of each second core is gone for half a second
 
 
 def test_a_sum_goes_up_the_pipe_and_straight_back() -> None:
     programs = expand([[Total(8)] for _ in range(5)], Overheads())
-    ends = replay(programs, Links(0.1, 1e15))
+    ends = replay(programs, LinkKind(0.1, 1e15))
     assert [float(end) for end in ends] == pytest.approx([0.5, 0.5, 0.5, 0.5, 0.4])
 
 
 def test_a_comparison_waits_for_the_last_to_tell() -> None:
     told: list[Program] = [[Work(delay), Tell(), Hear()] for delay in (0.3, 0.1, 0.2)]
-    ends = replay(told, Links(1.0, 1e15))
+    ends = replay(told, LinkKind(1.0, 1e15))
     assert [float(end) for end in ends] == pytest.approx([1.2, 1.3, 1.3])
 
 
 @pytest.mark.parametrize(("step", "expected"), [(1, [0.3, 1.3, 1.3]), (-1, [1.2, 1.2, 0.2])])
 def test_before_its_first_wave_a_comparison_waits_for_those_it_comes_through(step: int, expected: list[float]) -> None:
-    links, delays = Links(1.0, 1e15), (0.3, 0.1, 0.2)
+    links, delays = LinkKind(1.0, 1e15), (0.3, 0.1, 0.2)
     told: list[Program] = [[Work(delay), Tell(), Hear(step)] for delay in delays]
     assert [float(end) for end in replay(told, links)] == pytest.approx(expected)
     assert share_cores(told, links, 3) == pytest.approx(expected)
@@ -129,18 +129,18 @@ def test_before_its_first_wave_a_comparison_waits_for_those_it_comes_through(ste
 
 def test_bytes_are_read_beside_what_a_worker_does() -> None:
     programs: list[Program] = [[Send(1, "forward", 1000)], [Work(2.0), Receive(-1, "forward", 1000)]]
-    links, overheads = Links(0.0, 1e15), Overheads(message=0.25, byte=1e-3)
+    links, overheads = LinkKind(0.0, 1e15), Overheads(message=0.25, byte=1e-3)
     assert Setting(links, overheads, cores=2).end(programs) == pytest.approx(2.25)
     assert Setting(links, overheads, cores=1).end(programs) == pytest.approx(0.25 + 1 + 1 + 2 + 0.25)
 
 
 def test_waiting_for_ever_is_told() -> None:
     programs: list[Program] = [[Receive(1, "forward", 8)], [Work(1.0)]]
-    for end in (lambda: replay(programs, Links(0.0, 1e9)), lambda: share_cores(programs, Links(0.0, 1e9), 2)):
+    for end in (lambda: replay(programs, LinkKind(0.0, 1e9)), lambda: share_cores(programs, LinkKind(0.0, 1e9), 2)):
         with pytest.raises(RuntimeError, match="for ever"):
             end()
 
 
 def test_headers_take_their_share_of_a_link() -> None:
     programs: list[Program] = [[Send(1, "forward", 1448)], [Receive(-1, "forward", 1448)]]
-    assert math.isclose(float(replay(programs, Links(0.0, 8.0, 1500))[1]), 1500.0)
+    assert math.isclose(float(replay(programs, LinkKind(0.0, 8.0, 1500))[1]), 1500.0)

@@ -29,6 +29,13 @@ def test_fixed_steps_are_algorithm_1(cubic: float) -> None:
     assert result.reason is Reason.MAX_STEPS
 
 
+def test_steps_that_are_too_long_say_that_nothing_was_gained() -> None:
+    matrix, gradient = spectrum_problem(SPECTRUM)
+    result = GradientDescent(7, 10 / max(SPECTRUM)).solve(quadratic(matrix, gradient))
+    assert result.decrease < 0
+    assert result.reason is Reason.NO_DECREASE
+
+
 def trajectory(loss: LocalLoss, steps: int, learning_rate: float) -> list[Tensor]:
     """Iterates 0 … steps, each from a solver of its own."""
     zero = torch.zeros_like(loss.gradient)

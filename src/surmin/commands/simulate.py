@@ -12,7 +12,7 @@ from surmin.experiments.configs.simulate import SimulateConfig
 from surmin.experiments.runs.files import write_json, write_table
 from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder
 from surmin.experiments.simulated.outcomes import Cell, Outcome, compare, eligible, outcomes
-from surmin.experiments.simulated.runs import Measuring, Run
+from surmin.experiments.simulated.runs import MeasuredRun, Measuring
 from surmin.plots.breakeven import draw_breakeven
 from surmin.plots.run import describe
 from surmin.plots.tables import Table
@@ -94,7 +94,7 @@ def summary(method: str, cells: Sequence[Cell]) -> str:
     return f"{won} and loses most with {where}: {worst.ratio:.3g} times the seconds of the best other"
 
 
-def _train(config: SimulateConfig) -> list[Run]:
+def _train(config: SimulateConfig) -> list[MeasuredRun]:
     with terminal_bar("loss {task.fields[loss]}") as bar:
         task = bar.add_task("", total=config.rounds, loss="–")
         training = ""
@@ -109,7 +109,7 @@ def _train(config: SimulateConfig) -> list[Run]:
         return list(Measuring(config, tell, _warn).runs())
 
 
-def _simulate(config: SimulateConfig, runs: Sequence[Run], overheads: Overheads) -> list[Outcome]:
+def _simulate(config: SimulateConfig, runs: Sequence[MeasuredRun], overheads: Overheads) -> list[Outcome]:
     found: list[Outcome] = []
     with terminal_bar() as bar:
         for run in bar.track(runs, description="simulating"):

@@ -30,7 +30,10 @@ def power_iteration(product: BatchedProduct, start: Tensor, steps: int) -> Tenso
 
 
 def lanczos(product: BatchedProduct, start: Tensor, steps: int) -> Tensor:
-    """λ_max of n symmetric matrices by Lanczos with full reorthogonalization; arguments as in `power_iteration`."""
+    """λ_max of n symmetric matrices by Lanczos with full reorthogonalization; arguments as in `power_iteration`.
+
+    It is not a number where a product was not finite.
+    """
     n = len(start)
     shape = start.shape
     steps = min(steps, start[0].numel())
@@ -51,7 +54,9 @@ def lanczos(product: BatchedProduct, start: Tensor, steps: int) -> Tensor:
             basis = torch.cat([basis, torch.where(is_new, _normalize(image), 0).unsqueeze(1)], dim=1)
     missing = basis.norm(dim=2) == 0
     projected += torch.diag_embed(missing * projected[:, :1, 0])  # a value that is no larger than λ_max
-    return torch.linalg.eigvalsh(projected)[:, -1]
+    finite = projected.isfinite().flatten(1).all(1)
+    largest = torch.linalg.eigvalsh(torch.where(finite[:, None, None], projected, 0.0))[:, -1]
+    return torch.where(finite, largest, torch.nan)
 
 
 def _rayleigh_after(product: BatchedProduct, start: Tensor, steps: int) -> Tensor:

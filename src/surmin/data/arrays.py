@@ -30,6 +30,7 @@ def load_arrays(path: Path, train_samples: int | None, dtype: torch.dtype) -> Da
         _check_types(inputs, labels, part, path)
         check_pair(inputs, labels, f"{path} ({part})")
     check_same_shape(x_train, x_test, str(path))
+    _check_same_scale(x_train, x_test, path)
     classes = count_classes(y_train, y_test, str(path))
     kept = samples_to_keep(train_samples, len(x_train), str(path))
     return Dataset(
@@ -56,6 +57,14 @@ def _check_types(inputs: NDArray[np.generic], labels: NDArray[np.generic], part:
         raise DataError(f"{path}: x_{part} must hold numbers, has type {inputs.dtype}")
     if labels.dtype.kind not in "iu":
         raise DataError(f"{path}: y_{part} must hold integers, has type {labels.dtype}")
+
+
+def _check_same_scale(train: NDArray[np.generic], test: NDArray[np.generic], path: Path) -> None:
+    if (train.dtype == np.uint8) != (test.dtype == np.uint8):
+        raise DataError(
+            f"{path}: x_train has type {train.dtype} and x_test {test.dtype}: unsigned bytes are scaled as pixels and "
+            "other numbers are not, so both must be bytes or neither"
+        )
 
 
 def _to_inputs(values: NDArray[np.generic], dtype: torch.dtype, where: str) -> Tensor:

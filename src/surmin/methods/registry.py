@@ -3,12 +3,13 @@
 To add a method: write a file with its builder, `build(pipeline, *, option=default, ...) -> Method`, and a line here.
 """
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from surmin.errors import did_you_mean
 
 if TYPE_CHECKING:
     from surmin.methods.base import Method
@@ -65,9 +66,7 @@ def find_method(name: str) -> Entry:
         ValueError: for an unknown name, naming the known ones.
     """
     if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"unknown method {name!r}: {hint}known are {', '.join(METHODS)}")
+        raise ValueError(f"unknown method {name!r}: {did_you_mean(name, METHODS)}known are {', '.join(METHODS)}")
     return METHODS[name]
 
 

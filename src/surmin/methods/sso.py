@@ -70,7 +70,7 @@ class Sso(Stateless):
         """One surrogate and its inner steps; a line search that finds nothing ends the round and moves nothing."""
         meter = StepMeter(self.pipeline)
         wave = self.pipeline.forward(inputs, targets)
-        surrogate = OutputSurrogate.at(self.pipeline, wave, self.lr)
+        surrogate = TargetSurrogate.at(self.pipeline, wave, self.lr)
         gradients = self.pipeline.backward(wave)
         loss, squared = self.pipeline.total(torch.stack([wave.loss, squared_norm(gradients)]))
         done = self._inner.minimise(surrogate, gradients, squared, inputs, targets)
@@ -80,7 +80,7 @@ class Sso(Stateless):
 
 
 @dataclass(frozen=True)
-class OutputSurrogate:
+class TargetSurrogate:
     """Ψ, where the network's last stage is held; empty elsewhere.
 
     Attributes:
@@ -94,7 +94,7 @@ class OutputSurrogate:
     curvature: float
 
     @classmethod
-    def at(cls, pipeline: WorkerPipeline, wave: Wave, lr: float | None) -> "OutputSurrogate":
+    def at(cls, pipeline: WorkerPipeline, wave: Wave, lr: float | None) -> "TargetSurrogate":
         """Of the loss at a wave's outputs, with η = `lr`, or 1/L."""
         if not pipeline.is_last:
             return cls((), (), 0.0)
@@ -127,7 +127,7 @@ class _Inner(Protocol):
     """What minimises a surrogate from z̄, where its gradient and that one's squared norm are known."""
 
     def minimise(
-        self, surrogate: OutputSurrogate, gradients: Gradients, squared: float, inputs: Tensor, targets: Tensor
+        self, surrogate: TargetSurrogate, gradients: Gradients, squared: float, inputs: Tensor, targets: Tensor
     ) -> _Done: ...
 
 
@@ -140,7 +140,7 @@ class _LineSearches:
     length: float
 
     def minimise(
-        self, surrogate: OutputSurrogate, gradients: Gradients, squared: float, inputs: Tensor, targets: Tensor
+        self, surrogate: TargetSurrogate, gradients: Gradients, squared: float, inputs: Tensor, targets: Tensor
     ) -> _Done:
         search = ArmijoSearch(self.pipeline, self.length)
         wave, value, tries = None, 0.0, 0
@@ -168,7 +168,7 @@ class _OptimizerSteps:
     lr: float
 
     def minimise(
-        self, surrogate: OutputSurrogate, gradients: Gradients, squared: float, inputs: Tensor, targets: Tensor
+        self, surrogate: TargetSurrogate, gradients: Gradients, squared: float, inputs: Tensor, targets: Tensor
     ) -> _Done:
         optimizer = make_optimizer(self.pipeline.parameters.values(), self.optimizer, self.lr)
         for step in range(self.steps):

@@ -14,7 +14,7 @@ MAX_TRIES = 25  # after the first trial
 SMALLEST_BRACKET = 1e-9
 
 
-class Trial(Protocol):
+class LinePoint(Protocol):
     """What one evaluation tells; the loss is infinite where a step leads to no finite value."""
 
     @property
@@ -34,7 +34,7 @@ class Trial(Protocol):
         """Euclidean distance from the start."""
 
 
-T = TypeVar("T", bound=Trial)
+T = TypeVar("T", bound=LinePoint)
 
 
 def strong_wolfe(evaluate: Callable[[float], T], start: T, length: float) -> T:
@@ -78,11 +78,11 @@ def _bracket(evaluate: Callable[[float], T], start: T, length: float) -> tuple[T
     return *_sorted(start, trial), 0
 
 
-def _is_low_enough(trial: Trial, start: Trial) -> bool:
+def _is_low_enough(trial: LinePoint, start: LinePoint) -> bool:
     return trial.loss <= start.loss + SUFFICIENT_DECREASE * trial.length * start.slope
 
 
-def _is_flat_enough(trial: Trial, start: Trial) -> bool:
+def _is_flat_enough(trial: LinePoint, start: LinePoint) -> bool:
     return abs(trial.slope) <= -SLOPE_SHARE * start.slope
 
 
@@ -90,11 +90,11 @@ def _sorted(first: T, second: T) -> tuple[T, T]:
     return (first, second) if first.loss <= second.loss else (second, first)
 
 
-def _ends(low: Trial, high: Trial) -> tuple[float, float]:
+def _ends(low: LinePoint, high: LinePoint) -> tuple[float, float]:
     return min(low.length, high.length), max(low.length, high.length)
 
 
-def _cubic_minimum(first: Trial, second: Trial, lower: float, upper: float) -> float:
+def _cubic_minimum(first: LinePoint, second: LinePoint, lower: float, upper: float) -> float:
     """Where the cubic through both trials is least, within limits; the middle where there is no such cubic."""
     if first.length > second.length:
         first, second = second, first
@@ -107,7 +107,7 @@ def _cubic_minimum(first: Trial, second: Trial, lower: float, upper: float) -> f
     return min(max(least, lower), upper) if math.isfinite(least) else (lower + upper) / 2
 
 
-def _kept_off_ends(length: float, low: Trial, high: Trial, close: bool) -> tuple[float, bool]:
+def _kept_off_ends(length: float, low: LinePoint, high: LinePoint, close: bool) -> tuple[float, bool]:
     """The length moved a tenth into the bracket when it comes close to an end twice running, or leaves the bracket."""
     lower, upper = _ends(low, high)
     margin = 0.1 * (upper - lower)

@@ -14,7 +14,7 @@ Status = tuple[str, str]
 """A worker's complaint, empty for none, and what it is about to do."""
 
 
-class Comparison:
+class StatusComparison:
     """One small message from every worker to every other, a step at a time.
 
     Args:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from surmin.curvature.output_curvature import Message
 from surmin.pipeline.channel import Receiver, Route, Sender
-from surmin.pipeline.comparison import Comparison
+from surmin.pipeline.comparison import StatusComparison
 from surmin.pipeline.links import Kind
 from surmin.pipeline.traffic import Traffic
 from surmin.replicas import Replicas
@@ -49,7 +49,7 @@ class ProcessLinks:
         self._receivers: dict[tuple[int, int], Receiver] = {}
         self.is_first, self.is_last = self._place == 0, self._place == len(self._ranks) - 1
         self._others = [rank for rank in self._ranks if rank != dist.get_rank()]
-        self._comparison = Comparison(places, routes["control"])
+        self._comparison = StatusComparison(places, routes["control"])
 
     def trainable_blocks(self, blocks: Literal["layer", "stage"]) -> tuple[int, int]:
         """Known since all workers told each other."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from surmin.experiments.comparisons.claims import LOSS, Verdict, spent_until
+from surmin.experiments.comparisons.claims import LOSS, ClaimVerdict, spent_until
 from surmin.experiments.comparisons.paper import Cell, PaperResult
 from surmin.experiments.comparisons.paper_results import write_setting
 from surmin.experiments.comparisons.results import Spread
@@ -23,7 +23,7 @@ WHAT_A_LOSS_COST = (
 COST_COLUMNS = [column for column in FIGURE_COLUMNS if column[0] not in ("loss", "test_accuracy")]
 
 
-def verdict_table(verdicts: Sequence[Verdict]) -> Table:
+def verdict_table(verdicts: Sequence[ClaimVerdict]) -> Table:
     """One line a claim."""
     rows = [[each.claim, each.subject, "holds" if each.holds else "does not hold", each.figures] for each in verdicts]
     return Table(["claim", "for", "verdict", "figures"], rows, numbers_from=4)

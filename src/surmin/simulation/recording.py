@@ -19,7 +19,7 @@ from surmin.pipeline.process_links import UPWARDS
 from surmin.pipeline.tracing import Clock, Letter
 from surmin.pipeline.traffic import Traffic
 from surmin.simulation.operations import Hear, Operation, Program, Receive, Send, Tell, Total, Work
-from surmin.simulation.threads import Exchange
+from surmin.simulation.threads import ThreadExchange
 
 
 class Recorder:
@@ -72,7 +72,7 @@ class Recorder:
 class RecordedLinks:
     """`Links` of one worker to the others in the same process."""
 
-    def __init__(self, place: int, blocks: dict[str, list[int]], exchange: Exchange, recorder: Recorder) -> None:
+    def __init__(self, place: int, blocks: dict[str, list[int]], exchange: ThreadExchange, recorder: Recorder) -> None:
         self._place = place
         self._blocks = blocks
         self._exchange = exchange

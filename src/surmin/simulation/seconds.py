@@ -12,7 +12,7 @@ from surmin.simulation.schedules import reorder
 from surmin.simulation.sharing import share_cores
 from surmin.simulation.team import Recorded
 from surmin.simulation.timing import replay, share_a_link_late
-from surmin.simulation.wires import Links, Time
+from surmin.simulation.wires import LinkKind, Time
 
 LEAST_ON_LINE = 16
 """Workers from which on another one adds the same to every round."""
@@ -58,7 +58,7 @@ class Setting:
         carrier: of what carries messages on the same machine, where cores are shared.
     """
 
-    links: Links
+    links: LinkKind
     overheads: Overheads = NO_OVERHEADS
     cores: float | None = None
     carrier: Overheads = NO_OVERHEADS

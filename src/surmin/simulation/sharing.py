@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 
 from surmin.simulation.operations import NO_OVERHEADS, Operation, Overheads, Program, Send, Work
 from surmin.simulation.timing import carry_out, until_when
-from surmin.simulation.wires import Links, Wires
+from surmin.simulation.wires import LinkKind, Wires
 
 NOTHING = 1e-12
 """Seconds that rounding can leave of a work that is done."""
 
 
 def share_cores(
-    programs: Sequence[Program], links: Links, cores: float, carrier: Overheads = NO_OVERHEADS
+    programs: Sequence[Program], links: LinkKind, cores: float, carrier: Overheads = NO_OVERHEADS
 ) -> list[float]:
     """When each worker ends, all beginning at 0, where those that compute at a time share so many cores evenly.
 

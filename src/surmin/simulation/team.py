@@ -15,7 +15,7 @@ from surmin.replicas import ONE_REPLICA
 from surmin.report import StepReport
 from surmin.simulation.operations import Program
 from surmin.simulation.recording import RecordedLinks, Recorder, worker_clock
-from surmin.simulation.threads import Exchange, run_together
+from surmin.simulation.threads import ThreadExchange, run_together
 from surmin.stages.block import cut_blocks
 from surmin.stages.stage import stages_of
 
@@ -66,7 +66,7 @@ class RecordedTeam:
             for kind in ("layer", "stage")
         }
         parameter = next(parameter for module in stages for parameter in module.parameters())
-        self._exchange = Exchange(len(own))
+        self._exchange = ThreadExchange(len(own))
         self._recorders = [Recorder(worker_clock(parameter.device)) for _ in own]
         self.pipelines = [
             WorkerPipeline(

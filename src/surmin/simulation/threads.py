@@ -17,7 +17,7 @@ PATIENCE = 600.0
 """Seconds after which a worker's wait for another is taken for an error of the program."""
 
 
-class Exchange:
+class ThreadExchange:
     """Where the workers of one process leave messages for each other; whoever waits lets another one run."""
 
     def __init__(self, workers: int) -> None:
@@ -71,7 +71,7 @@ class InterruptedByOtherError(RuntimeError):
     """Another worker has failed."""
 
 
-def run_together(exchange: Exchange, workers: Sequence[Callable[[], Result]]) -> list[Result]:
+def run_together(exchange: ThreadExchange, workers: Sequence[Callable[[], Result]]) -> list[Result]:
     """What every worker returns; each has a thread of its own, and only one runs at a time.
 
     Raises:

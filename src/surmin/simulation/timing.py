@@ -16,13 +16,13 @@ from surmin.simulation.operations import (
     Tell,
     Work,
 )
-from surmin.simulation.wires import Links, Time, Wires
+from surmin.simulation.wires import LinkKind, Time, Wires
 
 
-def replay(programs: Sequence[Program], links: Links) -> list[Time]:
+def replay(programs: Sequence[Program], links: LinkKind) -> list[Time]:
     """When each worker ends, all beginning at 0, with a core for every worker.
 
-    Every operation is looked at once: its time is a maximum of sums of times already known. With `Links` of arrays,
+    Every operation is looked at once: its time is a maximum of sums of times already known. With `LinkKind` of arrays,
     all kinds of links are gone through at once. Operations are not looked at in the order of time: where late messages
     and the word of others share a link, which goes first can be mistaken, and `share_cores` is to be asked.
 

@@ -23,8 +23,8 @@ WORD_BYTES = 64
 
 
 @dataclass(frozen=True)
-class Links:
-    """One from every worker to every other, each way: first in, first out.
+class LinkKind:
+    """A kind of links: one from every worker to every other, each way, first in, first out.
 
     Attributes:
         latency: seconds one way.
@@ -41,13 +41,13 @@ class Links:
         """What a byte holds a link for, its share of the headers included."""
         return 8 / self.rate * self.packet / (self.packet - HEADER_BYTES)
 
-    def each(self) -> "list[Links]":
+    def each(self) -> "list[LinkKind]":
         """Its kinds, one by one."""
         columns = np.broadcast_arrays(*(np.atleast_1d(own) for own in (self.latency, self.rate, self.packet)))
-        return [Links(*map(float, kind)) for kind in zip(*columns, strict=True)]
+        return [LinkKind(*map(float, kind)) for kind in zip(*columns, strict=True)]
 
     @classmethod
-    def all_of(cls, kinds: "Sequence[Links]") -> "Links":
+    def all_of(cls, kinds: "Sequence[LinkKind]") -> "LinkKind":
         """Several kinds as arrays."""
         return cls(*(np.array([getattr(kind, name) for kind in kinds]) for name in ("latency", "rate", "packet")))
 
@@ -82,7 +82,7 @@ class Wires:
             when they leave, as they should be. Otherwise they are put there as soon as it is known when they leave.
     """
 
-    def __init__(self, links: Links, workers: int, *, in_order: bool = False) -> None:
+    def __init__(self, links: LinkKind, workers: int, *, in_order: bool = False) -> None:
         self._links = links
         self._workers = workers
         self._in_order = in_order

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surmin.solvers.result import Preconditioner, Reason, SolverResult, undamped_decrease
+from surmin.solvers.result import Preconditioner, Reason, SolverResult, finish, undamped_decrease
 from surmin.surrogates.local_loss import LocalLoss
 
 BISECTIONS = 100
@@ -37,9 +37,7 @@ class CubicGradientDescent:
         for _ in range(self.steps):
             step = step - step_size * loss.gradient_at(step, image)
             image = loss.product(step)
-        decrease = undamped_decrease(loss, step, image)
-        code = torch.where(torch.isfinite(decrease), int(Reason.MAX_STEPS), int(Reason.NON_FINITE))
-        return SolverResult(step, decrease, code, self.steps + self.power_steps + 1)
+        return finish(step, undamped_decrease(loss, step, image), self.steps + self.power_steps + 1)
 
     def _largest(self, loss: LocalLoss) -> Tensor:
         """‖A‖, from below; the factor 1.5 covers the estimate."""

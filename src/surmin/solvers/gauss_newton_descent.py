@@ -9,8 +9,8 @@ from torch import Tensor
 from surmin.curvature.moments import InputMomentCache, estimate_moments
 from surmin.solvers.conjugate_gradient import ConjugateGradient
 from surmin.solvers.kronecker import KroneckerPreconditioner
-from surmin.solvers.nonlinear import begin, finish
-from surmin.solvers.result import Reason, SolverResult
+from surmin.solvers.nonlinear import begin
+from surmin.solvers.result import Reason, SolverResult, finish
 from surmin.surrogates.local_loss import LocalLoss
 from surmin.surrogates.nonlinear import LossPoint, NonlinearLocalLoss
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surmin.solvers.result import Preconditioner, Reason, SolverResult, undamped_decrease
+from surmin.solvers.result import Preconditioner, SolverResult, finish, undamped_decrease
 from surmin.surrogates.local_loss import LocalLoss
 
 
@@ -23,7 +23,7 @@ class GradientDescent:
         for _ in range(self.steps):
             step = step - self.learning_rate * loss.gradient_at(step, image)
             image = loss.product(step)
-        return _result(loss, step, image, self.steps)
+        return finish(step, undamped_decrease(loss, step, image), self.steps)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ArmijoGradientDescent:
             length = self._search(loss, step, image, slope, bend, length)
             step, image = step - length * slope, image - length * bend
             length = 2 * length
-        return _result(loss, step, image, self.steps)
+        return finish(step, undamped_decrease(loss, step, image), self.steps)
 
     def _search(
         self, loss: LocalLoss, step: Tensor, image: Tensor, slope: Tensor, bend: Tensor, length: Tensor
@@ -65,9 +65,3 @@ class ArmijoGradientDescent:
         change = -lengths * plain + 0.5 * lengths**2 * curved + cubic
         enough = change <= -self.sufficient * lengths * squared
         return torch.where(enough.any(), lengths[enough.int().argmax()], torch.zeros_like(length))
-
-
-def _result(loss: LocalLoss, step: Tensor, image: Tensor, products: int) -> SolverResult:
-    decrease = undamped_decrease(loss, step, image)
-    code = torch.where(torch.isfinite(decrease), int(Reason.MAX_STEPS), int(Reason.NON_FINITE))
-    return SolverResult(step, decrease, code, products)

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from surmin.solvers.result import Reason, SolverResult
+from surmin.solvers.result import SolverResult, finish
 from surmin.surrogates.nonlinear import LossPoint, NonlinearLocalLoss
 
 
@@ -74,10 +74,3 @@ def begin(loss: NonlinearLocalLoss, start: Tensor | None) -> tuple[LossPoint, Te
         return origin, origin.value
     other = loss.at(start)
     return (other if bool(other.value < origin.value) else origin), origin.value
-
-
-def finish(step: Tensor, decrease: Tensor, products: int, reason: Reason = Reason.MAX_STEPS) -> SolverResult:
-    """A result with that reason, or with a better one where nothing was gained."""
-    code = torch.where(decrease > 0, int(reason), int(Reason.NO_DECREASE))
-    code = torch.where(torch.isfinite(decrease), code, int(Reason.NON_FINITE))
-    return SolverResult(step, decrease, code, products)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from surmin.surrogates.local_loss import LocalLoss
@@ -55,3 +56,10 @@ def undamped_decrease(loss: LocalLoss, step: Tensor, damped_product: Tensor) -> 
     """-L(d) without the damping term, given (κ G + λ I) d: no further product is needed."""
     quadratic = 0.5 * (step.dot(damped_product) - loss.damping * step.dot(step))
     return -(loss.gradient.dot(step) + quadratic + 2 * loss.cubic / 3 * step.norm() ** 3)
+
+
+def finish(step: Tensor, decrease: Tensor, products: int, reason: Reason = Reason.MAX_STEPS) -> SolverResult:
+    """A result with that reason, or with a better one where nothing was gained."""
+    code = torch.where(decrease > 0, int(reason), int(Reason.NO_DECREASE))
+    code = torch.where(torch.isfinite(decrease), code, int(Reason.NON_FINITE))
+    return SolverResult(step, decrease, code, products)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +43,17 @@ def test_a_run_is_recorded(tmp_path: Path, name: str) -> None:
     assert last is not None and first is not None and last < first
     assert (rows[4].damping is None) == (name not in DAMPED)
     assert sorted(contents(tmp_path / "run")) == [f"checkpoint/{FILE}", "config.json", "metrics.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["sm", "kfac", "cgblock-ggn"])
+def test_too_many_classes_for_an_exact_factor_get_random_columns(tmp_path: Path, name: str) -> None:
+    labels = np.array([0, 1100] * 10)
+    inputs = np.random.default_rng(0).normal(size=(20, 5))
+    np.savez(tmp_path / "wide.npz", x_train=inputs, y_train=labels, x_test=inputs, y_test=labels)
+    run = start(tiny_run(method=name, data=str(tmp_path / "wide.npz"), train_samples=None, rounds=2), tmp_path / "run")
+    assert run.train() == "finished"
+    last, first = run.rows[-1].loss, run.rows[0].loss
+    assert last is not None and first is not None and last < first
 
 
 def test_the_configuration_is_recorded(tmp_path: Path) -> None:
@@ -218,7 +230,7 @@ def test_no_cuda(tmp_path: Path) -> None:
 
 def test_a_folder_in_use_is_not_written_to(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
-    with pytest.raises(ValueError, match="is not empty: continue it with --resume"):
+    with pytest.raises(ValueError, match="is not empty: name another folder with --out"):
         start(tiny_run(), tmp_path)
     with pytest.raises(ValueError, match="is a file, not a folder"):
         start(tiny_run(), tmp_path / "mine")

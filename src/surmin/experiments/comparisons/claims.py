@@ -22,7 +22,7 @@ LOSS = 1e-3
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ClaimVerdict:
     """A claim, whether it holds, and the figures that say so."""
 
     claim: str
@@ -31,13 +31,13 @@ class Verdict:
     figures: str
 
 
-def judge(results: Sequence[PaperResult]) -> list[Verdict]:
+def judge(results: Sequence[PaperResult]) -> list[ClaimVerdict]:
     """All claims that these results say something about."""
     groups = by_cell(results)
-    verdicts: list[Verdict] = []
+    verdicts: list[ClaimVerdict] = []
     for name, subject in SURROGATES.items():
         gaps = _gaps(name, groups)
-        verdicts += [Verdict(claim, subject, *verdict) for claim, verdict in _gap_claims(gaps)]
+        verdicts += [ClaimVerdict(claim, subject, *verdict) for claim, verdict in _gap_claims(gaps)]
     verdicts += _block_claims(groups)
     verdicts += _own_claims(groups)
     return verdicts
@@ -106,7 +106,7 @@ def _rises(values: Sequence[float]) -> bool:
     return values[-1] > values[0] and all(after >= before for before, after in pairwise(values))
 
 
-def _block_claims(groups: Mapping[Cell, Sequence[PaperResult]]) -> list[Verdict]:
+def _block_claims(groups: Mapping[Cell, Sequence[PaperResult]]) -> list[ClaimVerdict]:
     claims = {
         "cgblock": "CGBlock as the paper describes it is worse than GD + Armijo",
         "cgblock-damping": "CGBlock with regularization is worse than GD + Armijo",
@@ -124,11 +124,11 @@ def _block_claims(groups: Mapping[Cell, Sequence[PaperResult]]) -> list[Verdict]
             figures = ", ".join(f"({cell.layers}, {cell.inner_steps}) {a:.2g} : {b:.2g}" for cell, a, b in pairs)
             worse = sum(own > other for _, own, other in pairs)
             words = f"worse in {worse} of {len(pairs)}; losses by (layers, N): {figures}"
-            verdicts.append(Verdict(claim, "CGBlock", worse == len(pairs), words))
+            verdicts.append(ClaimVerdict(claim, "CGBlock", worse == len(pairs), words))
     return verdicts
 
 
-def _own_claims(groups: Mapping[Cell, Sequence[PaperResult]]) -> list[Verdict]:
+def _own_claims(groups: Mapping[Cell, Sequence[PaperResult]]) -> list[ClaimVerdict]:
     """What our SM is to reach at the greatest depth."""
     deepest = [cell for cell in groups if cell.layers == max(c.layers for c in groups)]
     own = [cell for cell in deepest if cell.contender in OURS]
@@ -136,7 +136,7 @@ def _own_claims(groups: Mapping[Cell, Sequence[PaperResult]]) -> list[Verdict]:
     return [verdict for cell in own for verdict in (_early(cell, others, groups), _messages(cell, others, groups))]
 
 
-def _early(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[PaperResult]]) -> Verdict:
+def _early(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[PaperResult]]) -> ClaimVerdict:
     def early_loss(result: PaperResult) -> float:
         loss = result.rows[min(EARLY, len(result.rows) - 1)].loss
         return math.inf if loss is None else max(loss, _target(result))
@@ -151,10 +151,10 @@ def _early(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[Pa
     figures = f"{mine:.2g} with {rate:.0f} messages a round" + (
         f"; the best of those others is {best.label} with {rivals[best]:.2g}" if best else "; no other sends so few"
     )
-    return Verdict(claim, _subject(cell), math.isfinite(mine) and all(mine < x for x in rivals.values()), figures)
+    return ClaimVerdict(claim, _subject(cell), math.isfinite(mine) and all(mine < x for x in rivals.values()), figures)
 
 
-def _messages(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[PaperResult]]) -> Verdict:
+def _messages(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[PaperResult]]) -> ClaimVerdict:
     def messages(result: PaperResult) -> float:
         row = spent_until(result.rows, LOSS)
         return math.inf if row is None else float(row.messages)
@@ -167,7 +167,7 @@ def _messages(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence
     figures = f"{mine:.0f} messages" + (
         f"; {best.label} {least:.0f}" if best and math.isfinite(least) else "; no other gets there"
     )
-    return Verdict(claim, _subject(cell), math.isfinite(mine) and mine <= least / 6, figures)
+    return ClaimVerdict(claim, _subject(cell), math.isfinite(mine) and mine <= least / 6, figures)
 
 
 def _subject(cell: Cell) -> str:

@@ -32,7 +32,7 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
         latencies: of links, one way, in milliseconds.
         rates: of links, in Mbit/s.
         stages: workers with one stage each; for more than the network has layers, middle workers are repeated.
-        microbatches: equal parts of the batch.
+        microbatches: equal parts of the training samples; those that fill none are left out.
         inner_steps: of sm, sm-paper and cgblock; their own default if not given.
         lr: learning rates to try, separated by commas, for all methods that take one, or METHOD=RATES for one;
             several of these separated by spaces. The one that needs the fewest rounds is taken.

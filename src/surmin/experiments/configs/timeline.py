@@ -14,6 +14,7 @@ class TimelineConfig(ExperimentConfig):
 
     Attributes:
         workers: processes that the stages are spread over.
+        microbatches: equal parts of the training samples; those that fill none are left out.
         schedule: of the gradient steps' micro-batches, and of sm's.
         gradient_steps: traced steps of gradient descent.
         rounds: traced rounds of sm.

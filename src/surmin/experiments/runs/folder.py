@@ -59,7 +59,10 @@ def check_unclaimed(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file, not a folder to write a run into")
     if path.is_dir() and any(path.iterdir()):
-        raise ValueError(f"{path} is not empty: continue it with --resume {path}, or name another folder with --out")
+        raise ValueError(
+            f"{path} is not empty: name another folder with --out; a run, a comparison or a grid that was cut off "
+            f"there is continued with --resume {path}"
+        )
 
 
 @contextmanager

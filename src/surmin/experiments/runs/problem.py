@@ -2,17 +2,20 @@
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from surmin.curvature.factor import MAX_EXACT_COLUMNS
 from surmin.data import Dataset, load_dataset
 from surmin.experiments.configs.run import ExperimentConfig
 from surmin.experiments.runs.metrics import Evaluation
 from surmin.experiments.runs.position import Position
 from surmin.experiments.runs.team import Team, choose_device
 from surmin.losses import CrossEntropy
+from surmin.methods.registry import takes
 from surmin.models import build_model
 from surmin.pipeline.distributed import Pipeline
 from surmin.pipeline.in_process import InProcessPipeline
@@ -24,6 +27,7 @@ from surmin.stages.stage import leaf_modules
 
 DEFAULT_STAGES = 4
 EVALUATED_AT_ONCE = 2048
+WIDE_RANK = 2
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,12 @@ def build_problem(config: ExperimentConfig, data: Dataset, team: Team) -> Proble
             device=data.train_inputs.device,
         )
     return Problem(data, modules, pipeline, team, position)
+
+
+def default_options(method: str, data: Dataset) -> dict[str, Any]:
+    """What a method takes on this data unless told otherwise: its rank where exact factors would be too wide."""
+    is_wide = data.has_tokens or data.classes > MAX_EXACT_COLUMNS
+    return {"rank": WIDE_RANK} if is_wide and takes(method, "rank") else {}
 
 
 def _mesh(position: Position) -> DeviceMesh | None:

@@ -19,15 +19,14 @@ from surmin.experiments.runs.files import sync_file
 from surmin.experiments.runs.folder import RunFolder, claim_folder, write_config, written_by_one
 from surmin.experiments.runs.interrupts import deferred_interrupt
 from surmin.experiments.runs.metrics import Row, append_row, write_rows
-from surmin.experiments.runs.problem import build_problem, load_data
+from surmin.experiments.runs.problem import build_problem, default_options, load_data
 from surmin.experiments.runs.processor import set_up_processor
 from surmin.experiments.runs.saved import SavedRun
 from surmin.experiments.runs.team import ALONE, Team
-from surmin.methods.registry import build_method, takes
+from surmin.methods.registry import build_method
 from surmin.report import StepReport
 
 CHECKPOINT_SECONDS = 30.0
-TOKEN_RANK = 2
 NO_CONTEXT = "Attempting to run cuBLAS"
 """How torch begins to tell that its thread for gradients is the first to use cuBLAS: it does no harm."""
 Status = Literal["reached", "finished", "diverged", "interrupted"]
@@ -72,7 +71,7 @@ class Run:
             raise ValueError(
                 f"{self._batches.size} samples cannot be cut into {config.microbatches} equal microbatches"
             )
-        options = _token_defaults(config, self.problem.data) | config.given_options()
+        options = default_options(config.method, self.problem.data) | config.given_options()
         self._writers = team.first(self.problem.position.length)
         self._method = build_method(config.method, self.problem.pipeline, options, config.seed)
 
@@ -212,7 +211,3 @@ def status_of(rows: Sequence[Row], config: RunConfig) -> Status:
         return "reached"
     return "finished" if last.round >= config.rounds else "interrupted"
 
-
-def _token_defaults(config: RunConfig, data: Dataset) -> dict[str, Any]:
-    """Options that hold for token data unless others are given: its outputs are too many for an exact factor."""
-    return {"rank": TOKEN_RANK} if data.has_tokens and takes(config.method, "rank") else {}

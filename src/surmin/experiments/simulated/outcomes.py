@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import product
 
 from surmin.experiments.configs.simulate import GRADIENT_STEPS, SimulateConfig, counts, names, numbers
-from surmin.experiments.simulated.runs import LEAST_STRETCHED, Run
+from surmin.experiments.simulated.runs import LEAST_STRETCHED, MeasuredRun
 from surmin.simulation.operations import Overheads
 from surmin.simulation.seconds import Setting, on_many_workers
-from surmin.simulation.wires import Links, Time
+from surmin.simulation.wires import LinkKind, Time
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Outcome:
         bytes: of all workers.
     """
 
-    run: Run
+    run: MeasuredRun
     schedule: str
     stages: int
     latency: float
@@ -75,7 +75,7 @@ class Cell:
         return 0.0 if self.other is None else self.own.seconds / self.other.seconds
 
 
-def outcomes(config: SimulateConfig, run: Run, overheads: Overheads) -> Iterator[Outcome]:
+def outcomes(config: SimulateConfig, run: MeasuredRun, overheads: Overheads) -> Iterator[Outcome]:
     """A run by every schedule, on every number of workers it can stand for, over every kind of links."""
     measured = [count for count in counts("stages", config.stages) if count == run.workers]
     stretched = [count for count in counts("stages", config.stages) if count > run.workers >= LEAST_STRETCHED]
@@ -86,17 +86,19 @@ def outcomes(config: SimulateConfig, run: Run, overheads: Overheads) -> Iterator
         yield from _outcomes(config, run, stages, schedule, overheads)
 
 
-def _outcomes(config: SimulateConfig, run: Run, stages: int, schedule: str, overheads: Overheads) -> Iterator[Outcome]:
+def _outcomes(
+    config: SimulateConfig, run: MeasuredRun, stages: int, schedule: str, overheads: Overheads
+) -> Iterator[Outcome]:
     cells = cells_of(config)
-    links = [Links(latency, rate) for latency, rate in cells]
+    links = [LinkKind(latency, rate) for latency, rate in cells]
 
-    def seconds_over(links: Links) -> Time:
+    def seconds_over(links: LinkKind) -> Time:
         setting = Setting(links, overheads, config.cores)
         if stages > run.workers:
             return on_many_workers(setting, run.trained.kinds, stages, schedule, run.microbatches)
         return setting.seconds([kind.scheduled(schedule) for kind in run.trained.kinds])
 
-    seconds = [seconds_over(kind) for kind in links] if config.cores else list(seconds_over(Links.all_of(links)))
+    seconds = [seconds_over(kind) for kind in links] if config.cores else list(seconds_over(LinkKind.all_of(links)))
     more = (stages - 1) / max(1, run.workers - 1)
     for (latency, rate), time in zip(cells, seconds, strict=True):
         yield Outcome(

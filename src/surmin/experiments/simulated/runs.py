@@ -3,16 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import torch
 
 from surmin.data import Dataset
 from surmin.experiments.comparisons.grid import parse_rates
 from surmin.experiments.configs.simulate import SimulateConfig, counts
-from surmin.experiments.runs.problem import load_data
+from surmin.experiments.runs.problem import default_options, load_data
 from surmin.experiments.runs.processor import set_up_processor
-from surmin.experiments.runs.run import TOKEN_RANK
 from surmin.experiments.runs.team import ALONE
 from surmin.losses import CrossEntropy
 from surmin.methods.registry import takes
@@ -30,7 +28,7 @@ Tell = Callable[[str, int, float], None]
 
 
 @dataclass(frozen=True)
-class Run:
+class MeasuredRun:
     """One method as it was trained.
 
     Attributes:
@@ -80,7 +78,7 @@ class Measuring:
             own.append(min(self._layers, 4))
         return own
 
-    def runs(self) -> Iterator[Run]:
+    def runs(self) -> Iterator[MeasuredRun]:
         """Every method by its best learning rate, in every combination."""
         for method in self._config.method_names:
             steps: Sequence[int | None] = [None]
@@ -89,7 +87,7 @@ class Measuring:
             for inner_steps in steps:
                 yield from self._runs_of(method, inner_steps)
 
-    def _runs_of(self, method: str, inner_steps: int | None) -> Iterator[Run]:
+    def _runs_of(self, method: str, inner_steps: int | None) -> Iterator[MeasuredRun]:
         rates = self._rates[method]
         cuts = list(product(self.measured_stages(), counts("microbatches", self._config.microbatches)))
         tried = [run for rate in rates if (run := self._run(method, rate, inner_steps, *cuts[0])) is not None]
@@ -104,10 +102,9 @@ class Measuring:
 
     def _run(
         self, method: str, lr: float | None, inner_steps: int | None, workers: int, microbatches: int
-    ) -> Run | None:
+    ) -> MeasuredRun | None:
         config = self._config
-        options: dict[str, Any] = {"rank": TOKEN_RANK} if self._data.has_tokens and takes(method, "rank") else {}
-        options |= config.options_of(method)
+        options = default_options(method, self._data) | config.options_of(method)
         options |= {"inner_steps": 1} if method == "lbfgs" else {}
         options |= {name: value for name, value in (("lr", lr), ("inner_steps", inner_steps)) if value is not None}
         given = [f", {words} {value:g}" for words, value in (("lr", lr), ("N", inner_steps)) if value is not None]
@@ -121,7 +118,7 @@ class Measuring:
             reason = "begins there" if trained else f"does not reach it in {config.rounds} rounds"
             self._warn(f"{name}: a loss of {config.target_loss:g}: {reason}; left out")
             return None
-        return Run(method, lr, inner_steps, workers, microbatches, trained)
+        return MeasuredRun(method, lr, inner_steps, workers, microbatches, trained)
 
     def _network(self) -> torch.nn.Sequential:
         config, data = self._config, self._data
