@@ -209,3 +209,11 @@ def _surrogate_hessian(
 def dense(product: Callable[[Tensor], Tensor], size: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """The matrix of a linear map of flat vectors, column by column."""
     return torch.stack([product(unit) for unit in torch.eye(size, dtype=dtype)], dim=1)
+
+
+def assert_is_map_of(matrix: Tensor, product: Callable[[Tensor], Tensor], *, rtol: float, atol: float) -> None:
+    """That a linear map is the one of a matrix: two that differ hardly agree on one random vector, let alone eight."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(min(8, matrix.shape[1]), matrix.shape[1], generator=generator, dtype=matrix.dtype)
+    found = torch.stack([product(vector) for vector in vectors]) if len(vectors) else vectors
+    torch.testing.assert_close(found, vectors @ matrix.t(), rtol=rtol, atol=atol)

@@ -11,7 +11,17 @@ from surmin.curvature.sampling import SHARE, importance_rows
 from surmin.losses import GradientOracle
 from surmin.stages.partition import partition
 from tests.cases import BY_NAME, CASES, Case
-from tests.oracles import dense, gauss_newton, gradients, jacobians, layer_blocks, loss_hessians, points, stage_blocks
+from tests.oracles import (
+    assert_is_map_of,
+    dense,
+    gauss_newton,
+    gradients,
+    jacobians,
+    layer_blocks,
+    loss_hessians,
+    points,
+    stage_blocks,
+)
 from tests.waves import block_waves
 
 EXACT = FactorCurvature(fraction=1)
@@ -27,9 +37,7 @@ def test_layer_blocks_are_exact(case: Case) -> None:
     assert len(found) == len(blocks)
     for index, waves in enumerate(found):
         torch.testing.assert_close(waves.gradient, slopes[index], rtol=1e-10, atol=1e-13)
-        torch.testing.assert_close(
-            dense(waves.curvature.product, waves.block.size), exact[index][index], rtol=1e-9, atol=1e-12
-        )
+        assert_is_map_of(exact[index][index], waves.curvature.product, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["relu", "tanh", "convolution", "attention", "embedding", "frozen", "parameter-free"])
@@ -39,9 +47,7 @@ def test_stage_blocks_keep_the_coupling_of_their_layers(name: str) -> None:
     found = block_waves(stages, case, batch, EXACT, blocks="stage")
     exact = gauss_newton(stage_blocks(stages), case, *batch)
     for index, waves in enumerate(found):
-        torch.testing.assert_close(
-            dense(waves.curvature.product, waves.block.size), exact[index][index], rtol=1e-9, atol=1e-12
-        )
+        assert_is_map_of(exact[index][index], waves.curvature.product, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["tanh", "softplus"])
@@ -77,7 +83,7 @@ def test_stages_and_microbatches_change_nothing(case: Case, fraction: float, ran
     ("logistic", 0.34, None), ("logistic", 0.34, 1), ("logistic", 1, 3), ("positions", 0.5, 2),
 ])  # fmt: skip
 def test_sampled_blocks_are_unbiased(name: str, fraction: float, rank: int | None) -> None:
-    case, draws = BY_NAME[name], 250
+    case, draws = BY_NAME[name], 120
     network, batch = case.network(), case.batch()
     curvature = FactorCurvature(rank=rank, fraction=fraction)
     rounds = [block_waves([network], case, batch, curvature, seed=seed) for seed in range(draws)]
@@ -88,7 +94,7 @@ def test_sampled_blocks_are_unbiased(name: str, fraction: float, rank: int | Non
         found = torch.stack([waves[index].curvature.product(v) for waves in rounds])
         spread = (found - expected).square().sum(1).mean().sqrt() / draws**0.5
         assert (found.mean(0) - expected).norm() < 3 * spread
-        assert spread < 0.25 * expected.norm()
+        assert spread < 0.35 * expected.norm()
 
 
 def test_sampled_rows_carry_their_weights_down_the_pipe() -> None:

@@ -11,7 +11,16 @@ from surmin.curvature.factor import FactorCurvature
 from surmin.stages.partition import partition
 from surmin.surrogates.nonlinear import NonlinearLocalLoss
 from tests.cases import BY_NAME, CASES, Case
-from tests.oracles import DenseBlock, dense, gauss_newton, gradients, loss_hessians, points, run, stage_blocks
+from tests.oracles import (
+    DenseBlock,
+    assert_is_map_of,
+    gauss_newton,
+    gradients,
+    loss_hessians,
+    points,
+    run,
+    stage_blocks,
+)
 from tests.waves import block_waves, local_loss_of
 
 INFLATION, DAMPING = 3.0, 0.2
@@ -104,14 +113,14 @@ def test_the_linearized_curvature_is_the_block_gauss_newton_matrix(name: str) ->
     for index, loss in enumerate(losses):
         size = blocks[index].size
         here = loss.linearized(loss.forward(torch.zeros(size, dtype=torch.float64)))
-        torch.testing.assert_close(dense(here.product, size), exact[index][index], rtol=1e-9, atol=1e-12)
+        assert_is_map_of(exact[index][index], here.product, rtol=1e-9, atol=1e-12)
     step = torch.randn(blocks[1].size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     there = losses[1].linearized(losses[1].forward(step))
     curvatures = output_curvatures(blocks, 1, case, batch)
     z = points(blocks, batch[0])[1]
     moved = jacobian(lambda theta: blocks[1](z, theta).flatten(1), blocks[1].vector() + step)
     expected = sum(moved[j].t() @ curvatures[j] @ moved[j] for j in range(len(z))) / len(z)
-    torch.testing.assert_close(dense(there.product, blocks[1].size), expected, rtol=1e-9, atol=1e-12)
+    assert_is_map_of(expected, there.product, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("carrying", [1, 0.5])
