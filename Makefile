@@ -1,6 +1,6 @@
 # Everything runs from .venv, which the first target that needs it creates. Needs Python 3.11 or newer and make.
 PYTHON ?= python3
-PYTEST_FLAGS ?= --numprocesses 2
+PYTEST_FLAGS ?= --numprocesses 2 --dist loadgroup
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed

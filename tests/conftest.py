@@ -4,7 +4,7 @@ from hypothesis import settings
 
 from tests import device
 
-settings.register_profile("surmin", deadline=None)  # a busy machine is not a failure
+settings.register_profile("surmin", deadline=None, max_examples=60)  # a busy machine is not a failure
 settings.load_profile("surmin")
 torch.set_num_threads(1)
 

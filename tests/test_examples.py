@@ -60,7 +60,9 @@ def test_the_oscillator_is_fitted_to_high_accuracy():
 
 
 @pytest.mark.slow
-def test_the_oscillator_is_told_with_the_best_first(capsys):
+def test_the_oscillator_is_told_with_the_best_first(capsys, monkeypatch):
+    monkeypatch.setattr(oscillator, "ADAM_RATES", (1e-3, 3e-3))
+    monkeypatch.setattr(oscillator, "ROUNDS", 60)
     oscillator.main()
     _, *lines = capsys.readouterr().out.splitlines()
     losses = [float(line.split()[0]) for line in lines]

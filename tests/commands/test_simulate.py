@@ -33,7 +33,7 @@ def _known_costs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_map_and_its_rows(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "map"
-    assert simulate(CONFIG, folder) == 0
+    assert simulate(replace(CONFIG, lr=("adam=0.05",)), folder) == 0
     assert sorted(path.name for path in folder.iterdir()) == ["breakeven.csv", "breakeven.png", "config.json"]
     assert picture_size(folder / "breakeven.png")[0] > 700
     rows = read_rows(folder / "breakeven.csv")

@@ -12,8 +12,8 @@ from surmin.experiments.theory.tightness import LayerTightness
 from surmin.plots.theory import spread_by_layer
 
 TINY = [
-    "theory", "--train-samples", "12", "--width", "4", "--layers", "2", "--rounds", "3", "--inner-steps", "1", "2",
-    "--depths", "1", "3", "--seeds", "2", "--training-rounds", "1", "--directions", "2", "--lanczos-steps", "5",
+    "theory", "--train-samples", "12", "--width", "4", "--layers", "2", "--rounds", "2", "--inner-steps", "1", "2",
+    "--depths", "1", "2", "--seeds", "2", "--training-rounds", "1", "--directions", "2", "--lanczos-steps", "3",
 ]  # fmt: skip
 PNG = b"\x89PNG"
 
@@ -32,9 +32,9 @@ def test_theory_writes_tables_and_pictures(tmp_path: Path, capfd: pytest.Capture
     assert {path.name for path in folder.iterdir()} == names
     assert all((folder / name).read_bytes().startswith(PNG) for name in names if name.endswith("png"))
     written = json.loads((folder / "theory.json").read_text(encoding="utf-8"))
-    assert written["options"]["depths"] == [1, 3] and len(written["theorem"]) == 6
+    assert written["options"]["depths"] == [1, 2] and len(written["theorem"]) == 6
     theorem, tightness = read(folder / "theorem.csv"), read(folder / "tightness.csv")
-    assert len(theorem) == 3 * 2 * 3 and len(tightness) == 2 * 2 * 3 * (1 + 3)
+    assert len(theorem) == 3 * 2 * 2 and len(tightness) == 2 * 2 * 3 * (1 + 2)
     for row in theorem:
         line = 2 * float(row["beta"]) * float(theorem[0]["loss"]) / int(row["T"])
         assert float(row["line"]) == pytest.approx(line)

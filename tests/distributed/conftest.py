@@ -19,3 +19,10 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     started = Workers(tmp_path_factory.mktemp("workers"))
     yield started
     started.end()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All that use the workers run in one of pytest's processes, so that they are started once."""
+    for item in items:
+        if "workers" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("workers"))

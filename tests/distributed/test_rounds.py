@@ -145,9 +145,9 @@ Make = Callable[[Setting, list[nn.Module]], AbstractContextManager[WorkerPipelin
 
 
 def ways(placement: str) -> list[str]:
-    """All of `sm`, and every third of the others, which ones by turns."""
+    """All of `sm`, and every fifth of the others, which ones by turns."""
     others = [name for name, way in WAYS.items() if "method" in way]
-    return [*(name for name in WAYS if name not in others), *others[list(PLACEMENTS).index(placement) % 3 :: 3]]
+    return [*(name for name in WAYS if name not in others), *others[list(PLACEMENTS).index(placement) % 5 :: 5]]
 
 
 def step_in_several_ways(make: Make, placement: str) -> list[Any]:

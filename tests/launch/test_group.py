@@ -45,7 +45,7 @@ RING = (
     IN_A_GROUP
     + """
 after, before = (worker.rank + 1) % worker.count, (worker.rank - 1) % worker.count
-with joined(worker, 8):
+with joined(worker, 4.4):
     Path(f"ready-{worker.rank}").touch()
     while True:
         request = dist.irecv(torch.zeros(1), after)
@@ -111,10 +111,10 @@ def check_a_kill(run: SupervisedRun, rank: int) -> None:
 
 
 def test_the_one_that_hangs_is_named(launch: Launch) -> None:
-    run = launch(RING, 3, timeout=10)
+    run = launch(RING, 3, timeout=6)
     run.wait_for("ready")
     os.kill(run.pid(1), signal.SIGSTOP)
-    assert run.result() == (3, "", f"surmin: worker 1 did not answer within 8 s; {ADVICE}")
+    assert run.result() == (3, "", f"surmin: worker 1 did not answer within 4.4 s; {ADVICE}")
     assert run.survivors() == []
 
 

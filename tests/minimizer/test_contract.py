@@ -98,13 +98,13 @@ def test_the_smoothness_factor_takes_the_bound_in_place_of_the_hessian() -> None
 def test_paper_is_the_dense_solution_of_appendix_a(name: str, blocks: Literal["layer", "stage"]) -> None:
     """Where ℍ_i is not positive semidefinite, CG must stop and say so."""
     case, delta = BY_NAME[name], 0.7
-    network, batch = case.network(seed=3), case.batch(samples=60)
+    network, batch = case.network(seed=3), case.batch(samples=30)
     stages, dense_blocks = cut(case, blocks, network)
     outputs = points(dense_blocks, batch[0])[-1]
     exact = appendix_a(dense_blocks, case, *batch, case.loss.smoothness(outputs), per_sample=False, delta=delta)
     slopes, before = gradients(dense_blocks, case, *batch), vectors(dense_blocks)
     if blocks == "layer":
-        sm = SurrogateMinimizer.paper(stages, case.loss, inner_steps=500, delta=delta, power_steps=2500)
+        sm = SurrogateMinimizer.paper(stages, case.loss, inner_steps=500, delta=delta, power_steps=1000)
     else:
         options: OptionValues = {"inner_steps": 500, "delta": delta, "eigenvalue": "lanczos"}
         sm = SurrogateMinimizer(stages, case.loss, preset="paper", blocks=blocks, **options)

@@ -18,7 +18,7 @@ from surmin.stages.partition import partition
 from tests.cases import BY_NAME
 
 ROUNDS, SAMPLES = 5, 24
-CUTS = [(1, 3), (1, 8), (2, 1), (4, 3), (4, 8)]  # stages and micro-batches
+CUTS = [(1, 3), (2, 8), (4, 1)]  # stages and micro-batches
 VARIANTS: dict[str, OptionValues] = {
     "default": {},
     "whole batch": {"curvature_fraction": 1},
@@ -61,10 +61,10 @@ def test_stages_and_microbatches_give_equal_parameters(variant: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_cut_gives_equal_parameters(variant: str) -> None:
+def test_every_other_cut_gives_equal_parameters(variant: str) -> None:
     options = VARIANTS[variant]
     whole = train("tanh", options)
-    for stages, microbatches in product((1, 2, 4), (1, 3, 8)):
+    for stages, microbatches in [cut for cut in product((1, 2, 4), (1, 3, 8)) if cut not in CUTS]:
         assert_same(whole, train("tanh", options, stages=stages, microbatches=microbatches), 1e-9)
 
 

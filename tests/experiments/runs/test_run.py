@@ -101,7 +101,7 @@ def test_no_rounds_is_the_starting_point_alone(tmp_path: Path) -> None:
     assert len(rows_of(tmp_path / "run")) == 1
 
 
-@pytest.mark.parametrize("options", [{}, {"batch_size": 20, "rounds": 8}], ids=["full batch", "batches"])
+@pytest.mark.parametrize("options", [{}, {"batch_size": 20, "rounds": 6}], ids=["full batch", "batches"])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
     rounds = options.get("rounds", 4)
