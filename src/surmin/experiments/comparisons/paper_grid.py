@@ -37,7 +37,7 @@ CONTENDERS: Mapping[str, Contender] = {
     "gd": Contender("gd", True, tuned={"lr": (0.03, 0.1, 0.3, 1.0, 3.0)}),
     "gd-armijo": Contender("gd-armijo", True),
     "ddg": Contender("ddg", True, options={"optimizer": "adam"}, tuned={"lr": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)}),
-    "sso": Contender("sso", True, True, tuned={"lr": (2.0, 10.0, 50.0, 200.0), "inner_lr": (1.0, 10.0)}),
+    "sso": Contender("sso", True, True, tuned={"lr": (10.0, 50.0, 200.0), "inner_lr": (1.0, 10.0)}),
     "cgblock": Contender("cgblock", True, True, {"safeguard": "none"}),
     "cgblock-damping": Contender("cgblock", True, True, {"safeguard": "damping"}, {"damping": (0.01, 0.1, 1.0, 10.0)}),
     "cgblock-armijo": Contender("cgblock", False, True, {"safeguard": "armijo"}),
