@@ -4,7 +4,7 @@ from pathlib import Path
 
 from surmin.commands.progress import RoundProgress
 from surmin.commands.tables import print_table
-from surmin.exit_codes import INTERRUPTED, SUCCESS
+from surmin.exit_codes import INTERRUPTED, SUCCESS, UNEXPECTED
 from surmin.experiments.comparisons.compare import Comparison
 from surmin.experiments.comparisons.results import Result, summarize
 from surmin.experiments.configs.run import CompareConfig
@@ -18,16 +18,20 @@ def compare(config: CompareConfig, out: Path | None, resume: Path | None) -> int
     path = out or resume or default_folder("compare", config.data)
     comparison = Comparison.resume(resume, config, path) if resume else Comparison.start(config, path)
     results = _run(comparison)
-    draw_comparison(path, config, results, comparison.left_out)
+    if not results:
+        raise ValueError("; ".join(f"{method} failed: {reason}" for method, reason in comparison.failed.items()))
+    draw_comparison(path, config, results, {**comparison.left_out, **comparison.failed})
     print_table(summary_table(summarize(results), ranges=False))
     if config.seeds > 1:
         print(f"medians over {config.seeds} seeds; the page has the ranges")
     for method, reason in comparison.left_out.items():
         print(f"left out: {method} cannot run here: {reason}")
+    for method, reason in comparison.failed.items():
+        print(f"failed: {method}, try it again with --resume {path}: {reason}")
     print(f"picture: {path / 'curves.png'}")
     print(f"page:    {path / 'report.html'}")
-    if len(results) == len(comparison.planned) and results[-1].status != "interrupted":
-        return SUCCESS
+    if results[-1].status != "interrupted":
+        return UNEXPECTED if comparison.failed else SUCCESS
     print(f"interrupted after {len(results)} of {len(comparison.planned)} runs; continue with --resume {path}")
     return INTERRUPTED
 

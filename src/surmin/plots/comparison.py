@@ -30,7 +30,7 @@ def draw_comparison(
         folder: of the comparison.
         config: its options.
         results: of all runs.
-        left_out: methods that cannot run on this network, and why.
+        left_out: methods that cannot run on this network or failed, and why.
     """
     summaries = summarize(results)
     pictures = _draw_pictures(folder, config, summaries)
@@ -68,7 +68,7 @@ def _draw_pictures(folder: Path, config: CompareConfig, summaries: Sequence[Summ
 
 
 def _left_out_table(left_out: Mapping[str, str]) -> Table:
-    return Table(["method", "why it cannot run here"], list(left_out.items()), numbers_from=2)
+    return Table(["method", "why"], list(left_out.items()), numbers_from=2)
 
 
 def _limits(config: CompareConfig) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from surmin import __version__
+from surmin.commands.compare import compare
+from surmin.exit_codes import SUCCESS, UNEXPECTED
 from surmin.experiments.comparisons import completing
 from surmin.experiments.comparisons.compare import Comparison
 from surmin.experiments.runs.metrics import Row, read_rows, write_rows
@@ -159,3 +161,21 @@ def test_a_comparison_goes_on_with_the_same_cut(tmp_path: Path) -> None:
     Comparison.start(config, tmp_path / "compared")
     with pytest.raises(ValueError, match="stages and microbatches cannot change on resuming"):
         Comparison.resume(tmp_path / "compared", replace(config, stages=1), tmp_path / "compared")
+
+
+def test_a_method_that_torch_cannot_go_on_with_does_not_end_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise RuntimeError("out of\nmemory")
+
+    config, folder = tiny_comparison(methods="sm,adam", rounds=1, seeds=2), tmp_path / "all"
+    with monkeypatch.context() as patch:
+        patch.setattr("surmin.minimizer.SurrogateMinimizer.step", out_of_memory)
+        assert compare(config, folder, None) == UNEXPECTED
+        assert f"failed: sm, try it again with --resume {folder}: out of memory" in capfd.readouterr().out
+        with pytest.raises(ValueError, match="sm failed: out of memory"):
+            compare(replace(config, methods="sm"), tmp_path / "one", None)
+    assert "<td>sm</td><td>out of memory</td>" in (folder / "report.html").read_text().replace("\n", "")
+    assert compare(config, None, folder) == SUCCESS
+    assert "failed" not in capfd.readouterr().out

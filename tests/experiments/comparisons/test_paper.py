@@ -86,14 +86,15 @@ def test_the_setting_that_tuned_best_is_taken(ends: list[tuple[Status, int, floa
 
 
 def test_an_interrupted_grid_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run_paper(TINY, tmp_path / "whole")
-    assert len(whole) == run_count(TINY) and {result.status for result in whole} == {"finished"}
+    config = replace(TINY, depths=(2,), methods="sm,gd")
+    whole = run_paper(config, tmp_path / "whole")
+    assert len(whole) == run_count(config) and {result.status for result in whole} == {"finished"}
     with monkeypatch.context() as patch:
-        patch.setattr(completing, "Run", interrupt_during(25))
-        part = run_paper(TINY, tmp_path / "part")
-    assert [result.status for result in part] == ["finished"] * 24 + ["interrupted"]
+        patch.setattr(completing, "Run", interrupt_during(10))
+        part = run_paper(config, tmp_path / "part")
+    assert [result.status for result in part] == ["finished"] * 9 + ["interrupted"]
     made_before = contents(tmp_path / "part" / "runs" / part[0].run.name)
-    continued = run_paper(TINY, tmp_path / "part")
+    continued = run_paper(config, tmp_path / "part")
     assert contents(tmp_path / "part" / "runs" / part[0].run.name) == made_before
     assert [result.run for result in continued] == [result.run for result in whole]
     for result in whole:

@@ -1,5 +1,6 @@
 """Several methods on the same problem: every run in a folder of its own, one table over all of them."""
 
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from surmin.experiments.runs.metrics import Row
 from surmin.experiments.runs.problem import load_data
 from surmin.experiments.runs.run import Run
 from surmin.experiments.runs.team import ALONE
+from surmin.launch.reports import DEBUG_VARIABLE, one_line
 
 GROWS = frozenset({"methods", "seeds", "lr"})
 """Options of a comparison that may be others when it is continued: they add runs, or leave some out."""
@@ -34,6 +36,7 @@ class Comparison:
         data: what all runs train on.
         planned: the runs, in order.
         left_out: of `--methods all` those that cannot run on this network, and why.
+        failed: methods that torch could not go on with, out of memory say, and what it said.
     """
 
     config: CompareConfig
@@ -41,6 +44,7 @@ class Comparison:
     data: Dataset
     planned: Sequence[PlannedRun]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def start(cls, config: CompareConfig, path: Path) -> "Comparison":
@@ -76,13 +80,23 @@ class Comparison:
     def run(self, on_row: OnRow = lambda planned, row: None) -> list[Result]:
         """Train all that is not finished yet; after Ctrl-C, what was begun. `results.csv` grows run by run.
 
+        Where torch cannot go on with a method, that one ends and the others do not; continued, it is tried again.
+
         Args:
             on_row: called with every new row.
         """
         results: list[Result] = []
         for planned in self.planned:
+            if planned.method in self.failed:
+                continue
             path = self.path / "runs" / planned.name
-            rows, status = complete(path, planned.config, self.data, partial(on_row, planned))
+            try:
+                rows, status = complete(path, planned.config, self.data, partial(on_row, planned))
+            except RuntimeError as error:
+                if os.environ.get(DEBUG_VARIABLE):
+                    raise
+                self.failed[planned.method] = one_line(error)
+                continue
             results.append(Result(planned, rows, status))
             write_results(self.path / "results.csv", results)
             if status == "interrupted":
