@@ -66,9 +66,9 @@ def test_workers_get_the_same_options_and_only_a_run_can_be_continued(
     monkeypatch.setattr(launching, "supervise", supervise)
     path = tmp_path / "new"
     assert launch(RunConfig(), path) is None
-    assert launch(RunConfig(workers=3, timeout=9), path) == launch(TimelineConfig(), path) == 3
+    assert launch(RunConfig(workers=3, timeout=10), path) == launch(TimelineConfig(), path) == 3
     assert calls == [
-        (3, ["-m", "surmin", "train"], 9, path),
+        (3, ["-m", "surmin", "train"], 10, path),
         (4, ["-m", "surmin", "timeline"], 300, None),
     ]
     (tmp_path / "file").touch()

@@ -43,7 +43,7 @@ def test_words_of_the_command_line_and_back() -> None:
         ({"replicas": 2}, "1 workers cannot hold 2 equal replicas"),
         ({"replicas": 0}, "replicas must be at least 1"),
         ({"workers": 6, "replicas": 2, "stages": 2}, "3 workers cannot share 2 stages"),
-        ({"timeout": 0.0}, "timeout must be a positive number of seconds"),
+        ({"timeout": 9.0}, "timeout must be at least 10 seconds"),
         ({"target_loss": float("nan")}, "target_loss must be a finite number"),
         ({"dtype": "float16"}, "dtype cannot be 'float16'"),
         ({"layers": 2.5}, "layers cannot be 2.5"),

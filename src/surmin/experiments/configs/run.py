@@ -27,6 +27,7 @@ MOST = {
 """Largest values of options: beyond them something overflows, or a machine is flooded."""
 LARGEST_RATE = 1e38
 """Learning rates beyond are infinite in float32."""
+LEAST_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
         schedule: of forward and gradient waves between workers: posted (receives posted ahead, best on slow links), or
             torch's gpipe or 1f1b.
         timeout: a run in which a worker hangs has ended after so many seconds; workers wait for each other for 0.8 of
-            them, less below 10.
+            them. At least 10.
         inner_steps: inner steps per round (sm, sm-paper, sso, cgblock, cgblock-ggn, locoprop, dni), or L-BFGS
             iterations per round (lbfgs, 20 if not given).
         inner_lr: of locoprop, sso and dni: step size of their inner optimizers.
@@ -93,8 +94,11 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
                 raise ValueError(f"{name} must be at most {LARGEST_RATE:g} in float32, got {value:g}")
         if self.target_loss is not None and not math.isfinite(self.target_loss):
             raise ValueError(f"target_loss must be a finite number, got {self.target_loss}")
-        if not 0 < self.timeout < math.inf:
-            raise ValueError(f"timeout must be a positive number of seconds, got {self.timeout}")
+        if not LEAST_TIMEOUT <= self.timeout < math.inf:
+            raise ValueError(
+                f"timeout must be at least {LEAST_TIMEOUT:g} seconds, in which a busy machine draws a picture, "
+                f"got {self.timeout:g}"
+            )
         pipe, rest = divmod(self.workers, self.replicas)
         if rest:
             raise ValueError(
