@@ -11,7 +11,8 @@ from surmin.curvature.gauss_newton import FactorPiece, GaussNewton
 from surmin.curvature.output_curvature import Message
 from surmin.curvature.sampling import SHARE, importance_rows, part_of, weighted
 from surmin.curvature.wire import WireName, restore_columns, round_columns
-from surmin.losses import ConvexLoss, identity_factor
+from surmin.losses import ConvexLoss
+from surmin.losses.columns import identity_factor
 from surmin.stages.block import Block
 from surmin.stages.stage import Tape, selected
 

@@ -1,0 +1,80 @@
+"""Softmax cross-entropy."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from surmin.losses.columns import one_block_per_position
+from surmin.losses.outputs import check_outputs, positions
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Softmax cross-entropy with integer class labels, targets (n, *positions)."""
+
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        """Labels must be integers in 0..classes-1, one per position."""
+        check_outputs(outputs)
+        if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+            raise ValueError(f"cross-entropy needs integer class labels, got {targets.dtype}")
+        if targets.shape != outputs.shape[:-1]:
+            raise ValueError(
+                f"labels of shape {tuple(targets.shape)} do not fit outputs of shape {tuple(outputs.shape)}: "
+                f"expected {tuple(outputs.shape[:-1])}"
+            )
+        lowest, highest, classes = int(targets.min()), int(targets.max()), outputs.shape[-1]
+        if classes < 2:
+            raise ValueError(f"cross-entropy needs at least two classes, the network has {classes} output")
+        if lowest < 0 or highest >= classes:
+            raise ValueError(
+                f"labels run from {lowest} to {highest}, but the network has {classes} outputs (0 to {classes - 1})"
+            )
+
+    def sample_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """log Σ exp z - z_y, mean over positions."""
+        losses = F.cross_entropy(outputs.flatten(0, -2), targets.flatten().long(), reduction="none")
+        return losses.view(len(outputs), -1).mean(1)
+
+    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(p - e_y) / positions, with p_y - 1 as minus the sum of the others: exact to rounding as p_y nears 1."""
+        labels = targets.long().unsqueeze(-1)
+        gradient = outputs.softmax(-1).scatter_(-1, labels, 0.0)
+        return gradient.scatter_(-1, labels, -gradient.sum(-1, keepdim=True)) / positions(outputs)
+
+    def smoothness(self, outputs: Tensor) -> float:
+        """½ / positions: the largest eigenvalue of diag(p) - ppᵀ is at most ½ (¼ is the binary logistic constant)."""
+        return 0.5 / positions(outputs)
+
+    def trace(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Σ p(1 - p), mean over positions; the likeliest class's 1 - p is the sum of the others: nothing cancels."""
+        p = outputs.softmax(-1)
+        largest = p.argmax(-1, keepdim=True)
+        others = p.scatter(-1, largest, 0.0)
+        trace = (others * (1 - others)).sum(-1) + p.gather(-1, largest).squeeze(-1) * others.sum(-1)
+        return trace.view(len(outputs), -1).mean(1)
+
+    def factor(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Lower-triangular factor of diag(p) - ppᵀ in classes - 1 columns (Tanabe and Sagae 1992, Theorem 1)."""
+        return one_block_per_position(_multinomial_cholesky(outputs.softmax(-1)) / math.sqrt(positions(outputs)))
+
+    def sampled_factor(self, outputs: Tensor, targets: Tensor, rank: int, generator: torch.Generator) -> Tensor:
+        """(p - e_ŷ) / √rank with labels ŷ ~ p drawn independently at every position."""
+        p = outputs.softmax(-1)
+        draws = torch.multinomial(p.flatten(0, -2), rank, replacement=True, generator=generator)
+        labels = draws.t().reshape(rank, *outputs.shape[:-1], 1)
+        columns = p.expand(rank, *p.shape).scatter_add(-1, labels, -torch.ones_like(labels, dtype=p.dtype))
+        return columns / math.sqrt(rank * positions(outputs))
+
+
+def _multinomial_cholesky(p: Tensor) -> Tensor:
+    """C with C Cᵀ = diag(p) - ppᵀ: probabilities (..., c) to (..., c, c - 1), without cancellation."""
+    from_here = p.flip(-1).cumsum(-1).flip(-1)
+    here, after = from_here[..., :-1], from_here[..., 1:]
+    tiny = torch.finfo(p.dtype).tiny
+    pivot = (p[..., :-1] * after / here.clamp_min(tiny)).sqrt()
+    below = -p.unsqueeze(-1) / after.clamp_min(tiny).unsqueeze(-2)
+    unit = below.tril(-1) + torch.eye(p.shape[-1], p.shape[-1] - 1, dtype=p.dtype, device=p.device)
+    return unit * pivot.unsqueeze(-2)

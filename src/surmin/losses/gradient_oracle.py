@@ -1,0 +1,66 @@
+"""A loss of which only the gradient is known."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surmin.losses.columns import identity_factor, random_sign_factor
+from surmin.losses.outputs import check_outputs
+
+
+@dataclass(frozen=True)
+class GradientOracle:
+    """A loss known only through its gradient and a smoothness constant: all that Algorithm 1 asks for.
+
+    `oracle(outputs, targets)` returns per-sample gradients of the shape of the outputs; `constant` is L, ∇²ℓ_j ⪯ L I.
+    The loss has no value, so no step can be tested against it: use `adapt_damping=False`.
+    """
+
+    oracle: Callable[[Tensor, Tensor], Tensor]
+    constant: float
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an oracle that cannot be called, or a constant that is not positive."""
+        if not callable(self.oracle) or not 0 < self.constant < math.inf:
+            raise ValueError(
+                f"GradientOracle needs a function and a positive constant, got {self.oracle!r} and {self.constant!r}"
+            )
+
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        """Only the number of samples is known to matter."""
+        check_outputs(outputs)
+        if len(targets) != len(outputs):
+            raise ValueError(f"{len(targets)} targets do not fit {len(outputs)} samples")
+
+    def sample_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Unknown: NaN for every sample."""
+        return outputs.new_full((len(outputs),), math.nan)
+
+    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What the oracle says; raises ValueError when it has another shape than the outputs."""
+        gradient = self.oracle(outputs, targets)
+        if gradient.shape != outputs.shape:
+            raise ValueError(
+                f"the gradient oracle returned shape {tuple(gradient.shape)} "
+                f"for outputs of shape {tuple(outputs.shape)}"
+            )
+        return gradient
+
+    def smoothness(self, outputs: Tensor) -> float:
+        """The constant given."""
+        return self.constant
+
+    def trace(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Unknown: the same for every sample."""
+        return outputs.new_ones(len(outputs))
+
+    def factor(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """√L I: the bound stands in for the unknown Hessian."""
+        return identity_factor(outputs, self.constant)
+
+    def sampled_factor(self, outputs: Tensor, targets: Tensor, rank: int, generator: torch.Generator) -> Tensor:
+        """Random signs times √L."""
+        return random_sign_factor(outputs, self.constant, rank, generator)

@@ -1,0 +1,27 @@
+"""Positions of outputs, and whether targets fit them."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def positions(outputs: Tensor) -> int:
+    """How many a sample has: tokens, say."""
+    return math.prod(outputs.shape[1:-1])
+
+
+def check_outputs(outputs: Tensor) -> None:
+    """Raise ValueError for outputs without an axis of classes."""
+    if outputs.dim() < 2:
+        raise ValueError(f"the network's outputs must have shape (n, ..., classes), got {tuple(outputs.shape)}")
+
+
+def check_real_targets(outputs: Tensor, targets: Tensor) -> None:
+    """Raise ValueError unless targets are finite real numbers of the outputs' shape."""
+    if targets.shape != outputs.shape:
+        raise ValueError(f"targets of shape {tuple(targets.shape)} do not fit outputs of shape {tuple(outputs.shape)}")
+    if targets.is_complex():
+        raise ValueError(f"targets must be real numbers, got {targets.dtype}")
+    if not torch.isfinite(targets).all():
+        raise ValueError("targets contain NaN or infinite values")
