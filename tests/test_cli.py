@@ -136,9 +136,17 @@ def test_help_names_every_option_of_the_contract(command: str, capfd: pytest.Cap
     assert missing == []
 
 
+def test_the_version_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capfd.readouterr().out == f"surmin {__version__}\n"
+
+
 def test_help_does_not_wait_for_what_it_does_not_need() -> None:
     program = (
-        "import sys\nfrom surmin.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "import sys\nfrom surmin import __version__
+from surmin.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "print({'torch', 'sklearn', 'matplotlib', 'scipy'} & set(sys.modules))"
     )
     assert run_python("-c", program).stdout.endswith("set()\n")

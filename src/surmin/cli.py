@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn, Union
 
 import tyro
 
+from surmin import __version__
 from surmin.errors import did_you_mean
 from surmin.exit_codes import INTERRUPTED, USER_ERROR
 from surmin.experiments.configs.check import CheckConfig
@@ -177,7 +178,10 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
 
 
 def _explain(word: str) -> NoReturn:
-    """Show the commands to those who ask for help; of anything else say that it is none."""
+    """Show the commands or the version to those who ask; of any other word say that it is no command."""
+    if word == "--version":
+        print(f"surmin {__version__}")
+        raise SystemExit(0)
     if word in ("-h", "--help"):
         kinds = [Annotated[kind, tyro.conf.subcommand(name)] for name, (kind, _) in COMMANDS.items()]
         _parse_as(Union[tuple(kinds)], "surmin", [word])  # noqa: UP007 (made at run time)
