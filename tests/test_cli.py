@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from surmin import __version__
 from surmin.cli import DEBUG_VARIABLE, main
 from surmin.experiments.runs.metrics import read_rows
 from tests.experiments.runs.cases import contents
@@ -145,8 +146,7 @@ def test_the_version_is_told(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_help_does_not_wait_for_what_it_does_not_need() -> None:
     program = (
-        "import sys\nfrom surmin import __version__
-from surmin.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "import sys\nfrom surmin.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "print({'torch', 'sklearn', 'matplotlib', 'scipy'} & set(sys.modules))"
     )
     assert run_python("-c", program).stdout.endswith("set()\n")
