@@ -90,9 +90,9 @@ def test_an_interrupted_grid_is_continued(tmp_path: Path, monkeypatch: pytest.Mo
     whole = run_paper(config, tmp_path / "whole")
     assert len(whole) == run_count(config) and {result.status for result in whole} == {"finished"}
     with monkeypatch.context() as patch:
-        patch.setattr(completing, "Run", interrupt_during(10))
+        patch.setattr(completing, "Run", interrupt_during(13))
         part = run_paper(config, tmp_path / "part")
-    assert [result.status for result in part] == ["finished"] * 9 + ["interrupted"]
+    assert [result.status for result in part] == ["finished"] * 12 + ["interrupted"]
     made_before = contents(tmp_path / "part" / "runs" / part[0].run.name)
     continued = run_paper(config, tmp_path / "part")
     assert contents(tmp_path / "part" / "runs" / part[0].run.name) == made_before
