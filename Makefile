@@ -52,5 +52,6 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --no-compile --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m compileall -q -j 0 .venv/lib src # on all cores, where pip compiles on one
+	@# On all cores, where pip compiles on one. A file of torch's tests is for newer Pythons.
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib src || true
 	touch $@
