@@ -71,10 +71,7 @@ def test_compare(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         (["trian"], "unknown command 'trian': did you mean 'train'? known are train, compare"),
         (["check", "--workers", "2"], "Unrecognized options: --workers, 2; see surmin check --help"),
         (["train", "--laers", "8"], "Unrecognized options: --laers, 8; did you mean --layers?"),
-        (
-            ["train", "--layers", "x"],
-            "Error parsing --layers",
-        ),
+        (["train", "--layers", "x"], "Error parsing --layers"),
         (["train", "--layers"], "Missing value for argument '--layers'"),
         (["train", "--dtype", "float16"], "invalid choice 'float16' for argument '--dtype'"),
         (["train", "--layers", "0"], "layers must be at least 1, got 0"),

@@ -60,7 +60,7 @@ def method(workers: int, stages: int, microbatches: int, schedule: Any, name: st
     return Setting(workers, stages, microbatches, network, schedule, name, tuple(METHODS[name].items()))
 
 
-FEW = [  # every option and every method once; the slow tests have them with every shape and network
+FEW = [  # every option and every method; the slow tests have every shape and network, options and methods by turns
     sm(1, 4, 3, "1f1b", "mlp", "factor"),
     sm(2, 4, 3, "gpipe", "mlp", "rank"),
     sm(2, 8, 8, "1f1b", "mlp", "fraction"),
