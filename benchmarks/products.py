@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import jvp, vjp
 
 from benchmarks.clock import in_turns, ratios
 from benchmarks.harness import Result, Settings, Table, Target, median, spread
@@ -15,11 +16,14 @@ from surmin import CrossEntropy, partition
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.gauss_newton import FactorPiece, GaussNewton, projection
 from surmin.local_phase import LocalPhase
+from surmin.models.attention import TransformerBlock
 from surmin.options import Options
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.wave import BlockWaves
 from surmin.stages.block import cut_blocks
+from surmin.stages.layer import Layer, LayerAtPoint
 from surmin.stages.linear import LinearAtPoint
+from surmin.stages.linearize import linearize
 from surmin.work import WorkMeter
 
 SAMPLES = 5000
@@ -27,15 +31,17 @@ WIDTHS = (256, 512, 1024)
 LIMIT = 1.5
 BLOCKS = 4
 TURNS = 40
+SEQUENCES, HEADS = 64, 4
 COLUMNS, ROWS = 9, 1250
 """Of a sample, one less than there are classes; samples that carry curvature."""
 
 
 def run(settings: Settings) -> Result:
     """Products and local phases of a square linear block, columns times vectors, then rounds at 8 × 256."""
-    result = Result(figures={"blocks": [], "projections": []})
+    result = Result(figures={"blocks": [], "projections": [], "recorded": []})
     _blocks(result, settings)
     _projections(result, settings)
+    _recorded(result, settings)
     measure_rounds(result, settings)
     return result
 
@@ -69,6 +75,35 @@ def _projections(result: Result, settings: Settings) -> None:
         result.figures["projections"].append({"width": width, **found})
     columns_of_table = ("width", "ours, ms", "torch.linalg.vecdot, ms", "ratio")
     result.tables.append(Table("Columns times vectors, Rᵀ t: median (range)", columns_of_table, rows))
+
+
+def _recorded(result: Result, settings: Settings) -> None:
+    """J v and Jᵀ s of a transformer block in its parameters, a pair as conjugate gradient wants it."""
+    rows = []
+    for width, positions in ((8, 4),) if settings.quick else ((32, 16), (64, 32), (128, 64)):
+        torch.manual_seed(0)
+        layer = Layer.of(TransformerBlock(positions, width, HEADS, "gelu").to(settings.device), "0")
+        inputs = torch.randn(SEQUENCES, positions, width, device=settings.device)
+        direction, cotangent = torch.randn(layer.size, device=settings.device), torch.randn_like(inputs)
+        point = linearize(layer, inputs)
+        values, tangent = {name: own.detach() for name, own in layer.parameters.items()}, layer.unflatten(direction)
+
+        def ours(point: LayerAtPoint = point, v: Tensor = direction, s: Tensor = cotangent) -> None:
+            point.parameter_jvp(v)
+            point.parameter_vjp(s)
+
+        def theirs(
+            layer: Layer = layer, at: Any = values, v: Any = tangent, s: Tensor = cotangent, z: Tensor = inputs
+        ) -> None:
+            jvp(partial(layer.forward, z), (at,), (v,))
+            vjp(partial(layer.forward, z), at)[1](s)
+
+        found = _over_bare(ours, theirs, settings)
+        rows.append((f"{width}, {positions} positions", *_block_row(found)))
+        result.figures["recorded"].append({"width": width, "positions": positions, **found})
+    columns_of_table = ("width", "ours, ms", "torch.func, ms", "ratio")
+    title = f"A transformer block on {SEQUENCES} sequences, J v and Jᵀ s: median (range)"
+    result.tables.append(Table(title, columns_of_table, rows))
 
 
 def hidden_block(width: int, samples: int, device: torch.device) -> BlockWaves:

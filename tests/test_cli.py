@@ -39,8 +39,8 @@ def test_train_resumed_takes_the_options_of_the_run(tmp_path: Path, capfd: pytes
     assert capfd.readouterr().err == "surmin: --width cannot change on resuming: the run has 8, not 9\n"
 
 
-def test_divergence_is_no_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", *TINY, "--method", "gd", "--lr", "1e30", "--out", str(tmp_path / "run")]) == 0
+def test_divergence_is_said_and_has_an_exit_code_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *TINY, "--method", "gd", "--lr", "1e30", "--out", str(tmp_path / "run")]) == 4
     output, errors = capfd.readouterr()
     assert errors == "" and output.startswith("diverged after ")
 

@@ -100,7 +100,7 @@ class LocalPhase:
             surrogate = top or quadratic_surrogate(block, waves.tapes, waves.messages, curvature.samples)
             loss = nonlinear_local_loss(block, waves.tapes, surrogate, self.work, seed, self.replicas)
             return NonlinearProblem(block, loss, self._nonlinear_solver(block, curvature.samples))
-        own = self.work.counted(("product", block.index, waves.shape), waves.curvature.product)
+        own = waves.products(self.work)
         quadratic = LocalLoss(waves.gradient, lambda v: self.replicas.mean(own(v)), cubic=options.cubic)
         moments = None
         if options.preconditioner == "kronecker":

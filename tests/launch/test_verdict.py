@@ -42,6 +42,7 @@ def running(rank: int) -> State:
     ("states", "verdict"),
     [
         ([finished(0), finished(1)], Verdict(0)),
+        ([State(0, 4), State(1, 4)], Verdict(4)),
         ([lost(0), killed(1)], Verdict(3, f"worker 1 was killed by SIGKILL; {ENDED}", True)),
         ([lost(0), failed(2), killed(1), running(3)], Verdict(3, f"worker 1 was killed by SIGKILL; {ENDED}", True)),
         ([lost(0), failed(1), running(2)], Verdict(2, "worker 1: it broke")),

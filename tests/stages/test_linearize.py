@@ -1,12 +1,15 @@
 """Every layer's products against dense Jacobians from nested reverse mode."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.autograd.functional import jacobian
+from torch.utils.checkpoint import checkpoint
 
 from surmin import CrossEntropy, SurrogateMinimizer
 from surmin.models.attention import TransformerBlock
@@ -72,6 +75,63 @@ def parametrized() -> nn.Module:
     return module
 
 
+class Last(nn.Module):
+    """An LSTM's last output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.LSTM(2, 3, batch_first=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.inner(inputs)[0][:, -1]
+        return output
+
+
+class Checkpointed(nn.Linear):
+    """Computed again in the backward pass."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = checkpoint(lambda z: super(Checkpointed, self).forward(z).sin(), inputs, use_reentrant=False)
+        return output
+
+
+class Cube(torch.autograd.Function):
+    """Written as before `torch.func`: forward and context in one."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs)
+        return inputs**3
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Tensor:
+        (inputs,) = ctx.saved_tensors
+        return 3 * inputs**2 * cotangent
+
+
+class CubeOnce(Cube):
+    """The same, not to be differentiated again."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, cotangent: Tensor) -> Tensor:
+        return Cube.backward(ctx, cotangent)
+
+
+class Cubed(nn.Linear):
+    """A linear layer, then a function by hand."""
+
+    function: type[torch.autograd.Function] = Cube
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.function.apply(super().forward(inputs))
+        return output
+
+
+class CubedOnce(Cubed):
+    function = CubeOnce
+
+
 LAYERS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], type]] = [
     ("linear", lambda: nn.Linear(4, 3), (4,), LinearAtPoint),
     ("linear without bias", lambda: nn.Linear(4, 3, bias=False), (4,), LinearAtPoint),
@@ -98,6 +158,10 @@ LAYERS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], type]] = [
     ("fused attention", lambda: FusedAttention(), (3, 4), GenericAtPoint),
     ("encoder layer", lambda: nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True), (3, 4), GenericAtPoint),
     ("encoder layer, eval", lambda: encoder_layer_in_eval(), (3, 4), GenericAtPoint),
+    ("lstm", Last, (4, 2), GenericAtPoint),
+    ("weight norm", lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), (4,), GenericAtPoint),
+    ("spectral norm", lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)).eval(), (4,), GenericAtPoint),
+    ("function by hand", lambda: Cubed(4, 3), (4,), GenericAtPoint),
     ("flatten", nn.Flatten, (2, 3), GenericAtPoint),
     ("average pooling", lambda: nn.AvgPool2d(2), (1, 4, 4), GenericAtPoint),
     ("max pooling", lambda: nn.MaxPool2d(2), (1, 4, 4), GenericAtPoint),
@@ -236,21 +300,19 @@ def test_an_empty_batch_of_columns_is_no_special_case() -> None:
         assert point.parameter_jvp(torch.ones(layer.size, dtype=torch.float64)).shape == columns[0].shape, name
 
 
-def test_a_layer_that_torch_cannot_differentiate_is_named() -> None:
-    class Last(nn.Module):
-        """An LSTM's last output."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = nn.LSTM(2, 3, batch_first=True)
-
-        def forward(self, inputs: Tensor) -> Tensor:
-            output: Tensor = self.inner(inputs)[0][:, -1]
-            return output
-
-    network = nn.Sequential(Last(), nn.Linear(3, 2))
+@pytest.mark.parametrize(
+    ("kind", "curvature", "expected"),
+    [
+        (CubedOnce, "factor", r"^layer 0 \(CubedOnce\) cannot .*: the backward of CubeOnce is not differentiable"),
+        (CubedOnce, "sample", "functions written by hand, here CubeOnce: use"),
+        (Checkpointed, "factor", r"^layer 0 \(Checkpointed\) cannot .*: activation checkpoints cannot be"),
+        (Checkpointed, "sample", "^activation checkpoints cannot be"),
+    ],
+)
+def test_what_cannot_be_differentiated_twice_is_refused(kind: type[nn.Linear], curvature: Any, expected: str) -> None:
+    network = nn.Sequential(kind(4, 3), nn.Linear(3, 2))
     before = [parameter.detach().clone() for parameter in network.parameters()]
-    sm = SurrogateMinimizer([network], CrossEntropy())
-    with pytest.raises(RuntimeError, match=r"^layer 0 \(Last\) cannot be differentiated by torch.func: "):
-        sm.step(torch.randn(6, 4, 2), torch.arange(6) % 2)
+    sm = SurrogateMinimizer([network], CrossEntropy(), curvature=curvature)
+    with pytest.raises(RuntimeError, match=expected):
+        sm.step(torch.randn(6, 4), torch.arange(6) % 2)
     assert all(torch.equal(p, kept) for p, kept in zip(network.parameters(), before, strict=True))

@@ -5,12 +5,14 @@ from pathlib import Path
 
 from surmin.commands.joining import joined_team
 from surmin.commands.progress import RoundProgress
-from surmin.exit_codes import INTERRUPTED, SUCCESS
+from surmin.exit_codes import DIVERGED, INTERRUPTED, SUCCESS
 from surmin.experiments.configs.run import RunConfig
 from surmin.experiments.runs.metrics import Row
 from surmin.experiments.runs.run import Run, Status
 from surmin.experiments.runs.saved import SavedRun
 from surmin.plots.tables import percent, short
+
+EXIT_CODES: dict[Status, int] = {"interrupted": INTERRUPTED, "diverged": DIVERGED}
 
 
 def train_here(config: RunConfig, path: Path, resume: Path | None) -> int:
@@ -26,7 +28,7 @@ def train_here(config: RunConfig, path: Path, resume: Path | None) -> int:
         status = _train(run)
     if team.rank == 0:
         _show(run, path, status)
-    return INTERRUPTED if status == "interrupted" else SUCCESS
+    return EXIT_CODES.get(status, SUCCESS)
 
 
 def _show(run: Run, path: Path, status: Status) -> None:

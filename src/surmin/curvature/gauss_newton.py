@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from surmin.stages.generic import GenericAtPoint
 from surmin.stages.layer import Layer, LayerAtPoint
 from surmin.stages.linearize import linearize
 
@@ -43,6 +44,12 @@ class GaussNewton:
         self.pieces = pieces
         self.sizes = [piece.layer.size for piece in pieces]
         self.samples = samples
+
+    def record(self) -> None:
+        """Record those layers that have no closed form."""
+        for piece in self.pieces:
+            if isinstance(piece.point, GenericAtPoint):
+                piece.point.record()
 
     def product(self, direction: Tensor) -> Tensor:
         """G v = (1/n) Σ_j J_θᵀ R_j R_jᵀ J_θ v."""

@@ -9,13 +9,12 @@ from typing import Literal, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import grad, jvp
 
-from surmin.stages.attention_kernel import math_attention
 from surmin.stages.block import Block
 from surmin.stages.closed_form import is_plain_elementwise, is_plain_linear
 from surmin.stages.elementwise import elementwise_derivative, elementwise_second_derivative
 from surmin.stages.layer import Layer, flatten
+from surmin.stages.recorded import functions_by_hand, pull, recording
 
 HessianProducts = Literal["exact", "finite-difference"]
 
@@ -36,7 +35,7 @@ class SurrogateHessian(Protocol):
 def surrogate_hessian(
     block: Block, inputs: Tensor, cotangent: Tensor, curvature: Tensor, products: HessianProducts = "exact"
 ) -> SurrogateHessian:
-    """The Hessian of a block's Ψ: closed form for a linear layer with its activation, `torch.func` for any other.
+    """The Hessian of a block's Ψ: closed form for a linear layer with its activation, or recorded once for any other.
 
     Args:
         block: the block.
@@ -98,45 +97,52 @@ class LinearHessian:
 
 
 class GenericHessian:
-    """Forward over reverse mode through any block."""
+    """Reverse mode over reverse mode through any block: the gradient of Ψ is recorded once, and pulled back."""
 
     def __init__(self, block: Block, inputs: Tensor, cotangent: Tensor, curvature: Tensor) -> None:
         self.block = block
-        self.inputs = inputs.detach()
         self.cotangent = cotangent
         self.curvature = curvature
-        self.parameters = block.vector() if block.size else inputs.new_zeros(0)
-        self.output = self._forward(self.inputs, self.parameters).detach()
+        self.inputs = inputs.detach().requires_grad_(inputs.is_floating_point())
+        self.parameters = (block.vector() if block.size else cotangent.new_zeros(0)).requires_grad_()
+        self.output = self._forward(self.inputs, self.parameters)
+        if by_hand := functions_by_hand(self.output):
+            raise RuntimeError(
+                "Hessian products cannot go through autograd functions written by hand, "
+                f'here {", ".join(sorted(by_hand))}: use curvature="factor"'
+            )
+        self._own, self._below = self._gradients(self.inputs, self.parameters, self.output, record=True)
 
     def input_product(self, direction: Tensor) -> Tensor:
-        """Forward over reverse in z."""
-        gradient = grad(lambda z: self._surrogate(z, self.parameters))
-        return jvp(gradient, (self.inputs,), (direction,))[1]
+        """Σ u ∇_z Ψ, pulled back to z."""
+        return pull([self._below], [self.inputs], [direction])[0]
 
     def parameter_product(self, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Forward in θ over reverse in (θ, z); an integer input has no H_zθ."""
+        """Σ v ∇_θ Ψ, pulled back to θ and z; an integer input has no H_zθ."""
         if not self.inputs.is_floating_point():
-            gradient = grad(lambda theta: self._surrogate(self.inputs, theta))
-            return jvp(gradient, (self.parameters,), (direction,))[1], torch.zeros_like(self.inputs)
-        both = grad(lambda theta, z: self._surrogate(z, theta), argnums=(0, 1))
-        own, mixed = jvp(lambda theta: both(theta, self.inputs), (self.parameters,), (direction,))[1]
+            return pull([self._own], [self.parameters], [direction])[0], torch.zeros_like(self.inputs)
+        own, mixed = pull([self._own], [self.parameters, self.inputs], [direction])
         return own, mixed
 
     def mixed_transpose(self, direction: Tensor) -> Tensor:
-        """Forward in z over reverse in θ."""
-        gradient = grad(lambda theta, z: self._surrogate(z, theta))
-        return jvp(lambda z: gradient(self.parameters, z), (self.inputs,), (direction,))[1]
+        """Σ u ∇_z Ψ, pulled back to θ."""
+        return pull([self._below], [self.parameters], [direction])[0]
 
     def _forward(self, inputs: Tensor, parameters: Tensor) -> Tensor:
         state = inputs
-        with math_attention():
+        with recording():
             for layer, piece in zip(self.block.layers, self.block.split(parameters), strict=True):
                 state = layer.forward(state, layer.unflatten(piece))
         return state
 
-    def _surrogate(self, inputs: Tensor, parameters: Tensor) -> Tensor:
-        change = self._forward(inputs, parameters) - self.output
-        return (self.cotangent * change).sum() + 0.5 * (self.curvature * change.square()).sum()
+    @torch.enable_grad()
+    def _gradients(self, inputs: Tensor, parameters: Tensor, output: Tensor, record: bool) -> tuple[Tensor, Tensor]:
+        """∇_θ Ψ and ∇_z Ψ where f is this output; ∇_f Ψ = g + L (f - f̄)."""
+        slope = self.cotangent + self.curvature * (output - self.output.detach())
+        if not inputs.is_floating_point():
+            return pull([output], [parameters], [slope], record=record)[0], torch.zeros_like(inputs)
+        own, below = pull([output], [parameters, inputs], [slope], record=record)
+        return own, below
 
 
 class FiniteDifferenceHessian(GenericHessian):
@@ -158,11 +164,9 @@ class FiniteDifferenceHessian(GenericHessian):
         tiny = torch.finfo(self.parameters.dtype).tiny
         size = torch.cat([input_direction.reshape(-1), parameter_direction]).abs().max().clamp_min(tiny)
         step = torch.finfo(self.parameters.dtype).eps ** 0.5 / size
-        if not self.inputs.is_floating_point():
-            theta = grad(lambda theta: self._surrogate(self.inputs, theta))
-            moved, here = theta(self.parameters + step * parameter_direction), theta(self.parameters)
-            return (moved - here) / step, torch.zeros_like(self.inputs)
-        both = grad(lambda theta, z: self._surrogate(z, theta), argnums=(0, 1))
-        here = both(self.parameters, self.inputs)
-        moved = both(self.parameters + step * parameter_direction, self.inputs + step * input_direction)
-        return (moved[0] - here[0]) / step, (moved[1] - here[1]) / step
+        parameters = (self.parameters + step * parameter_direction).detach().requires_grad_()
+        inputs = self.inputs
+        if inputs.is_floating_point():
+            inputs = (inputs + step * input_direction).detach().requires_grad_()
+        own, below = self._gradients(inputs, parameters, self._forward(inputs, parameters), record=False)
+        return (own - self._own.detach()) / step, (below - self._below.detach()) / step

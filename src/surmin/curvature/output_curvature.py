@@ -16,6 +16,9 @@ Message = tuple[Tensor, ...]
 class BlockCurvature(Protocol):
     """The curvature of one block's local loss before decoupling's inflation, in units of the mean loss."""
 
+    def record(self) -> None:
+        """Have all ready that products share, so that the first takes no more work than the others."""
+
     def product(self, direction: Tensor) -> Tensor:
         """Curvature times a flat vector (P,)."""
 

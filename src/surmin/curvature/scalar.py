@@ -28,6 +28,9 @@ class DecoupledHessian:
         self.inverse_delta = inverse_delta
         self.samples = samples
 
+    def record(self) -> None:
+        """Nothing: the Hessian has been recorded for λ."""
+
     def product(self, direction: Tensor) -> Tensor:
         """ℍ v = (1/n) [H_θθ v + H_zθᵀ (H_zθ v) / δ]."""
         total, mixed = self.hessian.parameter_product(direction)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from surmin.exit_codes import INTERRUPTED, SUCCESS, USER_ERROR, WORKER_LOST
+from surmin.exit_codes import DIVERGED, INTERRUPTED, SUCCESS, USER_ERROR, WORKER_LOST
 from surmin.launch.deadlines import Deadlines
 from surmin.launch.reports import Kind, Report
 
@@ -43,7 +43,7 @@ class State:
             return "killed"
         if self.code == INTERRUPTED:
             return "interrupted"
-        return "finished" if self.code == SUCCESS else "error"
+        return "finished" if self.code in (SUCCESS, DIVERGED) else "error"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def judge(states: Sequence[State], interrupted: bool, waiting: float) -> Verdict
         return _silence_of(those("running"), those("peer late"), waiting)
     if found := those("aborted") or those("peer late") or those("peer lost"):
         return _fault_of(found, states)
-    return Verdict(SUCCESS)
+    return Verdict(DIVERGED if any(state.code == DIVERGED for state in states) else SUCCESS)
 
 
 def _silence_of(running: Sequence[State], late: Sequence[State], waiting: float) -> Verdict:

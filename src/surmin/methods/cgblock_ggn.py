@@ -114,7 +114,7 @@ class CgBlockGaussNewton:
     def _solve(self, waves: BlockWaves) -> _Solution:
         """Conjugate gradient from d₀: what is left to minimise in d - d₀ has the gradient g + (G + λI) d₀."""
         block, replicas = waves.block, self.pipeline.replicas
-        product = self.pipeline.work.counted(("product", block.index, waves.shape), waves.curvature.product)
+        product = waves.products(self.pipeline.work)
         start = torch.zeros_like(waves.gradient)
         image = start
         if self._previous:

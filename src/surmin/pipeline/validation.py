@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from surmin.losses import ConvexLoss
 from surmin.stages.stage import leaf_modules
@@ -110,9 +111,12 @@ def check_mode(outer: nn.Module, place: str) -> None:
                 "losses need one sample's output to depend on that sample alone; call .eval() on it, or use LayerNorm "
                 "or GroupNorm"
             )
-
         if isinstance(module, _InstanceNorm) and module.training and module.track_running_stats:
             raise ValueError(f"{where} writes its running statistics in every wave: call .eval() on it")
+        if isinstance(module, _SpectralNorm) and module.training:
+            raise ValueError(f"{where} estimates its norm anew in every wave: call .eval() on the layer it belongs to")
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+            raise ValueError(f"{where} has sparse gradients, which the solvers cannot use: leave sparse=True out")
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
             raise ValueError(f"{where} rescales its weights in the forward pass: leave max_norm out")
 

@@ -1,7 +1,7 @@
 """What the waves leave behind in the stages that one worker holds."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from surmin.curvature.output_curvature import BlockCurvature, Message
 from surmin.stages.block import Block
 from surmin.stages.stage import LayerParameters, Stage, Tape
+from surmin.work import WorkMeter
 
 StageParameters = Mapping[Stage, LayerParameters]
 """For every stage the values of its layers' parameters."""
@@ -64,6 +65,12 @@ class BlockWaves:
     tapes: Sequence[Tape]
     messages: Sequence[Message]
     shape: torch.Size
+
+    def products(self, work: WorkMeter) -> Callable[[Tensor], Tensor]:
+        """v ↦ ℍ v over this replica's samples, counted."""
+        with work.phase(("record", self.block.index, self.shape)):
+            self.curvature.record()
+        return work.counted(("product", self.block.index, self.shape), self.curvature.product)
 
 
 def part_shape(shape: torch.Size, parts: int) -> torch.Size:

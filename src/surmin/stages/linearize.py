@@ -1,4 +1,4 @@
-"""Choosing the way a layer is linearized: closed forms where there are some, `torch.func` for everything else."""
+"""Choosing the way a layer is linearized: in closed form where there is one, else from a recorded forward pass."""
 
 from collections.abc import Mapping
 

@@ -100,7 +100,9 @@ class NonlinearLocalLoss:
         seed = self.replicas.own_seed(draw_seed(self.seed, number))
         with torch.no_grad(), self.work.phase(self._key("inner curvature")):
             message = self.surrogate.columns(tape.output.detach(), fraction, seed)
-            return gauss_newton(self.block, tape, message, samples=message[0].shape[1])
+            curvature = gauss_newton(self.block, tape, message, samples=message[0].shape[1])
+            curvature.record()
+        return curvature
 
     def entered_by(self, inputs: Tensor) -> "NonlinearLocalLoss":
         """The same local loss where other activations arrive; L(0) is no longer 0."""

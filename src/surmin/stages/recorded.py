@@ -1,0 +1,65 @@
+"""Products with the Jacobians of one recorded computation, as many as are wanted.
+
+Forward mode is had by reverse mode twice: Jᵀ s is linear in s, and the transpose of s ↦ Jᵀ s is J. Where many products
+are wanted at one point this is faster than `torch.func`, which computes the values anew for each.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+
+from surmin.stages.attention_kernel import math_attention
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Inside, what is computed can be pulled back to tensors that require gradients, and the result of that again.
+
+    Activation checkpoints are refused: they would compute values again at the module's own parameters.
+    """
+    no_hooks = torch.autograd.graph.disable_saved_tensors_hooks("activation checkpoints cannot be differentiated twice")
+    with torch.enable_grad(), math_attention(), no_hooks:
+        yield
+
+
+def pull(
+    outputs: Sequence[Tensor], targets: Sequence[Tensor], cotangents: Sequence[Tensor], *, record: bool = False
+) -> tuple[Tensor, ...]:
+    """Σ Jᵀ r over all outputs for every target, zero where none depends on it. The record stays for further products.
+
+    Args:
+        outputs: computed from the targets while these required gradients.
+        targets: what they were computed from.
+        cotangents: r for every output.
+        record: whether this is to be recorded as well.
+    """
+    recorded = [(output, own) for output, own in zip(outputs, cotangents, strict=True) if output.requires_grad]
+    if not recorded:
+        return tuple(torch.zeros_like(target) for target in targets)
+    depending, own = zip(*recorded, strict=True)
+    return torch.autograd.grad(
+        depending, targets, own, retain_graph=True, create_graph=record, allow_unused=True, materialize_grads=True
+    )
+
+
+def functions_by_hand(output: Tensor) -> set[str]:
+    """Names of the autograd functions in a record that are not torch's own: their backward may hide what it depends on.
+
+    Torch's own functions raise when they cannot be differentiated twice; these may give zeros instead.
+    """
+    found: set[str] = set()
+    seen: set[Any] = {None}
+    waiting: list[Any] = [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, BackwardCFunction) or "CppNode" in node.name():
+            found.add(node.name().removesuffix("Backward"))
+        waiting += [following for following, _ in node.next_functions]
+    return found
