@@ -72,7 +72,8 @@ class Workers:
         self._processes, self._connections, self._busy = [], [], []
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tests.distributed.settings"])  # so that torch is imported once
         own, other = context.Pipe()
         process = context.Process(target=_serve, args=(other, str(device.here())), daemon=True)
         process.start()
