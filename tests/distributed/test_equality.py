@@ -1,5 +1,6 @@
 """Over processes the same numbers come out as in one process, and what is counted there is what was really sent."""
 
+import os
 from collections.abc import Sequence
 from itertools import cycle, product
 from typing import Any
@@ -95,22 +96,42 @@ FEW = [  # every option and every method; the slow tests have every shape and ne
     method(2, 4, 3, "posted", "dni", "gpt"),
 ]  # fmt: skip
 
+COMBINE = "SURMIN_COMBINE" in os.environ
+"""Whether the slow tests have shapes, networks, curvatures and schedules in every combination: half an hour."""
 NETWORKS = ("mlp", "cnn", "gpt")
 
 
-def all_shapes() -> list[Setting]:
+SCHEDULES = ("posted", "gpipe", "1f1b")
+CURVATURES = ("factor", "rank", "sample", "scalar")
+SHAPES = [shape for shape in product((1, 2, 4), (2, 4, 8), (1, 3, 8)) if shape[0] <= shape[1]]
+"""Workers, stages and micro-batches."""
+
+
+def every_shape() -> list[Setting]:
     """Every shape with every network; options, methods and schedules take turns."""
     makers = cycle([*((sm, name) for name in OPTIONS), *((method, name) for name in METHODS)])
-    schedules = cycle(["posted", "gpipe", "1f1b"])
+    schedules = cycle(SCHEDULES)
     settings = []
-    for network, workers, stages, parts in product(NETWORKS, (1, 2, 4), (2, 4, 8), (1, 3, 8)):
-        if workers <= stages:
-            make, name = next(maker for maker in makers if (maker[1], network) not in CANNOT)
-            schedule = next(schedules)
-            schedule = "posted" if schedule == "1f1b" and parts < workers else schedule
-            order = (network, name) if make is sm else (name, network)
-            settings.append(make(workers, stages, parts, schedule, *order))
+    for network, shape in product(NETWORKS, SHAPES):
+        make, name = next(maker for maker in makers if (maker[1], network) not in CANNOT)
+        schedule = next(schedules)
+        order = (network, name) if make is sm else (name, network)
+        settings.append(make(*shape, schedule if is_possible(schedule, *shape) else "posted", *order))
     return settings
+
+
+def every_combination() -> list[Setting]:
+    """Every shape with every network, curvature and schedule."""
+    return [
+        sm(*shape, schedule, network, curvature)
+        for network, curvature, schedule, shape in product(NETWORKS, CURVATURES, SCHEDULES, SHAPES)
+        if is_possible(schedule, *shape)
+    ]
+
+
+def is_possible(schedule: str, workers: int, _stages: int, microbatches: int) -> bool:
+    """1F1B wants a micro-batch a worker."""
+    return schedule != "1f1b" or microbatches >= workers
 
 
 @pytest.mark.parametrize("setting", FEW, ids=str)
@@ -119,7 +140,7 @@ def test_workers_train_to_the_numbers_of_one_process(workers: Workers, setting: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", all_shapes(), ids=str)
+@pytest.mark.parametrize("setting", every_combination() if COMBINE else every_shape(), ids=str)
 def test_every_shape(workers: Workers, setting: Setting) -> None:
     check(workers, setting)
 
