@@ -16,22 +16,21 @@ EXPANSION = 4  # hidden size of the feed-forward part, as a multiple of the widt
 class CausalSelfAttention(nn.Module):
     """Multi-head attention of every position to itself and those before it: (..., positions, width) to the same."""
 
-    causal: Tensor
+    hidden: Tensor
 
     def __init__(self, context: int, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.project_in = nn.Linear(width, 3 * width)
         self.project_out = nn.Linear(width, width)
-        causal = torch.ones(context, context, dtype=torch.bool).tril()
-        self.register_buffer("causal", causal, persistent=False)
+        hidden = torch.full((context, context), -math.inf).triu(diagonal=1)  # to be added: filling in costs a copy each
+        self.register_buffer("hidden", hidden, persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns the attended values, of the inputs' shape."""
         positions = inputs.shape[-2]
         queries, keys, values = (self._split_heads(part) for part in self.project_in(inputs).chunk(3, dim=-1))
-        scores = queries @ keys.mT / math.sqrt(queries.shape[-1])
-        scores = scores.masked_fill(~self.causal[:positions, :positions], -math.inf)
+        scores = queries / math.sqrt(queries.shape[-1]) @ keys.mT + self.hidden[:positions, :positions]
         attended = scores.softmax(dim=-1) @ values
         projected: Tensor = self.project_out(attended.transpose(-2, -3).flatten(start_dim=-2))
         return projected
