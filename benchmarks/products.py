@@ -37,7 +37,7 @@ COLUMNS, ROWS = 9, 1250
 
 
 def run(settings: Settings) -> Result:
-    """Products and local phases of a square linear block, columns times vectors, then rounds at 8 × 256."""
+    """Products and local phases of a linear block, columns times vectors, a transformer block; rounds at 8 × 256."""
     result = Result(figures={"blocks": [], "projections": [], "recorded": []})
     _blocks(result, settings)
     _projections(result, settings)

@@ -97,10 +97,8 @@ FEW = [  # every option and every method; the slow tests have every shape and ne
 ]  # fmt: skip
 
 COMBINE = "SURMIN_COMBINE" in os.environ
-"""Whether the slow tests have shapes, networks, curvatures and schedules in every combination: half an hour."""
+"""Whether the slow tests have shapes, networks, curvatures and schedules in every combination: twenty minutes."""
 NETWORKS = ("mlp", "cnn", "gpt")
-
-
 SCHEDULES = ("posted", "gpipe", "1f1b")
 CURVATURES = ("factor", "rank", "sample", "scalar")
 SHAPES = [shape for shape in product((1, 2, 4), (2, 4, 8), (1, 3, 8)) if shape[0] <= shape[1]]

@@ -76,11 +76,11 @@ def parametrized() -> nn.Module:
 
 
 class Last(nn.Module):
-    """An LSTM's last output."""
+    """A recurrent layer's last output."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
         super().__init__()
-        self.inner = nn.LSTM(2, 3, batch_first=True)
+        self.inner = kind(2, 3, batch_first=True)
 
     def forward(self, inputs: Tensor) -> Tensor:
         output: Tensor = self.inner(inputs)[0][:, -1]
@@ -132,6 +132,12 @@ class CubedOnce(Cubed):
     function = CubeOnce
 
 
+RECURRENT: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], type]] = [
+    ("lstm", lambda: Last(nn.LSTM), (4, 2), GenericAtPoint),
+    ("gru", lambda: Last(nn.GRU), (4, 2), GenericAtPoint),
+]
+if here().type == "cuda":
+    RECURRENT.clear()  # cuDNN's backward is not differentiable
 LAYERS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], type]] = [
     ("linear", lambda: nn.Linear(4, 3), (4,), LinearAtPoint),
     ("linear without bias", lambda: nn.Linear(4, 3, bias=False), (4,), LinearAtPoint),
@@ -158,7 +164,7 @@ LAYERS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], type]] = [
     ("fused attention", lambda: FusedAttention(), (3, 4), GenericAtPoint),
     ("encoder layer", lambda: nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True), (3, 4), GenericAtPoint),
     ("encoder layer, eval", lambda: encoder_layer_in_eval(), (3, 4), GenericAtPoint),
-    *([("lstm", Last, (4, 2), GenericAtPoint)] if here().type == "cpu" else []),  # cuDNN cannot be derived twice
+    *RECURRENT,
     ("weight norm", lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), (4,), GenericAtPoint),
     ("spectral norm", lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)).eval(), (4,), GenericAtPoint),
     ("function by hand", lambda: Cubed(4, 3), (4,), GenericAtPoint),

@@ -80,10 +80,10 @@ class GenericAtPoint:
     @torch.no_grad()
     def _check(self, gradient: Sequence[Tensor], by_hand: Collection[str]) -> None:
         """That ⟨Jᵀs, Jᵀs⟩ = ⟨J Jᵀs, s⟩."""
-        expected = sum(own.double().square().sum() for own in gradient)
+        expected = flatten(list(gradient)).double().square().sum()
         found = (self._push(gradient, gradient).double() * self._cotangent).sum()
         with self._named():
-            if not torch.isclose(found, torch.as_tensor(expected), rtol=1e-3):
+            if not torch.isclose(found, expected, rtol=1e-3):
                 raise RuntimeError(f"the backward of {', '.join(sorted(by_hand))} is not differentiable")
 
     def _pull(self, targets: Sequence[Tensor], cotangent: Tensor, *, record: bool = False) -> Sequence[Tensor]:
