@@ -1,10 +1,12 @@
 """Products with the Hessian of Ψ∘f against a dense one from nested reverse mode — of Ψ, which is not that of h."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.autograd.functional import hessian
 
 from surmin.curvature.hessian import GenericHessian, LinearHessian, SurrogateHessian, surrogate_hessian
@@ -104,6 +106,45 @@ def test_finite_differences_come_close(name: str) -> None:
         torch.testing.assert_close(found.mixed_transpose(u), exact.mixed_transpose(u), **close)
         for left, right in zip(found.parameter_product(v), exact.parameter_product(v), strict=True):
             torch.testing.assert_close(left, right, **close)
+
+
+class Cube(torch.autograd.Function):
+    """x³, whose backward cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        ctx.save_for_backward(values)
+        return values**3
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, cotangent: Tensor) -> Tensor:
+        (values,) = ctx.saved_tensors
+        return 3 * values.square() * cotangent
+
+
+class Cubes(nn.Linear):
+    by_hand = True
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        values = super().forward(inputs)
+        return Cube.apply(values) if self.by_hand else values**3
+
+
+def test_finite_differences_go_through_functions_written_by_hand() -> None:
+    """Of which they need only the first derivative."""
+    torch.manual_seed(0)
+    layer = Cubes(3, 4).double()
+    block = only_block(nn.Sequential(layer))
+    z, cotangent = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
+    constants = torch.ones(5, dtype=torch.float64)
+    found = surrogate_hessian(block, z, cotangent, constants, "finite-difference")
+    v = torch.randn(block.size, dtype=torch.float64)
+    products = found.parameter_product(v)
+    layer.by_hand = False
+    exact = surrogate_hessian(block, z, cotangent, constants).parameter_product(v)
+    for left, right in zip(products, exact, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
 
 
 def test_token_inputs_have_no_hessian_of_their_own() -> None:

@@ -14,7 +14,7 @@ from surmin.stages.block import Block
 from surmin.stages.closed_form import is_plain_elementwise, is_plain_linear
 from surmin.stages.elementwise import elementwise_derivative, elementwise_second_derivative
 from surmin.stages.layer import Layer, flatten
-from surmin.stages.recorded import functions_by_hand, pull, recording
+from surmin.stages.recorded import functions_by_hand, naming, pull, recording
 
 HessianProducts = Literal["exact", "finite-difference"]
 
@@ -96,8 +96,8 @@ class LinearHessian:
         return flatten(pieces)
 
 
-class GenericHessian:
-    """Reverse mode over reverse mode through any block: the gradient of Ψ is recorded once, and pulled back."""
+class SurrogateGradient:
+    """∇Ψ of any block, by reverse mode."""
 
     def __init__(self, block: Block, inputs: Tensor, cotangent: Tensor, curvature: Tensor) -> None:
         self.block = block
@@ -105,68 +105,89 @@ class GenericHessian:
         self.curvature = curvature
         self.inputs = inputs.detach().requires_grad_(inputs.is_floating_point())
         self.parameters = (block.vector() if block.size else cotangent.new_zeros(0)).requires_grad_()
-        self.output = self._forward(self.inputs, self.parameters)
-        if by_hand := functions_by_hand(self.output):
-            raise RuntimeError(
-                "Hessian products cannot go through autograd functions written by hand, "
-                f'here {", ".join(sorted(by_hand))}: use curvature="factor"'
-            )
-        self._own, self._below = self._gradients(self.inputs, self.parameters, self.output, record=True)
+        self.output = self.forward(self.inputs, self.parameters)
 
-    def input_product(self, direction: Tensor) -> Tensor:
-        """Σ u ∇_z Ψ, pulled back to z."""
-        return pull([self._below], [self.inputs], [direction])[0]
-
-    def parameter_product(self, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Σ v ∇_θ Ψ, pulled back to θ and z; an integer input has no H_zθ."""
-        if not self.inputs.is_floating_point():
-            return pull([self._own], [self.parameters], [direction])[0], torch.zeros_like(self.inputs)
-        own, mixed = pull([self._own], [self.parameters, self.inputs], [direction])
-        return own, mixed
-
-    def mixed_transpose(self, direction: Tensor) -> Tensor:
-        """Σ u ∇_z Ψ, pulled back to θ."""
-        return pull([self._below], [self.parameters], [direction])[0]
-
-    def _forward(self, inputs: Tensor, parameters: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, parameters: Tensor) -> Tensor:
+        """f, recorded."""
         state = inputs
-        with recording():
+        with naming(*self.block.layers), recording():
             for layer, piece in zip(self.block.layers, self.block.split(parameters), strict=True):
                 state = layer.forward(state, layer.unflatten(piece))
         return state
 
     @torch.enable_grad()
-    def _gradients(self, inputs: Tensor, parameters: Tensor, output: Tensor, record: bool) -> tuple[Tensor, Tensor]:
+    def pulled(
+        self, inputs: Tensor, parameters: Tensor, output: Tensor, *, record: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """∇_θ Ψ and ∇_z Ψ where f is this output; ∇_f Ψ = g + L (f - f̄)."""
         slope = self.cotangent + self.curvature * (output - self.output.detach())
-        if not inputs.is_floating_point():
-            return pull([output], [parameters], [slope], record=record)[0], torch.zeros_like(inputs)
-        own, below = pull([output], [parameters, inputs], [slope], record=record)
+        with naming(*self.block.layers):
+            if not inputs.is_floating_point():
+                return pull([output], [parameters], [slope], record=record)[0], torch.zeros_like(inputs)
+            own, below = pull([output], [parameters, inputs], [slope], record=record)
         return own, below
 
 
-class FiniteDifferenceHessian(GenericHessian):
+class GenericHessian:
+    """Reverse mode over reverse mode through any block: the gradient of Ψ is recorded once, and pulled back."""
+
+    def __init__(self, block: Block, inputs: Tensor, cotangent: Tensor, curvature: Tensor) -> None:
+        self._gradient = gradient = SurrogateGradient(block, inputs, cotangent, curvature)
+        self.inputs, self.parameters = gradient.inputs, gradient.parameters
+        if by_hand := functions_by_hand(gradient.output):
+            with naming(*block.layers):
+                raise RuntimeError(
+                    f"Hessian products may miss a part of {', '.join(sorted(by_hand))}, which is written by hand; "
+                    'use curvature="factor" or hessian_products="finite-difference"'
+                )
+        self._own, self._below = gradient.pulled(self.inputs, self.parameters, gradient.output, record=True)
+
+    def input_product(self, direction: Tensor) -> Tensor:
+        """Σ u ∇_z Ψ, pulled back to z."""
+        return self._pull(self._below, [self.inputs], direction)[0]
+
+    def parameter_product(self, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ v ∇_θ Ψ, pulled back to θ and z; an integer input has no H_zθ."""
+        if not self.inputs.is_floating_point():
+            return self._pull(self._own, [self.parameters], direction)[0], torch.zeros_like(self.inputs)
+        own, mixed = self._pull(self._own, [self.parameters, self.inputs], direction)
+        return own, mixed
+
+    def mixed_transpose(self, direction: Tensor) -> Tensor:
+        """Σ u ∇_z Ψ, pulled back to θ."""
+        return self._pull(self._below, [self.parameters], direction)[0]
+
+    def _pull(self, gradient: Tensor, targets: list[Tensor], direction: Tensor) -> tuple[Tensor, ...]:
+        with naming(*self._gradient.block.layers):
+            return pull([gradient], targets, [direction])
+
+
+class FiniteDifferenceHessian:
     """Every product as the difference of two gradients (Martens 2010), the paper's choice."""
+
+    def __init__(self, block: Block, inputs: Tensor, cotangent: Tensor, curvature: Tensor) -> None:
+        self._gradient = gradient = SurrogateGradient(block, inputs, cotangent, curvature)
+        self._own, self._below = gradient.pulled(gradient.inputs, gradient.parameters, gradient.output)
 
     def input_product(self, direction: Tensor) -> Tensor:
         """[∇_z Ψ(z + εu, θ) - ∇_z Ψ(z, θ)] / ε."""
-        return self._difference(direction, torch.zeros_like(self.parameters))[1]
+        return self._difference(direction, torch.zeros_like(self._gradient.parameters))[1]
 
     def parameter_product(self, direction: Tensor) -> tuple[Tensor, Tensor]:
         """The same along θ, for both gradients; an integer input has no H_zθ."""
-        return self._difference(torch.zeros_like(self.inputs), direction)
+        return self._difference(torch.zeros_like(self._gradient.inputs), direction)
 
     def mixed_transpose(self, direction: Tensor) -> Tensor:
         """[∇_θ Ψ(z + εu, θ) - ∇_θ Ψ(z, θ)] / ε."""
-        return self._difference(direction, torch.zeros_like(self.parameters))[0]
+        return self._difference(direction, torch.zeros_like(self._gradient.parameters))[0]
 
     def _difference(self, input_direction: Tensor, parameter_direction: Tensor) -> tuple[Tensor, Tensor]:
-        tiny = torch.finfo(self.parameters.dtype).tiny
-        size = torch.cat([input_direction.reshape(-1), parameter_direction]).abs().max().clamp_min(tiny)
-        step = torch.finfo(self.parameters.dtype).eps ** 0.5 / size
-        parameters = (self.parameters + step * parameter_direction).detach().requires_grad_()
-        inputs = self.inputs
+        gradient = self._gradient
+        inputs, precision = gradient.inputs, torch.finfo(gradient.parameters.dtype)
+        size = torch.cat([input_direction.reshape(-1), parameter_direction]).abs().max().clamp_min(precision.tiny)
+        step = precision.eps**0.5 / size
+        parameters = (gradient.parameters + step * parameter_direction).detach().requires_grad_()
         if inputs.is_floating_point():
             inputs = (inputs + step * input_direction).detach().requires_grad_()
-        own, below = self._gradients(inputs, parameters, self._forward(inputs, parameters), record=False)
-        return (own - self._own.detach()) / step, (below - self._below.detach()) / step
+        own, below = gradient.pulled(inputs, parameters, gradient.forward(inputs, parameters))
+        return (own - self._own) / step, (below - self._below) / step

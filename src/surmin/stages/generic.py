@@ -1,14 +1,13 @@
 """Any other module at one point, by automatic differentiation of one recorded forward pass."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from surmin.stages.layer import Layer, flatten
-from surmin.stages.recorded import functions_by_hand, pull, recording
+from surmin.stages.recorded import functions_by_hand, naming, pull, recording
 
 
 class GenericAtPoint:
@@ -52,7 +51,7 @@ class GenericAtPoint:
 
     @cached_property
     def _output(self) -> Tensor:
-        with self._named(), recording():
+        with naming(self.layer), recording():
             return self.layer.forward(self.inputs, self.parameters)
 
     @cached_property
@@ -82,26 +81,14 @@ class GenericAtPoint:
         """That ⟨Jᵀs, Jᵀs⟩ = ⟨J Jᵀs, s⟩."""
         expected = flatten(list(gradient)).double().square().sum()
         found = (self._push(gradient, gradient).double() * self._cotangent).sum()
-        with self._named():
+        with naming(self.layer):
             if not torch.isclose(found, expected, rtol=1e-3):
                 raise RuntimeError(f"the backward of {', '.join(sorted(by_hand))} is not differentiable")
 
     def _pull(self, targets: Sequence[Tensor], cotangent: Tensor, *, record: bool = False) -> Sequence[Tensor]:
-        with self._named():
+        with naming(self.layer):
             return pull([self._output], targets, [cotangent], record=record)
 
     def _push(self, gradient: Sequence[Tensor], tangents: Sequence[Tensor]) -> Tensor:
-        with self._named():
+        with naming(self.layer):
             return pull(gradient, [self._cotangent], tangents)[0]
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Say of which layer it is that torch cannot differentiate it."""
-        try:
-            yield
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            where = f"layer {self.layer.name} ({type(self.layer.module).__name__})"
-            reason = str(error).partition("\n")[0]
-            raise RuntimeError(f"{where} cannot be differentiated as the curvature needs it: {reason}") from error

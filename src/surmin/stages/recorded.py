@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from surmin.stages.attention_kernel import math_attention
+from surmin.stages.layer import Layer
 
 
 @contextmanager
@@ -24,6 +25,20 @@ def recording() -> Iterator[None]:
     no_hooks = torch.autograd.graph.disable_saved_tensors_hooks("activation checkpoints cannot be differentiated twice")
     with torch.enable_grad(), math_attention(), no_hooks:
         yield
+
+
+@contextmanager
+def naming(*layers: Layer) -> Iterator[None]:
+    """Say of which layers it is that torch cannot differentiate them."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        which = "layer" if len(layers) == 1 else "layers"
+        names = ", ".join(f"{layer.name} ({type(layer.module).__name__})" for layer in layers)
+        reason = str(error).partition("\n")[0]
+        raise RuntimeError(f"{which} {names} cannot be differentiated as the curvature needs it: {reason}") from error
 
 
 def pull(
