@@ -1,16 +1,15 @@
 """Products with the Hessian of Ψ∘f against a dense one from nested reverse mode — of Ψ, which is not that of h."""
 
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.autograd.functional import hessian
 
 from surmin.curvature.hessian import GenericHessian, LinearHessian, SurrogateHessian, surrogate_hessian
 from surmin.stages.elementwise import ELEMENTWISE
+from tests.modules import Cubed, CubedOnce
 from tests.oracles import DenseBlock, assert_is_map_of, dense
 from tests.waves import only_block
 
@@ -108,43 +107,23 @@ def test_finite_differences_come_close(name: str) -> None:
             torch.testing.assert_close(left, right, **close)
 
 
-class Cube(torch.autograd.Function):
-    """x³, whose backward cannot be differentiated."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        ctx.save_for_backward(values)
-        return values**3
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, cotangent: Tensor) -> Tensor:
-        (values,) = ctx.saved_tensors
-        return 3 * values.square() * cotangent
-
-
-class Cubes(nn.Linear):
-    by_hand = True
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        values = super().forward(inputs)
-        return Cube.apply(values) if self.by_hand else values**3
-
-
 def test_finite_differences_go_through_functions_written_by_hand() -> None:
     """Of which they need only the first derivative."""
     torch.manual_seed(0)
-    layer = Cubes(3, 4).double()
+    layer = CubedOnce(3, 4).double()
     block = only_block(nn.Sequential(layer))
     z, cotangent = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
     constants = torch.ones(5, dtype=torch.float64)
     found = surrogate_hessian(block, z, cotangent, constants, "finite-difference")
-    v = torch.randn(block.size, dtype=torch.float64)
-    products = found.parameter_product(v)
-    layer.by_hand = False
-    exact = surrogate_hessian(block, z, cotangent, constants).parameter_product(v)
-    for left, right in zip(products, exact, strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
+    twice = Cubed(3, 4).double()
+    twice.load_state_dict(layer.state_dict())
+    zz, zt, tt = reference(DenseBlock(nn.Sequential(twice)), z, cotangent, constants)
+    u, v = torch.randn_like(z), torch.randn(block.size, dtype=torch.float64)
+    own, mixed = found.parameter_product(v)
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(own, tt @ v, **close)
+    torch.testing.assert_close(mixed.flatten(), zt @ v, **close)
+    torch.testing.assert_close(found.input_product(u).flatten(), zz @ u.flatten(), **close)
 
 
 def test_token_inputs_have_no_hessian_of_their_own() -> None:

@@ -14,7 +14,7 @@ from surmin.stages.block import Block
 from surmin.stages.closed_form import is_plain_elementwise, is_plain_linear
 from surmin.stages.elementwise import elementwise_derivative, elementwise_second_derivative
 from surmin.stages.layer import Layer, flatten
-from surmin.stages.recorded import functions_by_hand, naming, pull, recording
+from surmin.stages.recorded import naming, pull, recording, require_functions_of_torch
 
 HessianProducts = Literal["exact", "finite-difference"]
 
@@ -134,12 +134,8 @@ class GenericHessian:
     def __init__(self, block: Block, inputs: Tensor, cotangent: Tensor, curvature: Tensor) -> None:
         self._gradient = gradient = SurrogateGradient(block, inputs, cotangent, curvature)
         self.inputs, self.parameters = gradient.inputs, gradient.parameters
-        if by_hand := functions_by_hand(gradient.output):
-            with naming(*block.layers):
-                raise RuntimeError(
-                    f"Hessian products may miss a part of {', '.join(sorted(by_hand))}, which is written by hand; "
-                    'use curvature="factor" or hessian_products="finite-difference"'
-                )
+        with naming(*block.layers):
+            require_functions_of_torch(gradient.output)
         self._own, self._below = gradient.pulled(self.inputs, self.parameters, gradient.output, record=True)
 
     def input_product(self, direction: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Causal self-attention and the transformer block around it.
 
-Written with plain products and softmax, so that forward-mode and nested differentiation (torch.func) work through it.
+Written with plain products and softmax, so that forward-mode and nested differentiation work through it.
 """
 
 import math

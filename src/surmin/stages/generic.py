@@ -31,7 +31,7 @@ class GenericAtPoint:
         """Reverse mode in the parameters."""
         if not self.parameters:
             return cotangent.new_zeros(0)
-        return flatten(list(self._pull(self._values, cotangent)))
+        return flatten(self._pull(self._values, cotangent))
 
     def input_jvp(self, tangent: Tensor) -> Tensor:
         """Reverse mode twice in the input."""
@@ -79,7 +79,7 @@ class GenericAtPoint:
     @torch.no_grad()
     def _check(self, gradient: Sequence[Tensor], by_hand: Collection[str]) -> None:
         """That ⟨Jᵀs, Jᵀs⟩ = ⟨J Jᵀs, s⟩."""
-        expected = flatten(list(gradient)).double().square().sum()
+        expected = flatten(gradient).double().square().sum()
         found = (self._push(gradient, gradient).double() * self._cotangent).sum()
         with naming(self.layer):
             if not torch.isclose(found, expected, rtol=1e-3):

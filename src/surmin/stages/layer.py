@@ -4,7 +4,7 @@ Legend: z the layer's input (n, *in), f its output (n, *out), θ its trainable p
 J_z and J_θ the Jacobians of f at (z, θ). Cotangents of several columns carry a leading axis: (k, n, *out).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -110,7 +110,7 @@ class KroneckerPoint(LayerAtPoint, Protocol):
         """Columns (k, n, *out) as rows (k · n · positions, out)."""
 
 
-def flatten(tensors: list[Tensor]) -> Tensor:
+def flatten(tensors: Sequence[Tensor]) -> Tensor:
     """One flat vector out of tensors of any shapes."""
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 

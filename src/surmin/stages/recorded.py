@@ -78,3 +78,13 @@ def functions_by_hand(output: Tensor) -> set[str]:
             found.add(node.name().removesuffix("Backward"))
         waiting += [following for following, _ in node.next_functions]
     return found
+
+
+def require_functions_of_torch(output: Tensor) -> None:
+    """Refuse autograd functions written by hand where no product could be checked.
+
+    Raises:
+        RuntimeError: when there is one in a record.
+    """
+    if by_hand := functions_by_hand(output):
+        raise RuntimeError(f"{', '.join(sorted(by_hand))}, written by hand, may hide a part of its second derivative")

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.functional import hessian
 
+from surmin.losses import CrossEntropy
 from surmin.methods.hessian.columns import BlockColumns, Columns, JointColumns
 from surmin.methods.hessian.wave import HessianAtPoint, TangentWaves
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.partition import partition
 from tests.cases import CASES, Case
+from tests.device import here
+from tests.modules import Cubed, Last
 from tests.oracles import layer_blocks, reference_mean_loss, run
 
 
@@ -87,3 +90,31 @@ def test_nothing_moves_that_need_not(microbatches: int = 2, columns: int = 3) ->
     numbers = len(batch[0]) * columns * (1 * 6 + 2 * 3)
     assert pipeline.traffic.bytes - before.bytes == 2 * 8 * numbers
     assert pipeline.traffic.forward_waves == before.forward_waves
+
+
+@pytest.mark.skipif(here().type == "cuda", reason="cuDNN's backward is not differentiable")
+@pytest.mark.parametrize("columns", [BlockColumns(), JointColumns()], ids=lambda columns: type(columns).__name__)
+def test_recurrent_layers(columns: Columns) -> None:
+    """Which `vmap` refuses."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.Tanh()), Last(nn.LSTM), nn.Linear(3, 3)).double()
+    batch = torch.randn(6, 4, 2, dtype=torch.float64), torch.arange(6) % 3
+    pipeline = InProcessPipeline(partition(network, 3), CrossEntropy(), microbatches=2)
+    directions = random_directions(pipeline, 2)
+    found = hessian_of(pipeline, batch, columns).products(directions)
+    blocks = layer_blocks(network)
+    start = tuple(block.vector() for block in blocks)
+    mean_loss = lambda *values: reference_mean_loss(CrossEntropy(), run(blocks, batch[0], values), batch[1])  # noqa: E731
+    dense = hessian(mean_loss, start)
+    for row, name in enumerate(directions):
+        entered = range(len(start)) if isinstance(columns, JointColumns) else [row]
+        expected = sum(list(directions.values())[other] @ dense[other][row] for other in entered)
+        torch.testing.assert_close(found[name], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_functions_written_by_hand_are_refused() -> None:
+    network = nn.Sequential(Cubed(4, 3), nn.Linear(3, 2)).double()
+    pipeline = InProcessPipeline([network], CrossEntropy())
+    batch = torch.randn(5, 4, dtype=torch.float64), torch.arange(5) % 2
+    with pytest.raises(RuntimeError, match=r"layer 0 \(Cubed\) cannot .*: Cube, written by hand, may hide"):
+        hessian_of(pipeline, batch, BlockColumns())

@@ -8,19 +8,18 @@ the change ġ of g with which the layers above answer, change
 All three have a leading axis of columns: ż (c, n, *in), v (c, P), ġ (c, n, *out). None stands for zero.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp, vmap
 
-from surmin.stages.attention_kernel import math_attention
 from surmin.stages.convolution import ConvolutionAtPoint
 from surmin.stages.elementwise import PIECEWISE_LINEAR, ElementwiseAtPoint, elementwise_second_derivative
 from surmin.stages.layer import Layer, flatten
 from surmin.stages.linear import LinearAtPoint
 from surmin.stages.linearize import linearize
+from surmin.stages.recorded import naming, pull, recording, require_functions_of_torch
 
 
 class LayerTangents(Protocol):
@@ -37,7 +36,7 @@ class LayerTangents(Protocol):
 
 
 def layer_tangents(layer: Layer, inputs: Tensor, parameters: Mapping[str, Tensor], cotangent: Tensor) -> LayerTangents:
-    """Closed forms where there are some, `torch.func` for everything else.
+    """Closed forms where there are some, one record of everything else.
 
     Args:
         layer: the layer.
@@ -115,55 +114,51 @@ class ElementwiseTangents:
 
 
 class GenericTangents:
-    """Any module: forward over reverse mode, all columns at once."""
+    """Any module: Jᵀ g is recorded once, and pulled back column by column, `vmap` being no faster for a few."""
 
     def __init__(self, layer: Layer, inputs: Tensor, parameters: Mapping[str, Tensor], cotangent: Tensor) -> None:
         self.layer = layer
-        self.inputs = inputs.detach()
-        self.values = flatten([value.detach() for value in parameters.values()]) if parameters else None
-        self.cotangent = cotangent
+        self.inputs = inputs.detach().requires_grad_(inputs.is_floating_point())
+        self.parameters = [value.detach().requires_grad_() for value in parameters.values()]
+        self.cotangent = cotangent.detach().requires_grad_()
+        moved = [self.inputs] if self.inputs.requires_grad else []
+        with naming(layer):
+            with recording():
+                self.output = layer.forward(self.inputs, dict(zip(parameters, self.parameters, strict=True)))
+            require_functions_of_torch(self.output)
+            gradients = pull([self.output], [*moved, *self.parameters], [self.cotangent], record=True)
+        self.input_gradient, self.parameter_gradient = gradients[: len(moved)], gradients[len(moved) :]
 
     def push(self, tangents: Tensor | None, directions: Tensor | None) -> Tensor:
-        """Forward mode in z and θ."""
-        return self._differentiate(self._forward, tangents, directions)
+        """Jᵀ g, which is linear in g, pulled back to g."""
+        return torch.stack([pulled for (pulled,) in self._pull([self.cotangent], None, tangents, directions)])
 
     def pull_inputs(self, changes: Tensor, tangents: Tensor | None, directions: Tensor | None) -> Tensor:
-        """Forward mode in z, θ and g over reverse mode in z."""
-        return self._differentiate(self._input_gradient, tangents, directions, changes)
+        """f and Jᵀ g pulled back to z."""
+        return torch.stack([pulled for (pulled,) in self._pull([self.inputs], changes, tangents, directions)])
 
     def pull_parameters(self, changes: Tensor, tangents: Tensor | None, directions: Tensor | None) -> Tensor:
-        """Forward mode in z, θ and g over reverse mode in θ."""
-        if self.values is None:
+        """f and Jᵀ g pulled back to θ."""
+        if not self.parameters:
             return changes.new_zeros(len(changes), 0)
-        return self._differentiate(self._parameter_gradient, tangents, directions, changes)
+        return torch.stack([flatten(pulled) for pulled in self._pull(self.parameters, changes, tangents, directions)])
 
-    def _differentiate(
-        self, function: Callable[[Tensor, Tensor | None, Tensor], Tensor],
-        tangents: Tensor | None, directions: Tensor | None, changes: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """How a function of (z, θ, g) changes along every column."""
-        at = [self.inputs, self.values, self.cotangent]
-        columns = {index: own for index, own in enumerate((tangents, directions, changes)) if own is not None}
-
-        def moved(*values: Tensor) -> Tensor:
-            inputs, parameters, cotangent = (
-                {**dict(enumerate(at)), **dict(zip(columns, values, strict=True))}
-            ).values()
-            assert inputs is not None and cotangent is not None
-            return function(inputs, parameters, cotangent)
-
-        start = tuple(at[index] for index in columns)
-        with math_attention():
-            change: Tensor = vmap(lambda *column: jvp(moved, start, column)[1])(*columns.values())
-        return change
-
-    def _forward(self, inputs: Tensor, values: Tensor | None, _: Tensor) -> Tensor:
-        return self.layer.forward(inputs, None if values is None else self.layer.unflatten(values))
-
-    def _input_gradient(self, inputs: Tensor, values: Tensor | None, cotangent: Tensor) -> Tensor:
-        gradient: Tensor = vjp(lambda z: self._forward(z, values, cotangent), inputs)[1](cotangent)[0]
-        return gradient
-
-    def _parameter_gradient(self, inputs: Tensor, values: Tensor | None, cotangent: Tensor) -> Tensor:
-        gradient: Tensor = vjp(lambda theta: self._forward(inputs, theta, cotangent), values)[1](cotangent)[0]
-        return gradient
+    def _pull(
+        self, targets: Sequence[Tensor], changes: Tensor | None, tangents: Tensor | None, directions: Tensor | None
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """By column, what ġ for f, ż for J_zᵀ g and v for J_θᵀ g pull back to the targets."""
+        columns = next(len(own) for own in (changes, tangents, directions) if own is not None)
+        for column in range(columns):
+            outputs: list[Tensor] = []
+            cotangents: list[Tensor] = []
+            if changes is not None:
+                outputs.append(self.output)
+                cotangents.append(changes[column])
+            if tangents is not None:
+                outputs += self.input_gradient
+                cotangents.append(tangents[column])
+            if directions is not None:
+                outputs += self.parameter_gradient
+                cotangents += self.layer.unflatten(directions[column]).values()
+            with naming(self.layer):
+                yield pull(outputs, targets, cotangents)

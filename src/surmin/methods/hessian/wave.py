@@ -144,12 +144,13 @@ class HessianAtPoint:
 
     def _linearized(self, position: int, tape: Tape) -> list[LayerTangents]:
         layers = self._pipeline.stages[position].layers
-        return [
-            layer_tangents(
-                layers[index], tape.inputs[index].detach(), tape.parameters[index], tape.cotangents[index + 1]
-            )
-            for index in range(self._starts[position], len(layers))
-        ]
+        with self._pipeline.work.phase(("linearized", self._wave.part_shape, position)):
+            return [
+                layer_tangents(
+                    layers[index], tape.inputs[index].detach(), tape.parameters[index], tape.cotangents[index + 1]
+                )
+                for index in range(self._starts[position], len(layers))
+            ]
 
     def _moved(self, position: int, number: int) -> list[tuple[Layer, LayerTangents]]:
         """The layers of a stage that tangents go through, and those at the point of a micro-batch."""
