@@ -21,7 +21,7 @@ class StepReport:
         gradient_equivalents: work, in forward and backward passes over this batch, counted from operations.
         bytes_sent: bytes that crossed between stages.
         messages: messages that crossed between stages.
-        forward_waves: forward waves, those of the acceptance test included.
+        forward_waves: ways up through all stages, with activations, of acceptance tests too, or with tangents.
         note: a word on what was unusual, empty as a rule.
     """
 

@@ -109,7 +109,7 @@ def test_messages_bytes_and_work() -> None:
     batch = make_batch()
     first, second = method.step(*batch), method.step(*batch)
     for report, waves in ((first, 1 + first.tries), (second, second.tries)):
-        assert report.forward_waves == waves
+        assert report.forward_waves == waves + steps
         tangents = 2 * steps * microbatches
         totals = 2 * (1 + report.tries)
         assert report.messages == (stages - 1) * ((waves + 1) * microbatches + tangents + totals)

@@ -160,7 +160,7 @@ def test_messages_and_bytes() -> None:
     batch = make_batch()
     for waves in (2, 1):
         report = method.step(*batch)
-        assert report.forward_waves == waves
+        assert report.forward_waves == waves + 1  # that of the tangents
         assert report.messages == (stages - 1) * ((waves + 1 + 1 + 1) * microbatches + 2 * 2)
         activations = waves + 1 + 2 + 2  # gradient; two columns of curvature, three classes less one; two tangents
         numbers = 11 + 1

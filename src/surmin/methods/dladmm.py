@@ -87,6 +87,7 @@ class DlAdmm:
         above: list[Tensor | None] = [None] * len(self._layers)
         for position in reversed(range(len(self._layers))):
             above[position] = self._sweep_down(position, targets)
+        self.pipeline.traffic.forward_waves += 1
         for position in range(len(self._layers)):
             self._sweep_up(position, above[position], targets)
         return loss

@@ -31,7 +31,7 @@ class Row:
         gradient_equivalents: work, in forward and backward passes over the batch, counted from operations.
         messages: sent between stages.
         bytes: sent between stages.
-        forward_waves: those of acceptance tests included.
+        forward_waves: ways up through all stages, with activations, of acceptance tests too, or with tangents.
         accepted: whether this round changed the parameters.
         damping: λ of this round's step.
         reduction_ratio: actual over predicted decrease.

@@ -91,6 +91,7 @@ class HessianAtPoint:
         return [top for top, _ in self._climb_all(directions) if top is not None]
 
     def _climb_all(self, directions: Directions) -> list[tuple[Tensor | None, "_Low"]]:
+        self._pipeline.traffic.forward_waves += 1
         return [self._climb(number, directions) for number in range(len(self._wave.targets))]
 
     def _climb(self, number: int, directions: Directions) -> tuple[Tensor | None, "_Low"]:
