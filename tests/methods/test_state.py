@@ -1,3 +1,6 @@
+from copy import deepcopy
+from typing import Any
+
 import pytest
 import torch
 
@@ -27,3 +30,31 @@ def test_a_foreign_state_is_refused(name: str) -> None:
     method = build_method(name, make_pipeline(make_model()), {})
     with pytest.raises(ValueError):
         method.load_state_dict({"99.weight": {"momentum_buffer": torch.zeros(3)}})
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"momentum_buffer": torch.zeros(4, 4)}, r"'momentum_buffer': \(4, 4\)} where Adam has {'step': \(\)"),
+        ({"step": 1.0, "exp_avg": torch.zeros(4), "exp_avg_sq": torch.zeros(4)}, r"'exp_avg': \(4,\)"),
+        ({"step": 1.0}, r"the shapes {'step': \(\)} where"),
+    ],
+)
+def test_the_state_of_another_optimizer_or_network_is_refused(values: dict[str, Any], complaint: str) -> None:
+    model = make_model()
+    method = build_method("adam", make_pipeline(model), {})
+    method.step(*make_batch())
+    before = method.state_dict()
+    with pytest.raises(ValueError, match=complaint):
+        method.load_state_dict({next(iter(before)): values})
+    torch.testing.assert_close(method.state_dict(), before)
+
+
+def test_checking_a_state_leaves_the_network_alone() -> None:
+    model, batch = make_model(), make_batch()
+    method = build_method("adam", make_pipeline(model), {})
+    method.step(*batch)
+    before = deepcopy(model.state_dict())
+    method.load_state_dict(method.state_dict())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from surmin.methods.gradients import Gradients, assign_gradients
@@ -49,11 +49,34 @@ def load_named_state(optimizer: Optimizer, names: Iterable[str], state: Mapping[
     """Take up a state that `named_state` returned.
 
     Raises:
-        ValueError: when it belongs to other parameters; nothing has changed then.
+        ValueError: when it belongs to other parameters or to another optimizer; nothing has changed then.
     """
     index = {name: position for position, name in enumerate(names)}
     foreign = sorted(set(state) - set(index))
     if foreign:
         raise ValueError(f"the optimizer's state is for parameters this network does not have: {', '.join(foreign)}")
+    remembered = _remembered(optimizer)
+    for name, values in state.items():
+        found, wanted = _shapes(values), remembered.get(index[name], {})
+        if found != wanted:
+            kind = type(optimizer).__name__
+            raise ValueError(
+                f"the optimizer's state of {name} has the shapes {found} where {kind} has {wanted} here: it is of "
+                "another optimizer or another network"
+            )
     packed = {index[name]: deepcopy(values) for name, values in state.items()}
     optimizer.load_state_dict({"state": packed, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _remembered(optimizer: Optimizer) -> dict[int, dict[str, tuple[int, ...]]]:
+    """The shapes of what it remembers of each parameter after a step, which copies take."""
+    trial = deepcopy(optimizer)
+    for group in trial.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    trial.step()
+    return {index: _shapes(values) for index, values in trial.state_dict()["state"].items()}
+
+
+def _shapes(values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) if isinstance(value, Tensor) else () for name, value in values.items()}
