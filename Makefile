@@ -20,11 +20,12 @@ test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow $(PYTEST_FLAGS)
 
 # The tests as on a GPU, on a machine without one; needs a C++ compiler. Left out: what the emulation itself changes
-# (`surmin --help` loads torch), and a kernel that only GPUs have.
+# (every process loads torch), and a kernel that only GPUs have.
 test-emulated-gpu: $(INSTALLED)
 	$(BIN)/python -m tests.emulated_gpu.build
 	PYTHONPATH=$(CURDIR)/tests/emulated_gpu/startup $(BIN)/pytest --device cuda $(PYTEST_FLAGS) \
 		--deselect tests/test_cli.py::test_help_does_not_wait_for_what_it_does_not_need \
+		--deselect tests/test_cli.py::test_who_starts_workers_leaves_torch_to_them \
 		--deselect tests/stages/test_linearize.py::test_a_layer_that_does_not_return_one_tensor_is_named
 
 # The examples in the docstrings, and the site, into site/; open site/index.html.

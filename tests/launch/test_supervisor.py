@@ -40,7 +40,7 @@ def test_a_user_error_is_one_line(launch: Launch) -> None:
 
 
 def test_what_all_say_is_said_once(launch: Launch) -> None:
-    run = launch(WORKER + "worker.fail(ValueError('no such thing'))\n", 3)
+    run = launch(WORKER + "worker.fail(ValueError('no such thing'))\n", 3, timeout=120)
     assert run.result() == (2, "", "surmin: no such thing\n")
 
 

@@ -135,7 +135,7 @@ BAD_NETWORKS: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
     "rescaled embedding": (lambda: [nn.Embedding(5, 3, max_norm=1.0)], "leave max_norm out"),
     "sparse embedding": (lambda: [nn.Embedding(5, 3, sparse=True)], "leave sparse=True out"),
     "spectral norm": (lambda: [nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3))], "estimates its norm anew"),
-    "two devices": (lambda: [nn.Linear(3, 2), nn.Linear(2, 2, device="meta")], "one device, got cpu, meta"),
+    "two devices": (lambda: [nn.Linear(3, 2), nn.Linear(2, 2, device="meta")], "one device, got (cpu|cuda:0), meta"),
     "a parameter over itself": (lambda: [overlapping()], "'weight' of stage 0 has several entries in one place"),
     "two parameters in one place": (lambda: [aliased()], "shared with"),
     "shared between stages": (lambda: list(shared())[::2], "shared with"),
