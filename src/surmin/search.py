@@ -31,6 +31,11 @@ class Trial:
         """Actual over predicted decrease."""
         return reduction_ratio(self.loss, self.step.new_loss, self.step.predicted)
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no model is to blame: a stationary point, or steps whose change of the loss is lost in rounding."""
+        return not self.gradient_norm or self.step.new_loss == self.loss
+
 
 @dataclass(frozen=True)
 class Search:
@@ -56,7 +61,7 @@ class Search:
             best = min(trials, key=lambda trial: (not trial.accepted, _or_infinity(trial.step.new_loss)))
             if best.accepted:
                 return best, tries, best.step.damping.after_acceptance(best.ratio)
-            if not self.options.adapt_damping or not best.gradient_norm:  # a stationary point blames no model
+            if not self.options.adapt_damping or best.is_at_rest:
                 break
             candidates = self.options.damping_candidates
             damping = damping.after_rejection(best.ratio, max(candidates) / min(candidates))
