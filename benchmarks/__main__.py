@@ -12,7 +12,19 @@ from rich.console import Console
 from benchmarks.harness import CannotRunError, Result, Settings, describe_machine, print_result, write_result
 from surmin.experiments.runs.processor import set_up_processor
 
-NAMES = ("rounds", "trips", "minibatch", "products", "growth", "memory", "models", "waves", "rate", "tracing")
+NAMES = (
+    "rounds",
+    "trips",
+    "minibatch",
+    "products",
+    "growth",
+    "outputs",
+    "memory",
+    "models",
+    "waves",
+    "rate",
+    "tracing",
+)
 ON_REQUEST = ("links.race", "links.goal", "links.trips", "links.columns", "links.simulate")
 """Long ones, or such that need more rights than others."""
 RESULTS = Path(__file__).parent / "results"

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from surmin.data import Dataset
 from surmin.errors import NonFiniteError
 from surmin.experiments.runs import run as run_module
 from surmin.experiments.runs.checkpoint import Checkpoint
 from surmin.experiments.runs.folder import written_by_one
+from surmin.experiments.runs.problem import default_options
 from surmin.experiments.runs.run import Run
 from surmin.methods.registry import METHODS
 from surmin.report import StepReport
@@ -52,6 +54,15 @@ def test_too_many_classes_for_an_exact_factor_get_random_columns(tmp_path: Path,
     assert run.train() == "finished"
     last, first = run.rows[-1].loss, run.rows[0].loss
     assert last is not None and first is not None and last < first
+
+
+@pytest.mark.parametrize(("classes", "tokens", "rank"), [(64, False, None), (65, False, 32), (5, True, 2)])
+def test_the_rank_unless_told_otherwise(classes: int, tokens: bool, rank: int | None) -> None:
+    inputs = torch.zeros(2, 3, dtype=torch.int64 if tokens else torch.float32)
+    data = Dataset("mine", inputs, torch.zeros(2), inputs, torch.zeros(2), classes)
+    for method in ("sm", "kfac", "cgblock-ggn"):
+        assert default_options(method, data).get("rank") == rank
+    assert default_options("adam", data) == {}
 
 
 def test_the_configuration_is_recorded(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ class SurrogateConfig:
         order: of sm: stages solve in parallel, or sequential, each when the moved activations reach it.
         blocks: of sm: what gets a local loss of its own, a layer or a stage.
         rank: of sm, kfac and cgblock-ggn: random curvature columns per sample; if not given the factor is exact, and of
-            rank 2 for tokens and for more than 1,024 classes.
+            rank 2 for tokens and 32 for more than 64 classes.
         curvature_fraction: of sm, kfac and cgblock-ggn: part of the batch that carries the curvature.
         inner_fraction: of sm with nonlinear local losses: part of those samples that each inner step is modelled on.
         inner_tolerance: of sm with nonlinear local losses: they end at a step that gains less than this
