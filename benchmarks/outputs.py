@@ -19,7 +19,7 @@ COLUMNS = ("columns", "rounds", "seconds", "of the exact ones'", "work, gradient
 def run(settings: Settings) -> Result:
     """Pairs of images, to be told which pair of digits they show."""
     result = Result()
-    for layers in (2,) if settings.quick else (4, 8):
+    for layers in (4,) if settings.quick else (4, 8):
         problem = _pairs(settings, layers)
         run_surrogate(problem, 0, 0, 1)  # warm-up
         runs: dict[int | None, list[Run]] = {rank: [] for rank in RANKS}
