@@ -60,7 +60,7 @@ class Options:
         inner_steps: N, inner steps per round.
         inner_learning_rate: step size of "gd", first trial of "gd-armijo" (1 if None), rate of "adam" (3e-3 if None).
         preconditioner: "kronecker" or None; for conjugate gradient on factor curvature.
-        rank: random columns per sample, or None for the exact factor; with a hundred outputs 32 take half the time.
+        rank: random columns per sample, or None for the exact factor; with 100 outputs 32 are faster.
         curvature_fraction: part of the batch that carries the curvature, in (0, 1]; the gradient is always on all.
         inner_fraction: of "gauss-newton": part of those samples that each inner step's model is made of, in (0, 1];
             None for 400 samples, or all where there are fewer.
