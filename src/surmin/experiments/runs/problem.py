@@ -28,7 +28,7 @@ DEFAULT_STAGES = 4
 EVALUATED_AT_ONCE = 2048
 TOKEN_RANK = 2
 MANY_CLASSES, MANY_CLASSES_RANK = 64, 32
-"""At 100 classes 32 random columns take 0.6 of the exact factor's time (`benchmarks outputs`), at 36 as much."""
+"""At 100 classes 32 random columns take 0.6 of the exact factor's time (`benchmarks outputs`)."""
 
 
 @dataclass(frozen=True)
