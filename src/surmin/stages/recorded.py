@@ -87,4 +87,7 @@ def require_functions_of_torch(output: Tensor) -> None:
         RuntimeError: when there is one in a record.
     """
     if by_hand := functions_by_hand(output):
-        raise RuntimeError(f"{', '.join(sorted(by_hand))}, written by hand, may hide a part of its second derivative")
+        raise RuntimeError(
+            f"{', '.join(sorted(by_hand))}, written by hand, may hide a part of its second derivative; take "
+            'curvature="factor", or a method that needs no Hessian'
+        )
