@@ -6,6 +6,7 @@ are wanted at one point this is faster than `torch.func`, which computes the val
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import compress
 from typing import Any
 
 import torch
@@ -58,6 +59,33 @@ def pull(
     depending, own = zip(*recorded, strict=True)
     return torch.autograd.grad(
         depending, targets, own, retain_graph=True, create_graph=record, allow_unused=True, materialize_grads=True
+    )
+
+
+def pull_columns(outputs: Sequence[Tensor], targets: Sequence[Tensor], columns: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """`pull` of every column of cotangents: all at once where `vmap` can go through the modules, else one by one.
+
+    Args:
+        outputs: as in `pull`.
+        targets: as in `pull`.
+        columns: cotangents of every output with a leading axis, that the results have too.
+    """
+    depending = [output.requires_grad for output in outputs]
+    try:
+        if not any(depending):
+            return tuple(target.new_zeros(len(columns[0]), *target.shape) for target in targets)
+        found = torch.autograd.grad(
+            list(compress(outputs, depending)), targets, list(compress(columns, depending)), retain_graph=True,
+            allow_unused=True, is_grads_batched=True,
+        )  # fmt: skip
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        each = [pull(outputs, targets, [own[column] for own in columns]) for column in range(len(columns[0]))]
+        return tuple(torch.stack(own) for own in zip(*each, strict=True))
+    return tuple(
+        target.new_zeros(len(columns[0]), *target.shape) if own is None else own
+        for target, own in zip(targets, found, strict=True)
     )
 
 

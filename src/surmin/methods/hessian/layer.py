@@ -8,7 +8,7 @@ the change ġ of g with which the layers above answer, change
 All three have a leading axis of columns: ż (c, n, *in), v (c, P), ġ (c, n, *out). None stands for zero.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from surmin.stages.convolution import ConvolutionAtPoint
 from surmin.stages.elementwise import PIECEWISE_LINEAR, ElementwiseAtPoint, elementwise_second_derivative
-from surmin.stages.layer import Layer, flatten
+from surmin.stages.layer import Layer
 from surmin.stages.linear import LinearAtPoint
 from surmin.stages.linearize import linearize
-from surmin.stages.recorded import naming, pull, recording, require_functions_of_torch
+from surmin.stages.recorded import naming, pull, pull_columns, recording, require_functions_of_torch
 
 
 class LayerTangents(Protocol):
@@ -114,7 +114,7 @@ class ElementwiseTangents:
 
 
 class GenericTangents:
-    """Any module: Jᵀ g is recorded once, and pulled back column by column, `vmap` being no faster for a few."""
+    """Any module: Jᵀ g is recorded once, and pulled back."""
 
     def __init__(self, layer: Layer, inputs: Tensor, parameters: Mapping[str, Tensor], cotangent: Tensor) -> None:
         self.layer = layer
@@ -131,34 +131,33 @@ class GenericTangents:
 
     def push(self, tangents: Tensor | None, directions: Tensor | None) -> Tensor:
         """Jᵀ g, which is linear in g, pulled back to g."""
-        return torch.stack([pulled for (pulled,) in self._pull([self.cotangent], None, tangents, directions)])
+        return self._pull([self.cotangent], None, tangents, directions)[0]
 
     def pull_inputs(self, changes: Tensor, tangents: Tensor | None, directions: Tensor | None) -> Tensor:
         """f and Jᵀ g pulled back to z."""
-        return torch.stack([pulled for (pulled,) in self._pull([self.inputs], changes, tangents, directions)])
+        return self._pull([self.inputs], changes, tangents, directions)[0]
 
     def pull_parameters(self, changes: Tensor, tangents: Tensor | None, directions: Tensor | None) -> Tensor:
         """f and Jᵀ g pulled back to θ."""
-        if not self.parameters:
-            return changes.new_zeros(len(changes), 0)
-        return torch.stack([flatten(pulled) for pulled in self._pull(self.parameters, changes, tangents, directions)])
+        pulled = self._pull(self.parameters, changes, tangents, directions)
+        return torch.cat([changes.new_zeros(len(changes), 0), *(own.flatten(1) for own in pulled)], 1)
 
     def _pull(
         self, targets: Sequence[Tensor], changes: Tensor | None, tangents: Tensor | None, directions: Tensor | None
-    ) -> Iterator[tuple[Tensor, ...]]:
-        """By column, what ġ for f, ż for J_zᵀ g and v for J_θᵀ g pull back to the targets."""
-        columns = next(len(own) for own in (changes, tangents, directions) if own is not None)
-        for column in range(columns):
-            outputs: list[Tensor] = []
-            cotangents: list[Tensor] = []
-            if changes is not None:
-                outputs.append(self.output)
-                cotangents.append(changes[column])
-            if tangents is not None:
-                outputs += self.input_gradient
-                cotangents.append(tangents[column])
-            if directions is not None:
-                outputs += self.parameter_gradient
-                cotangents += self.layer.unflatten(directions[column]).values()
-            with naming(self.layer):
-                yield pull(outputs, targets, cotangents)
+    ) -> tuple[Tensor, ...]:
+        """What ġ for f, ż for J_zᵀ g and v for J_θᵀ g pull back to the targets."""
+        outputs: list[Tensor] = []
+        columns: list[Tensor] = []
+        if changes is not None:
+            outputs.append(self.output)
+            columns.append(changes)
+        if tangents is not None:
+            outputs += self.input_gradient
+            columns.append(tangents)
+        if directions is not None:
+            outputs += self.parameter_gradient
+            sizes = [own.numel() for own in self.parameters]
+            pieces = zip(self.parameters, directions.split(sizes, 1), strict=True)
+            columns += [piece.unflatten(1, own.shape) if own.dim() else piece.squeeze(1) for own, piece in pieces]
+        with naming(self.layer):
+            return pull_columns(outputs, targets, columns) if targets else ()
