@@ -47,5 +47,5 @@ def test_vmap_refuses_what_looks_at_numbers() -> None:
     """Or the test above does not go one by one."""
     z = torch.randn(3, 4, requires_grad=True)
     output = FUNCTIONS["one by one"](z)
-    with pytest.raises(RuntimeError, match="atching rule|vmap"):
+    with pytest.raises(RuntimeError, match=r"atching rule|vmap"):
         torch.autograd.grad(output, z, torch.randn(5, *output.shape), is_grads_batched=True)
