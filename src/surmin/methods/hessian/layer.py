@@ -156,8 +156,7 @@ class GenericTangents:
             columns.append(tangents)
         if directions is not None:
             outputs += self.parameter_gradient
-            sizes = [own.numel() for own in self.parameters]
-            pieces = zip(self.parameters, directions.split(sizes, 1), strict=True)
-            columns += [piece.unflatten(1, own.shape) if own.dim() else piece.squeeze(1) for own, piece in pieces]
+            named = (self.layer.unflatten(direction).values() for direction in directions)
+            columns += [torch.stack(own) for own in zip(*named, strict=True)]
         with naming(self.layer):
             return pull_columns(outputs, targets, columns) if targets else ()
