@@ -63,7 +63,7 @@ def test_an_unknown_option_gets_a_suggestion(name: str, suggestion: str) -> None
 
 
 def test_an_unknown_option_unlike_any_other() -> None:
-    with pytest.raises(ValueError, match=r"^unknown option 'zzz': see surmin.Options for all$"):
+    with pytest.raises(ValueError, match=r"^unknown option 'zzz': see surmin.options.Options for all$"):
         resolve_options("compute", {"zzz": 1})
 
 

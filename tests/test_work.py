@@ -28,6 +28,22 @@ def test_matrix_products_convolutions_and_factorizations() -> None:
     assert counted(torch.linalg.cholesky_ex, spd) == 6**3 // 3
     assert counted(torch.cholesky_inverse, spd) == 2 * 6**3 // 3
     assert counted(torch.cholesky_solve, torch.ones(6, 2), spd) == 2 * 2 * 6**2
+    assert counted(torch.linalg.eigvalsh, spd.expand(50, 6, 6)) == 50 * 9 * 6**3
+
+
+def test_a_phase_inside_another_counts_for_itself() -> None:
+    work, a = WorkMeter(), torch.randn(4, 4)
+    for is_needed in (False, True, True, False):
+        with work.phase("outer"):
+            a @ a
+            if is_needed:
+                with work.phase("inner"):
+                    a @ a @ a
+    assert work.operations == (4 + 2 * 2) * 2 * 64
+    other = WorkMeter()
+    with other.phase("outer"), other.phase("inner"):
+        a @ a
+    assert other.operations == 2 * 64
 
 
 def test_a_phase_is_counted_once_and_added_at_every_run() -> None:

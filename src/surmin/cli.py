@@ -19,15 +19,15 @@ import tyro
 
 from surmin import __version__
 from surmin.errors import did_you_mean
-from surmin.exit_codes import INTERRUPTED, USER_ERROR
+from surmin.exit_codes import INTERRUPTED
 from surmin.experiments.configs.check import CheckConfig
-from surmin.experiments.configs.paper import PaperConfig
+from surmin.experiments.configs.paper import QUICK, PaperConfig
 from surmin.experiments.configs.run import CompareConfig, RunConfig
 from surmin.experiments.configs.saved import read_config
 from surmin.experiments.configs.simulate import SimulateConfig
 from surmin.experiments.configs.theory import TheoryConfig
 from surmin.experiments.configs.timeline import TimelineConfig
-from surmin.launch.reports import DEBUG_VARIABLE, one_line
+from surmin.launch.reports import DEBUG_VARIABLE, Report
 from surmin.launch.worker import this_worker
 
 
@@ -146,20 +146,21 @@ def main(words: Sequence[str] | None = None) -> int:
         module, function = COMMANDS[command][1].split(":")
         code: int = getattr(import_module(f"surmin.commands.{module}"), function)(**vars(arguments))
         return code
-    except (OSError, ValueError) as error:
+    except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
         if worker is not None:
             worker.fail(error)
-        print(f"surmin: {one_line(error)}", file=sys.stderr)
-        return USER_ERROR
+        report = Report.of(error)
+        print(f"surmin: {report.message}", file=sys.stderr)
+        return report.code
     except KeyboardInterrupt:
         print("surmin: interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
 def parse(words: Sequence[str]) -> tuple[str, Any]:
-    """The command and its arguments; with `--resume`, those of the run are the defaults.
+    """The command and its arguments; with `--resume`, those of the run are the defaults, with `--quick` its own.
 
     Raises:
         ValueError: for what cannot be parsed, in one line.
@@ -174,6 +175,8 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
         arguments = _parse_as(kind, f"surmin {command}", rest, saved)
         if arguments.out is not None and arguments.out.resolve() == arguments.resume.resolve():
             arguments = replace(arguments, out=arguments.resume)
+    elif getattr(arguments.config, "quick", False):
+        arguments = _parse_as(kind, f"surmin {command}", rest, replace(kind(), config=QUICK))
     return command, arguments
 
 

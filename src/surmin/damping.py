@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 PATIENCE, ACCEPT_LATE_ABOVE = 3, 0.1
 """After so many rejections in a row a smaller ratio is enough: damping does not help, and every try costs a wave."""
-TRUST_ABOVE = 0.75
+POOR, GOOD = 0.25, 0.75
 LOWER = 1 / 3
 LEAST_RAISE, LARGEST_RAISE = 2.0, 4.0
 TIGHTEN_ABOVE, TIGHTEN = 1.1, 0.8
@@ -18,6 +18,11 @@ def reduction_ratio(loss: float, new_loss: float, predicted: float) -> float:
     if not (math.isfinite(new_loss) and math.isfinite(predicted) and predicted > 0):
         return math.nan
     return (loss - new_loss) / predicted
+
+
+def trusted(ratio: float, lower: float, higher: float) -> float:
+    """By what to multiply λ (Levenberg and Marquardt): lower for a ratio above ¾, higher below ¼ or where it is NaN."""
+    return lower if ratio > GOOD else 1.0 if ratio >= POOR else higher
 
 
 def is_acceptable(loss: float, new_loss: float, predicted: float, least: float, tries: int = 1) -> bool:
@@ -68,7 +73,7 @@ class Damping:
 
     def after_acceptance(self, ratio: float) -> "Damping":
         """λ down where the model was trusted; less inflation where the bound was loose."""
-        value = max(self.value * LOWER, SMALLEST) if ratio > TRUST_ABOVE else self.value
+        value = max(self.value * LOWER, SMALLEST) if ratio > GOOD else self.value
         share = (
             self.inflation_share * TIGHTEN if self.adapts_inflation and ratio > TIGHTEN_ABOVE else self.inflation_share
         )

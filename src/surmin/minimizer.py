@@ -74,7 +74,7 @@ class SurrogateMinimizer:
             modules = [stages] if isinstance(stages, nn.Module) else stages
             self.pipeline = InProcessPipeline(modules, loss, microbatches=microbatches)
         self.blocks, count = self.pipeline.cut(self.options.blocks)
-        self._curvature = output_curvature(self.options, self.pipeline.replicas)
+        self._curvature = output_curvature(self.options, self.pipeline.replicas, self.pipeline.work)
         kappas = inflation(self.options, count)
         self._search = Search(self._order(kappas), self.options)
         keep = self._curvature.needs_cotangents or self.options.local == "nonlinear"
@@ -91,7 +91,7 @@ class SurrogateMinimizer:
         cls, stages: nn.Module | Sequence[nn.Module] | WorkerPipeline, loss: ConvexLoss | None = None, *,
         inner_steps: int = 20, delta: float = 1.0, power_steps: int = 20, microbatches: int = 1,
     ) -> "SurrogateMinimizer":  # fmt: skip
-        """Appendix A to the letter: layer blocks, one scalar curvature, plain CG, no damping and no acceptance test."""
+        """Appendix A with exact products: layer blocks, scalar curvature, plain CG, no damping, no acceptance test."""
         return cls(
             stages, loss, preset="paper", microbatches=microbatches, inner_steps=inner_steps, delta=delta,
             power_steps=power_steps,
@@ -135,7 +135,7 @@ class SurrogateMinimizer:
             reduction_ratio=trial.ratio,
             damping=trial.step.damping.value,
             accepted=trial.accepted,
-            tries=tries,
+            tries=tries if self.options.adapt_damping else 0,
             note=_note(trial),
         )
 
@@ -170,6 +170,8 @@ class SurrogateMinimizer:
                 f"the state was saved with damping {damping:g}, which this minimizer "
                 + ("cannot adapt" if self.options.adapt_damping else f"has fixed at {self.options.damping:g}")
             )
+        if share != 1 and not self.options.adapt_decoupling:
+            raise ValueError(f"the state was saved with {share:g} of the inflation, which this minimizer cannot adapt")
         if state["seed"] != self.options.seed:
             raise ValueError(f"the state was saved with seed {state['seed']}, this minimizer has {self.options.seed}")
         previous = state["previous_step"]

@@ -34,7 +34,7 @@ def resolve_options(preset: str, given: Mapping[str, Any]) -> Options:
     known = {option.name for option in fields(Options)}
     for name in given:
         if name not in known:
-            raise ValueError(f"unknown option {name!r}: {did_you_mean(name, known)}see surmin.Options for all")
+            raise ValueError(f"unknown option {name!r}: {did_you_mean(name, known)}see surmin.options.Options for all")
     options = replace(PRESETS[preset], **given)
     if "solver" not in given:
         options = replace(options, solver=_default_solver(options))

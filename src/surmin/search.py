@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from surmin.attempts import Candidate, Order, Point
 from surmin.damping import Damping, is_acceptable, reduction_ratio
@@ -65,6 +65,8 @@ class Search:
                 break
             candidates = self.options.damping_candidates
             damping = damping.after_rejection(best.ratio, max(candidates) / min(candidates))
+            del trials  # their waves would lie beside the next ones
+            best = replace(best, step=replace(best.step, wave=None))
         return best, tries, damping
 
     def _momenta(self, tries: int) -> Sequence[float]:

@@ -5,9 +5,12 @@ from surmin.curvature.scalar import ScalarCurvature
 from surmin.options import Options
 from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.surrogates.decoupling import check_decoupling, uniform_decoupling
+from surmin.work import WorkMeter
 
 
-def output_curvature(options: Options, replicas: Replicas = ONE_REPLICA) -> FactorCurvature | ScalarCurvature:
+def output_curvature(
+    options: Options, replicas: Replicas = ONE_REPLICA, work: WorkMeter | None = None
+) -> FactorCurvature | ScalarCurvature:
     """What goes down the pipe by these options."""
     if options.curvature == "factor":
         return FactorCurvature(
@@ -21,6 +24,7 @@ def output_curvature(options: Options, replicas: Replicas = ONE_REPLICA) -> Fact
         eigenvalue=options.eigenvalue,
         products=options.hessian_products,
         replicas=replicas,
+        work=work or WorkMeter(),
     )
 
 

@@ -22,13 +22,18 @@ def _batched_product(left: Tensor, right: Tensor, *_: Any, **__: Any) -> int:
     return 2 * batch * rows * inner * right.shape[-1] if rows > 1 else 0
 
 
+def _cubes(matrices: Tensor) -> int:
+    """Rows to the third power, of each of the square matrices."""
+    return matrices.numel() * matrices.shape[-1]
+
+
 OPERATIONS: dict[Any, Callable[..., int]] = {
     **flop_registry,
     aten.bmm: _batched_product,
-    aten.linalg_cholesky_ex: lambda matrix, *_, **__: len(matrix) ** 3 // 3,
-    aten.cholesky_inverse: lambda factor, *_, **__: 2 * len(factor) ** 3 // 3,
-    aten._linalg_eigh: lambda matrix, *_, **__: 9 * len(matrix) ** 3,
-    aten.cholesky_solve: lambda right, factor, *_, **__: 2 * right.numel() * len(factor),
+    aten.linalg_cholesky_ex: lambda matrix, *_, **__: _cubes(matrix) // 3,
+    aten.cholesky_inverse: lambda factor, *_, **__: 2 * _cubes(factor) // 3,
+    aten._linalg_eigh: lambda matrix, *_, **__: 9 * _cubes(matrix),
+    aten.cholesky_solve: lambda right, factor, *_, **__: 2 * right.numel() * factor.shape[-1],
 }
 
 
@@ -69,13 +74,14 @@ class WorkMeter:
 
     @contextmanager
     def phase(self, key: Hashable) -> Iterator[None]:
-        """Count what is done inside; equal keys promise equal work."""
+        """Count what is done inside; equal keys promise equal work. Phases inside this one count for themselves."""
         if key in self._known:
             yield
         else:
+            before = self.operations
             with _OperationCounter() as counter:
                 yield
-            self._known[key] = counter.total
+            self._known[key] = counter.total - (self.operations - before)
         self.operations += self._known[key]
 
     def counted(self, key: Hashable, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,9 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor, nn
 
 from surmin import StepReport
-from tests.distributed.settings import Outcome, Setting, in_one_process, on_this_worker
+from tests.distributed.settings import (
+    ROUNDS,
+    SAMPLES,
+    Outcome,
+    Setting,
+    in_one_process,
+    make_method,
+    on_this_worker,
+    running,
+    values,
+)
 from tests.distributed.workers import Workers
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -166,3 +177,29 @@ def check_round(alone: StepReport, counted: StepReport, found: Sequence[StepRepo
     assert sum(report.messages for report in found) == counted.messages
     assert sum(report.bytes_sent for report in found) == counted.bytes_sent
     assert {report.forward_waves for report in found} == {counted.forward_waves}
+
+
+class Strided(nn.Module):
+    """The same numbers, laid out column by column."""
+
+    def forward(self, state: Tensor) -> Tensor:
+        return state.t().contiguous().t()
+
+
+def strided(setting: Setting) -> Outcome:
+    """As `on_this_worker`, with a batch and outputs of a stage that are not contiguous."""
+    modules = setting.modules()
+    modules[1] = nn.Sequential(*modules[1], Strided())
+    with running(setting, modules) as pipeline:
+        method = make_method(pipeline, setting)
+        inputs, targets = setting.case.batch(SAMPLES)
+        batch = Strided()(inputs), targets
+        return Outcome(values(pipeline), [method.step(*batch) for _ in range(ROUNDS)])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_tensors_laid_out_otherwise(workers: Workers, schedule: Any) -> None:
+    setting = sm(2, 4, 3, schedule, "mlp", "fraction")
+    for found, expected in zip(workers.run(2, strided, setting), workers.run(2, on_this_worker, setting), strict=True):
+        losses = [[report.new_loss for report in own.reports] for own in (found, expected)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-9)

@@ -53,8 +53,12 @@ def test_lbfgs_counts_every_evaluation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("kfac", {}), ("sm", {}), ("sm", {"preset": "trips", "inner_steps": 2}), ("cgblock-ggn", {})]
-)
+    ("name", "options"),
+    [
+        ("kfac", {}), ("sm", {}), ("sm", {"preset": "trips", "inner_steps": 2}), ("cgblock-ggn", {}),
+        ("sm-paper", {}), ("sm-paper", {"delta": 1e-3}), ("sm", {"curvature": "sample"}),
+    ],
+)  # fmt: skip
 def test_no_work_is_charged_that_is_not_done(
     monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any]
 ) -> None:

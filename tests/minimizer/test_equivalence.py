@@ -180,10 +180,22 @@ def test_a_fixed_damping_is_not_changed_by_a_state() -> None:
         adapted.load_state_dict(fixed.state_dict())
 
 
-def test_a_copy_goes_on_like_the_original() -> None:
+def test_a_share_of_the_inflation_is_not_taken_over_by_what_cannot_adapt_it() -> None:
+    loss = BY_NAME["tanh"].loss
+    state = SurrogateMinimizer([nn.Linear(2, 2)], loss).state_dict() | {"inflation_share": 0.4}
+    fixed = SurrogateMinimizer([nn.Linear(2, 2)], loss, adapt_decoupling=False)
+    with pytest.raises(ValueError, match=r"0.4 of the inflation, which this minimizer cannot adapt"):
+        fixed.load_state_dict(state)
+    assert fixed.state_dict()["inflation_share"] == 1
+
+
+@pytest.mark.parametrize("leading", [[], [nn.Flatten()]], ids=["linear first", "flattened first"])
+@pytest.mark.parametrize("preset", ["compute", "trips"])
+def test_a_copy_goes_on_like_the_original(preset: str, leading: list[nn.Module]) -> None:
     case = BY_NAME["tanh"]
-    batch = case.batch(samples=SAMPLES)
-    sm = SurrogateMinimizer([case.network()], case.loss)
+    inputs, targets = case.batch(samples=SAMPLES)
+    batch = inputs.unsqueeze(1) if leading else inputs, targets
+    sm = SurrogateMinimizer([nn.Sequential(*leading, *case.network())], case.loss, preset=preset)
     sm.step(*batch)
     other = copy.deepcopy(sm)
     assert other.step(*batch).new_loss == sm.step(*batch).new_loss

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from surmin import CrossEntropy, SquaredError, SurrogateMinimizer
+from surmin import CrossEntropy, LogisticLoss, SquaredError, SurrogateMinimizer
+from surmin.losses import ConvexLoss
 from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.validation import check_batch, check_modules
@@ -21,6 +22,8 @@ def minimizer(*stages: nn.Module, microbatches: int = 1) -> SurrogateMinimizer:
     return SurrogateMinimizer(list(stages), CrossEntropy(), microbatches=microbatches)
 
 
+with torch.inference_mode():
+    FROM_INFERENCE = torch.randn(8, 3)
 PARAMETER = torch.zeros(1)
 INPUTS, LABELS = torch.randn(8, 3), torch.arange(8) % 2
 BAD_BATCHES: dict[str, tuple[Tensor, Tensor, str]] = {
@@ -32,6 +35,7 @@ BAD_BATCHES: dict[str, tuple[Tensor, Tensor, str]] = {
     "mismatched": (INPUTS, LABELS[:7], "8 inputs do not match 7 targets"),
     "empty": (INPUTS[:0], LABELS[:0], "the batch is empty"),
     "a single number": (torch.tensor(1.0), LABELS, "the batch is empty"),
+    "from inference mode": (FROM_INFERENCE, LABELS, r"made in torch.inference_mode\(\), .* \.clone"),
     "wrong width": (torch.randn(8, 4), LABELS, "mat1 and mat2"),
 }
 
@@ -231,12 +235,16 @@ def test_a_loss_is_needed_with_a_list_of_stages() -> None:
         SurrogateMinimizer([nn.Linear(3, 2)])
 
 
-def test_a_start_that_is_not_finite_is_named() -> None:
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize(("loss", "targets"), [(CrossEntropy(), LABELS), (LogisticLoss(), torch.ones(8, 2))])
+def test_a_start_that_is_not_finite_is_named(loss: ConvexLoss, targets: Tensor, rank: int | None) -> None:
     network = nn.Sequential(nn.Linear(3, 2))
     with torch.no_grad():
         network[0].weight.fill_(1e38)
+        network[0].weight[0, 0] = -math.inf
+    sm = SurrogateMinimizer([network], loss, rank=rank)
     with pytest.raises(ValueError, match="no step can be computed or tested from there"):
-        minimizer(network).step(1e5 * INPUTS, LABELS)
+        sm.step(1e5 * INPUTS, targets)
 
 
 def test_a_batch_of_another_precision_is_named() -> None:
@@ -295,5 +303,5 @@ def test_a_loss_that_returns_no_number_a_sample_is_named() -> None:
             return (outputs - targets).square()
 
     sm = SurrogateMinimizer([nn.Linear(3, 2)], Elementwise())
-    with pytest.raises(ValueError, match=r"^Elementwise.sample_losses must return one number a sample, shape \(8,\)"):
+    with pytest.raises(ValueError, match=r"^Elementwise.sample_losses must return one number a sample, shape \(2,\)"):
         sm.step(INPUTS, torch.zeros(8, 2))

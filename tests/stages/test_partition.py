@@ -103,6 +103,14 @@ def test_what_cannot_be_cut_is_named_with_the_way_out() -> None:
         partition(network, 2, balance="time")
 
 
+def test_layers_that_share_a_parameter_are_refused() -> None:
+    """Here and not later: workers see only their own stages."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    model[2].weight = model[0].weight
+    with pytest.raises(ValueError, match=r"'weight' of layer 2 \(Linear\) in stage 1 is shared with layer 0"):
+        partition(model, 2)
+
+
 def test_timing_a_model_leaves_it_and_random_numbers_as_they_were() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2))
     before, state = [buffer.clone() for buffer in model.buffers()], torch.get_rng_state()

@@ -9,10 +9,11 @@ from rich.progress import TimeElapsedColumn, TimeRemainingColumn
 
 from surmin.commands.progress import terminal_bar
 from surmin.commands.tables import print_table
-from surmin.exit_codes import INTERRUPTED, SUCCESS
+from surmin.exit_codes import INTERRUPTED, SUCCESS, UNEXPECTED
 from surmin.experiments.comparisons.claims import judge
-from surmin.experiments.comparisons.paper import PaperResult, check_grid, estimate, run_count, run_paper
+from surmin.experiments.comparisons.paper import check_grid, estimate, run_paper
 from surmin.experiments.comparisons.paper_results import write_paper_results
+from surmin.experiments.comparisons.paper_runs import PaperResult, run_count
 from surmin.experiments.configs.paper import PaperConfig
 from surmin.experiments.configs.saved import check_unchanged, check_version, read_config
 from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder, write_config
@@ -28,7 +29,6 @@ GROWS = frozenset({"methods", "seeds", "depths", "inner_steps", "rounds", "targe
 def paper(config: PaperConfig, out: Path | None, resume: Path | None) -> int:
     """Tune and run the grid; say beforehand how long it may take, and at the end which claims hold."""
     config.check()
-    config = config.effective
     path = out or resume or default_folder("paper", config.data)
     _check(config, path, resume)
     _announce(config)
@@ -43,9 +43,12 @@ def paper(config: PaperConfig, out: Path | None, resume: Path | None) -> int:
         return INTERRUPTED
     draw_paper(path, config, results)
     print_table(verdict_table(judge(results)))
+    failed = [result for result in results if result.status == "failed"]
+    for result in failed:
+        print(f"failed: {result.run.name}, try it again with --resume {path}: {result.failure}")
     print(f"table: {path / 'results.csv'}")
     print(f"page:  {path / 'report.html'}")
-    return SUCCESS
+    return UNEXPECTED if failed else SUCCESS
 
 
 def _check(config: PaperConfig, path: Path, resume: Path | None) -> None:

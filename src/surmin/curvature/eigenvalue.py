@@ -1,6 +1,7 @@
 """Largest eigenvalue of many symmetric matrices at once, known only through their product with a vector."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -8,7 +9,9 @@ from torch import Tensor
 BatchedProduct = Callable[[Tensor], Tensor]
 
 
-def power_iteration(product: BatchedProduct, start: Tensor, steps: int) -> Tensor:
+def power_iteration(
+    product: BatchedProduct, start: Tensor, steps: int, again: AbstractContextManager[None] | None = None
+) -> Tensor:
     """Estimate λ_max of each of n symmetric matrices, from below.
 
     Args:
@@ -16,6 +19,7 @@ def power_iteration(product: BatchedProduct, start: Tensor, steps: int) -> Tenso
         start: starting vectors (n, *in), not zero.
         steps: products; the Rayleigh quotient after the last one is returned. Where it is negative the iteration found
             the other end of the spectrum, and a second one on the shifted matrices finds λ_max.
+        again: entered for that second one, which not every batch needs.
 
     Returns:
         One estimate per matrix, shape (n,).
@@ -24,7 +28,8 @@ def power_iteration(product: BatchedProduct, start: Tensor, steps: int) -> Tenso
     if bool((estimate < 0).any()):
         shift = estimate.abs()
         broadcast = shift.view(-1, *[1] * (start.dim() - 1))
-        shifted = _rayleigh_after(lambda v: product(v) + broadcast * v, start, steps) - shift
+        with again or nullcontext():
+            shifted = _rayleigh_after(lambda v: product(v) + broadcast * v, start, steps) - shift
         estimate = torch.where(estimate < 0, shifted, estimate)  # a matrix's estimate does not depend on its neighbours
     return estimate
 

@@ -12,7 +12,7 @@ from surmin.curvature.output_curvature import Message
 from surmin.curvature.sampling import SHARE, importance_rows, part_of, weighted
 from surmin.curvature.wire import WireName, restore_columns, round_columns
 from surmin.losses import ConvexLoss
-from surmin.losses.columns import identity_factor
+from surmin.losses.columns import identity_factor, random_sign_factor
 from surmin.stages.block import Block
 from surmin.stages.stage import Tape, selected
 
@@ -95,6 +95,8 @@ class FactorCurvature:
         return part_of(batch, self.fraction)
 
     def _columns(self, loss: ConvexLoss, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        if self.rank is not None and self.top_factor == "smoothness":
+            return random_sign_factor(outputs, loss.smoothness(outputs), self.rank, generator)
         if self.rank is not None:
             return loss.sampled_factor(outputs, targets, self.rank, generator)
         count = outputs[0].numel()

@@ -57,12 +57,13 @@ class InputMomentCache:
         """
         if not self.holds(inputs):
             stride = max(1, sum(len(part) for part in inputs) // samples)
-            self._inputs, self._versions = list(inputs), [part._version for part in inputs]
-            starts = accumulate((len(part) for part in inputs[:-1]), initial=0)
-            spaced = [part.detach()[-start % stride :: stride] for part, start in zip(inputs, starts, strict=True)]
-            self._moment = self._replicas.mean(_input_moment([rows_of(part) for part in spaced]))
+            whole = [part.detach() for part in inputs]
+            starts = accumulate((len(part) for part in whole[:-1]), initial=0)
+            spaced = [part[-start % stride :: stride] for part, start in zip(whole, starts, strict=True)]
+            self._moment = _input_moment([rows_of(part) for part in spaced])
+            self._inputs, self._versions = whole, [part._version for part in whole]
         assert self._moment is not None
-        return self._moment
+        return self._replicas.mean(self._moment)  # always: another replica may not have its own yet
 
     def holds(self, inputs: Sequence[Tensor] | None) -> bool:
         """Whether the moment of this input is there already, so that it will cost nothing."""

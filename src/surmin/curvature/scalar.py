@@ -4,7 +4,7 @@ Legend: H the Hessian of Ψ_i∘f_i, λ = λ_max(H_zz), δ > 0 the decoupling co
 ℍ_i = H_θθ + H_zθᵀ H_zθ / δ; the first block has nothing below it and keeps H_θθ alone.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,6 +18,7 @@ from surmin.losses import ConvexLoss
 from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.block import Block
 from surmin.stages.stage import Tape, joined, layer_inputs
+from surmin.work import WorkMeter
 
 
 class DecoupledHessian:
@@ -51,6 +52,7 @@ class ScalarCurvature:
         products: with the Hessian "exact", or by "finite-difference".
         eigenvalue: "power" (the paper's) or "lanczos" (closer for the same number of products).
         replicas: over which the one number is the largest.
+        work: counts power iteration's second search, which not every batch needs.
     """
 
     per_sample: bool = False
@@ -60,6 +62,7 @@ class ScalarCurvature:
     eigenvalue: Literal["power", "lanczos"] = "power"
     products: HessianProducts = "exact"
     replicas: Replicas = field(default=ONE_REPLICA, repr=False)
+    work: WorkMeter = field(default_factory=WorkMeter, repr=False, compare=False)
 
     needs_cotangents = True
 
@@ -100,7 +103,7 @@ class ScalarCurvature:
         hessian = surrogate_hessian(block, inputs, cotangent, constants, self.products)
         if block.index == 0:
             return DecoupledHessian(hessian, None, samples), []
-        largest = self._largest(hessian, inputs, seed)
+        largest = self._largest(hessian, inputs, seed, ("other end", block.index, inputs.shape))
         if not self.per_sample:
             largest = self.replicas.largest(largest.max().view(1))
         delta = self._delta(largest) if block.size else torch.zeros_like(largest)
@@ -108,12 +111,14 @@ class ScalarCurvature:
         parts = below.split(sizes) if self.per_sample else [below] * len(sizes)
         return DecoupledHessian(hessian, 1 / delta if block.size else None, samples), [(part,) for part in parts]
 
-    def _largest(self, hessian: SurrogateHessian, inputs: Tensor, seed: int) -> Tensor:
+    def _largest(self, hessian: SurrogateHessian, inputs: Tensor, seed: int, again: Hashable) -> Tensor:
         """λ_max of every sample's H_zz; the same starting vector for each, so that micro-batching changes nothing."""
         generator = torch.Generator(inputs.device).manual_seed(seed)
         vector = torch.randn(inputs.shape[1:], generator=generator, dtype=inputs.dtype, device=inputs.device)
-        search = power_iteration if self.eigenvalue == "power" else lanczos
-        return search(hessian.input_product, vector.expand_as(inputs).clone(), self.power_steps)
+        start = vector.expand_as(inputs).clone()
+        if self.eigenvalue == "lanczos":
+            return lanczos(hessian.input_product, start, self.power_steps)
+        return power_iteration(hessian.input_product, start, self.power_steps, self.work.phase(again))
 
     def _delta(self, largest: Tensor) -> Tensor:
         if self.delta_relative is None:

@@ -73,7 +73,7 @@ def _environment(count: int, rendezvous: Path) -> dict[str, str]:
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
-        RENDEZVOUS_VARIABLE: rendezvous.as_uri(),
+        RENDEZVOUS_VARIABLE: f"file://{rendezvous}",  # torch does not decode what is quoted
     }
 
 

@@ -49,7 +49,7 @@ class LogisticLoss:
     def sampled_factor(self, outputs: Tensor, targets: Tensor, rank: int, generator: torch.Generator) -> Tensor:
         """σ - ŷ with labels ŷ ~ σ drawn independently for every output."""
         p = outputs.sigmoid().expand(rank, *outputs.shape)
-        return (p - torch.bernoulli(p, generator=generator)) / math.sqrt(rank * positions(outputs))
+        return (p - torch.bernoulli(p.nan_to_num(), generator=generator)) / math.sqrt(rank * positions(outputs))
 
 
 def _logistic_variance(outputs: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn.functional import linear
 
 from surmin.methods.admm_outputs import SMOOTH
 from surmin.replicas import Replicas
+from surmin.stages.closed_form import is_plain_elementwise, is_plain_linear
 from surmin.stages.layer import Layer
 from surmin.stages.stage import Stage
 
@@ -115,10 +116,10 @@ def admm_layers(
     found: list[AdmmLayer] = []
     may_be_activation = False
     for layer in stage.layers:
-        if type(layer.module) is nn.Linear and len(layer.parameters) == len(list(layer.module.parameters())):
+        if is_plain_linear(layer):
             found.append(AdmmLayer.of(layer, None, replicas))
             may_be_activation = True
-        elif may_be_activation and isinstance(layer.module, (nn.ReLU, *SMOOTH)):
+        elif may_be_activation and is_plain_elementwise(layer) and isinstance(layer.module, (nn.ReLU, *SMOOTH)):
             found[-1].activation = layer
             may_be_activation = False
         elif is_first and not found and not list(layer.module.parameters()):

@@ -16,7 +16,7 @@ from surmin.stages.layer import Layer
 SMOOTH = (nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Softplus, nn.Softsign, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Identity)
 GRID = 9
 NEWTON_STEPS = 6
-MAX_STEPS = 500
+MAX_STEPS, LOOK_EVERY = 500, 10
 
 
 def solve_hidden(activation: Layer | None, m: Tensor, b: Tensor) -> Tensor:
@@ -59,11 +59,11 @@ def solve_top(loss: ConvexLoss, targets: Tensor, m: Tensor, u: Tensor, penalty: 
     momentum = (1 - root) / (1 + root)
     tolerance = torch.finfo(m.dtype).eps ** 0.75
     z = ahead = start
-    for _ in range(MAX_STEPS):
+    for step in range(1, MAX_STEPS + 1):
         gradient = loss.gradient(ahead, targets) + u + penalty * (ahead - m)
         before, z = z, ahead - gradient / smoothness
         ahead = z + momentum * (z - before)
-        if not float(gradient.abs().max()) > tolerance:
+        if step % LOOK_EVERY == 0 and not float(gradient.abs().max()) > tolerance:
             break
     return z
 

@@ -6,6 +6,7 @@ of workers.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -124,6 +125,11 @@ class AuxiliaryNetworks:
         self._exchange.agree(complaint)
         self._networks, self.outputs = networks, outputs
 
+    def abandon(self) -> None:
+        """Let go of the gradients added since the last step."""
+        for network in self._networks.values():
+            network.module.zero_grad()
+
     def step(self) -> None:
         """One step of each."""
         with self._pipeline.tracer.span("U"):
@@ -135,8 +141,8 @@ class AuxiliaryNetworks:
         stages = {_name(self._pipeline.stages[at]): own.state_dict() for at, own in self._networks.items()}
         return {"outputs": self.outputs, "stages": stages}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`, with what other stages have left aside.
+    def restored(self, state: Mapping[str, Any]) -> "AuxiliaryNetworks":
+        """Those that `state_dict()` was asked of, with what other stages have left aside.
 
         Raises:
             ValueError: when it is none, or has nothing for a stage here.
@@ -155,7 +161,9 @@ class AuxiliaryNetworks:
             like = next(iter(self._pipeline.parameters.values()), next(iter(own["weights"].values())))
             networks[position] = self._make(position, own["shape"], state["outputs"], like)
             networks[position].load_state_dict(own)
-        self._networks, self.outputs = networks, state["outputs"]
+        made = copy(self)
+        made._networks, made.outputs = networks, state["outputs"]
+        return made
 
     def _make(self, position: int, shape: Shape, outputs: Shape, like: Tensor) -> Auxiliary:
         stage = self._pipeline.stages[position]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.output_curvature import draw_seed
-from surmin.damping import reduction_ratio
+from surmin.damping import reduction_ratio, trusted
 from surmin.methods.block_vectors import own_values, to_blocks
 from surmin.methods.checks import check_columns, check_positive
 from surmin.methods.joint_search import JointSearch, search_jointly
@@ -21,7 +21,6 @@ from surmin.solvers.conjugate_gradient import ConjugateGradient
 from surmin.surrogates.local_loss import LocalLoss
 
 DECAY = 0.95
-POOR, GOOD = 0.25, 0.75
 RAISE, LOWER = 1.5, 2 / 3
 
 
@@ -132,5 +131,5 @@ class CgBlockGaussNewton:
         alpha, (model,), used = found.length, found.others, self.damping
         predicted = -alpha * (found.slope + alpha * (model - found.slope))
         ratio = reduction_ratio(found.loss, found.found.value, predicted) if alpha else 0.0
-        self.damping *= LOWER if ratio > GOOD else 1.0 if ratio >= POOR else RAISE
+        self.damping *= trusted(ratio, LOWER, RAISE)
         return replace(report, damping=used, predicted_decrease=predicted, reduction_ratio=ratio)

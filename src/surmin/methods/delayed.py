@@ -61,6 +61,12 @@ class Delayed(Stagewise):
         """What a stage makes of the gradient that comes from the stage above."""
         return gradient
 
+    def abandon(self) -> None:
+        """The batches under way are given up: stages stay as they are until gradients of later ones have come."""
+        super().abandon()
+        self._underway = [deque() for _ in self.pipeline.stages]
+        self._targets, self._shapes, self._waiting = deque(), [], []
+
     def delay(self, position: int) -> int:
         """Rounds between the way up and the way down through a stage here."""
         return (1 + self.lag) * (self.exchange.stages_above + len(self.pipeline.stages) - 1 - position)
@@ -117,6 +123,8 @@ class Delayed(Stagewise):
         names = self.pipeline.parameters
         kept = {name: value for name, value in state["optimizer"].items() if name in names}
         load_named_state(self.optimizer, names, kept)
+        self.exchange.settle()
+        self.exchange.forget()
         self._shapes = [torch.Size(shape) for shape in state["shapes"]]
         for shape in dict.fromkeys(self._shapes):
             self.exchange.open(shape)

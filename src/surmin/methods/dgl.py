@@ -50,13 +50,8 @@ class DecoupledGreedyLearning(LocalLearning):
         super().__init__(pipeline, optimizer, lr, build_head, positions, beside, seed, downwards=())
 
     def run(self, inputs: Tensor, targets: Tensor, found: Round) -> None:
-        """Micro-batch by micro-batch up the stages, each of which finds its gradient on the way.
-
-        Raises:
-            ValueError: at the first batch, on all workers, when a stage can have no head.
-        """
+        """Micro-batch by micro-batch up the stages, each of which finds its gradient on the way."""
         pipeline, samples = self.pipeline, len(inputs)
-        self.auxiliary.prepare(inputs)
         for number, (part, labels) in enumerate(parts_of(inputs, targets, pipeline.microbatches)):
             for position in range(len(pipeline.stages)):
                 tape = self.forward(position, number, part)

@@ -15,6 +15,7 @@ from torch import Tensor
 from surmin.methods.admm_layer import AdmmLayer, admm_layers
 from surmin.methods.admm_outputs import solve_hidden, solve_top
 from surmin.methods.batch_digest import batch_digest
+from surmin.methods.restoring import restored_on_failure
 from surmin.pipeline.reuse import Noted, note, same_tensors
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
@@ -74,8 +75,13 @@ class DlAdmm:
         """One backward and one forward sweep, and the dual update."""
         meter = StepMeter(self.pipeline)
         self._exchange.begin(inputs, targets)
-        with torch.no_grad():
-            loss = self._sweep(inputs, targets)
+        try:
+            with torch.no_grad(), restored_on_failure(self.pipeline.parameters):
+                loss = self._sweep(inputs, targets)
+        except BaseException:
+            self._exchange.forget()
+            self._batch, self._noted = "", ()  # the variables are made anew
+            raise
         return meter.report(inputs.shape, loss, math.nan)
 
     def _sweep(self, inputs: Tensor, targets: Tensor) -> float:

@@ -81,15 +81,22 @@ class SyntheticGradients(LocalLearning):
         self._lessons: dict[int, _Lesson] = {}
         self._shape = torch.Size()
 
-    def run(self, inputs: Tensor, targets: Tensor, found: Round) -> None:
-        """Activations up; the synthesizers learn from the last round; every stage's gradient by what they predict now.
+    def prepare(self, inputs: Tensor, targets: Tensor) -> None:
+        """Make the synthesizers at the first batch.
 
         Raises:
-            ValueError: on all workers, at the first batch when a stage can have no synthesizer, and for targets that it
-                cannot take.
+            ValueError: on all workers, when a stage can have none; and for targets that they cannot take.
         """
-        self.auxiliary.prepare(inputs)
+        super().prepare(inputs, targets)
         check_targets(targets, self.auxiliary.outputs or [])
+
+    def abandon(self) -> None:
+        """The synthesizers learn nothing in the next round."""
+        super().abandon()
+        self._shape, self._lessons = torch.Size(), {}
+
+    def run(self, inputs: Tensor, targets: Tensor, found: Round) -> None:
+        """Activations up; synthesizers learn from the last round; every stage's gradient by what they predict now."""
         parts = parts_of(inputs, targets, self.pipeline.microbatches)
         tapes = [
             [self.forward(position, number, part) for position in self._places]
@@ -103,7 +110,7 @@ class SyntheticGradients(LocalLearning):
                     self._descend(position, tapes[number][position], part, labels, len(inputs), found)
         for position in self._guessing:
             outputs = [by_position[position].output.detach() for by_position in tapes]
-            self._lessons[position] = _Lesson(outputs, [labels for _, labels in parts])
+            self._lessons[position] = _Lesson(outputs, [labels.clone() for _, labels in parts])
         self._shape = inputs.shape
 
     def _descend(self, position: int, tape: Tape, part: Tensor, targets: Tensor, samples: int, found: Round) -> None:
@@ -150,6 +157,8 @@ class SyntheticGradients(LocalLearning):
         if state["shape"] and missing:
             raise ValueError(f"the state has nothing for the stage that begins with layer {missing[0]} to learn from")
         super().load_state_dict({name: state[name] for name in ("optimizer", "auxiliary")})
+        self.exchange.settle()
+        self.exchange.forget()
         self._shape, self._lessons = torch.Size(state["shape"]), {}
         if self._shape:
             self.exchange.open(self._shape)

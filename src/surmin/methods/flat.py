@@ -41,8 +41,8 @@ class FlatParameters:
             for (name, parameter), own in zip(self._parameters.items(), pieces, strict=True)
         }
 
-    def from_names(self, named: Mapping[str, Tensor], count: int) -> list[Tensor]:
-        """The `count` flat vectors that `by_name` took apart.
+    def from_names(self, named: Mapping[str, Tensor], count: int, device: torch.device) -> list[Tensor]:
+        """The `count` flat vectors that `by_name` took apart, on a device.
 
         Raises:
             ValueError: when they belong to other parameters.
@@ -51,6 +51,6 @@ class FlatParameters:
         if found != {name: (count, *parameter.shape) for name, parameter in self._parameters.items() if count}:
             raise ValueError(f"not {count} vectors of this network's parameters: {found}")
         if not found:
-            return [torch.zeros(0)] * count
+            return [torch.zeros(0, device=device)] * count
         pieces = [named[name].to(parameter) for name, parameter in self._parameters.items()]
         return [flatten([piece[index] for piece in pieces]) for index in range(count)]

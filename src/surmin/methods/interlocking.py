@@ -54,13 +54,8 @@ class InterlockingBackpropagation(LocalLearning):
         super().__init__(pipeline, optimizer, lr, build_head, between, beside, seed)
 
     def run(self, inputs: Tensor, targets: Tensor, found: Round) -> None:
-        """All micro-batches up, each stage's local gradient to the one below at once; then the parameters' gradients.
-
-        Raises:
-            ValueError: at the first batch, on all workers, when a stage can have no head.
-        """
+        """All micro-batches up, each stage's local gradient down by one at once; then the parameters' gradients."""
         pipeline = self.pipeline
-        self.auxiliary.prepare(inputs)
         parts, places = parts_of(inputs, targets, pipeline.microbatches), range(len(pipeline.stages))
         tapes: dict[tuple[int, int], Tape] = {}
         for number, (part, labels) in enumerate(parts):

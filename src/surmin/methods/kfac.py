@@ -12,7 +12,7 @@ from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.moments import InputMomentCache, KroneckerMoments, estimate_moments
 from surmin.curvature.output_curvature import draw_seed
-from surmin.damping import reduction_ratio
+from surmin.damping import reduction_ratio, trusted
 from surmin.methods.block_vectors import Blocks, BlockVectors, own_values, to_blocks
 from surmin.methods.checks import check_columns, check_positive
 from surmin.methods.hessian.columns import JointColumns
@@ -27,7 +27,6 @@ from surmin.stages.block import Block, moved_parameters
 from surmin.stages.closed_form import is_plain_convolution, is_plain_linear
 
 LONGEST_MEMORY = 0.95
-POOR, GOOD = 0.25, 0.75
 LOWER = 19 / 20
 
 
@@ -85,23 +84,21 @@ class Kfac:
         seed = draw_seed(self.seed, self._round)
         waves = self.pipeline.curvature(wave, by_layer, self.blocks, self._curvature, seed)
         gradients = to_blocks(self.blocks, by_layer)
-        self._round += 1
         with self.pipeline.tracer.span("U"), torch.no_grad():
-            for own in waves:
-                self._remember(own)
-            newest = {block: -self._precondition(block, gradient) for block, gradient in gradients.items()}
+            moments = {own.block: self._averaged(own) for own in waves}
+            newest = {block: -self._precondition(moments, block, own) for block, own in gradients.items()}
         last = self._previous or {block: torch.zeros_like(step) for block, step in newest.items()}
         hessian = self._waves.at(wave, inputs, targets)
         best = combine(self.pipeline, wave, hessian, gradients, (newest, last), self.damping)
-        self._previous = best.step
-        there = moved_parameters(self.pipeline.stages, self._previous.items())
+        there = moved_parameters(self.pipeline.stages, best.step.items())
         (trial,) = self.pipeline.forward_candidates(inputs, targets, [there])
         (new_loss,) = self.pipeline.total(trial.loss.reshape(1))
         self.pipeline.move_to(there)
         self.pipeline.accept(trial, inputs, targets)
+        self._round, self._moments, self._previous = self._round + 1, moments, best.step
         report = meter.report(wave.shape, best.loss, math.sqrt(best.square), new_loss=new_loss, tries=1)
         ratio, used = reduction_ratio(best.loss, new_loss, best.decrease), self.damping
-        self.damping *= LOWER if ratio > GOOD else 1.0 if ratio >= POOR else 1 / LOWER
+        self.damping *= trusted(ratio, LOWER, 1 / LOWER)
         return replace(report, damping=used, predicted_decrease=best.decrease, reduction_ratio=ratio)
 
     def state_dict(self) -> dict[str, Any]:
@@ -132,23 +129,22 @@ class Kfac:
         self._round, self.damping = int(state["round"]), float(state["damping"])
         self._moments, self._previous = moments, previous
 
-    def _remember(self, waves: BlockWaves) -> None:
-        """Put a block's moments into the averages."""
+    def _averaged(self, waves: BlockWaves) -> KroneckerMoments:
+        """The averages of a block's moments, with this round's."""
         block, shape = waves.block, waves.shape
         assert isinstance(waves.curvature, GaussNewton)
         first = [tape.inputs[block.first_trainable] for tape in waves.tapes] if block.index == 0 else None
         with self.pipeline.work.phase(("moments", block.index, shape, self._first_moment.holds(first))):
             (own,) = estimate_moments(waves.curvature, first, self._first_moment, self.seed, self.pipeline.replicas)
         assert isinstance(own, KroneckerMoments)
-        past = min(1 - 1 / self._round, LONGEST_MEMORY)
+        past = min(1 - 1 / (self._round + 1), LONGEST_MEMORY)
         known = self._moments.get(block, own)
-        self._moments[block] = KroneckerMoments(
-            known.inputs.lerp(own.inputs, 1 - past), known.outputs.lerp(own.outputs, 1 - past), own.bias
-        )
+        inputs, outputs = known.inputs.lerp(own.inputs, 1 - past), known.outputs.lerp(own.outputs, 1 - past)
+        return KroneckerMoments(inputs, outputs, own.bias)
 
-    def _precondition(self, block: Block, gradient: Tensor) -> Tensor:
+    def _precondition(self, moments: Mapping[Block, KroneckerMoments], block: Block, gradient: Tensor) -> Tensor:
         with self.pipeline.work.phase(("precondition", block.index)):
-            return KroneckerPreconditioner([self._moments[block]], 1.0, self.damping)(gradient)
+            return KroneckerPreconditioner([moments[block]], 1.0, self.damping)(gradient)
 
 
 def _complaint(blocks: Blocks) -> ValueError | None:

@@ -115,7 +115,8 @@ class Lbfgs:
         if set(state) != {"steps", "changes", "mixed", "squared"}:
             raise ValueError(f"not the state of L-BFGS: {sorted(state)}")
         count = len(state["mixed"])
-        steps, changes = (self._parameters.from_names(state[name], count) for name in ("steps", "changes"))
+        device = self.pipeline.device
+        steps, changes = (self._parameters.from_names(state[name], count, device) for name in ("steps", "changes"))
         mixed, squared = (
             torch.tensor(state[name], dtype=torch.float64).view(count, count) for name in ("mixed", "squared")
         )

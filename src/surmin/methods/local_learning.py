@@ -33,6 +33,20 @@ class LocalLearning(Stagewise):
         super().__init__(pipeline, optimizer, lr, downwards=downwards)
         self.auxiliary = AuxiliaryNetworks(pipeline, self.exchange, build, positions, beside, seed)
 
+    def prepare(self, inputs: Tensor, targets: Tensor) -> None:
+        """Make the networks at the first batch.
+
+        Raises:
+            ValueError: on all workers, when there is none for a stage.
+        """
+        super().prepare(inputs, targets)
+        self.auxiliary.prepare(inputs)
+
+    def abandon(self) -> None:
+        """Gradients that the networks were given are let go as well."""
+        super().abandon()
+        self.auxiliary.abandon()
+
     def forward(self, position: int, number: int, part: Tensor) -> Tape:
         """Run a stage on a micro-batch of what the stage below sent, or of the inputs, and send what comes out up."""
         pipeline = self.pipeline
@@ -62,5 +76,6 @@ class LocalLearning(Stagewise):
         """Continue from `state_dict()`."""
         if set(state) != {"optimizer", "auxiliary"}:
             raise ValueError(f"not the state of a method with auxiliary networks: {sorted(state)}")
-        self.auxiliary.load_state_dict(state["auxiliary"])
+        restored = self.auxiliary.restored(state["auxiliary"])
         super().load_state_dict({"optimizer": state["optimizer"]})
+        self.auxiliary = restored

@@ -13,6 +13,7 @@ from torch import Tensor
 from surmin.methods.gradients import Gradients, squared_norm
 from surmin.methods.local_matching import LocalMatching, boundaries, local_layers
 from surmin.methods.optimizers import load_named_state, make_optimizer, named_state, step_along
+from surmin.methods.restoring import restored_on_failure
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
@@ -88,7 +89,8 @@ class LocoProp:
         gradients = self.pipeline.backward(wave, wanted)
         with self.pipeline.tracer.span("U"):
             losses = [LocalMatching.of(local, wave, self.pipeline, self.lr, self.local_loss) for local in self._layers]
-            self._descend(losses, gradients)
+            with restored_on_failure(self.pipeline.parameters):
+                self._descend(losses, gradients)
         loss = float(wave.loss) if self.pipeline.is_last else math.nan
         return meter.report(wave.shape, loss, math.sqrt(float(squared_norm(gradients))))
 

@@ -16,6 +16,7 @@ from surmin.methods.armijo import ArmijoSearch
 from surmin.methods.base import Stateless
 from surmin.methods.gradients import Gradients, squared_norm
 from surmin.methods.optimizers import make_optimizer, step_along
+from surmin.methods.restoring import restored_on_failure
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
@@ -73,7 +74,8 @@ class Sso(Stateless):
         surrogate = TargetSurrogate.at(self.pipeline, wave, self.lr)
         gradients = self.pipeline.backward(wave)
         loss, squared = self.pipeline.total(torch.stack([wave.loss, squared_norm(gradients)]))
-        done = self._inner.minimise(surrogate, gradients, squared, inputs, targets)
+        with restored_on_failure(self.pipeline.parameters):
+            done = self._inner.minimise(surrogate, gradients, squared, inputs, targets)
         if done.wave is not None:
             self.pipeline.accept(done.wave, inputs, targets)
         return meter.report(wave.shape, loss, math.sqrt(squared), accepted=done.steps > 0, tries=done.tries)

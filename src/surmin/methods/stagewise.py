@@ -51,8 +51,8 @@ class Stagewise(ABC):
     """A method whose stages talk to their neighbours, and along whose gradients a torch optimizer steps.
 
     A round checks the batch, lets `run` find gradients, averages them over replicas and steps. A stage that found none
-    stays as it is. The loss is reported where the last stage is and NaN elsewhere; the gradient's norm is that of the
-    worker's own part.
+    stays as it is, and all do where `run` fails. The loss is reported where the last stage is and NaN elsewhere; the
+    gradient's norm is that of the worker's own part.
 
     Args:
         pipeline: the network.
@@ -77,12 +77,24 @@ class Stagewise(ABC):
     def run(self, inputs: Tensor, targets: Tensor, found: Round) -> None:
         """The round's messages and gradients, which go into `found`; the batch has been checked."""
 
+    def prepare(self, inputs: Tensor, targets: Tensor) -> None:
+        """Raise for a batch that will not do, before anything is sent."""
+        self.exchange.begin(inputs, targets)
+
+    def abandon(self) -> None:
+        """A round has failed midway: nothing of it may reach the next one."""
+        self.exchange.forget()
+
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One round on the batch."""
         meter = StepMeter(self.pipeline)
-        self.exchange.begin(inputs, targets)
+        self.prepare(inputs, targets)
         found = Round(self.pipeline.loss)
-        self.run(inputs, targets, found)
+        try:
+            self.run(inputs, targets, found)
+        except BaseException:
+            self.abandon()
+            raise
         self.pipeline.traffic.forward_waves += 1
         gradients = self.pipeline.averaged(found.gradients)
         with self.pipeline.tracer.span("U"):

@@ -12,5 +12,5 @@ def surrogate_minimization(pipeline: WorkerPipeline, **options: Any) -> Surrogat
 
 
 def paper(pipeline: WorkerPipeline, **options: Any) -> SurrogateMinimizer:
-    """Appendix A to the letter."""
+    """Appendix A, with exact products and the smoothness that softmax cross-entropy has."""
     return SurrogateMinimizer(pipeline, preset="paper", **options)

@@ -49,5 +49,6 @@ class Underway:
                 }
                 for layer in stage.layers
             ]
-            batch.tapes = [stage.forward(state, batch.weights) for state in batch.inputs]
+            with torch.enable_grad():
+                batch.tapes = [stage.forward(state, batch.weights) for state in batch.inputs]
         return batch

@@ -1,4 +1,4 @@
-"""Checking batches without a wave: workers that need not wait for each other do not."""
+"""Checking batches without a wave: workers that need not wait for each other do not; replicas need to."""
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from surmin.pipeline.reuse import Noted, note, same_tensors
 from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.validation import check_outputs, describe_batch
 from surmin.pipeline.wave import part_shape
+from surmin.replicas import ONE_REPLICA
 
 
 class BatchCheck:
@@ -27,20 +28,22 @@ class BatchCheck:
         self._checked: Noted = ()
 
     def check(self, inputs: Tensor, targets: Tensor) -> None:
-        """Raise ValueError or TypeError for a batch that does not fit; on all workers for the first of a shape."""
-        if same_tensors(self._checked, (inputs, targets)):
-            if complaint := self._pipeline.complaint(None):
-                raise complaint
-            return
-        complaint = self._pipeline.complaint((inputs, targets))
+        """Raise ValueError or TypeError for a batch that does not fit; on all for the first of a shape, or replicas."""
+        is_known = same_tensors(self._checked, (inputs, targets))
+        complaint = self._pipeline.complaint(None if is_known else (inputs, targets))
         described = describe_batch(inputs, targets, self._pipeline.microbatches)
         if described not in self._outputs:
             self._links.compare(described, complaint, wait=True)
             outputs = self._like_outputs(self._try_out(inputs))
             self._links.compare("", self._misfit(outputs, targets), wait=True)
             self._outputs[described] = outputs
-        elif complaint := complaint or self._misfit(self._outputs[described], targets):
-            raise complaint
+        else:
+            if not is_known:
+                complaint = complaint or self._misfit(self._outputs[described], targets)
+            if self._pipeline.replicas is not ONE_REPLICA:
+                self._links.compare(described, complaint, wait=True)
+            elif complaint:
+                raise complaint
         self._checked = note((inputs, targets))
 
     def _misfit(self, outputs: Tensor, targets: Tensor) -> ValueError | TypeError | None:

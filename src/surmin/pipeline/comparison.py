@@ -41,10 +41,13 @@ class StatusComparison:
             RuntimeError: when there was trouble in the middle of a wave before.
         """
         self.hear()
+        broken = None
         if self._broken is not None:
-            raise RuntimeError(f"this pipeline cannot go on after an error in the middle of a wave: {self._broken}")
+            complaint = broken = f"this pipeline cannot go on after an error in the middle of a wave: {self._broken}"
         for sender in self._senders:
             sender.send((encode_status((complaint, description)),))
+        if broken is not None:
+            raise RuntimeError(broken)  # the others may not be, and would wait
         self._told = {dist.get_rank(): (complaint, description)}
 
     def hear(self, places: Collection[int] | None = None, *, in_wave: bool = True) -> None:
@@ -106,7 +109,7 @@ def _trouble(told: Mapping[int, Status]) -> str | None:
     for rank, (_, description) in others:
         if description != expected:
             return (
-                "the workers were not given the same batch: "
+                "the workers were not given the same batch, or parameters were changed on some of them alone: "
                 f"worker {first} has {expected}; worker {rank} has {description}"
             )
     return None

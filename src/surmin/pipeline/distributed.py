@@ -38,6 +38,8 @@ class Pipeline(WorkerPipeline):
     steps are those of one process with all shares; otherwise every replica draws samples and columns from its own.
     Work, messages and bytes are this worker's own; `ProcessReplicas` says how all-reduces are counted.
 
+    Messages of every shape of batch that has come keep their memory for the next one: pad sequences to few lengths.
+
     Workers that have a GPU each send from one to the other by NCCL. Where some share a GPU, or have none, everything
     goes through the processor's memory, by gloo.
 
@@ -130,5 +132,6 @@ def _group(backend: str, timeout: timedelta, sets: Sequence[Sequence[int]]) -> d
 
 
 def _device(modules: Sequence[nn.Module]) -> torch.device:
-    parameter = next((parameter for module in modules for parameter in module.parameters()), None)
+    held = [module for module in modules if isinstance(module, nn.Module)]  # what is none is complained of by all
+    parameter = next((parameter for module in held for parameter in module.parameters()), None)
     return CPU if parameter is None else parameter.device

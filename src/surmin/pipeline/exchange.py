@@ -134,8 +134,12 @@ class Exchange:
         return list(held)[:count]
 
     def restore(self, channel: str, position: int, shape: torch.Size, messages: Sequence[Message]) -> None:
-        """Hold messages that were pending when training was interrupted, as if they had just come."""
-        self._held[self._kind(channel, shape), position].extend(messages)
+        """Hold messages that were pending when training was interrupted, as if they had just come, and no others."""
+        self._held[self._kind(channel, shape), position] = deque(messages)
+
+    def forget(self) -> None:
+        """Let go of all messages that are here and were not taken."""
+        self._held.clear()
 
     def settle(self) -> None:
         """Receive what other workers have sent to this one, so that they need not wait for that; all call this."""

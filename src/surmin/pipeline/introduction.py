@@ -36,8 +36,8 @@ class Held(NamedTuple):
 
     @classmethod
     def of(cls, modules: Sequence[nn.Module], schedule: str, device: torch.device) -> "Held":
-        """What a worker with these stages tells; what is no module is left out."""
-        stages = [Stage.of(module) for module in modules if isinstance(module, nn.Module)]
+        """What a worker with these stages tells."""
+        stages = [Stage.of(module) for module in modules]
         layer_blocks, stage_blocks = (
             sum(block.size > 0 for own in cut_blocks(stages, kind) for block in own) for kind in ("layer", "stage")
         )
@@ -55,7 +55,8 @@ def introduce(
         ValueError: on all of them, when one cannot train what it holds, replicas or schedules differ, or none has
             anything to train.
     """
-    told = encode_status((_complaint(modules), ",".join(map(str, Held.of(modules, schedule, device)))))
+    complaint, own = _tell(modules, schedule, device)
+    told = encode_status((complaint, ",".join(map(str, own))))
     everyone = [torch.empty_like(told) for _ in range(dist.get_world_size())]
     dist.all_gather(everyone, told, group=group)
     statuses = [decode_status(answer) for answer in everyone]
@@ -83,12 +84,13 @@ def have_a_gpu_each(told: Sequence[Held]) -> bool:
     return 0 not in gpus and len(set(gpus)) == len(gpus)
 
 
-def _complaint(modules: Sequence[nn.Module]) -> str:
+def _tell(modules: Sequence[nn.Module], schedule: str, device: torch.device) -> tuple[str, Held]:
+    """A complaint, empty for none, and what is held."""
     try:
         check_modules(modules, others_train=True)
-    except (TypeError, ValueError) as error:
-        return str(error)
-    return ""
+        return "", Held.of(modules, schedule, device)
+    except Exception as error:  # whatever it is, the others wait for word of it
+        return str(error) or type(error).__name__, Held(0, 0, 0, 0, crc32(schedule.encode()), 0)
 
 
 def _fingerprint(stages: Sequence[Stage]) -> int:

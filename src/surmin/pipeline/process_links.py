@@ -14,8 +14,10 @@ from surmin.pipeline.traffic import Traffic
 from surmin.replicas import Replicas
 
 UPWARDS = ("forward", "prediction", "up")
-RUNNING_AHEAD = ("up", "down", "prediction")
+RUNNING_AHEAD = ("up", "down")
 """Kinds whose messages may be taken long after they were sent, others having followed them."""
+ROUNDS_AHEAD = 4
+"""How far a worker may be ahead in these before it waits: what is on its way takes memory."""
 ROUTES = {"curvature": "curvature", "total": "control", "up": "channels", "down": "channels", "prediction": "channels"}
 """By kind; all others go by "activations"."""
 
@@ -63,8 +65,8 @@ class ProcessLinks:
         if source is not None:
             self._receiver(source, tag, kind).prepare(count)
         target = self._neighbour(kind, 1)
-        if target is not None and kind[0] not in RUNNING_AHEAD:
-            self._sender(target, tag, kind).prepare(count)
+        if target is not None:
+            self._sender(target, tag, kind).prepare(ROUNDS_AHEAD * count if kind[0] in RUNNING_AHEAD else count)
         self._hear_for(kind)
 
     def send(self, kind: Kind, message: Message) -> None:
@@ -83,7 +85,7 @@ class ProcessLinks:
         """One small message from every worker to every other."""
         self._comparison.tell(description, "" if complaint is None else str(complaint) or type(complaint).__name__)
         if wait or complaint is not None:
-            self._comparison.hear(in_wave=False)
+            self._comparison.hear(in_wave=not wait)
 
     def total(self, values: Tensor, traffic: Traffic) -> list[float]:
         """Up the pipe, worker by worker, and from the last one directly to all: the last one waits for nothing else."""

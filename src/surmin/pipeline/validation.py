@@ -1,6 +1,6 @@
 """Clear errors for what cannot be trained, before anything changes."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from surmin.losses import ConvexLoss
-from surmin.stages.stage import leaf_modules
+from surmin.stages.owners import check_owners
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -23,7 +23,7 @@ def check_modules(stages: Sequence[nn.Module], *, others_train: bool = False) ->
         if not isinstance(stage, nn.Module):
             raise TypeError(f"stage {position} is a {type(stage).__name__}, not an nn.Module")
         check_mode(stage, f"stage {position}")
-    _check_owners(stages)
+    check_owners(stages)
     _check_parameters(stages, others_train)
 
 
@@ -58,6 +58,8 @@ def check_batch(inputs: Tensor, targets: Tensor, microbatches: int, parameter: T
     """
     if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
         raise TypeError(f"inputs and targets must be tensors, got {type(inputs).__name__} and {type(targets).__name__}")
+    if inputs.is_inference() or targets.is_inference():
+        raise ValueError("the batch was made in torch.inference_mode(), and cannot be trained on: .clone() it outside")
     if inputs.dim() == 0 or targets.dim() == 0 or len(inputs) == 0:
         raise ValueError("the batch is empty: inputs and targets need at least one sample along their first dimension")
     if len(inputs) != len(targets):
@@ -80,6 +82,13 @@ def check_outputs(loss: ConvexLoss, pairs: Iterable[tuple[Tensor, Tensor]]) -> V
             if len(output) != len(targets):
                 raise ValueError(f"the network returned {len(output)} rows for {len(targets)} samples")
             loss.check(output, targets)
+            few = targets[:2]
+            losses = loss.sample_losses(output[:2], few)
+            if losses.shape != (len(few),):
+                raise ValueError(
+                    f"{type(loss).__name__}.sample_losses must return one number a sample, shape ({len(few)},) for "
+                    f"{len(few)} of them, got {tuple(losses.shape)}"
+                )
     except (ValueError, TypeError) as error:
         return error
     return None
@@ -128,27 +137,6 @@ def _is_random(module: nn.Module) -> bool:
         return False
     drops = isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0
     return drops or isinstance(module, nn.RReLU) or (isinstance(module, _DropoutNd) and module.p > 0)
-
-
-def _check_owners(stages: Sequence[nn.Module]) -> None:
-    """Every trainable parameter belongs to one layer, used once."""
-    owners: dict[Hashable, str] = {}
-    leaves = [(position, leaf) for position, stage in enumerate(stages) for leaf in leaf_modules(stage)]
-    for index, (position, leaf) in enumerate(leaves):
-        where = f"layer {index} ({type(leaf).__name__}) in stage {position}"
-        for name, parameter in leaf.named_parameters():
-            if parameter.requires_grad and owners.setdefault(_memory(parameter), where) != where:
-                raise ValueError(
-                    f"parameter {name!r} of {where} is shared with {owners[_memory(parameter)]}: a local loss owns its "
-                    "parameters, so copy it or put both layers into one module"
-                )
-
-
-def _memory(parameter: Tensor) -> Hashable:
-    """Where its numbers begin; the parameter itself where it has none of its own."""
-    if parameter.device.type == "meta" or not parameter.numel():
-        return id(parameter)
-    return parameter.device, parameter.data_ptr()
 
 
 def _check_parameters(stages: Sequence[nn.Module], others_train: bool) -> None:

@@ -42,6 +42,7 @@ def draw_breakeven(path: Path, method: str, problem: str, panels: Sequence[Seque
             f"Seconds to a loss of {target:g}: {method} over the best other method\n{problem}; "
             "below 1 (purple) it is faster, above 1 (orange) it loses",
             fontsize=11,
+            wrap=True,
         )
         scale = ScalarMappable(Normalize(-FURTHEST, FURTHEST), COLORS)
         ticks = range(-3, 4)

@@ -16,8 +16,8 @@ HOW_TO_READ = (
     "Each figure describes the network a run ended with, and what had been spent by then: the median over seeds, below "
     "it the range. A round is one outer iteration of a method (of lbfgs, --inner-steps iterations). Work is counted "
     "from operations (matrix products, convolutions, factorizations), in units of one forward and one backward pass "
-    "over the batch. Forward waves, messages and bytes between stages include those of acceptance tests and line "
-    "searches. Time is that of one machine, with evaluation left out."
+    "over the batch. Forward waves, messages and bytes between stages include those of acceptance tests, of line "
+    "searches, and of tangents on their way up. Time is that of one machine, with evaluation left out."
 )
 
 

@@ -52,9 +52,7 @@ def _draw_panel(axes: Axes, axis: Axis, curves: Sequence[Curve], target: float |
     for index, curve in enumerate(curves):
         draw_curve(axes, curve, LineStyle.number(index))
     if any(curve.ends for curve in curves):
-        axes.plot(
-            [], [], color="#666666", linestyle="", marker="x", markersize=9, markeredgewidth=2.5, label="diverged"
-        )
+        explain_crosses(axes, "diverged")
     if target is not None:
         axes.axhline(target, color="#666666", linewidth=1, linestyle=(0, (1, 2)), label=f"target {target:g}")
     scale_losses(axes)
@@ -84,6 +82,11 @@ def draw_curve(axes: Axes, curve: Curve, style: LineStyle) -> None:
         axes.plot([x], [min(end, HIGHEST_SHOWN)], color=style.color, marker="x", markersize=9, markeredgewidth=2.5)
 
 
+def explain_crosses(axes: Axes, meaning: str) -> None:
+    """A cross for the legend."""
+    axes.plot([], [], color="#666666", linestyle="", marker="x", markersize=9, markeredgewidth=2.5, label=meaning)
+
+
 def _scale_x(axes: Axes, curves: Sequence[Curve]) -> bool:
     """Start at 0; use a logarithmic scale (linear near 0) when one curve is much longer."""
     ends = [float(curve.x[-1]) for curve in curves if curve.x[-1] > 0]
@@ -110,5 +113,5 @@ def label_figure(figure: Figure, title: str, columns: int) -> None:
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.suptitle(title)
+    figure.suptitle(title, wrap=True)
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(columns, len(handles)))

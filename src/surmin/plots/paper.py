@@ -7,10 +7,10 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from surmin.experiments.comparisons.claims import final_loss, judge
-from surmin.experiments.comparisons.paper import Cell, PaperResult, by_cell, cells
 from surmin.experiments.comparisons.paper_grid import CONTENDERS
+from surmin.experiments.comparisons.paper_runs import Cell, PaperResult, by_cell, cells
 from surmin.experiments.configs.paper import PaperConfig
-from surmin.plots.curves import draw_curve, draw_curves, label_figure, scale_losses
+from surmin.plots.curves import draw_curve, draw_curves, explain_crosses, label_figure, scale_losses
 from surmin.plots.markdown import write_markdown
 from surmin.plots.page import Picture, Section, write_page
 from surmin.plots.paper_tables import (
@@ -88,9 +88,12 @@ def _draw_grid(path: Path, title: str, config: PaperConfig, groups: Groups) -> N
                 rows = [result.rows for result in group]
                 draw_curve(losses, loss_curve(cell.contender, rows, ROUNDS), styles[cell.contender])
                 draw_curve(accuracies, accuracy_curve(cell.contender, rows, ROUNDS), styles[cell.contender])
-            scale_losses(losses)
             losses.set_ylabel(f"N = {steps}\ntraining loss, log scale")
             accuracies.set_ylabel("test accuracy (%)")
+        scale_losses(grid[0, 0])
+        ends = {result.status for group in groups.values() for result in group if result.rows[-1].loss is None}
+        if ends:
+            explain_crosses(grid[0, 0], " or ".join(sorted(ends)))
         for axes in grid[-1]:
             axes.set_xlabel(ROUNDS.label)
             axes.set_xlim(left=0)
@@ -101,18 +104,18 @@ def _draw_grid(path: Path, title: str, config: PaperConfig, groups: Groups) -> N
 def _draw_costs(path: Path, title: str, config: PaperConfig, groups: Groups) -> Picture:
     """Training loss against what it cost, at the largest N, of the methods that get anywhere if there are any."""
     steps = max(config.inner_steps)
-    shown = _at(steps, groups)
-    shown = {cell: group for cell, group in shown.items() if final_loss(group) < 0.5 * _start(group)} or shown
+    all_here = _at(steps, groups)
+    shown = {cell: group for cell, group in all_here.items() if final_loss(group) < 0.5 * _start(group)} or all_here
     axes = visible_axes([result.rows for group in shown.values() for result in group])[:PANELS]
     panels = [
         (axis, [loss_curve(cell.contender, [r.rows for r in group], axis) for cell, group in shown.items()])
         for axis in axes
     ]
     draw_curves(path, f"{title}, N = {steps}", panels, config.target_loss)
-    text = (
-        f"Training loss at N = {steps} against what it cost; median and range. Methods that end above half of the loss "
-    )
-    return Picture(path, text + "they began with are left out here.")
+    text = f"Training loss at N = {steps} against what it cost; median and range."
+    if len(shown) < len(all_here):
+        text += " Methods that end above half of the loss they began with are left out here."
+    return Picture(path, text)
 
 
 def _start(group: Sequence[PaperResult]) -> float:

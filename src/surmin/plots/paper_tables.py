@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from surmin.experiments.comparisons.claims import LOSS, ClaimVerdict, spent_until
-from surmin.experiments.comparisons.paper import Cell, PaperResult
 from surmin.experiments.comparisons.paper_results import write_setting
+from surmin.experiments.comparisons.paper_runs import Cell, PaperResult
 from surmin.experiments.comparisons.results import Spread
 from surmin.experiments.runs.metrics import Row
 from surmin.plots.tables import FIGURE_COLUMNS, FigureColumn, Table, percent, write_spread
@@ -14,7 +14,7 @@ Groups = Mapping[Cell, Sequence[PaperResult]]
 HOW_RUNS_ENDED = (
     "Training loss and test accuracy at the end, medians over seeds; below them the range of the loss where there is "
     "one. A run ends after all its rounds, or earlier at the target loss. A method that takes no inner steps has the "
-    "same figures at every N. A dash is a run that diverged."
+    "same figures at every N. A dash is a run that diverged or failed."
 )
 WHAT_A_LOSS_COST = (
     f"What had been spent at the first row with a training loss of {LOSS:g} or less, medians over seeds; below them "
@@ -64,8 +64,8 @@ def cost_table(groups: Groups) -> Table:
 
 
 def _final(group: Sequence[PaperResult]) -> str:
-    if all(result.status == "diverged" for result in group):
-        return "diverged"
+    if all(result.rows[-1].loss is None for result in group):
+        return ", ".join(dict.fromkeys(result.status for result in group))
     target = group[0].run.config.target_loss or 0.0
 
     def write(loss: float | None) -> str:

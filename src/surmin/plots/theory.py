@@ -24,6 +24,8 @@ ROWS = (
 
 
 FAILED = PALETTE[-1]
+LEGEND_WIDTH = 8.8
+"""Inches; a picture of few depths is as wide."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def draw_theorem(path: Path, config: TheoryConfig, runs: Sequence[TheoremRun]) -
             axes.set_yscale("log")
             axes.set_xlabel("rounds T")
         figure.axes[0].set_ylabel("‖∇h‖², squared norm of the mean loss's gradient")
-        figure.suptitle(f"Theorem 1: Algorithm 1 with inner steps of size 1/β; {describe(config, config.layers)}")
+        title = f"Theorem 1: Algorithm 1 with inner steps of size 1/β; {describe(config, config.layers)}"
+        figure.suptitle(title, wrap=True)
         _add_legend(figure, columns=3)
         save(figure, path)
 
@@ -68,7 +71,8 @@ def draw_tightness(path: Path, config: TheoryConfig, found: Sequence[NetworkTigh
     """Replace a PNG file: a column a depth; solid at the initialisation, dashed and hollow after training."""
     depths = list(dict.fromkeys(network.depth for network in found))
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(3.3 * len(depths) + 0.8, 3.0 * len(ROWS) + 1.2), layout="constrained")
+        size = max(LEGEND_WIDTH, 3.3 * len(depths) + 0.8), 3.0 * len(ROWS) + 1.2
+        figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(ROWS), len(depths), squeeze=False, sharey="row", sharex="col")
         for (name, label), row in zip(ROWS, grid, strict=True):
             for depth, axes in zip(depths, row, strict=True):
@@ -79,7 +83,8 @@ def draw_tightness(path: Path, config: TheoryConfig, found: Sequence[NetworkTigh
         for axes in grid[-1]:
             axes.set_xlabel("layer, 1 = at the input")
         seeds = f"median and range over {config.seeds} seeds" if config.seeds > 1 else f"seed {config.seed}"
-        figure.suptitle(f"Local losses' curvature ℍ over the Gauss-Newton matrix G; {describe(config)}; {seeds}")
+        title = f"Local losses' curvature ℍ over the Gauss-Newton matrix G; {describe(config)}; {seeds}"
+        figure.suptitle(title, wrap=True)
         _add_legend(figure, columns=3)
         save(figure, path)
 

@@ -75,7 +75,7 @@ def _label_panel(axes: Axes, name: str, timeline: Timeline) -> None:
 def _label(figure: Figure, title: str, panels: Mapping[str, Timeline]) -> None:
     seen = {span.letter for timeline in panels.values() for span in timeline.spans}
     patches = [_legend_patch(letter) for letter in LETTERS if letter in seen]
-    figure.suptitle(title)
+    figure.suptitle(title, wrap=True)
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
 
 

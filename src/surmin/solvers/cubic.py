@@ -102,10 +102,11 @@ def solve_cubic_dense(matrix: Tensor, gradient: Tensor, cubic: float) -> tuple[T
     values, vectors = torch.linalg.eigh(torch.where(finite, matrix, torch.zeros_like(matrix)))
     projected = vectors.t() @ torch.where(finite, gradient, torch.zeros_like(gradient))
     if cubic:
-        coefficients, code = _solve_secular(values, projected, 2 * cubic), torch.tensor(int(Reason.CONVERGED))
+        coefficients = _solve_secular(values, projected, 2 * cubic)
+        code = torch.full_like(finite, int(Reason.CONVERGED), dtype=torch.int64)
     else:
         coefficients, code = _solve_definite(values, projected)
-    return vectors @ coefficients, torch.where(finite, code.to(matrix.device), int(Reason.NON_FINITE))
+    return vectors @ coefficients, torch.where(finite, code, int(Reason.NON_FINITE))
 
 
 def _solve_definite(values: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from surmin.curvature.moments import InputMomentCache, estimate_moments
+from surmin.curvature.output_curvature import draw_seed
 from surmin.solvers.conjugate_gradient import ConjugateGradient
 from surmin.solvers.kronecker import KroneckerPreconditioner
 from surmin.solvers.nonlinear import begin
@@ -62,6 +63,8 @@ class GaussNewtonDescent:
                 point, expansion = trial, None
                 if converged := is_little:
                     break
+            elif not extra:
+                break  # without damping the next one would be the same
         known = torch.isfinite(trial.value) | point.step.any()
         decrease = torch.where(known, origin - point.value + 0.5 * loss.damping * point.step.dot(point.step), torch.nan)
         return finish(point.step, decrease, used, Reason.CONVERGED if converged else Reason.MAX_STEPS)
@@ -79,7 +82,7 @@ class GaussNewtonDescent:
         inputs = [point.tape.inputs[loss.block.first_trainable]] if self.first_moment else None
         block, shape = loss.block.index, loss.inputs.shape
         with loss.work.phase(("inner moments", block, shape, cache.holds(inputs))):
-            moments = estimate_moments(curvature, inputs, cache, seed=0, replicas=loss.replicas)
+            moments = estimate_moments(curvature, inputs, cache, draw_seed(loss.seed, number), loss.replicas)
         own = loss.work.counted(("inner product", block, shape), curvature.product)
 
         def minimise(gradient: Tensor, damping: float) -> SolverResult:

@@ -40,7 +40,7 @@ class ConvolutionAtPoint:
     def input_vjp(self, cotangents: Tensor) -> Tensor:
         """The transposed convolution of every column."""
         k, n = cotangents.shape[:2]
-        like = self.inputs.expand(k, *self.inputs.shape).flatten(0, 1)
+        like = self.inputs.new_empty(1).expand(k * n, *self.inputs.shape[1:])  # only its shape matters
         inputs, _, _ = self._transposed(cotangents.flatten(0, 1), like, (True, False, False))
         return inputs.view(k, n, *self.inputs.shape[1:])
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surmin.stages.layer import Layer
+from surmin.stages.owners import check_owners
 from surmin.stages.stage import group_by_trainable, leaf_modules
 
 
@@ -32,7 +33,7 @@ def partition(
         `num_stages` modules; running them one after the other is running the model.
 
     Raises:
-        ValueError: when the model cannot be cut so, with what to do instead.
+        ValueError: when the model cannot be cut so, or layers share parameters, with what to do instead.
     """
     if not isinstance(model, nn.Sequential):
         raise ValueError(
@@ -48,9 +49,11 @@ def partition(
         )
     costs = _costs(modules, balance, sample_inputs)
     bounds = balanced_bounds([sum(costs[i] for i in group) for group in groups], num_stages)
-    return [
+    stages: list[nn.Module] = [
         nn.Sequential(*(modules[i] for group in groups[start:stop] for i in group)) for start, stop in pairwise(bounds)
     ]
+    check_owners(stages)  # here: workers see only their own
+    return stages
 
 
 def balanced_bounds(costs: Sequence[float], parts: int) -> list[int]:

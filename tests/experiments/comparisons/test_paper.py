@@ -4,26 +4,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
-from surmin.cli import main
-from surmin.exit_codes import INTERRUPTED
+from surmin.cli import main, parse
+from surmin.exit_codes import INTERRUPTED, UNEXPECTED
 from surmin.experiments.comparisons import completing
 from surmin.experiments.comparisons.claims import judge
-from surmin.experiments.comparisons.paper import (
+from surmin.experiments.comparisons.paper import estimate, run_paper
+from surmin.experiments.comparisons.paper_results import write_paper_results
+from surmin.experiments.comparisons.paper_runs import (
     TUNING_SEED,
     Cell,
     PaperResult,
     cells,
-    estimate,
     result_runs,
     run_count,
-    run_paper,
     tuning_runs,
 )  # fmt: skip
-from surmin.experiments.comparisons.paper_results import write_paper_results
 from surmin.experiments.configs.paper import PaperConfig
 from surmin.experiments.runs.metrics import Row
 from surmin.experiments.runs.run import Status
+from surmin.plots.paper import draw_paper
+from surmin.plots.style import save
 from tests.experiments.comparisons.test_compare import interrupt_during
 from tests.experiments.runs.cases import contents, rows_of
 
@@ -113,7 +115,7 @@ def test_several_jobs_find_the_same(tmp_path: Path) -> None:
 def test_a_method_that_diverges_does_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(TINY, methods="gd,gd-armijo", depths=(2,), seeds=1)
     monkeypatch.setattr("surmin.methods.first_order.gradient_descent.__kwdefaults__", {"lr": 1e200})
-    monkeypatch.setattr("surmin.experiments.comparisons.paper.Cell.settings", [{}])
+    monkeypatch.setattr("surmin.experiments.comparisons.paper_runs.Cell.settings", [{}])
     results = run_paper(config, tmp_path)
     assert [result.status for result in results] == ["diverged", "finished"]
     assert results[0].quality == (math.inf, math.inf)
@@ -217,6 +219,37 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "written by surmin 0.0.1" in capfd.readouterr().err
 
 
+def test_losses_of_every_n_are_in_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[tuple[float, float]] = []
+
+    def note_and_save(figure: Figure, path: Path) -> None:
+        limits.append(figure.axes[-2].get_ylim())
+        save(figure, path)
+
+    monkeypatch.setattr("surmin.plots.paper.save", note_and_save)
+    results = [made(2, "sm-paper", 1, [2.0, 1.0]), made(2, "sm-paper", 2, [2.0, 1e-4])]
+    draw_paper(tmp_path, replace(TINY, depths=(2,), methods="sm-paper", seeds=1), results)
+    assert limits[0][0] <= 1e-4 and limits[0][1] >= 2.0
+
+
+def test_a_run_that_torch_cannot_go_on_with_does_not_end_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise RuntimeError("out of\nmemory")
+
+    folder = tmp_path / "grid"
+    with monkeypatch.context() as patch:
+        patch.setattr("surmin.methods.armijo.ArmijoDescent.step", out_of_memory)
+        assert main([*WORDS, "--methods", "sm,gd-armijo", "--out", str(folder)]) == UNEXPECTED
+    name = "layers2/gd-armijo-seed0"
+    assert f"failed: {name}, try it again with --resume {folder}: out of memory\n" in capfd.readouterr().out
+    assert [line.rsplit(",", 1)[1] for line in (folder / "results.csv").read_text().splitlines()].count("failed") == 1
+    assert "failed" in (folder / "layers2.md").read_text()
+    assert main(["paper", "--resume", str(folder)]) == 0
+    assert "failed" not in capfd.readouterr().out + (folder / "results.csv").read_text()
+
+
 def test_an_interrupted_grid_gives_no_verdicts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,8 +282,22 @@ def test_bad_options(words: list[str], message: str, tmp_path: Path, capfd: pyte
     assert not (tmp_path / "grid").exists()
 
 
-def test_the_quick_grid_uses_two_cores_unless_more_are_given() -> None:
-    assert PaperConfig(quick=True).effective.jobs == 2
-    assert PaperConfig(quick=True, jobs=4).effective.jobs == 4
-    given = PaperConfig(quick=True, rounds=9, width=5).effective
-    assert (given.rounds, given.width, given.seeds, given.train_samples) == (9, 5, 2, 300)
+def test_the_quick_grid_leaves_what_is_given() -> None:
+    def quick(*words: str) -> tuple[int | None, ...]:
+        config = parse(["paper", "--quick", *words])[1].config
+        return config.train_samples, config.width, config.rounds, config.seeds, config.jobs
+
+    assert quick() == (300, 32, 40, 2, 2)
+    usual = PaperConfig()
+    assert quick("--width", str(usual.width), "--rounds", str(usual.rounds), "--seeds", str(usual.seeds)) == (
+        300, usual.width, usual.rounds, usual.seeds, 2
+    )  # fmt: skip
+    assert quick("--jobs", "1", "--train-samples", "9") == (9, 32, 40, 2, 1)
+
+
+def test_ctrl_c_ends_the_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(completing, "Run", interrupt_during(1))
+    assert main([*WORDS, "--methods", "sm,gd-armijo", "--out", str(tmp_path / "grid")]) == INTERRUPTED
+    assert capfd.readouterr().err == "surmin: interrupted\n" and not (tmp_path / "grid").exists()

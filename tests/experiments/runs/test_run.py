@@ -15,7 +15,7 @@ from surmin.errors import NonFiniteError
 from surmin.experiments.runs import run as run_module
 from surmin.experiments.runs.checkpoint import Checkpoint
 from surmin.experiments.runs.folder import written_by_one
-from surmin.experiments.runs.problem import default_options
+from surmin.experiments.runs.problem import method_options
 from surmin.experiments.runs.run import Run
 from surmin.methods.registry import METHODS
 from surmin.report import StepReport
@@ -61,8 +61,10 @@ def test_the_rank_unless_told_otherwise(classes: int, tokens: bool, rank: int | 
     inputs = torch.zeros(2, 3, dtype=torch.int64 if tokens else torch.float32)
     data = Dataset("mine", inputs, torch.zeros(2), inputs, torch.zeros(2), classes)
     for method in ("sm", "kfac", "cgblock-ggn"):
-        assert default_options(method, data).get("rank") == rank
-    assert default_options("adam", data) == {}
+        assert method_options(method, data, {}).get("rank") == rank
+        assert method_options(method, data, {"rank": 3}) == {"rank": 3}
+        assert "rank" not in method_options(method, data, {"rank": "exact"})
+    assert method_options("adam", data, {"lr": 0.1}) == {"lr": 0.1}
 
 
 def test_the_configuration_is_recorded(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from surmin.experiments.comparisons.paper import Cell, PaperResult, by_cell
 from surmin.experiments.comparisons.paper_grid import CONTENDERS
+from surmin.experiments.comparisons.paper_runs import Cell, PaperResult, by_cell
 from surmin.experiments.runs.metrics import Row
 
 SURROGATES = {"sm-paper": "Appendix A's SM", "sm": "our SM"}

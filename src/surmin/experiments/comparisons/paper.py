@@ -1,127 +1,45 @@
 """`surmin paper`: every method tuned at every depth and N, then run on several seeds; resumable run by run."""
 
 import itertools
-import math
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 from surmin.data import Dataset
 from surmin.experiments.comparisons.completing import complete
 from surmin.experiments.comparisons.jobs import each
-from surmin.experiments.comparisons.paper_grid import CONTENDERS, write_value
+from surmin.experiments.comparisons.paper_runs import (
+    Cell,
+    PaperResult,
+    PaperRun,
+    cells,
+    result_runs,
+    tuning_runs,
+)
 from surmin.experiments.configs.paper import PaperConfig
 from surmin.experiments.configs.run import ExperimentConfig, RunConfig
-from surmin.experiments.runs.metrics import Row
+from surmin.experiments.runs.folder import RunFolder
+from surmin.experiments.runs.metrics import Row, read_rows
 from surmin.experiments.runs.problem import load_data
-from surmin.experiments.runs.run import Run, Status
+from surmin.experiments.runs.run import Run
 from surmin.experiments.runs.team import ALONE
-
-TUNING_SEED = 1000
-"""How far the seed that settings are chosen on is from the first that results come from."""
+from surmin.launch.reports import DEBUG_VARIABLE, one_line
 
 TIMED = 3
 """Rounds that the estimate times; the first, in which things are made once, does not count."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A method at a depth and, where it takes inner steps, at an N."""
-
-    layers: int
-    contender: str
-    inner_steps: int | None
-
-    @property
-    def label(self) -> str:
-        """The method, and N where it has one."""
-        return self.contender if self.inner_steps is None else f"{self.contender} (N = {self.inner_steps})"
-
-    @property
-    def settings(self) -> list[dict[str, Any]]:
-        """All combinations of the values that are tried."""
-        tuned = CONTENDERS[self.contender].tuned
-        return [dict(zip(tuned, values, strict=True)) for values in itertools.product(*tuned.values())]
-
-
-@dataclass(frozen=True)
-class PaperRun:
-    """One run of the grid, `seed` None for the one that only tunes."""
-
-    cell: Cell
-    setting: tuple[tuple[str, Any], ...]
-    seed: int | None
-    config: RunConfig
-
-    @property
-    def name(self) -> str:
-        """Its folder under the grid's."""
-        steps = "" if self.cell.inner_steps is None else f"-N{self.cell.inner_steps}"
-        values = "".join(f"-{name}{write_value(value, '_')}" for name, value in self.setting)
-        kind = "tuning" if self.seed is None else f"seed{self.seed}"
-        return f"layers{self.cell.layers}/{self.cell.contender}{steps}{values}-{kind}"
-
-
-@dataclass(frozen=True)
-class PaperResult:
-    """A run that has been made."""
-
-    run: PaperRun
-    rows: Sequence[Row]
-    status: Status
-
-    @property
-    def quality(self) -> tuple[float, float]:
-        """Rounds to the target loss, else infinite; then the last loss. Less is better."""
-        rounds = float(self.rows[-1].round) if self.status == "reached" else math.inf
-        loss = self.rows[-1].loss
-        return rounds, math.inf if loss is None else loss
-
-
-def by_cell(results: Iterable[PaperResult]) -> dict[Cell, list[PaperResult]]:
-    """The results of every cell; runs that only chose a setting are left out."""
-    groups: dict[Cell, list[PaperResult]] = {}
-    for result in results:
-        if result.run.seed is not None:
-            groups.setdefault(result.run.cell, []).append(result)
-    return groups
-
-
-def cells(config: PaperConfig) -> list[Cell]:
-    """All cells of the grid, depth by depth."""
-    return [
-        Cell(layers, name, steps)
-        for layers in config.depths
-        for name in config.contenders
-        for steps in (config.inner_steps if CONTENDERS[name].takes_steps else [None])
-    ]
-
-
-def tuning_runs(config: PaperConfig, cell: Cell) -> list[PaperRun]:
-    """One run for every setting of a cell; none where there is nothing to choose."""
-    if len(cell.settings) == 1:
-        return []
-    seed, rounds = config.seed + TUNING_SEED, config.rounds_to_tune
-    return [PaperRun(cell, tuple(s.items()), None, _run(config, cell, s, seed, rounds)) for s in cell.settings]
-
-
-def result_runs(config: PaperConfig, cell: Cell, tuning: Sequence[PaperResult]) -> list[PaperRun]:
-    """The runs at the best setting, one a seed; the setting is the one whose tuning run was best."""
-    chosen = dict(min(tuning, key=lambda result: result.quality).run.setting) if tuning else cell.settings[0]
-    seeds = range(config.seed, config.seed + config.seeds)
-    return [
-        PaperRun(cell, tuple(chosen.items()), seed, _run(config, cell, chosen, seed, config.rounds)) for seed in seeds
-    ]
 
 
 def run_paper(
     config: PaperConfig, path: Path, on_result: Callable[[PaperResult], None] = lambda result: None
 ) -> list[PaperResult]:
     """Make all runs that are not made yet: first those that tune, then the others; after Ctrl-C, what was begun.
+
+    Where torch cannot go on with a run, that one ends and the others do not; continued, it is tried again.
 
     Args:
         config: the options.
@@ -152,6 +70,9 @@ def estimate(config: PaperConfig, scratch: Path) -> dict[Cell, float]:
     Args:
         config: the options.
         scratch: an empty folder for these rounds.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, as soon as the round that was begun is over.
     """
     seconds = {}
     for number, cell in enumerate(cells(config)):
@@ -161,16 +82,14 @@ def estimate(config: PaperConfig, scratch: Path) -> dict[Cell, float]:
         def note(row: Row, times: list[float] = times) -> None:
             times.append(time.perf_counter())
 
-        complete(scratch / str(number), replace(first.config, rounds=TIMED), _data(first.config), note)
+        with suppress(RuntimeError):  # it fails again in its own run, and is recorded there
+            _, status = complete(scratch / str(number), replace(first.config, rounds=TIMED), _data(first.config), note)
+            if status == "interrupted":
+                raise KeyboardInterrupt
         gaps = [after - before for before, after in itertools.pairwise(times)]
         rounds = len(tuning_runs(config, cell)) * config.rounds_to_tune + config.seeds * config.rounds
         seconds[cell] = statistics.median(gaps or [0.0]) * rounds
     return seconds
-
-
-def run_count(config: PaperConfig) -> int:
-    """How many runs the grid has."""
-    return sum(len(tuning_runs(config, cell)) + config.seeds for cell in cells(config))
 
 
 def check_grid(config: PaperConfig) -> None:
@@ -183,15 +102,22 @@ def check_grid(config: PaperConfig) -> None:
             raise ValueError(f"{cell.contender} cannot run with {cell.layers} layers: {error}") from error
 
 
-def _run(config: PaperConfig, cell: Cell, setting: dict[str, Any], seed: int, rounds: int) -> RunConfig:
-    contender = CONTENDERS[cell.contender]
-    steps = {} if cell.inner_steps is None else {"inner_steps": cell.inner_steps}
-    return config.run(cell.layers, contender.method, {**contender.options, **setting, **steps}, seed, rounds)
-
-
 def _make(path: Path, run: PaperRun) -> PaperResult:
-    rows, status = complete(path / "runs" / run.name, run.config, _data(run.config))
+    folder = path / "runs" / run.name
+    try:
+        rows, status = complete(folder, run.config, _data(run.config))
+    except RuntimeError as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        return _failed(run, RunFolder(folder).metrics, one_line(error))
     return PaperResult(run, rows, status)
+
+
+def _failed(run: PaperRun, metrics: Path, failure: str) -> PaperResult:
+    rows = read_rows(metrics) if metrics.exists() else []
+    last = rows[-1] if rows else Row(-1, None, None)
+    ended = replace(last, round=last.round + 1, loss=None, test_accuracy=None)
+    return PaperResult(run, [*rows, ended], "failed", failure)
 
 
 def _data(config: RunConfig) -> Dataset:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from surmin.experiments.comparisons.paper import PaperResult
 from surmin.experiments.comparisons.paper_grid import write_value
+from surmin.experiments.comparisons.paper_runs import PaperResult
 from surmin.experiments.runs.files import write_table
 from surmin.experiments.runs.metrics import FIGURES
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from surmin.experiments.configs.problem import ProblemConfig, values_of
-from surmin.experiments.configs.run import ExperimentConfig
+from surmin.experiments.configs.run import ExperimentConfig, check_most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,7 @@ class CheckConfig(ProblemConfig):
     def check(self) -> None:
         """Raise ValueError for an impossible value, naming the option."""
         self.experiment.check()
+        check_most(self)
         if self.trials < 1:
             raise ValueError(f"trials must be at least 1, got {self.trials}")
         if not self.radii or not all(0 < radius < math.inf for radius in self.radii):

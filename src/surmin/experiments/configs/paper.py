@@ -1,16 +1,13 @@
 """What `surmin paper` is asked to run. Importing this imports no torch, so that options can be refused at once."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from tyro.conf import arg
 
 from surmin.experiments.comparisons.paper_grid import CONTENDERS
-from surmin.experiments.configs.run import ExperimentConfig, RunConfig, check_types
-
-QUICK = {"train_samples": 300, "width": 32, "rounds": 40, "seeds": 2}
-QUICK_JOBS = 2
+from surmin.experiments.configs.run import ExperimentConfig, RunConfig, check_most, check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +28,8 @@ class PaperConfig:
         target_loss: where a run stops; lower losses are not told apart.
         seeds: how many seeds, counted from --seed up. Settings are chosen on another one, 1,000 further on.
         seed: the first.
-        quick: a version of less than ten minutes on two cores: 300 samples, width 32, 40 rounds, 2 seeds where no
-            others are given, and at least 2 jobs.
+        quick: a version of less than ten minutes on two cores: 300 samples, width 32, 40 rounds, 2 seeds and 2 jobs
+            where no others are given.
         jobs: runs at the same time, each a process. Times are then those of a shared machine.
         dtype: of inputs and parameters.
         device: auto is cuda where there is one.
@@ -57,15 +54,6 @@ class PaperConfig:
     jobs: int = 1
     dtype: Literal["float32", "float64"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-
-    @property
-    def effective(self) -> "PaperConfig":
-        """The options with those that `quick` stands for in their place."""
-        if not self.quick:
-            return self
-        usual = PaperConfig()
-        open_still = {name: value for name, value in QUICK.items() if getattr(self, name) == getattr(usual, name)}
-        return replace(self, **open_still, jobs=max(self.jobs, QUICK_JOBS))  # type: ignore[arg-type]
 
     @property
     def rounds_to_tune(self) -> int:
@@ -110,9 +98,11 @@ class PaperConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        check_most(self)
         if not 0 < self.target_loss < math.inf:
             raise ValueError(f"target_loss must be a positive number, got {self.target_loss}")
-        self.experiment(self.depths[0]).check()
+        for layers in self.depths:
+            self.experiment(layers).check()
         _ = self.contenders
 
     def to_json(self) -> dict[str, Any]:
@@ -132,3 +122,7 @@ class PaperConfig:
         config = cls(**plain)
         config.check()
         return config
+
+
+QUICK = PaperConfig(quick=True, train_samples=300, width=32, rounds=40, seeds=2, jobs=2)
+"""The defaults with `--quick`."""

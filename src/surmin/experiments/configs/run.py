@@ -23,6 +23,8 @@ METHOD_OPTIONS = (
 MOST = {
     "layers": 100_000, "width": 1_000_000, "stages": 100_000, "workers": 1024, "microbatches": 1_000_000,
     "threads": 1024, "rounds": 10**12, "batch_size": 10**12, "inner_steps": 10**9, "rank": 10**9, "seed": 2**62,
+    "seeds": 10_000, "jobs": 1024, "trials": 10**9, "training_rounds": 10**9, "directions": 10**6,
+    "lanczos_steps": 10**6,
 }  # fmt: skip
 """Largest values of options: beyond them something overflows, or a machine is flooded."""
 LARGEST_RATE = 1e38
@@ -84,10 +86,7 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"{name} must be at least {bound}, got {value}")
-        for name, bound in MOST.items():
-            value = getattr(self, name, None)
-            if value is not None and value > bound:
-                raise ValueError(f"{name} must be at most {bound:,}, got {value:,}")
+        check_most(self)
         for name in ("lr", "inner_lr"):
             value = getattr(self, name, None)
             if isinstance(value, float) and LARGEST_RATE < value < math.inf and self.dtype == "float32":
@@ -106,7 +105,10 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
                 f"{self.replicas}, or another number of --replicas"
             )
         if self.stages is not None and pipe > self.stages:
-            raise ValueError(f"{pipe} workers cannot share {self.stages} stages: every worker needs at least one")
+            raise ValueError(
+                f"{pipe} workers cannot share {self.stages} stages: every worker needs at least one; "
+                f"give --stages {pipe}"
+            )
         if self.model == "mlp" and pipe > self.layers:
             raise ValueError(f"{pipe} workers cannot share {self.layers} layers: every worker needs at least one")
 
@@ -207,6 +209,14 @@ class CompareConfig(ExperimentConfig):
             raise ValueError(
                 "surmin compare runs in one process and counts what workers would send: leave workers at 1"
             )
+
+
+def check_most(config: Any) -> None:
+    """Raise ValueError for an option that is larger than `MOST` has it."""
+    for name, bound in MOST.items():
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > bound:
+            raise ValueError(f"{name} must be at most {bound:,}, got {value:,}")
 
 
 def check_types(config: Any) -> None:

@@ -15,8 +15,8 @@ class SurrogateConfig:
         local: of sm: local losses that are quadratic or nonlinear.
         order: of sm: stages solve in parallel, or sequential, each when the moved activations reach it.
         blocks: of sm: what gets a local loss of its own, a layer or a stage.
-        rank: of sm, kfac and cgblock-ggn: random curvature columns per sample; if not given the factor is exact, and of
-            rank 2 for tokens and 32 for more than 64 classes.
+        rank: of sm, kfac and cgblock-ggn: random curvature columns per sample, or exact for the whole factor; if not
+            given 2 for tokens, 32 for more than 64 classes, and exact otherwise.
         curvature_fraction: of sm, kfac and cgblock-ggn: part of the batch that carries the curvature.
         inner_fraction: of sm with nonlinear local losses: part of those samples that each inner step is modelled on.
         inner_tolerance: of sm with nonlinear local losses: they end at a step that gains less than this
@@ -32,7 +32,7 @@ class SurrogateConfig:
     local: Literal["quadratic", "nonlinear"] | None = None
     order: Literal["parallel", "sequential"] | None = None
     blocks: Literal["layer", "stage"] | None = None
-    rank: int | None = None
+    rank: int | Literal["exact"] | None = None
     curvature_fraction: float | None = None
     inner_fraction: float | None = None
     inner_tolerance: float | None = None
@@ -41,5 +41,8 @@ class SurrogateConfig:
     wire: Literal["bfloat16", "float16", "int8"] | None = None
     delta: float | None = None
 
+
+EXACT = "exact"
+"""The rank that asks for no random columns."""
 
 SURROGATE_OPTIONS = tuple(field.name for field in fields(SurrogateConfig))

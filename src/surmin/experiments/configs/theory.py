@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from surmin.experiments.configs.run import ExperimentConfig
+from surmin.experiments.configs.run import ExperimentConfig, check_most
 
 SMOOTH = ("tanh", "softplus", "sigmoid", "gelu", "silu", "identity")
 
@@ -55,7 +55,9 @@ class TheoryConfig:
 
     def check(self) -> None:
         """Raise ValueError for an impossible value, naming the option."""
-        self.problem(self.layers, self.seed).check()
+        for layers in (self.layers, *self.depths):
+            self.problem(layers, self.seed).check()
+        check_most(self)
         if self.activation not in SMOOTH:
             raise ValueError(
                 f"activation {self.activation!r} will not do, the theorem is about smooth networks: "

@@ -1,6 +1,7 @@
 """From a configuration to data, a network and its pipeline."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from surmin.data import Dataset, load_dataset
 from surmin.experiments.configs.run import ExperimentConfig
+from surmin.experiments.configs.surrogate import EXACT
 from surmin.experiments.runs.metrics import Evaluation
 from surmin.experiments.runs.position import Position
 from surmin.experiments.runs.team import Team, choose_device
@@ -146,11 +148,14 @@ def build_problem(config: ExperimentConfig, data: Dataset, team: Team) -> Proble
     return Problem(data, modules, pipeline, team, position)
 
 
-def default_options(method: str, data: Dataset) -> dict[str, Any]:
-    """What a method takes on this data unless told otherwise: its rank where exact factors would be too wide."""
-    if not takes(method, "rank") or not (data.has_tokens or data.classes > MANY_CLASSES):
-        return {}
-    return {"rank": TOKEN_RANK if data.has_tokens else MANY_CLASSES_RANK}
+def method_options(method: str, data: Dataset, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options given, and a rank where none is and exact factors would be wide."""
+    options = dict(given)
+    if takes(method, "rank") and (data.has_tokens or data.classes > MANY_CLASSES):
+        options.setdefault("rank", TOKEN_RANK if data.has_tokens else MANY_CLASSES_RANK)
+    if options.get("rank") == EXACT:
+        del options["rank"]
+    return options
 
 
 def _mesh(position: Position) -> DeviceMesh | None:

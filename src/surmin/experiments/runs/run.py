@@ -19,7 +19,7 @@ from surmin.experiments.runs.files import sync_file
 from surmin.experiments.runs.folder import RunFolder, claim_folder, write_config, written_by_one
 from surmin.experiments.runs.interrupts import deferred_interrupt
 from surmin.experiments.runs.metrics import Row, append_row, write_rows
-from surmin.experiments.runs.problem import build_problem, default_options, load_data
+from surmin.experiments.runs.problem import build_problem, load_data, method_options
 from surmin.experiments.runs.processor import set_up_processor
 from surmin.experiments.runs.saved import SavedRun
 from surmin.experiments.runs.team import ALONE, Team
@@ -71,7 +71,7 @@ class Run:
             raise ValueError(
                 f"{self._batches.size} samples cannot be cut into {config.microbatches} equal microbatches"
             )
-        options = default_options(config.method, self.problem.data) | config.given_options()
+        options = method_options(config.method, self.problem.data, config.given_options())
         self._writers = team.first(self.problem.position.length)
         self._method = build_method(config.method, self.problem.pipeline, options, config.seed)
 

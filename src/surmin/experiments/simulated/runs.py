@@ -9,7 +9,7 @@ import torch
 from surmin.data import Dataset
 from surmin.experiments.comparisons.grid import parse_rates
 from surmin.experiments.configs.simulate import SimulateConfig, counts
-from surmin.experiments.runs.problem import default_options, load_data
+from surmin.experiments.runs.problem import load_data, method_options
 from surmin.experiments.runs.processor import set_up_processor
 from surmin.experiments.runs.team import ALONE
 from surmin.losses import CrossEntropy
@@ -62,6 +62,9 @@ class Measuring:
         self._config = config
         self._rates = {method: _rates(config, method) for method in config.method_names}
         self._data: Dataset = load_data(config.experiment, ALONE)
+        samples, most = len(self._data.train_inputs), max(counts("microbatches", config.microbatches))
+        if most > samples:
+            raise ValueError(f"microbatches: {samples} samples cannot be cut into {most}")
         self._tell = tell
         self._warn = warn
         self._layers = sum(
@@ -104,7 +107,7 @@ class Measuring:
         self, method: str, lr: float | None, inner_steps: int | None, workers: int, microbatches: int
     ) -> MeasuredRun | None:
         config = self._config
-        options = default_options(method, self._data) | config.options_of(method)
+        options = method_options(method, self._data, config.options_of(method))
         options |= {"inner_steps": 1} if method == "lbfgs" else {}
         options |= {name: value for name, value in (("lr", lr), ("inner_steps", inner_steps)) if value is not None}
         given = [f", {words} {value:g}" for words, value in (("lr", lr), ("N", inner_steps)) if value is not None]

@@ -39,10 +39,10 @@ def check_bound(
     start = [block.vector() for block in dense.blocks]
     norm = torch.cat(start).norm()
     here = float(dense.value(start))
-    generator = torch.Generator().manual_seed(options.seed)
-    directions = [_direction(start, generator) for _ in range(trials)]
     checks = []
     for radius in radii:
+        generator = torch.Generator().manual_seed(options.seed)
+        directions = (_direction(start, generator) for _ in range(trials))
         excesses = [_excess(dense, found, start, here, radius * norm, own, options.cubic) for own in directions]
         failures = sum(excess > ROUNDING * max(1.0, abs(here)) for excess in excesses)
         checks.append(BoundCheck(float(radius), trials, failures, max(excesses)))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from surmin.data import Dataset
 from surmin.experiments.configs.timeline import TimelineConfig
-from surmin.experiments.runs.problem import build_problem, default_options, load_data
+from surmin.experiments.runs.problem import build_problem, load_data, method_options
 from surmin.experiments.runs.processor import set_up_processor
 from surmin.experiments.runs.team import Team
 from surmin.experiments.traces.timeline import Timeline
@@ -29,7 +29,7 @@ def trace_runs(config: TimelineConfig, team: Team) -> dict[str, Timeline] | None
     data = load_data(config, team)
     runs = {
         config.schedule: _trace(config, data, team, "gd", {}, config.gradient_steps),
-        "sm": _trace(config, data, team, "sm", default_options("sm", data) | config.given_options(), config.rounds),
+        "sm": _trace(config, data, team, "sm", method_options("sm", data, config.given_options()), config.rounds),
     }
     return None if team.rank else {name: Timeline.merge(spans) for name, spans in runs.items()}
 
