@@ -1,7 +1,7 @@
 """Over processes the same numbers come out as in one process, and what is counted there is what was really sent."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle, product
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from torch import Tensor, nn
 
 from surmin import StepReport
+from surmin.pipeline.channel import CPU, Route
 from tests.distributed.settings import (
     ROUNDS,
     SAMPLES,
@@ -154,8 +155,8 @@ def test_every_shape(workers: Workers, setting: Setting) -> None:
     check(workers, setting)
 
 
-def check(workers: Workers, setting: Setting) -> None:
-    workers.begin(setting.workers, on_this_worker, setting)
+def check(workers: Workers, setting: Setting, task: Callable[[Setting], Outcome] = on_this_worker) -> None:
+    workers.begin(setting.workers, task, setting)
     alone, counted = in_one_process(setting.alone), in_one_process(setting)
     found: list[Outcome] = workers.results()
     parameters = {name: value for own in found for name, value in own.parameters.items()}
@@ -203,3 +204,18 @@ def test_tensors_laid_out_otherwise(workers: Workers, schedule: Any) -> None:
     for found, expected in zip(workers.run(2, strided, setting), workers.run(2, on_this_worker, setting), strict=True):
         losses = [[report.new_loss for report in own.reports] for own in (found, expected)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+def without_posting(setting: Setting) -> Outcome:
+    """As `on_this_worker`, with receives that are made when a message is wanted, as over NCCL."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Route, "of_processor", lambda group, home=CPU: Route(group, CPU, home, posts_ahead=False))
+        return on_this_worker(setting)
+
+
+@pytest.mark.parametrize("setting", [
+    sm(2, 4, 3, "posted", "mlp", "fraction"), sm(4, 4, 3, "posted", "mlp", "trips"), method(4, 4, 3, "posted", "lbfgs"),
+    method(2, 4, 3, "posted", "ddg"), method(4, 4, 3, "posted", "dni"),
+], ids=str)  # fmt: skip
+def test_receives_that_are_not_posted_ahead(workers: Workers, setting: Setting) -> None:
+    check(workers, setting, without_posting)

@@ -43,8 +43,8 @@ def solve_hidden(activation: Layer | None, m: Tensor, b: Tensor) -> Tensor:
 def solve_top(loss: ConvexLoss, targets: Tensor, m: Tensor, u: Tensor, penalty: float, start: Tensor) -> Tensor:
     """The z that minimises ℓ(z) + ⟨u, z - m⟩ + ½ρ‖z - m‖², for every sample.
 
-    By Nesterov's accelerated gradient for strongly convex functions, at most 500 steps, until no entry of the gradient
-    is above the dtype's resolution to the power ¾.
+    By Nesterov's accelerated gradient for strongly convex functions, at most 500 steps, until no entry of the gradient,
+    looked at every ten steps, is above the dtype's resolution to the power ¾.
 
     Args:
         loss: of the network's outputs.
