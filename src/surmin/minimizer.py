@@ -186,7 +186,7 @@ class SurrogateMinimizer:
 
     def _expand(self, inputs: Tensor, targets: Tensor) -> Point:
         """Waves 1 to 3: gradients and curvature of every block, made into local problems."""
-        wave = self.pipeline.forward(inputs, targets, self._boundaries)
+        wave = self.pipeline.forward(inputs, targets, self._boundaries, self._curvature)
         seed = draw_seed(self.options.seed, self._round)
         gradients = self.pipeline.backward(wave, self._boundaries)
         blocks = self.pipeline.curvature(wave, gradients, self.blocks, self._curvature, seed)

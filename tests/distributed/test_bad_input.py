@@ -311,6 +311,22 @@ def test_after_an_error_in_a_wave_no_worker_waits_for_another(workers: Workers) 
         assert "not given the same batch" in first and "cannot go on after an error in the middle of a wave" in second
 
 
+def with_many_outputs(setting: Setting) -> tuple[str, bool]:
+    """An exact factor of them would be too wide, which only the last worker can see."""
+    modules = setting.modules()
+    modules[-1] = nn.Sequential(*modules[-1], nn.Linear(3, 1200).double())
+    with running(setting, modules) as pipeline:
+        method, before = make_method(pipeline, setting), values(pipeline)
+        return error_of(lambda: method.step(*setting.case.batch(SAMPLES))), same(before, values(pipeline))
+
+
+@pytest.mark.parametrize("method", ["sm", "kfac", "cgblock-ggn"])
+def test_too_many_outputs_for_an_exact_factor(workers: Workers, method: str) -> None:
+    found = workers.run(2, with_many_outputs, replace(SETTING, method=method))
+    assert set(found) == {("worker 1: the exact factor would have 1200 columns per sample, one for every output: "
+                           "choose a rank for random columns instead, for instance rank=2", True)}  # fmt: skip
+
+
 class Unfinished(nn.Linear):
     """Its parameters cannot be looked at yet."""
 

@@ -38,6 +38,16 @@ class FactorCurvature:
 
     needs_cotangents = False
 
+    def misfit(self, outputs: Tensor) -> ValueError | None:
+        """An exact factor would have too many columns."""
+        count = outputs[0].numel()
+        if self.rank is not None or count <= MAX_EXACT_COLUMNS:
+            return None
+        return ValueError(
+            f"the exact factor would have {count} columns per sample, one for every output: "
+            "choose a rank for random columns instead, for instance rank=2"
+        )
+
     def message_sizes(self, samples: int, microbatches: int) -> list[int]:
         """As many messages as micro-batches, if there are as many samples, and as equal as can be."""
         count = self.sample_count(samples)
@@ -99,12 +109,8 @@ class FactorCurvature:
             return random_sign_factor(outputs, loss.smoothness(outputs), self.rank, generator)
         if self.rank is not None:
             return loss.sampled_factor(outputs, targets, self.rank, generator)
-        count = outputs[0].numel()
-        if count > MAX_EXACT_COLUMNS:
-            raise ValueError(
-                f"the exact factor would have {count} columns per sample, one for every output: "
-                "choose a rank for random columns instead, for instance rank=2"
-            )
+        if complaint := self.misfit(outputs):
+            raise complaint
         if self.top_factor == "smoothness":
             return identity_factor(outputs, loss.smoothness(outputs))
         return loss.factor(outputs, targets)

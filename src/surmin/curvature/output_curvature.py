@@ -29,6 +29,9 @@ class OutputCurvature(Protocol):
     needs_cotangents: bool
     """Whether the gradient wave must keep the gradient at every block's boundary."""
 
+    def misfit(self, outputs: Tensor) -> ValueError | None:
+        """What keeps it from starting at outputs of the network like these."""
+
     def message_sizes(self, samples: int, microbatches: int) -> list[int]:
         """For every message that the curvature of a batch comes in, how many samples it is of."""
 

@@ -79,7 +79,7 @@ class Kfac:
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One round: gradient and curvature wave, the tangents of Δ and δ₀, the step, and the loss after it."""
         meter = StepMeter(self.pipeline)
-        wave = self.pipeline.forward(inputs, targets, self._waves.boundaries)
+        wave = self.pipeline.forward(inputs, targets, self._waves.boundaries, self._curvature)
         by_layer = self.pipeline.backward(wave, self._waves.boundaries)
         seed = draw_seed(self.seed, self._round)
         waves = self.pipeline.curvature(wave, by_layer, self.blocks, self._curvature, seed)

@@ -31,7 +31,10 @@ class WorkerPipeline(SolvingWave):
     _accepted: AcceptedWave | None = None
     _exchanges: tuple[Exchange, ...] = ()
 
-    def forward(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries | None = None) -> Wave:
+    def forward(
+        self, inputs: Tensor, targets: Tensor, boundaries: Boundaries | None = None,
+        curvature: OutputCurvature | None = None,
+    ) -> Wave:  # fmt: skip
         """Run the batch through all stages (wave 1). With gradients enabled, `backward` takes the result, once.
 
         With the same tensors as an accepted wave, and parameters untouched since, that wave is returned.
@@ -40,10 +43,11 @@ class WorkerPipeline(SolvingWave):
             inputs: the whole batch, the same on every worker of the pipe; its replicas have others as large.
             targets: of the whole batch.
             boundaries: what `backward` will be asked to keep, for schedules that run it together with this wave.
+            curvature: what is to go down after it.
 
         Raises:
             ValueError: on every worker, when the batch does not fit the network, the loss or the number of
-                micro-batches, or is not the same on all workers.
+                micro-batches, or is not the same on all workers; and when the curvature cannot be that of its outputs.
         """
         accepted, self._accepted = self._accepted, None
         is_known = same_tensors(self._checked, (inputs, targets))
@@ -56,11 +60,7 @@ class WorkerPipeline(SolvingWave):
             return accepted.wave
         wave = self._run_first(inputs, targets, boundaries or {})
         if not is_known:
-            with torch.no_grad():
-                complaint = (
-                    check_outputs(self.loss, zip(wave.outputs, wave.targets, strict=True)) if self.is_last else None
-                )
-            self._links.compare("", complaint, wait=True)
+            self._links.compare("", self._misfit(wave, curvature) if self.is_last else None, wait=True)
             self._checked = note((inputs, targets))
         wave.loss = self.mean_loss(wave)
         return wave
@@ -152,6 +152,12 @@ class WorkerPipeline(SolvingWave):
         made = Exchange(self, self._links, self._crossings, upwards, downwards, len(self._exchanges))
         self._exchanges = (*self._exchanges, made)
         return made
+
+    @torch.no_grad()
+    def _misfit(self, wave: Wave, curvature: OutputCurvature | None) -> ValueError | TypeError | None:
+        """What is wrong with the network's outputs, for their targets or for the curvature."""
+        complaint = check_outputs(self.loss, zip(wave.outputs, wave.targets, strict=True))
+        return complaint or (curvature.misfit(wave.outputs[0]) if curvature else None)
 
     def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries) -> Wave:
         (wave,) = self._run(inputs, targets, [None])
