@@ -123,8 +123,7 @@ class Delayed(Stagewise):
         names = self.pipeline.parameters
         kept = {name: value for name, value in state["optimizer"].items() if name in names}
         load_named_state(self.optimizer, names, kept)
-        self.exchange.settle()
-        self.exchange.forget()
+        self.exchange.start_anew()
         self._shapes = [torch.Size(shape) for shape in state["shapes"]]
         for shape in dict.fromkeys(self._shapes):
             self.exchange.open(shape)

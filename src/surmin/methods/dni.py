@@ -157,8 +157,7 @@ class SyntheticGradients(LocalLearning):
         if state["shape"] and missing:
             raise ValueError(f"the state has nothing for the stage that begins with layer {missing[0]} to learn from")
         super().load_state_dict({name: state[name] for name in ("optimizer", "auxiliary")})
-        self.exchange.settle()
-        self.exchange.forget()
+        self.exchange.start_anew()
         self._shape, self._lessons = torch.Size(state["shape"]), {}
         if self._shape:
             self.exchange.open(self._shape)

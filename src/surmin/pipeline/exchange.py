@@ -137,6 +137,11 @@ class Exchange:
         """Hold messages that were pending when training was interrupted, as if they had just come, and no others."""
         self._held[self._kind(channel, shape), position] = deque(messages)
 
+    def start_anew(self) -> None:
+        """Let go of all messages, those on their way here too; all workers call this."""
+        self.settle()
+        self.forget()
+
     def forget(self) -> None:
         """Let go of all messages that are here and were not taken."""
         self._held.clear()

@@ -116,8 +116,7 @@ def _make(path: Path, run: PaperRun) -> PaperResult:
 def _failed(run: PaperRun, metrics: Path, failure: str) -> PaperResult:
     rows = read_rows(metrics) if metrics.exists() else []
     last = rows[-1] if rows else Row(-1, None, None)
-    ended = replace(last, round=last.round + 1, loss=None, test_accuracy=None)
-    return PaperResult(run, [*rows, ended], "failed", failure)
+    return PaperResult(run, [*rows, last.lost()], "failed", failure)
 
 
 def _data(config: RunConfig) -> Dataset:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,10 @@ class Row:
             damping=_finite(report.damping),
             reduction_ratio=_finite(report.reduction_ratio),
         )
+
+    def lost(self) -> "Row":
+        """The row after a round that left nothing finite, or that torch could not go through with."""
+        return replace(self, round=self.round + 1, loss=None, test_accuracy=None, accepted=False)
 
 
 FIGURES = tuple(field.name for field in fields(Row))

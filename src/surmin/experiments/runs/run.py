@@ -149,7 +149,7 @@ class Run:
         try:
             report = self._method.step(inputs, targets)
         except NonFiniteError:
-            return replace(last, round=last.round + 1, loss=None, test_accuracy=None, accepted=False)
+            return last.lost()
         if inputs.is_cuda:
             torch.cuda.synchronize(inputs.device)
         seconds = time.perf_counter() - start
