@@ -1,6 +1,7 @@
 """What is wrong on one worker, all refuse with the same words; nothing has changed then, and training goes on."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -290,25 +291,31 @@ def test_a_later_batch_that_does_not_fit_in_one_replica_is_refused_by_all(worker
     assert set(found) == {found[0]} and found[0].startswith("worker 3: labels run from 100")
 
 
-def refuse_twice(setting: Setting) -> tuple[str, str]:
-    """On worker 1 a known batch changes; what every worker says of it, and of the next step."""
+def refuse_twice(setting: Setting, what: str) -> tuple[str, str]:
+    """Something changes on worker 1; what every worker says of a known batch, and of the next step."""
     with running(setting) as pipeline:
         method = make_method(pipeline, setting)
         batch = setting.case.batch(SAMPLES)
         method.step(*batch)
-        own = (batch[0].clone(), batch[1].clone()) if dist.get_rank() == 1 else batch
+        if dist.get_rank() == 1 and what == "batch":
+            batch = batch[0].clone(), batch[1].clone()
+        elif dist.get_rank() == 1:
+            pipeline.stages[0].layers[0].module.requires_grad_(False)
         said = []
         for _ in range(2):
             try:
-                method.step(*own)
+                method.step(*batch)
             except (ValueError, RuntimeError) as error:
                 said.append(str(error))
         return said[0], said[1]
 
 
-def test_after_an_error_in_a_wave_no_worker_waits_for_another(workers: Workers) -> None:
-    for first, second in workers.run(2, refuse_twice, SETTING):
-        assert "not given the same batch" in first and "cannot go on after an error in the middle of a wave" in second
+@pytest.mark.parametrize(("what", "message"), [("batch", "not given the same batch"), ("network", "was frozen since")])
+def test_after_an_error_in_a_wave_no_worker_waits_for_another(workers: Workers, what: str, message: str) -> None:
+    for first, second in workers.run(2, refuse_twice, SETTING, what):
+        assert message in first
+        assert re.match(r"(worker \d: )?this pipeline cannot go on after an error in the middle of a wave", second)
+        assert what == "batch" or second.startswith("this pipeline")
 
 
 def with_many_outputs(setting: Setting) -> tuple[str, bool]:

@@ -5,7 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
+from surmin.curvature import eigenvalue
 from surmin.methods.registry import build_method
 from surmin.work import WorkMeter
 from tests.methods.cases import SAMPLES, WIDTH, make_batch, make_model, make_pipeline
@@ -63,12 +66,36 @@ def test_no_work_is_charged_that_is_not_done(
     monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any]
 ) -> None:
     """Phases of one key are counted once and charged every time: here every one of them is counted as well."""
-    batch = make_batch()
+    check_what_is_charged(monkeypatch, name, options, [make_batch()] * 4, scale=1)
 
+
+def test_a_second_search_for_the_largest_eigenvalue_is_charged_where_it_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With these weights power iteration finds a negative eigenvalue for the small inputs, and begins again."""
+    (inputs, targets), searches = make_batch(), []
+    plain = eigenvalue._rayleigh_after
+    monkeypatch.setattr(eigenvalue, "_rayleigh_after", lambda *given: (searches.append(len(given)), plain(*given))[1])
+    batches = [(inputs, targets), (0.1 * inputs, targets)] * 2
+    check_what_is_charged(monkeypatch, "sm-paper", {"delta": 1e-3}, batches, scale=5)
+    assert len(searches) == 2 * (2 + 3 + 2 + 3)
+
+
+def check_what_is_charged(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    options: dict[str, Any],
+    batches: list[tuple[Tensor, Tensor]],
+    scale: int,
+) -> None:
     def charged() -> int:
-        pipeline = make_pipeline(make_model(), STAGES)
+        model = make_model()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter *= scale
+        pipeline = make_pipeline(model, STAGES)
         method = build_method(name, pipeline, options)
-        for _ in range(4):
+        for batch in batches:
             method.step(*batch)
         return pipeline.work.operations
 

@@ -134,8 +134,8 @@ class Exchange:
         return list(held)[:count]
 
     def restore(self, channel: str, position: int, shape: torch.Size, messages: Sequence[Message]) -> None:
-        """Hold messages that were pending when training was interrupted, as if they had just come, and no others."""
-        self._held[self._kind(channel, shape), position] = deque(messages)
+        """Hold messages that were pending when training was interrupted, as if they had just come."""
+        self._held[self._kind(channel, shape), position].extend(messages)
 
     def start_anew(self) -> None:
         """Let go of all messages, those on their way here too; all workers call this."""

@@ -60,7 +60,7 @@ class ScheduledGradients:
             self._schedules[key] = self._build(inputs)
         schedule, module = self._schedules[key]
         wave = module.begin(inputs, targets, boundaries)
-        arguments = (inputs.contiguous(),) if self._pipeline.is_first else ()  # torch compares strides
+        arguments = (inputs,) if self._pipeline.is_first else ()
         schedule.step(*arguments, target=targets if self._pipeline.is_last else None, return_outputs=False)
         assert wave.gradients is not None
         wave.gradients = self._pipeline.averaged(wave.gradients)
@@ -126,7 +126,7 @@ class _StageModule(nn.Module):
         (tapes,) = self.pipeline.forward_part([state], [None], number, self.wave.part_shape)
         for own, tape in zip(self.wave.tapes, tapes, strict=True):
             own.append(tape)
-        return number, self.wave.tapes[-1][number].output.detach().contiguous()
+        return number, self.wave.tapes[-1][number].output.detach().contiguous()  # torch compares strides
 
     def pull(self, number: int, cotangent: Tensor) -> Tensor | None:
         """Take a micro-batch's gradient down; returns that in the stages' input."""
