@@ -63,10 +63,8 @@ class CrossEntropy:
     def sampled_factor(self, outputs: Tensor, targets: Tensor, rank: int, generator: torch.Generator) -> Tensor:
         """(p - e_ŷ) / √rank with labels ŷ ~ p drawn independently at every position."""
         p = outputs.softmax(-1)
-        weights = torch.where(
-            p.isfinite(), p, 1.0
-        )  # torch would raise; outputs that are not finite show in the columns
-        draws = torch.multinomial(weights.flatten(0, -2), rank, replacement=True, generator=generator)
+        drawable = torch.where(p.isfinite(), p, 1.0)  # for all others torch raises; they show in the columns
+        draws = torch.multinomial(drawable.flatten(0, -2), rank, replacement=True, generator=generator)
         labels = draws.t().reshape(rank, *outputs.shape[:-1], 1)
         columns = p.expand(rank, *p.shape).scatter_add(-1, labels, -torch.ones_like(labels, dtype=p.dtype))
         return columns / math.sqrt(rank * positions(outputs))
