@@ -18,10 +18,12 @@ p { max-width: 46rem; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top;
   white-space: nowrap; }
-th { border-bottom: 2px solid #1a1a1a; } .number { text-align: right; }
+th { border-bottom: 2px solid #1a1a1a; } .number { text-align: right; } .long { white-space: normal; min-width: 12rem; }
 small { color: #555; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; } figcaption { font-size: .875rem; color: #444; }
 """
+LONG = 50
+"""Characters from which a cell of words may be broken into lines."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,17 @@ def _render_table(table: Table) -> str:
 
 
 def _render_row(cells: Sequence[str], tag: str, numbers_from: int) -> str:
-    kinds = [' class="number"' if column >= numbers_from else "" for column in range(len(cells))]
-    written = [f"<{tag}{kind}>{_render_cell(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)]
+    written = [
+        f"<{tag}{_kind(cell, is_number=column >= numbers_from)}>{_render_cell(cell)}</{tag}>"
+        for column, cell in enumerate(cells)
+    ]
     return f"<tr>{''.join(written)}</tr>"
+
+
+def _kind(cell: str, *, is_number: bool) -> str:
+    if is_number:
+        return ' class="number"'
+    return ' class="long"' if len(cell) > LONG else ""
 
 
 def _render_cell(cell: str) -> str:
