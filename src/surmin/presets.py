@@ -13,7 +13,7 @@ PRESETS: Mapping[str, Options] = {
     "links": Options(curvature_fraction=0.15, accept_above=0.1, momentum_candidates=(0.3,), wire="int8"),
     "trips": Options(
         blocks="stage", local="nonlinear", order="sequential", solver="gauss-newton", inner_steps=20,
-        preconditioner=None, curvature_fraction=1.0, inner_fraction=None, inner_tolerance=0.02, damping=0.1,
+        preconditioner=None, curvature_fraction=1.0, inner_fraction=None, inner_tolerance=0.02, damping=1e-3,
         accept_above=0.0, damping_candidates=(0.1, 1.0), momentum_candidates=(0.0, 0.3, 0.6),
     ),
     "paper": Options(

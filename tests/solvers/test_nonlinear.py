@@ -134,26 +134,71 @@ def test_a_start_that_is_worse_changes_nothing(make) -> None:
 
 @dataclass(frozen=True)
 class Underestimated(QuadraticSurrogate):
-    """A quadratic that says it has only a quarter of its curvature."""
+    """A quadratic that says it has only a part of its curvature."""
+
+    times: float = 4
 
     def columns(self, output: Tensor, fraction: float, seed: int) -> Message:
         columns, *rows = super().columns(output, fraction, seed)
-        return 0.5 * columns, *rows
+        return columns / self.times**0.5, *rows
+
+
+def top_of_a_network(damping: float) -> NonlinearLocalLoss:
+    """The local loss of a last stage that is one layer: a quadratic."""
+    case = BY_NAME["relu"]
+    waves = block_waves(partition(case.network(), 4), case, case.batch(), FactorCurvature(fraction=1), blocks="stage")
+    assert [type(module) for module in case.network()[-1:]] == [nn.Linear]
+    return local_loss_of(waves[-1], 6).damped(damping)
+
+
+def underestimated(loss: NonlinearLocalLoss, times: float) -> NonlinearLocalLoss:
+    assert isinstance(loss.surrogate, QuadraticSurrogate)
+    return replace(loss, surrogate=Underestimated(**vars(loss.surrogate), times=times))
 
 
 def test_a_step_that_fails_is_shortened_to_where_the_loss_is_least() -> None:
     """On a quadratic: what underestimates the curvature four times makes a step four times too long."""
-    case = BY_NAME["relu"]
-    waves = block_waves(partition(case.network(), 4), case, case.batch(), FactorCurvature(fraction=1), blocks="stage")
-    assert [type(module) for module in case.network()[-1:]] == [nn.Linear]
-    loss = local_loss_of(waves[-1], 6).damped(1e-12)
-    assert isinstance(loss.surrogate, QuadraticSurrogate)
-    steep = replace(loss, surrogate=Underestimated(**vars(loss.surrogate)))
+    loss = top_of_a_network(1e-12)
+    steep = underestimated(loss, 4)
     solver = GaussNewtonDescent(1, products=40)
     with torch.no_grad():
         right, shortened = solver.solve(loss), solver.solve(steep)
     assert loss(4 * right.step) > 0
     torch.testing.assert_close(shortened.step, right.step, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("damping", [1e-9, 1e-12])
+def test_next_to_no_damping_costs_no_steps(damping: float) -> None:
+    """A step thirty times too long is still too long when it is cut; the next ones have damping that matters.
+
+    Raised by fours from 1e-12, λ would need twenty steps to get there.
+    """
+    loss = top_of_a_network(damping)
+    steep = underestimated(loss, 30)
+    with torch.no_grad():
+        first, last = (GaussNewtonDescent(steps, products=40).solve(steep) for steps in (1, 5))
+        least = GaussNewtonDescent(1, products=40).solve(loss)
+    assert not first.step.any()
+    assert 0 < float(last.decrease) < float(least.decrease)
+
+
+def test_the_damping_after_a_failed_step_is_the_quadratic_s_curvature_along_it() -> None:
+    """Found from outside, with dense matrices: both steps of a solve whose first one fails, cut as far as it goes."""
+    loss = underestimated(top_of_a_network(1e-3), 30)
+    with torch.no_grad():
+        point = loss.at(loss.block.vector().zero_())
+        gradient = loss.gradient(point.tape, point.step)
+        product = loss.linearized(loss.at(point.step).tape).product
+        matrix = torch.stack([product(row) for row in torch.eye(len(gradient), dtype=gradient.dtype)])
+        identity = torch.eye(len(gradient), dtype=gradient.dtype)
+        failed = -torch.linalg.solve(matrix + loss.damping * identity, gradient)
+        extra = failed @ matrix @ failed / (failed @ failed)
+        assert extra > loss.damping
+        second = -torch.linalg.solve(matrix + (loss.damping + extra) * identity, gradient)
+        found = GaussNewtonDescent(2, products=200).solve(loss).step
+    share = float(found.dot(second) / second.dot(second))
+    assert 0.1 - 1e-9 <= share <= 0.5
+    torch.testing.assert_close(found, share * second, rtol=1e-6, atol=1e-9)
 
 
 @given(slope=st.floats(-1e3, -1e-3), change=st.floats(0, 1e3))

@@ -42,7 +42,11 @@ class GaussNewtonDescent:
     first_moment: InputMomentCache | None = None
 
     def solve(self, loss: NonlinearLocalLoss, start: Tensor | None = None) -> SolverResult:
-        """Levenberg-Marquardt within the block: a step that fails is shortened, and the next one damped more."""
+        """Levenberg-Marquardt within the block: a step that fails is shortened, and the next one damped more.
+
+        By as much at least as the quadratic curves along it, so that the next one is half as long however small λ is;
+        raised by fours from next to nothing, λ would take all steps.
+        """
         point, origin = begin(loss, start)
         trial, extra, used, expansions, converged = point, 0.0, 0, 0, False
         expansion: tuple[Tensor, Model] | None = None
@@ -55,8 +59,11 @@ class GaussNewtonDescent:
             used += self.products
             trial = loss.at(point.step + move)
             fell, is_little = self._compare(point, trial)
-            extra = LOWER * extra if fell else max(RAISE * extra, loss.damping)
-            if not fell:
+            if fell:
+                extra *= LOWER
+            else:
+                curvature = _damped_curvature(move, gradient) - loss.damping - extra
+                extra = max(RAISE * extra, loss.damping, curvature)
                 trial = loss.at(point.step + _share(gradient.dot(move), trial.value - point.value) * move)
                 fell, is_little = self._compare(point, trial)
             if fell:
@@ -93,6 +100,11 @@ class GaussNewtonDescent:
             return ConjugateGradient(self.products).solve(model, counted)
 
         return minimise
+
+
+def _damped_curvature(step: Tensor, gradient: Tensor) -> float:
+    """dᵀ A d / ‖d‖² of a quadratic's least d, where dᵀ A d = -⟨g, d⟩; 0 for no step."""
+    return float(torch.nan_to_num(-gradient.dot(step) / step.dot(step), nan=0.0, posinf=0.0))
 
 
 def _share(slope: Tensor, change: Tensor) -> Tensor:

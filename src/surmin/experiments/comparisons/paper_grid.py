@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-TRIPS = {"damping": (1e-3, 1e-2, 1e-1), "damping_candidates": ((0.1, 1.0), (0.03, 0.1, 0.3, 1.0))}
+TRIPS = {"damping": (1e-4, 1e-3, 1e-2), "damping_candidates": ((0.1, 1.0), (0.03, 0.1, 0.3, 1.0))}
 
 
 @dataclass(frozen=True)
