@@ -64,9 +64,9 @@ def test_a_setting_of_several_numbers(tmp_path: Path) -> None:
     results = run_paper(config, tmp_path)
     tried = [(run.config.damping, run.config.damping_candidates) for run in (result.run for result in results[:6])]
     assert len(set(tried)) == 6 and {len(candidates or ()) for _, candidates in tried} == {2, 4}
-    assert results[1].run.name == "layers2/sm-trips-N1-damping0.001-damping_candidates0.03_0.1_0.3_1-tuning"
+    assert results[1].run.name == "layers2/sm-trips-N1-damping0.0001-damping_candidates0.03_0.1_0.3_1-tuning"
     write_paper_results(tmp_path / "results.csv", results)
-    assert '"damping 0.001, damping candidates 0.03 0.1 0.3 1",tuning' in (tmp_path / "results.csv").read_text()
+    assert '"damping 0.0001, damping candidates 0.03 0.1 0.3 1",tuning' in (tmp_path / "results.csv").read_text()
     made_before = contents(tmp_path / "runs")
     assert [result.run for result in run_paper(config, tmp_path)] == [result.run for result in results]
     assert contents(tmp_path / "runs") == made_before
