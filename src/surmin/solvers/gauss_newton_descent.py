@@ -62,9 +62,10 @@ class GaussNewtonDescent:
             if fell:
                 extra *= LOWER
             else:
-                curvature = _damped_curvature(move, gradient) - loss.damping - extra
+                slope = gradient.dot(move)
+                curvature = _damped_curvature(move, slope) - loss.damping - extra
                 extra = max(RAISE * extra, loss.damping, curvature)
-                trial = loss.at(point.step + _share(gradient.dot(move), trial.value - point.value) * move)
+                trial = loss.at(point.step + _share(slope, trial.value - point.value) * move)
                 fell, is_little = self._compare(point, trial)
             if fell:
                 point, expansion = trial, None
@@ -102,9 +103,9 @@ class GaussNewtonDescent:
         return minimise
 
 
-def _damped_curvature(step: Tensor, gradient: Tensor) -> float:
-    """dᵀ A d / ‖d‖² of a quadratic's least d, where dᵀ A d = -⟨g, d⟩; 0 for no step."""
-    return float(torch.nan_to_num(-gradient.dot(step) / step.dot(step), nan=0.0, posinf=0.0))
+def _damped_curvature(step: Tensor, slope: Tensor) -> float:
+    """dᵀ A d / ‖d‖² of a quadratic's least d, where dᵀ A d = -⟨g, d⟩, minus the slope; 0 for no step."""
+    return float(torch.nan_to_num(-slope / step.dot(step), nan=0.0, posinf=0.0))
 
 
 def _share(slope: Tensor, change: Tensor) -> Tensor:
