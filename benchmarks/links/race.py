@@ -36,7 +36,8 @@ LATENCIES, RATES = (1e-4, 0.01, 0.05, 0.1), (1e9, 1e8, 2e7)
 GOAL_CELL = (0.05, 1e8)
 ADAM_RATES = (1e-3, 3e-3, 5e-3, 1e-2, 2e-2)
 ROUND_LIMIT = {"adam": 400, "lbfgs": 1000, "gd-armijo": 300, "sm": 60}
-TIMED = 4
+TIMED = {"adam": 4, "lbfgs": 16}
+"""Rounds over the links; one of L-BFGS is an evaluation or a few, so short that three of them tell little."""
 SCHEDULES = (("posted", 1), ("posted", 8), ("posted", 20), ("gpipe", 1), ("1f1b", 4))
 SM_CHOICES: tuple[tuple[dict[str, Any], int], ...] = (
     ({"preset": "links"}, 20),
@@ -132,8 +133,8 @@ def _race(laboratory: Laboratory, needs: dict[str, Need], *, to_the_end: bool) -
 def tasks_of(needs: Mapping[str, Need]) -> list[Task]:
     """What is run over links of every kind."""
     tasks = [Task("sm", options, count, "posted", ROUND_LIMIT["sm"], FAR, SEED) for options, count in SM_CHOICES]
-    tasks += [Task("adam", needs["adam"].options, count, schedule, TIMED, seed=SEED) for schedule, count in SCHEDULES]
-    return [*tasks, Task("lbfgs", needs["lbfgs"].options, 20, "posted", TIMED, seed=SEED)]
+    tasks += [Task("adam", needs["adam"].options, count, schedule, TIMED["adam"], seed=SEED) for schedule, count in SCHEDULES]
+    return [*tasks, Task("lbfgs", needs["lbfgs"].options, 20, "posted", TIMED["lbfgs"], seed=SEED)]
 
 
 class Workers(Protocol):
