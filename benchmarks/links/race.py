@@ -133,8 +133,8 @@ def _race(laboratory: Laboratory, needs: dict[str, Need], *, to_the_end: bool) -
 def tasks_of(needs: Mapping[str, Need]) -> list[Task]:
     """What is run over links of every kind."""
     tasks = [Task("sm", options, count, "posted", ROUND_LIMIT["sm"], FAR, SEED) for options, count in SM_CHOICES]
-    tasks += [Task("adam", needs["adam"].options, count, schedule, TIMED["adam"], seed=SEED) for schedule, count in SCHEDULES]
-    return [*tasks, Task("lbfgs", needs["lbfgs"].options, 20, "posted", TIMED["lbfgs"], seed=SEED)]
+    timed = [("adam", schedule, count) for schedule, count in SCHEDULES] + [("lbfgs", "posted", 20)]
+    return tasks + [Task(name, needs[name].options, count, how, TIMED[name], seed=SEED) for name, how, count in timed]
 
 
 class Workers(Protocol):
