@@ -1,8 +1,12 @@
 """`python -m benchmarks`: runs benchmarks by name, prints their tables and writes their results as JSON."""
 
 import argparse
+import fcntl
 import sys
+import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -28,6 +32,7 @@ NAMES = (
 ON_REQUEST = ("links.race", "links.goal", "links.trips", "links.columns", "links.simulate")
 """Long ones, or such that need more rights than others."""
 RESULTS = Path(__file__).parent / "results"
+LOCK = Path(tempfile.gettempdir()) / "surmin-benchmarks.lock"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,7 +41,19 @@ def main(arguments: list[str] | None = None) -> int:
     set_up_processor(options.threads)
     settings = Settings(quick=options.quick, device=torch.device(options.device), most_seeds=options.seeds)
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    return max([_run(name, settings, options, console) for name in options.names or NAMES])
+    with _alone() if options.save else nullcontext():
+        return max([_run(name, settings, options, console) for name in options.names or NAMES])
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Results to be kept are measured by one run at a time on a machine: two would slow each other down."""
+    with LOCK.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit("another run with --save is measuring on this machine: wait until it has ended")
+        yield
 
 
 def _run(name: str, settings: Settings, options: argparse.Namespace, console: Console) -> int:

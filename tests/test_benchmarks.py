@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import benchmarks.__main__
 from benchmarks.__main__ import main
 from benchmarks.harness import Result, Settings, Target, describe_machine, write_result
 from benchmarks.problems import gaussian_mlp
@@ -52,6 +53,12 @@ def test_a_run_says_what_it_took_to_reach_a_loss(train):
     assert reached.rounds == run.rounds > 0
     assert 0 < reached.seconds == run.seconds[-1]
     assert run.reach(0).rounds == math.inf
+
+
+def test_two_runs_at_once_do_not_both_keep_their_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks.__main__, "LOCK", tmp_path / "lock")
+    with benchmarks.__main__._alone(), pytest.raises(SystemExit, match="another run with --save"):
+        main(["rounds", "--save"])
 
 
 @pytest.mark.parametrize("arguments", [["round"], ["rounds", "--quick", "--save"]])

@@ -71,6 +71,14 @@ def test_the_commands_parse():
         parse([word for word in words.partition(" #")[0].split() if word != "..."])
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_row_of_a_table_has_as_many_cells_as_its_headings(page):
+    unquoted = re.sub(r"`[^`\n]*`|\\\|", "", read(page))
+    for table in re.findall(r"(?:^\|.*\|\n)+", unquoted, re.MULTILINE):
+        cells = [line.count("|") for line in table.splitlines()]
+        assert cells == [cells[0]] * len(cells), table
+
+
 def test_every_example_is_shown_and_led_to_from_a_guide():
     shown = re.findall(r'^--8<-- "examples/(\w+)\.py"$', read("examples.md"), re.MULTILINE)
     assert sorted(shown) == sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
