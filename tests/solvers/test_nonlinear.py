@@ -187,8 +187,8 @@ def test_the_damping_after_a_failed_step_is_the_quadratic_s_curvature_along_it()
     loss = underestimated(top_of_a_network(1e-3), 30)
     with torch.no_grad():
         point = loss.at(loss.block.vector().zero_())
-        gradient = loss.gradient(point.tape, point.step)
-        product = loss.linearized(loss.at(point.step).tape).product
+        gradient = loss.gradient(point)
+        product = loss.linearized(point).product
         matrix = torch.stack([product(row) for row in torch.eye(len(gradient), dtype=gradient.dtype)])
         identity = torch.eye(len(gradient), dtype=gradient.dtype)
         failed = -torch.linalg.solve(matrix + loss.damping * identity, gradient)

@@ -112,10 +112,10 @@ def test_the_linearized_curvature_is_the_block_gauss_newton_matrix(name: str) ->
     exact = gauss_newton(blocks, case, *batch)
     for index, loss in enumerate(losses):
         size = blocks[index].size
-        here = loss.linearized(loss.forward(torch.zeros(size, dtype=torch.float64)))
+        here = loss.linearized(loss.at(torch.zeros(size, dtype=torch.float64)))
         assert_is_map_of(exact[index][index], here.product, rtol=1e-9, atol=1e-12)
     step = torch.randn(blocks[1].size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    there = losses[1].linearized(losses[1].forward(step))
+    there = losses[1].linearized(losses[1].at(step))
     curvatures = output_curvatures(blocks, 1, case, batch)
     z = points(blocks, batch[0])[1]
     moved = jacobian(lambda theta: blocks[1](z, theta).flatten(1), blocks[1].vector() + step)
@@ -128,13 +128,13 @@ def test_the_linearized_curvature_is_the_block_gauss_newton_matrix(name: str) ->
 def test_a_part_of_the_samples_gives_the_same_matrix_on_average(name: str, carrying: float) -> None:
     losses, blocks, _ = local_losses(BY_NAME[name], 2, FactorCurvature(fraction=carrying))
     loss, size = losses[1], blocks[1].size
-    tape = loss.forward(torch.zeros(size, dtype=torch.float64))
+    point = loss.at(torch.zeros(size, dtype=torch.float64))
     direction = torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    exact = loss.linearized(tape).product(direction)
-    parts = torch.stack([loss.linearized(tape, 0.5, number).product(direction) for number in range(400)])
+    exact = loss.linearized(point).product(direction)
+    parts = torch.stack([loss.linearized(point, 0.5, number).product(direction) for number in range(400)])
     assert (parts - parts[0]).norm(dim=1).max() > 0.01 * exact.norm()
     assert (parts.mean(0) - exact).norm() < 0.05 * exact.norm()
-    torch.testing.assert_close(loss.linearized(tape, 0.5, 7).product(direction), parts[7], rtol=0, atol=0)
+    torch.testing.assert_close(loss.linearized(point, 0.5, 7).product(direction), parts[7], rtol=0, atol=0)
 
 
 def test_on_a_fraction_of_the_batch_only_its_rows_bend() -> None:

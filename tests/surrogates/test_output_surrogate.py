@@ -22,8 +22,9 @@ def test_the_network_s_own_loss(case: Case) -> None:
 
     leaf = output.clone().requires_grad_()
     (expected,) = torch.autograd.grad(mean_loss(leaf), leaf)
-    torch.testing.assert_close(surrogate.value(output), mean_loss(output))
-    torch.testing.assert_close(surrogate.cotangent(output), expected)
+    point = surrogate.at(output)
+    torch.testing.assert_close(point.value, mean_loss(output))
+    torch.testing.assert_close(point.cotangent(), expected)
     (columns,) = surrogate.columns(output, 1.0, seed=0)
     samples = columns.shape[1]
     direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(2), dtype=output.dtype)

@@ -63,7 +63,8 @@ class FactorCurvature:
             return [(part,) for part in self._columns(loss, joined, labels, generator).split(sizes, dim=1)]
         count = self.sample_count(len(joined))
         rows, weights = importance_rows(loss.trace(joined, labels), count, SHARE, generator)
-        columns = weighted(self._columns(loss, joined[rows], labels[rows], generator), weights)
+        drawn = joined.index_select(0, rows), labels.index_select(0, rows)
+        columns = weighted(self._columns(loss, *drawn, generator), weights)
         return list(zip(columns.split(sizes, dim=1), rows.split(sizes), strict=True))
 
     def arrivals(
@@ -79,7 +80,7 @@ class FactorCurvature:
     ) -> tuple[GaussNewton, list[Message]]:
         """The block's Gauss-Newton matrix, and the columns at the block's input."""
         (message,), (tape,) = messages, tapes
-        own, below = _descend_one(block, tape, message)
+        own, below = _descend_one(block, tape, message, wanted_below=block.index != 0)
         return GaussNewton(own, self.sample_count(samples)), [below]
 
     def pack(self, message: Message) -> Message:
@@ -126,20 +127,23 @@ def gauss_newton(block: Block, tape: Tape, message: Message, samples: int) -> Ga
         samples: how many samples carry the curvature of the whole batch.
     """
     _, *rows = message
-    return GaussNewton(_descend_one(block, selected([tape], *rows) if rows else tape, message)[0], samples)
+    pieces, _ = _descend_one(block, selected([tape], *rows) if rows else tape, message, wanted_below=False)
+    return GaussNewton(pieces, samples)
 
 
-def _descend_one(block: Block, tape: Tape, message: Message) -> tuple[list[FactorPiece], Message]:
-    """Pull the columns of one message through a block, keeping them at the output of every trainable layer."""
+def _descend_one(block: Block, tape: Tape, message: Message, wanted_below: bool) -> tuple[list[FactorPiece], Message]:
+    """Pull the columns of one message through a block, keeping them at the output of every trainable layer.
+
+    Those at the block's input are in the message that comes out only if they are wanted below.
+    """
     columns, *rows = message
     pieces: list[FactorPiece] = []
-    trainable = sum(1 for layer in block.layers if layer.size)
     for index in reversed(range(block.start, block.stop)):
         layer = block.stage.layers[index]
         piece = FactorPiece(layer, tape.parameters[index], tape.inputs[index].detach(), columns)
         if layer.size:
             pieces.append(piece)
-        if block.index == 0 and len(pieces) == trainable:
+        if not wanted_below and index == block.first_trainable:
             break
         columns = piece.point.input_vjp(columns)  # R_{i-1} = J_zᵀ R_i
     return pieces[::-1], (columns, *rows)

@@ -52,7 +52,7 @@ class GaussNewtonDescent:
         expansion: tuple[Tensor, Model] | None = None
         for _ in range(self.steps):
             if expansion is None:
-                expansion = loss.gradient(point.tape, point.step), self._model(loss, point, expansions)
+                expansion = loss.gradient(point), self._model(loss, point, expansions)
                 expansions += 1
             gradient, model = expansion
             move = model(gradient, loss.damping + extra).step
@@ -85,7 +85,7 @@ class GaussNewtonDescent:
 
     def _model(self, loss: NonlinearLocalLoss, point: LossPoint, number: int) -> Model:
         """The quadratic at the point, ready to be minimised from a gradient at some damping."""
-        curvature = loss.linearized(point.tape, self.fraction, number)
+        curvature = loss.linearized(point, self.fraction, number)
         cache = self.first_moment or InputMomentCache()
         inputs = [point.tape.inputs[loss.block.first_trainable]] if self.first_moment else None
         block, shape = loss.block.index, loss.inputs.shape

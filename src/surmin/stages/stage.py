@@ -115,7 +115,7 @@ class SelectedInputs(Sequence[Tensor]):
         return self._count
 
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
-        found = [inputs[index].detach()[rows] for inputs, rows in self._parts]
+        found = [inputs[index].detach().index_select(0, rows) for inputs, rows in self._parts]
         return found[0] if len(found) == 1 else torch.cat(found)
 
 

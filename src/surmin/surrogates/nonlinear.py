@@ -3,7 +3,7 @@
 Legend: z̄ the block's input at the expansion point, d = θ - θ̄ the step, κ the inflation of Ψ's curvature, λ the damping.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,11 +21,19 @@ from surmin.work import WorkMeter
 
 @dataclass(frozen=True)
 class LossPoint:
-    """A local loss at one step: d, the tape of the forward pass there, and L(d)."""
+    """A local loss at one step.
+
+    Attributes:
+        step: d.
+        tape: of the forward pass there.
+        value: L(d), 0-dimensional.
+        cotangent: computes ∇Ψ at the block's output there.
+    """
 
     step: Tensor
     tape: Tape
     value: Tensor
+    cotangent: Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -58,49 +66,37 @@ class NonlinearLocalLoss:
     def __call__(self, step: Tensor) -> Tensor:
         """L(d), a 0-dimensional tensor; with a quadratic Ψ, L(0) = 0 at z̄."""
         with torch.no_grad():
-            return self.value(self.forward(step), step)
+            return self._point(step).value
 
     def at(self, step: Tensor) -> LossPoint:
-        """L(d), with a tape from which `gradient` can be had."""
+        """L(d), and all that `gradient` and `linearized` need there."""
         with torch.enable_grad():
-            tape = self.forward(step)
-        return LossPoint(step, tape, self.value(tape, step))
+            return self._point(step)
 
-    def forward(self, step: Tensor) -> Tape:
-        """Run the block at θ̄ + d."""
-        parameters = self.block.moved(step)
-        with self.work.phase(self._key("inner forward")):
-            return self.block.stage.forward(self.inputs, parameters)
-
-    def value(self, tape: Tape, step: Tensor) -> Tensor:
-        """L(d) from the tape of `forward(d)`."""
-        surrogate = self.replicas.mean(self.surrogate.value(tape.output.detach()))
-        return 0.5 * self.damping * step.dot(step) + surrogate
-
-    def gradient(self, tape: Tape, step: Tensor) -> Tensor:
-        """∇L(d) from the tape of `forward(d)`, run with gradients enabled; it can be used once."""
+    def gradient(self, point: LossPoint) -> Tensor:
+        """∇L at a point of `at`, which can be used once."""
         with self.work.phase(self._key("inner backward")):
-            pulled = torch.cat(self.block.stage.backward(tape, self.surrogate.cotangent(tape.output.detach())))
-        return self.damping * step + self.replicas.mean(pulled)
+            pulled = torch.cat(self.block.stage.backward(point.tape, point.cotangent()))
+        return self.damping * point.step + self.replicas.mean(pulled)
 
     def value_and_gradient(self, step: Tensor) -> tuple[Tensor, Tensor]:
         """L(d) and ∇L(d)."""
         with torch.no_grad():
             point = self.at(step)
-            return point.value, self.gradient(point.tape, step)
+            return point.value, self.gradient(point)
 
-    def linearized(self, tape: Tape, fraction: float = 1.0, number: int = 0) -> GaussNewton:
-        """This replica's G at the tape's point, without κ.
+    def linearized(self, point: LossPoint, fraction: float = 1.0, number: int = 0) -> GaussNewton:
+        """This replica's G at a point, without κ.
 
         Args:
-            tape: of `forward`.
+            point: of `at`.
             fraction: of the samples that carry curvature, drawn anew for every number.
             number: of the linearisation.
         """
         seed = self.replicas.own_seed(draw_seed(self.seed, number))
         with torch.no_grad(), self.work.phase(self._key("inner curvature")):
-            message = self.surrogate.columns(tape.output.detach(), fraction, seed)
-            curvature = gauss_newton(self.block, tape, message, samples=message[0].shape[1])
+            message = self.surrogate.columns(point.tape.output.detach(), fraction, seed)
+            curvature = gauss_newton(self.block, point.tape, message, samples=message[0].shape[1])
             curvature.record()
         return curvature
 
@@ -115,6 +111,15 @@ class NonlinearLocalLoss:
     def inflated(self, inflation: float) -> "NonlinearLocalLoss":
         """The same local loss with another κ."""
         return replace(self, surrogate=self.surrogate.inflated(inflation))
+
+    def _point(self, step: Tensor) -> LossPoint:
+        """Run the block at θ̄ + d."""
+        parameters = self.block.moved(step)
+        with self.work.phase(self._key("inner forward")):
+            tape = self.block.stage.forward(self.inputs, parameters)
+            surrogate = self.surrogate.at(tape.output.detach())
+        value = 0.5 * self.damping * step.dot(step) + self.replicas.mean(surrogate.value)
+        return LossPoint(step, tape, value, surrogate.cotangent)
 
     def _key(self, phase: str) -> tuple[str, int, torch.Size]:
         return phase, self.block.index, self.inputs.shape

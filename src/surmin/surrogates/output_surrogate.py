@@ -4,6 +4,7 @@ Legend: f̄ the output at the expansion point, g the gradient of the mean loss t
 R the columns of the output curvature on the q sampled rows, κ the inflation.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -17,6 +18,19 @@ from surmin.curvature.sampling import thinned, traces_of
 from surmin.losses import ConvexLoss
 
 
+@dataclass(frozen=True)
+class OutputPoint:
+    """Ψ at one output.
+
+    Attributes:
+        value: Ψ over this replica's samples, 0-dimensional.
+        cotangent: computes ∇Ψ, (n, *out), with what the value had already.
+    """
+
+    value: Tensor
+    cotangent: Callable[[], Tensor]
+
+
 class OutputSurrogate(Protocol):
     """A convex function of a stage's outputs (n, *out), with what a Gauss-Newton method needs of it."""
 
@@ -24,11 +38,8 @@ class OutputSurrogate(Protocol):
     def inflation(self) -> float:
         """κ, by which `columns` are to be scaled."""
 
-    def value(self, output: Tensor) -> Tensor:
-        """Ψ over this replica's samples, 0-dimensional."""
-
-    def cotangent(self, output: Tensor) -> Tensor:
-        """∇Ψ, (n, *out)."""
+    def at(self, output: Tensor) -> OutputPoint:
+        """Ψ there."""
 
     def columns(self, output: Tensor, fraction: float, seed: int) -> Message:
         """Columns R of q samples with ∇²Ψ = (κ/q) R Rᵀ, and the rows they belong to (left out: all).
@@ -61,18 +72,12 @@ class QuadraticSurrogate:
     samples: int
     inflation: float = 1.0
 
-    def value(self, output: Tensor) -> Tensor:
-        """Ψ, 0 at f̄."""
+    def at(self, output: Tensor) -> OutputPoint:
+        """Ψ, 0 at f̄, and g + (κ/q) R Rᵀ(z - f̄)."""
         change = output - self.center
-        curved = self.inflation / (2 * self.samples) * self._project(change).square().sum()
-        return (self.slope * change).sum() + curved
-
-    def cotangent(self, output: Tensor) -> Tensor:
-        """g + (κ/q) R Rᵀ(z - f̄)."""
-        columns, *rows = self.message
-        coefficients = self.inflation / self.samples * self._project(output - self.center)
-        lifted = weighted_sum(columns, coefficients)
-        return self.slope.index_add(0, rows[0], lifted) if rows else self.slope + lifted
+        projected = self._project(change)
+        curved = self.inflation / (2 * self.samples) * projected.square().sum()
+        return OutputPoint((self.slope * change).sum() + curved, lambda: self._cotangent(projected))
 
     def columns(self, output: Tensor, fraction: float, seed: int) -> Message:
         """R, the same everywhere, or a part of it."""
@@ -91,6 +96,12 @@ class QuadraticSurrogate:
         columns, *rows = self.message
         return projection(columns, change[rows[0]] if rows else change)
 
+    def _cotangent(self, projected: Tensor) -> Tensor:
+        """g + (κ/q) R c, where c = Rᵀ(z - f̄)."""
+        columns, *rows = self.message
+        lifted = weighted_sum(columns, self.inflation / self.samples * projected)
+        return self.slope.index_add(0, rows[0], lifted) if rows else self.slope + lifted
+
 
 @dataclass(frozen=True)
 class NetworkLoss:
@@ -108,13 +119,10 @@ class NetworkLoss:
     curvature: FactorCurvature
     inflation: float = 1.0
 
-    def value(self, output: Tensor) -> Tensor:
-        """The mean loss, summed in float64."""
-        return self.loss.sample_losses(output, self.targets).double().mean()
-
-    def cotangent(self, output: Tensor) -> Tensor:
-        """Its gradient in the output."""
-        return self.loss.gradient(output, self.targets) / len(self.targets)
+    def at(self, output: Tensor) -> OutputPoint:
+        """The mean loss, summed in float64, and its gradient in the output."""
+        value = self.loss.sample_losses(output, self.targets).double().mean()
+        return OutputPoint(value, lambda: self.loss.gradient(output, self.targets) / len(self.targets))
 
     def columns(self, output: Tensor, fraction: float, seed: int) -> Message:
         """The columns of ∇²ℓ at this output."""
