@@ -11,9 +11,9 @@ from surmin.commands.progress import terminal_bar
 from surmin.commands.tables import print_table
 from surmin.exit_codes import INTERRUPTED, SUCCESS, UNEXPECTED
 from surmin.experiments.comparisons.claims import judge
-from surmin.experiments.comparisons.paper import check_grid, estimate, run_paper
-from surmin.experiments.comparisons.paper_results import write_paper_results
-from surmin.experiments.comparisons.paper_runs import PaperResult, run_count
+from surmin.experiments.comparisons.paper import check_grid, estimate, run_paper, runs_left
+from surmin.experiments.comparisons.paper_results import write_milestones, write_paper_results
+from surmin.experiments.comparisons.paper_runs import PaperResult, cells, run_count
 from surmin.experiments.configs.paper import PaperConfig
 from surmin.experiments.configs.saved import check_unchanged, check_version, read_config
 from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder, write_config
@@ -31,7 +31,7 @@ def paper(config: PaperConfig, out: Path | None, resume: Path | None) -> int:
     config.check()
     path = out or resume or default_folder("paper", config.data)
     _check(config, path, resume)
-    _announce(config)
+    _announce(config, resume or path)
     if path != resume:
         claim_folder(path)
         if resume is not None:
@@ -41,6 +41,7 @@ def paper(config: PaperConfig, out: Path | None, resume: Path | None) -> int:
     if any(result.status == "interrupted" for result in results):
         print(f"interrupted after {len(results)} of {run_count(config)} runs; continue with --resume {path}")
         return INTERRUPTED
+    write_milestones(path / "milestones.csv", results)
     draw_paper(path, config, results)
     print_table(verdict_table(judge(results)))
     failed = [result for result in results if result.status == "failed"]
@@ -62,14 +63,19 @@ def _check(config: PaperConfig, path: Path, resume: Path | None) -> None:
     check_grid(config)
 
 
-def _announce(config: PaperConfig) -> None:
-    """Time a few rounds of everything, and say how long all of it will take at most."""
+def _announce(config: PaperConfig, path: Path) -> None:
+    """Time a few rounds of everything that is left, and say how long that will take at most."""
     console = Console(stderr=True)
+    left = sum(len(runs_left(config, cell, path)) for cell in cells(config))
+    if not left:
+        print(f"all {run_count(config)} runs are there")
+        return
     with tempfile.TemporaryDirectory() as scratch, console.status("timing three rounds of every method"):
-        seconds = estimate(config, Path(scratch))
+        seconds = estimate(config, path, Path(scratch))
     slowest = max(seconds, key=seconds.__getitem__)
+    most = _minutes(sum(seconds.values()) / config.jobs)
     print(
-        f"{run_count(config)} runs, {config.jobs} at a time: at most {_minutes(sum(seconds.values()) / config.jobs)}, "
+        f"{left} of {run_count(config)} runs left, {config.jobs} at a time: at most {most}, "
         f"less where runs reach {config.target_loss:g} or diverge; "
         f"the slowest is {slowest.label} at {slowest.layers} layers with {_minutes(seconds[slowest])}"
     )

@@ -8,7 +8,7 @@ from surmin.experiments.comparisons.results import CHOICE_RULE, Result, Summary,
 from surmin.experiments.configs.run import CompareConfig
 from surmin.plots.curves import draw_curves
 from surmin.plots.page import Picture, Section, write_page
-from surmin.plots.run import PANELS, describe
+from surmin.plots.run import describe
 from surmin.plots.series import loss_curve, visible_axes
 from surmin.plots.tables import Table, runs_table, summary_table
 
@@ -58,7 +58,7 @@ def _draw_pictures(folder: Path, config: CompareConfig, summaries: Sequence[Summ
     seeds = f"median and range over {config.seeds} seeds" if config.seeds > 1 else f"seed {config.seed}"
     title = f"{describe(config)}: {seeds}"
     overview = Picture(folder / "curves.png", f"Training loss against what it cost; {seeds}.")
-    draw_curves(overview.path, title, panels[:PANELS], config.target_loss)
+    draw_curves(overview.path, title, panels, config.target_loss)
     pictures = [overview]
     for panel in panels:
         axis = panel[0]

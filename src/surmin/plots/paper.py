@@ -6,8 +6,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from surmin.experiments.comparisons.claims import final_loss, judge
-from surmin.experiments.comparisons.paper_grid import CONTENDERS
+from surmin.experiments.comparisons.claims import judge
+from surmin.experiments.comparisons.paper_grid import CONTENDERS, Family
 from surmin.experiments.comparisons.paper_runs import Cell, PaperResult, by_cell, cells
 from surmin.experiments.configs.paper import PaperConfig
 from surmin.plots.curves import draw_curve, draw_curves, explain_crosses, label_figure, scale_losses
@@ -22,11 +22,17 @@ from surmin.plots.paper_tables import (
     final_table,
     verdict_table,
 )
-from surmin.plots.run import PANELS, describe
+from surmin.plots.run import describe
 from surmin.plots.series import AXES, accuracy_curve, loss_curve, visible_axes
 from surmin.plots.style import RC, LineStyle, save
 
 ROUNDS = AXES[0]
+FAMILIES: dict[Family, str] = {
+    "paper": "the paper's methods",
+    "curvature": "others that use curvature",
+    "first-order": "others with first-order steps",
+}
+"""What pictures show together, `sm` beside each."""
 HOW_TO_READ = (
     "All figures that runs ended with, medians over seeds and ranges. The setting was chosen on another seed: the one "
     "that reached the target in the fewest rounds, else had the lowest loss. A round is one outer iteration of a "
@@ -54,24 +60,17 @@ def draw_paper(folder: Path, config: PaperConfig, results: Sequence[PaperResult]
 
 def _draw_depth(folder: Path, config: PaperConfig, layers: int, groups: Groups) -> Section:
     title = f"{describe(config.experiment(layers))}: {config.seeds} seeds"
-    papers = {cell: group for cell, group in groups.items() if CONTENDERS[cell.contender].is_paper}
-    others = {
-        cell: group
-        for cell, group in groups.items()
-        if not CONTENDERS[cell.contender].is_paper or cell.contender == "sm"
-    }
     pictures = []
-    for name, text, shown in (
-        ("paper", "the paper's methods", papers),
-        ("others", "methods that the paper leaves out", others),
-    ):
-        if shown:
+    for family, text in FAMILIES.items():
+        own = {cell: group for cell, group in groups.items() if CONTENDERS[cell.contender].family == family}
+        if own:
+            shown = {cell: group for cell, group in groups.items() if cell in own or cell.contender == "sm"}
             picture = Picture(
-                folder / f"layers{layers}-{name}.png", f"Loss and accuracy by N, {text}; median and range."
+                folder / f"layers{layers}-{family}.png", f"Loss and accuracy by N, {text}; median and range."
             )
             _draw_grid(picture.path, f"{title}, {text}", config, shown)
-            pictures.append(picture)
-    pictures.append(_draw_costs(folder / f"layers{layers}-costs.png", title, config, groups))
+            costs_path = folder / f"layers{layers}-{family}-costs.png"
+            pictures += [picture, _draw_costs(costs_path, f"{title}, {text}", text, config, shown)]
     costs = cost_table(groups)
     cost = (WHAT_A_LOSS_COST, costs) if costs.rows else ()
     return Section(title, [HOW_RUNS_ENDED, final_table(groups), *pictures, *cost, HOW_TO_READ, cell_table(groups)])
@@ -101,25 +100,17 @@ def _draw_grid(path: Path, title: str, config: PaperConfig, groups: Groups) -> N
         save(figure, path)
 
 
-def _draw_costs(path: Path, title: str, config: PaperConfig, groups: Groups) -> Picture:
-    """Training loss against what it cost, at the largest N, of the methods that get anywhere if there are any."""
+def _draw_costs(path: Path, title: str, text: str, config: PaperConfig, groups: Groups) -> Picture:
+    """Training loss against all that it cost, at the largest N."""
     steps = max(config.inner_steps)
-    all_here = _at(steps, groups)
-    shown = {cell: group for cell, group in all_here.items() if final_loss(group) < 0.5 * _start(group)} or all_here
-    axes = visible_axes([result.rows for group in shown.values() for result in group])[:PANELS]
+    shown = _at(steps, groups)
+    axes = visible_axes([result.rows for group in shown.values() for result in group])
     panels = [
         (axis, [loss_curve(cell.contender, [r.rows for r in group], axis) for cell, group in shown.items()])
         for axis in axes
     ]
     draw_curves(path, f"{title}, N = {steps}", panels, config.target_loss)
-    text = f"Training loss at N = {steps} against what it cost; median and range."
-    if len(shown) < len(all_here):
-        text += " Methods that end above half of the loss they began with are left out here."
-    return Picture(path, text)
-
-
-def _start(group: Sequence[PaperResult]) -> float:
-    return group[0].rows[0].loss or 0.0
+    return Picture(path, f"Training loss at N = {steps} against what it cost, {text}; median and range.")
 
 
 def _at(steps: int, groups: Groups) -> dict[Cell, Sequence[PaperResult]]:

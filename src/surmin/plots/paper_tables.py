@@ -25,7 +25,8 @@ COST_COLUMNS = [column for column in FIGURE_COLUMNS if column[0] not in ("loss",
 
 def verdict_table(verdicts: Sequence[ClaimVerdict]) -> Table:
     """One line a claim."""
-    rows = [[each.claim, each.subject, "holds" if each.holds else "does not hold", each.figures] for each in verdicts]
+    words = {True: "holds", False: "does not hold", None: "cannot be told"}
+    rows = [[each.claim, each.subject, words[each.holds], each.figures] for each in verdicts]
     return Table(["claim", "for", "verdict", "figures"], rows, numbers_from=4)
 
 

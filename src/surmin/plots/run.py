@@ -8,12 +8,10 @@ from surmin.experiments.runs.metrics import Row
 from surmin.plots.curves import draw_curves
 from surmin.plots.series import loss_curve, visible_axes
 
-PANELS = 4
-
 
 def draw_run(path: Path, config: RunConfig, rows: Sequence[Row]) -> None:
     """Replace `curves.png`: the training loss against what it cost."""
-    panels = [(axis, [loss_curve(config.method, [rows], axis)]) for axis in visible_axes([rows])[:PANELS]]
+    panels = [(axis, [loss_curve(config.method, [rows], axis)]) for axis in visible_axes([rows])]
     draw_curves(path, f"{config.method} on {describe(config)}", panels, config.target_loss)
 
 

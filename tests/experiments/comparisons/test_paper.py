@@ -10,8 +10,8 @@ from surmin.cli import main, parse
 from surmin.exit_codes import INTERRUPTED, UNEXPECTED
 from surmin.experiments.comparisons import completing
 from surmin.experiments.comparisons.claims import judge
-from surmin.experiments.comparisons.paper import estimate, run_paper
-from surmin.experiments.comparisons.paper_results import write_paper_results
+from surmin.experiments.comparisons.paper import estimate, run_paper, runs_left
+from surmin.experiments.comparisons.paper_results import write_milestones, write_paper_results
 from surmin.experiments.comparisons.paper_runs import (
     TUNING_SEED,
     Cell,
@@ -42,7 +42,7 @@ def made(layers: int, contender: str, steps: int | None, losses: list[float | No
     return PaperResult(run, rows, "diverged" if losses[-1] is None else "finished")
 
 
-def verdicts(results: list[PaperResult]) -> dict[tuple[str, str], bool]:
+def verdicts(results: list[PaperResult]) -> dict[tuple[str, str], bool | None]:
     return {(each.claim, each.subject): each.holds for each in judge(results)}
 
 
@@ -125,9 +125,45 @@ def test_a_method_that_diverges_does_not_stop_the_rest(tmp_path: Path, monkeypat
 
 def test_the_estimate_scales_what_was_timed(tmp_path: Path) -> None:
     config = replace(TINY, methods="gd", depths=(2,), rounds=300)
-    (first,) = estimate(config, tmp_path / "a").values()
-    (second,) = estimate(replace(config, rounds=3_000_000), tmp_path / "b").values()
+    (first,) = estimate(config, tmp_path / "none", tmp_path / "a").values()
+    (second,) = estimate(replace(config, rounds=3_000_000), tmp_path / "none", tmp_path / "b").values()
     assert 0 < first < second
+
+
+def test_what_is_left_of_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(TINY, methods="gd,gd-armijo", depths=(2,))
+    tuned, plain = cells(config)
+    assert [len(runs_left(config, cell, tmp_path)) for cell in (tuned, plain)] == [7, 2]
+    with monkeypatch.context() as patch:
+        patch.setattr(completing, "Run", interrupt_during(7))
+        made = run_paper(config, tmp_path)
+    (left,) = runs_left(config, tuned, tmp_path)
+    assert left.name == made[-1].run.name and made[-1].status == "interrupted"
+    assert set(estimate(replace(config, methods="gd"), tmp_path, tmp_path / "scratch")) == {tuned}
+    run_paper(config, tmp_path)
+    assert not runs_left(config, tuned, tmp_path) and not estimate(config, tmp_path, tmp_path / "scratch")
+    assert len(runs_left(replace(config, seeds=3), tuned, tmp_path)) == 1
+
+
+def test_a_method_that_cannot_run_is_refused_with_those_that_can(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [*WORDS, "--methods", "sm,locoprop,gd", "--activation", "gelu", "--out", str(tmp_path / "grid")]
+    assert main(words) == 2
+    error = capfd.readouterr().err
+    assert "locoprop cannot run with 2 layers: " in error and error.endswith("; these can: --methods sm,gd\n")
+
+
+def test_milestones(tmp_path: Path) -> None:
+    results = [
+        made(2, "sm", 1, [2.0, 1e-4], rate=10), made(2, "gd", None, [2.0, *[1.0] * 49, 0.5, 0.25]),
+        replace(made(2, "gd", None, [1.0]), run=tuning_runs(TINY, Cell(2, "gd", None))[0]),
+    ]  # fmt: skip
+    write_milestones(tmp_path / "milestones.csv", results)
+    names, *lines = (line.split(",") for line in (tmp_path / "milestones.csv").read_text().splitlines())
+    first, second = (dict(zip(names, line, strict=True)) for line in lines)
+    assert (first["loss_at_50"], first["messages_to_0.001"], first["round_to_0.001"]) == ("0.0001", "10", "1")
+    assert (second["loss_at_50"], second["messages_to_0.001"]) == ("0.5", "")
 
 
 def test_claims_that_hold_and_claims_that_do_not() -> None:
@@ -153,8 +189,21 @@ def test_claims_that_hold_and_claims_that_do_not() -> None:
 
 
 def test_losses_below_the_target_are_equal() -> None:
-    results = [made(2, "gd", None, [1.0]), made(2, "sm", 1, [1e-7]), made(2, "sm", 2, [1e-8])]
-    assert not verdicts(results)["the gap grows with N, at every depth", "our SM"]
+    """Where SM stopped at the target, its gap could be larger; where both did, there is nothing to tell."""
+    claim, ahead = "the gap grows with N, at every depth", "SM is ahead of the paper's other methods"
+    stopped = [made(2, "gd", None, [1.0]), made(2, "sm", 1, [1e-7]), made(2, "sm", 2, [1e-8])]
+    assert verdicts(stopped)[claim, "our SM"] is None and verdicts(stopped)[ahead, "our SM"] is True
+    assert "(2, 1) at least +6.00" in next(each.figures for each in judge(stopped))
+    grew = [stopped[0], made(2, "sm", 1, [1e-4]), stopped[2]]
+    assert verdicts(grew)[claim, "our SM"] is True
+    fell = [stopped[0], stopped[1], made(2, "sm", 2, [1e-4])]
+    assert verdicts(fell)[claim, "our SM"] is False
+    both = [made(2, "gd", None, [1e-7]), *stopped[1:]]
+    assert verdicts(both)[ahead, "our SM"] is None
+    behind = [made(2, "gd", None, [1e-7]), made(2, "sm", 1, [1e-4])]
+    assert verdicts(behind)[ahead, "our SM"] is False
+    early = next(key for key in verdicts(both) if "no more messages" in key[0])
+    assert verdicts(both)[early] is None and verdicts(stopped)[early] is True
 
 
 def test_claims_on_messages() -> None:
@@ -203,11 +252,16 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([*WORDS, "--methods", "sm,gd-armijo", "--out", str(folder)]) == 0
     output, errors = capfd.readouterr()
     assert errors == "" and "at most" in output and "report.html" in output
-    pages = {f"layers2{end}" for end in (".html", ".md", "-paper.png", "-others.png", "-costs.png")}
-    files = {*pages, "report.html", "config.json", "results.csv", "runs"}
+    pages = {f"layers2{end}" for end in (".html", ".md", "-paper.png", "-paper-costs.png")}
+    files = {*pages, "report.html", "config.json", "results.csv", "milestones.csv", "runs"}
     assert {path.name for path in folder.iterdir()} == files
     before = contents(folder / "runs")
+    capfd.readouterr()
+    assert main(["paper", "--resume", str(folder)]) == 0
+    assert capfd.readouterr().out.startswith("all 5 runs are there\n")
     assert main(["paper", "--resume", str(folder), "--methods", "sm,gd-armijo,adam"]) == 0
+    assert capfd.readouterr().out.startswith("7 of 12 runs left, 1 at a time: at most")
+    assert (folder / "layers2-first-order-costs.png").exists()
     assert before.items() <= contents(folder / "runs").items()
     capfd.readouterr()
     assert main(["paper", "--resume", str(folder), "--width", "7"]) == 2

@@ -1,12 +1,13 @@
 """What the paper says of its experiments, and what we ask of ours, held against the results of the grid.
 
 A loss is the median over seeds of the training loss a run ended with; the target loss where it got there, and infinite
-where it diverged. The gap of an SM is log₁₀ of the best other loss over its own.
+where it diverged. The gap of an SM is log₁₀ of the best other loss over its own; where a run stopped at the target, it
+is only known to be no less, or no more.
 """
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,19 +17,37 @@ from surmin.experiments.runs.metrics import Row
 
 SURROGATES = {"sm-paper": "Appendix A's SM", "sm": "our SM"}
 OURS = {"sm": "our SM", "sm-trips": "our SM with the preset trips"}
-OTHERS = [name for name, contender in CONTENDERS.items() if contender.is_paper and name not in SURROGATES]
+OTHERS = [name for name, contender in CONTENDERS.items() if contender.family == "paper" and name not in SURROGATES]
 EARLY = 50
 LOSS = 1e-3
 
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """A claim, whether it holds, and the figures that say so."""
+    """A claim, whether it holds (None where runs stopped too early to tell), and the figures that say so."""
 
     claim: str
     subject: str
-    holds: bool
+    holds: bool | None
     figures: str
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What is known of a gap: a number between two, mostly the same."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if self.low == self.high:
+            return f"{self.low:+.2f}"
+        if math.isinf(self.low) and math.isinf(self.high):
+            return "both at the target"
+        return f"at least {self.low:+.2f}" if math.isinf(self.high) else f"at most {self.high:+.2f}"
+
+
+NOTHING = Gap(0.0, 0.0)
 
 
 def judge(results: Sequence[PaperResult]) -> list[ClaimVerdict]:
@@ -48,6 +67,12 @@ def final_loss(results: Sequence[PaperResult]) -> float:
     return statistics.median(max(result.quality[1], _target(result)) for result in results)
 
 
+def early_loss(result: PaperResult) -> float:
+    """The loss after `EARLY` rounds, or at the end of a run that has fewer."""
+    loss = result.rows[min(EARLY, len(result.rows) - 1)].loss
+    return math.inf if loss is None else max(loss, _target(result))
+
+
 def spent_until(rows: Sequence[Row], loss: float) -> Row | None:
     """The first row at or below a loss."""
     return next((row for row in rows if row.loss is not None and row.loss <= loss), None)
@@ -65,45 +90,61 @@ def _rivals(cell: Cell, groups: Mapping[Cell, Sequence[PaperResult]], names: Seq
             yield other
 
 
-def _gaps(name: str, groups: Mapping[Cell, Sequence[PaperResult]]) -> dict[tuple[int, int], float]:
+def _gaps(name: str, groups: Mapping[Cell, Sequence[PaperResult]]) -> dict[tuple[int, int], Gap]:
     """By depth and N; only where there is something to compare with."""
     gaps = {}
     for cell, own in groups.items():
         rivals = [final_loss(groups[other]) for other in _rivals(cell, groups, OTHERS)]
         if cell.contender == name and cell.inner_steps is not None and rivals:
-            gaps[cell.layers, cell.inner_steps] = _log_ratio(min(rivals), final_loss(own))
+            gaps[cell.layers, cell.inner_steps] = _gap(min(rivals), final_loss(own), _target(own[0]))
     return gaps
 
 
-def _log_ratio(other: float, own: float) -> float:
+def _gap(other: float, own: float, target: float) -> Gap:
     if math.isinf(own):
-        return -math.inf
-    return math.inf if math.isinf(other) else math.log10(other / own)
+        return Gap(-math.inf, -math.inf)
+    ratio = math.inf if math.isinf(other) else math.log10(other / own)
+    return Gap(-math.inf if other <= target else ratio, math.inf if own <= target else ratio)
 
 
-def _gap_claims(gaps: Mapping[tuple[int, int], float]) -> list[tuple[str, tuple[bool, str]]]:
+def _gap_claims(gaps: Mapping[tuple[int, int], Gap]) -> list[tuple[str, tuple[bool | None, str]]]:
     if not gaps:
         return []
     depths, steps = (sorted({key[place] for key in gaps}) for place in (0, 1))
     figures = _written(gaps, "layers, N")
-    claims = [("SM is ahead of the paper's other methods", (all(gap > 0 for gap in gaps.values()), figures))]
+    claims = [
+        ("SM is ahead of the paper's other methods", (_all(_above(gap, NOTHING) for gap in gaps.values()), figures))
+    ]
     if len(steps) > 1:
         rising = [_rises([gaps[d, n] for n in steps if (d, n) in gaps]) for d in depths]
-        claims.append(("the gap grows with N, at every depth", (all(rising), figures)))
+        claims.append(("the gap grows with N, at every depth", (_all(rising), figures)))
     if len(depths) > 1:
         rising = [_rises([gaps[d, n] for d in depths if (d, n) in gaps]) for n in steps]
-        claims.append(("the gap grows with depth, at every N", (all(rising), figures)))
+        claims.append(("the gap grows with depth, at every N", (_all(rising), figures)))
     return claims
 
 
-def _written(gaps: Mapping[tuple[int, int], float], names: str) -> str:
-    values = ", ".join(f"({depth}, {steps}) {gap:+.2f}" for (depth, steps), gap in sorted(gaps.items()))
+def _written(gaps: Mapping[tuple[int, int], Gap], names: str) -> str:
+    values = ", ".join(f"({depth}, {steps}) {gap}" for (depth, steps), gap in sorted(gaps.items()))
     return f"gap in powers of ten by ({names}): {values}"
 
 
-def _rises(values: Sequence[float]) -> bool:
+def _rises(gaps: Sequence[Gap]) -> bool | None:
     """Never falls, and ends higher than it began."""
-    return values[-1] > values[0] and all(after >= before for before, after in pairwise(values))
+    falls = (_above(before, after) for before, after in pairwise(gaps))
+    return _all([_above(gaps[-1], gaps[0]), *(None if fall is None else not fall for fall in falls)])
+
+
+def _above(one: Gap, other: Gap) -> bool | None:
+    if one.low > other.high:
+        return True
+    return False if one.high <= other.low else None
+
+
+def _all(verdicts: Iterable[bool | None]) -> bool | None:
+    """False where one is, else None where one is."""
+    found = set(verdicts)
+    return False if False in found else None if None in found else True
 
 
 def _block_claims(groups: Mapping[Cell, Sequence[PaperResult]]) -> list[ClaimVerdict]:
@@ -137,10 +178,6 @@ def _own_claims(groups: Mapping[Cell, Sequence[PaperResult]]) -> list[ClaimVerdi
 
 
 def _early(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[PaperResult]]) -> ClaimVerdict:
-    def early_loss(result: PaperResult) -> float:
-        loss = result.rows[min(EARLY, len(result.rows) - 1)].loss
-        return math.inf if loss is None else max(loss, _target(result))
-
     mine = _median(groups[cell], early_loss)
     rate = _median(groups[cell], _messages_per_round)
     rivals = {
@@ -151,7 +188,9 @@ def _early(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[Pa
     figures = f"{mine:.2g} with {rate:.0f} messages a round" + (
         f"; the best of those others is {best.label} with {rivals[best]:.2g}" if best else "; no other sends so few"
     )
-    return ClaimVerdict(claim, _subject(cell), math.isfinite(mine) and all(mine < x for x in rivals.values()), figures)
+    holds = math.isfinite(mine) and all(mine < loss for loss in rivals.values())
+    both_stopped = best is not None and mine == rivals[best] == _target(groups[cell][0])
+    return ClaimVerdict(claim, _subject(cell), None if both_stopped else holds, figures)
 
 
 def _messages(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[PaperResult]]) -> ClaimVerdict:

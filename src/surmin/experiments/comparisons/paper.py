@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from surmin.data import Dataset
-from surmin.experiments.comparisons.completing import complete
+from surmin.experiments.comparisons.completing import complete, finished_rows
 from surmin.experiments.comparisons.jobs import each
 from surmin.experiments.comparisons.paper_runs import (
     Cell,
@@ -26,7 +26,7 @@ from surmin.experiments.configs.run import ExperimentConfig, RunConfig
 from surmin.experiments.runs.folder import RunFolder
 from surmin.experiments.runs.metrics import Row, read_rows
 from surmin.experiments.runs.problem import load_data
-from surmin.experiments.runs.run import Run
+from surmin.experiments.runs.run import Run, status_of
 from surmin.experiments.runs.team import ALONE
 from surmin.launch.reports import DEBUG_VARIABLE, one_line
 
@@ -64,11 +64,12 @@ def run_paper(
     return results
 
 
-def estimate(config: PaperConfig, scratch: Path) -> dict[Cell, float]:
-    """Seconds that each cell will take at most, evaluation included, from a few rounds of it timed now.
+def estimate(config: PaperConfig, path: Path, scratch: Path) -> dict[Cell, float]:
+    """Seconds that what is left of each cell takes at most, evaluation included, from a few rounds of it timed now.
 
     Args:
         config: the options.
+        path: the grid's folder, with what has been run of it; it need not exist.
         scratch: an empty folder for these rounds.
 
     Raises:
@@ -76,7 +77,10 @@ def estimate(config: PaperConfig, scratch: Path) -> dict[Cell, float]:
     """
     seconds = {}
     for number, cell in enumerate(cells(config)):
-        first = (*tuning_runs(config, cell), *result_runs(config, cell, []))[0]
+        left = runs_left(config, cell, path)
+        if not left:
+            continue
+        first = left[0]
         times: list[float] = []
 
         def note(row: Row, times: list[float] = times) -> None:
@@ -87,23 +91,49 @@ def estimate(config: PaperConfig, scratch: Path) -> dict[Cell, float]:
             if status == "interrupted":
                 raise KeyboardInterrupt
         gaps = [after - before for before, after in itertools.pairwise(times)]
-        rounds = len(tuning_runs(config, cell)) * config.rounds_to_tune + config.seeds * config.rounds
-        seconds[cell] = statistics.median(gaps or [0.0]) * rounds
+        seconds[cell] = statistics.median(gaps or [0.0]) * sum(run.config.rounds for run in left)
     return seconds
 
 
+def runs_left(config: PaperConfig, cell: Cell, path: Path) -> list[PaperRun]:
+    """The runs of a cell that have not come to their end; before its tuning has, its results at any setting."""
+    runs = tuning_runs(config, cell)
+    tuning = [result for run in runs if (result := _found(path, run)) is not None]
+    made = {result.run.name for result in tuning}
+    left = [run for run in runs if run.name not in made]
+    return [*left, *(run for run in result_runs(config, cell, tuning) if left or _found(path, run) is None)]
+
+
 def check_grid(config: PaperConfig) -> None:
-    """Build every method at every depth once; raises ValueError for the first that cannot run there."""
+    """Build every method at every depth once.
+
+    Raises:
+        ValueError: when one cannot run there, saying which and why, and which can.
+    """
+    complaints: dict[str, str] = {}
     for cell in cells(config):
         first = result_runs(config, cell, [])[0]
         try:
             Run(first.config, Path(), data=_data(first.config))
         except ValueError as error:
-            raise ValueError(f"{cell.contender} cannot run with {cell.layers} layers: {error}") from error
+            complaints.setdefault(cell.contender, f"{cell.contender} cannot run with {cell.layers} layers: {error}")
+    if complaints:
+        able = ",".join(name for name in config.contenders if name not in complaints)
+        advice = f"; these can: --methods {able}" if able else ""
+        raise ValueError("; ".join(complaints.values()) + advice)
+
+
+def _found(path: Path, run: PaperRun) -> PaperResult | None:
+    rows = finished_rows(_folder(path, run), run.config)
+    return None if rows is None else PaperResult(run, rows, status_of(rows, run.config))
+
+
+def _folder(path: Path, run: PaperRun) -> Path:
+    return path / "runs" / run.name
 
 
 def _make(path: Path, run: PaperRun) -> PaperResult:
-    folder = path / "runs" / run.name
+    folder = _folder(path, run)
     try:
         rows, status = complete(folder, run.config, _data(run.config))
     except RuntimeError as error:

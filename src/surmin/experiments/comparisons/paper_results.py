@@ -1,27 +1,46 @@
-"""The table of the paper's grid: one line a run, those that only tuned a setting included."""
+"""The tables of the paper's grid: one line a run with how it ended, and one with what it had spent on the way."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from surmin.experiments.comparisons.claims import EARLY, LOSS, early_loss, spent_until
 from surmin.experiments.comparisons.paper_grid import write_value
 from surmin.experiments.comparisons.paper_runs import PaperResult
 from surmin.experiments.runs.files import write_table
 from surmin.experiments.runs.metrics import FIGURES
 
-COLUMNS = ("layers", "method", "inner_steps", "setting", "purpose", "seed", *FIGURES, "status")
+RUN = ("layers", "method", "inner_steps", "setting", "purpose", "seed")
+SPENT = ("round", "seconds", "gradient_equivalents", "messages", "bytes", "forward_waves")
 
 
 def write_paper_results(path: Path, results: Sequence[PaperResult]) -> None:
-    """Replace `results.csv`; empty where a figure does not apply."""
+    """Replace `results.csv`, how every run ended; empty where a figure does not apply."""
+    rows = [{**_describe(result), **asdict(result.rows[-1]), "status": result.status} for result in results]
+    write_table(path, (*RUN, *FIGURES, "status"), rows)
+
+
+def write_milestones(path: Path, results: Sequence[PaperResult]) -> None:
+    """Replace `milestones.csv`: of every run the early loss, and what had been spent at the first row with `LOSS`.
+
+    Runs that only tuned are left out; what a run never reached is empty.
+    """
     rows = []
     for result in results:
-        cell, run = result.run.cell, result.run
-        described = {"layers": cell.layers, "method": cell.contender, "inner_steps": cell.inner_steps}
-        purpose = {"purpose": "tuning" if run.seed is None else "result", "seed": run.config.seed}
-        setting = {"setting": write_setting(run.setting)}
-        rows.append({**described, **setting, **purpose, **asdict(result.rows[-1]), "status": result.status})
-    write_table(path, COLUMNS, rows)
+        if result.run.seed is not None:
+            reached = spent_until(result.rows, LOSS)
+            spent = {f"{name}_to_{LOSS:g}": reached and getattr(reached, name) for name in SPENT}
+            rows.append({**_describe(result), f"loss_at_{EARLY}": early_loss(result), **spent})
+    write_table(path, list(rows[0]) if rows else RUN, rows)
+
+
+def _describe(result: PaperResult) -> dict[str, object]:
+    cell, run = result.run.cell, result.run
+    values = (
+        cell.layers, cell.contender, cell.inner_steps, write_setting(run.setting),
+        "tuning" if run.seed is None else "result", run.config.seed,
+    )  # fmt: skip
+    return dict(zip(RUN, values, strict=True))
 
 
 def write_setting(setting: Sequence[tuple[str, object]]) -> str:
