@@ -58,7 +58,8 @@ def test_the_map_and_its_rows(tmp_path: Path, capfd: pytest.CaptureFixture[str])
         for links in (("20", "1"), ("0", "1000"))
     )
     assert all(far > near for far, near in zip(slow, fast, strict=True))
-    output = capfd.readouterr().out
+    output, errors = capfd.readouterr()
+    assert "1f1b needs a micro-batch for every stage: left out with 40 stages" in errors
     assert "cells" in output and f"written: {folder / 'breakeven.csv'}" in output
 
 

@@ -36,6 +36,9 @@ def simulate(config: SimulateConfig, out: Path | None) -> int:
     if not found:
         _warn("no method reaches the loss: nothing to simulate; raise --rounds or --target-loss")
         return USER_ERROR
+    if config.stages_without_1f1b:
+        too_many = ", ".join(f"{count:,}" for count in config.stages_without_1f1b)
+        _warn(f"1f1b needs a micro-batch for every stage: left out with {too_many} stages; or raise --microbatches")
     cells = compare(config, found)
     claim_folder(path)
     write_json(path / "config.json", {"command": config.command, "options": config.to_json(), **_costs(overheads)})

@@ -95,6 +95,14 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
             if getattr(self, option) is not None and not any(takes(name, option) for name in self.method_names):
                 raise ValueError(f"none of the methods {self.methods} takes {flag(option)}")
 
+    @property
+    def stages_without_1f1b(self) -> list[int]:
+        """Numbers of stages, of those asked for with that schedule, that have more stages than micro-batches."""
+        if "1f1b" not in names(self.schedules) or not set(self.method_names) & set(GRADIENT_STEPS):
+            return []
+        most = max(counts("microbatches", self.microbatches))
+        return [count for count in counts("stages", self.stages) if count > most]
+
     def options_of(self, method: str) -> dict[str, Any]:
         """What was given of the options that a method takes, inner steps and learning rate aside."""
         given = {name: getattr(self, name) for name in SURROGATE_OPTIONS if takes(method, name)}
