@@ -2,6 +2,7 @@ import torch
 from torch import Tensor, nn
 
 from surmin.losses import CrossEntropy
+from surmin.methods.registry import build_method
 from surmin.models import mlp
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.partition import partition
@@ -24,6 +25,12 @@ def make_batch(seed: int = 1) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(SAMPLES, FEATURES, dtype=torch.float64, generator=generator)
     return inputs, torch.randint(CLASSES, (SAMPLES,), generator=generator)
+
+
+def losses_of(name: str, pipeline: InProcessPipeline, batch: tuple[Tensor, Tensor], rounds: int = 5) -> list[float]:
+    """What a method with its own options reports, round by round."""
+    method = build_method(name, pipeline, {})
+    return [method.step(*batch).loss for _ in range(rounds)]
 
 
 def largest_difference(first: nn.Module, second: nn.Module) -> float:

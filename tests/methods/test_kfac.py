@@ -14,7 +14,15 @@ from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.partition import partition
 from tests.cases import BY_NAME, Case
-from tests.methods.cases import SAMPLES, WIDTH, largest_difference, make_batch, make_model, make_pipeline
+from tests.methods.cases import (
+    SAMPLES,
+    WIDTH,
+    largest_difference,
+    losses_of,
+    make_batch,
+    make_model,
+    make_pipeline,
+)
 from tests.oracles import (
     DenseBlock,
     gauss_newton,
@@ -192,6 +200,16 @@ def test_a_frozen_bias_is_refused() -> None:
     case = BY_NAME["frozen"]
     with pytest.raises(ValueError, match=r"all of their parameters trained: layer 6 \(Linear\) is not one"):
         build_method("kfac", InProcessPipeline(partition(case.network(), 2), case.loss), {})
+
+
+@pytest.mark.parametrize("name", ["positions", "attention", "frozen"])
+def test_methods_that_a_refusal_names_can_train_the_network(name: str) -> None:
+    case = BY_NAME[name]
+    with pytest.raises(ValueError, match=r"is not one; sm, cgblock-ggn and adam can train this network$"):
+        build_method("kfac", InProcessPipeline(partition(case.network(), 2), case.loss), {})
+    for other in ("sm", "cgblock-ggn", "adam"):
+        losses = losses_of(other, InProcessPipeline(partition(case.network(), 2), case.loss), case.batch())
+        assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from surmin.stages.closed_form import is_plain_elementwise, is_plain_linear
 from surmin.stages.layer import Layer
 from surmin.stages.stage import Stage
 
+OTHERS = "sm, locoprop and adam can train this network"
+
 
 @dataclass
 class AdmmLayer:
@@ -127,14 +129,16 @@ def admm_layers(
         else:
             raise ValueError(
                 "dladmm needs trainable linear layers with one activation after each, ReLU or a smooth one, in its "
-                f"stage: layer {layer.name} ({type(layer.module).__name__}) is not one"
+                f"stage: layer {layer.name} ({type(layer.module).__name__}) is not one; {OTHERS}"
             )
     if not found:
-        raise ValueError("dladmm needs a linear layer in every stage: cut the network otherwise")
+        raise ValueError(
+            "dladmm needs a linear layer in every stage: cut the network otherwise; sm and adam can train it as it is"
+        )
     if is_last and found[-1].activation is not None:
         raise ValueError(
             "dladmm needs a linear layer at the end, as its output is the loss's: layer "
-            f"{stage.layers[-1].name} ({type(stage.layers[-1].module).__name__}) is not one"
+            f"{stage.layers[-1].name} ({type(stage.layers[-1].module).__name__}) is not one; {OTHERS}"
         )
     return leading, found
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from surmin.methods.checks import check_has_value
 from surmin.methods.gradients import Gradients, by_name, squared_norm
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import StageParameters, Wave
@@ -39,6 +40,8 @@ class ArmijoSearch:
     Every trial is a forward wave and an all-reduce of its value.
     The next search starts from twice the accepted α; after one that finds nothing,
     from where that ended.
+
+    Source: Armijo, "Minimization of functions having Lipschitz continuous first partial derivatives" (1966).
 
     Args:
         pipeline: the network.
@@ -96,12 +99,18 @@ class ArmijoDescent:
     wave where the batch is the same. The next search starts from twice the accepted α; after one that finds nothing,
     from where that ended.
 
+    Source: "GD + Armijo" of Section 4 of the Surrogate Minimization paper; Armijo (1966).
+
     Args:
         pipeline: the network.
         lr: the very first α tried.
+
+    Raises:
+        ValueError: for a loss without values.
     """
 
     def __init__(self, pipeline: WorkerPipeline, *, lr: float = 1.0) -> None:
+        check_has_value("gd-armijo", pipeline.loss)
         self.pipeline = pipeline
         self._search = ArmijoSearch(pipeline, lr)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from surmin.methods.base import Stateless
 from surmin.methods.block_vectors import BlockVectors, to_blocks
-from surmin.methods.checks import check_positive
+from surmin.methods.checks import check_has_value, check_positive
 from surmin.methods.gradients import squared_norm
 from surmin.methods.hessian.columns import BlockColumns
 from surmin.methods.hessian.lockstep_cg import GuardedConjugateGradient, LockstepConjugateGradient
@@ -51,7 +51,8 @@ class CgBlock(Stateless):
         safeguard: one of the three.
 
     Raises:
-        ValueError: for values out of range or that do not go together.
+        ValueError: for values out of range or that do not go together; for a loss without values and safeguard
+            "armijo".
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class CgBlock(Stateless):
         if damping is not None and safeguard != "damping":
             raise ValueError(f"damping is λ of safeguard 'damping', it has no place in safeguard {safeguard!r}")
         check_positive("damping", DAMPING if damping is None else damping)
+        if safeguard == "armijo":
+            check_has_value("cgblock with safeguard armijo", pipeline.loss, "safeguard damping or none")
         self.pipeline = pipeline
         self.inner_steps = inner_steps
         self.safeguard = safeguard

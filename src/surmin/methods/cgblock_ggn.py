@@ -11,7 +11,7 @@ from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.output_curvature import draw_seed
 from surmin.damping import reduction_ratio, trusted
 from surmin.methods.block_vectors import own_values, to_blocks
-from surmin.methods.checks import check_columns, check_positive
+from surmin.methods.checks import check_columns, check_has_value, check_positive
 from surmin.methods.joint_search import JointSearch, search_jointly
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import BlockWaves
@@ -58,7 +58,7 @@ class CgBlockGaussNewton:
         seed: of what is drawn at random for rank and fraction.
 
     Raises:
-        ValueError: for values out of range.
+        ValueError: for values out of range; for a loss without values.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class CgBlockGaussNewton:
             raise ValueError(f"inner_steps must be at least 1, got {inner_steps}")
         check_positive("damping", damping)
         check_columns(rank, curvature_fraction)
+        check_has_value("cgblock-ggn", pipeline.loss)
         self.pipeline = pipeline
         self.inner_steps = inner_steps
         self.damping = damping

@@ -1,6 +1,8 @@
-"""Values of options that several methods take."""
+"""Values of options that several methods take, and what they ask of the loss."""
 
 import math
+
+from surmin.losses import ConvexLoss, GradientOracle
 
 
 def check_positive(name: str, value: float) -> None:
@@ -15,3 +17,13 @@ def check_columns(rank: int | None, fraction: float) -> None:
         raise ValueError(f"rank must be at least 1, or left out for the exact factor, got {rank}")
     if not 0 < fraction <= 1:
         raise ValueError(f"curvature_fraction must be in (0, 1], got {fraction}")
+
+
+def check_has_value(name: str, loss: ConvexLoss, *instead: str) -> None:
+    """Raise ValueError for a gradient oracle, naming what can train with it: more ways `instead`, and other methods."""
+    if isinstance(loss, GradientOracle):
+        others = ", ".join([*instead, "gd, sgd, adam, sso, sm-paper"])
+        raise ValueError(
+            f"{name} tests its steps by the loss, and a gradient oracle has no loss value: "
+            f"take {others}, or a SurrogateMinimizer with adapt_damping=False and enough damping"
+        )

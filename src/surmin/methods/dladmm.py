@@ -44,7 +44,8 @@ class DlAdmm:
 
     It is a method for the full batch: variables belong to samples. They begin from a forward pass, with u = 0, and
     begin so again whenever the batch is another. The loss reported is that of W_L a_{L-1} + b_L, on the last worker;
-    the network's own, which nothing here needs, takes a forward pass.
+    the network's own, which nothing here needs, takes a forward pass. The work counted leaves out what is element-wise,
+    half of a step's time or more: docs/methods/dladmm.md has both in figures.
 
     Args:
         pipeline: the network: linear layers, each but the last with ReLU or a smooth activation, or none, after it.

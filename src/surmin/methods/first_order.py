@@ -17,8 +17,8 @@ from surmin.report import StepReport
 class FirstOrder:
     """One forward wave, one backward wave, one step of a torch optimizer.
 
-    Workers tell each other nothing else: the loss is reported where the last stage is and NaN elsewhere, and the
-    gradient's norm is that of the worker's own part.
+    Beyond that workers only compare their batches: the loss is reported where the last stage is and NaN elsewhere, and
+    the gradient's norm is that of the worker's own part.
     """
 
     def __init__(self, pipeline: WorkerPipeline, optimizer: Optimizer) -> None:
@@ -45,15 +45,24 @@ class FirstOrder:
 
 
 def gradient_descent(pipeline: WorkerPipeline, *, lr: float = 0.1) -> FirstOrder:
-    """θ ← θ - lr ∇h."""
+    """θ ← θ - lr ∇h.
+
+    Source: Cauchy (1847); "GD with a constant step-size" of Section 4 of the Surrogate Minimization paper.
+    """
     return FirstOrder(pipeline, make_optimizer(pipeline.parameters.values(), "gd", lr))
 
 
 def sgd(pipeline: WorkerPipeline, *, lr: float = 0.05) -> FirstOrder:
-    """Gradient descent with momentum 0.9."""
+    """Gradient descent with momentum 0.9.
+
+    Source: Polyak, "Some methods of speeding up the convergence of iteration methods" (1964).
+    """
     return FirstOrder(pipeline, make_optimizer(pipeline.parameters.values(), "sgd", lr))
 
 
 def adam(pipeline: WorkerPipeline, *, lr: float = 3e-3) -> FirstOrder:
-    """Adam with torch's defaults."""
+    """Adam with torch's defaults.
+
+    Source: Kingma and Ba, "Adam: a method for stochastic optimization" (2015).
+    """
     return FirstOrder(pipeline, make_optimizer(pipeline.parameters.values(), "adam", lr))

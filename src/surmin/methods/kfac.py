@@ -14,7 +14,7 @@ from surmin.curvature.moments import InputMomentCache, KroneckerMoments, estimat
 from surmin.curvature.output_curvature import draw_seed
 from surmin.damping import reduction_ratio, trusted
 from surmin.methods.block_vectors import Blocks, BlockVectors, own_values, to_blocks
-from surmin.methods.checks import check_columns, check_positive
+from surmin.methods.checks import check_columns, check_has_value, check_positive
 from surmin.methods.hessian.columns import JointColumns
 from surmin.methods.hessian.wave import TangentWaves
 from surmin.methods.quadratic_model import combine
@@ -55,7 +55,8 @@ class Kfac:
         seed: of what is drawn at random for rank and fraction.
 
     Raises:
-        ValueError: on all workers, for a layer with weights of another kind; for values out of range.
+        ValueError: on all workers, for a layer with weights of another kind; for values out of range; for a loss
+            without values, which the rule for λ needs.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Kfac:
     ) -> None:  # fmt: skip
         check_positive("damping", damping)
         check_columns(rank, curvature_fraction)
+        check_has_value("kfac", pipeline.loss)
         self.pipeline = pipeline
         self.damping = damping
         self.seed = seed
@@ -154,7 +156,8 @@ def _complaint(blocks: Blocks) -> ValueError | None:
         if not (is_plain_linear(layer) or is_plain_convolution(layer)):
             return ValueError(
                 "kfac needs linear layers and convolutions of one group, all of their parameters trained: "
-                f"layer {layer.name} ({type(layer.module).__name__}) is not one"
+                f"layer {layer.name} ({type(layer.module).__name__}) is not one; "
+                "sm, cgblock-ggn and adam can train this network"
             )
     return None
 

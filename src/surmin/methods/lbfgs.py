@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from surmin.errors import NonFiniteError
+from surmin.methods.checks import check_has_value
 from surmin.methods.flat import FlatParameters
 from surmin.methods.limited_memory import HISTORY, LimitedMemory, Projection
 from surmin.methods.wolfe import strong_wolfe
@@ -67,12 +68,13 @@ class Lbfgs:
         inner_steps: iterations per round.
 
     Raises:
-        ValueError: when `lr` or `inner_steps` is not positive.
+        ValueError: when `lr` or `inner_steps` is not positive; for a loss without values.
     """
 
     def __init__(self, pipeline: WorkerPipeline, *, lr: float = 1.0, inner_steps: int = 20) -> None:
         if not 0 < lr < math.inf or inner_steps < 1:
             raise ValueError(f"lr and inner_steps must be positive, got {lr} and {inner_steps}")
+        check_has_value("lbfgs", pipeline.loss)
         self.pipeline = pipeline
         self.lr = lr
         self.inner_steps = inner_steps

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from surmin.methods.base import Stateless
 from surmin.methods.block_vectors import BlockVectors, to_blocks
+from surmin.methods.checks import check_has_value
 from surmin.methods.hessian.columns import JointColumns
 from surmin.methods.hessian.wave import HessianAtPoint, TangentWaves
 from surmin.methods.joint_search import search_jointly
@@ -39,7 +40,8 @@ class Newton(Stateless):
         safeguard: one of the two.
 
     Raises:
-        ValueError: on all workers, for a larger network; for values out of range.
+        ValueError: on all workers, for a larger network; for values out of range; for a loss without values and
+            safeguard "armijo".
     """
 
     def __init__(self, pipeline: WorkerPipeline, *, damping: float = 1e-3, safeguard: str = "armijo") -> None:
@@ -47,6 +49,8 @@ class Newton(Stateless):
             raise ValueError(f"safeguard must be none or armijo, got {safeguard!r}")
         if not 0 <= damping < math.inf:
             raise ValueError(f"damping must be a number from 0 up, got {damping}")
+        if safeguard == "armijo":
+            check_has_value("newton with safeguard armijo", pipeline.loss, "safeguard none")
         self.pipeline = pipeline
         self.damping = damping
         self.safeguard = safeguard
@@ -78,7 +82,7 @@ class Newton(Stateless):
         if self._count > MOST_PARAMETERS:
             raise ValueError(
                 f"newton needs a network of at most {MOST_PARAMETERS} parameters for its dense Hessian, "
-                f"this one has {self._count}: take fewer or narrower layers, or cgblock or kfac"
+                f"this one has {self._count}: take fewer or narrower layers, or cgblock or cgblock-ggn"
             )
         starts = [sum(sizes[:index]) for index in range(count)]
         return {block: slice(starts[index], starts[index] + sizes[index]) for index, block in own.items()}
