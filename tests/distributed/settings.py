@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from surmin import CrossEntropy, StepReport, SurrogateMinimizer, partition
 from surmin.methods.base import Method
+from surmin.methods.fdg import FullyDecoupled
 from surmin.methods.registry import build_method
 from surmin.models import cnn, gpt, mlp
 from surmin.pipeline.distributed import Pipeline, ScheduleName
@@ -77,22 +78,25 @@ class Setting:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What training left: parameters by global name, and every round's report."""
+    """What training left: parameters by global name, every round's report, and the unit of work here."""
 
     parameters: dict[str, Any]
     reports: list[StepReport]
+    unit: int
 
 
 def train(pipeline: WorkerPipeline, setting: Setting) -> Outcome:
     method = make_method(pipeline, setting)
     batch = setting.case.batch(SAMPLES)
     reports = [method.step(*batch) for _ in range(ROUNDS)]
-    return Outcome(values(pipeline), reports)
+    return Outcome(values(pipeline), reports, pipeline.gradient_operations(batch[0].shape))
 
 
 def make_method(pipeline: WorkerPipeline, setting: Setting) -> Method:
     if setting.method == "sm":
         return SurrogateMinimizer(pipeline, **dict(setting.options))
+    if "shrinking" in dict(setting.options):  # no option of the builder
+        return FullyDecoupled(pipeline, **dict(setting.options))
     return build_method(setting.method, pipeline, dict(setting.options))
 
 

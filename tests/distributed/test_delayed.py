@@ -37,9 +37,18 @@ def test_workers_train_to_the_numbers_of_one_process(
     workers: Workers, name: str, workers_and_stages: tuple[int, int]
 ) -> None:
     count, stages = workers_and_stages
-    setting = Setting(count, stages, 3, "mlp", "posted", name, OPTIONS)
-    workers.begin(count, train_here, setting)
-    alone = InProcessPipeline(setting.modules(), setting.case.loss, microbatches=3, workers=count)
+    check(workers, Setting(count, stages, 3, "mlp", "posted", name, OPTIONS))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_gradients_shrink_on_workers_as_in_one_process(workers: Workers, count: int) -> None:
+    setting = Setting(count, 4, 3, "mlp", "posted", "fdg", (*OPTIONS, ("shrinking", 0.5)))
+    check(workers, setting)
+
+
+def check(workers: Workers, setting: Setting) -> None:
+    workers.begin(setting.workers, train_here, setting)
+    alone = InProcessPipeline(setting.modules(), setting.case.loss, microbatches=3, workers=setting.workers)
     parameters, losses, messages, size = train(alone, setting)
     found: list[Outcome] = workers.results()
     together = {key: array for own in found for key, array in own[0].items()}

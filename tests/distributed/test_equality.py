@@ -69,8 +69,10 @@ def sm(workers: int, stages: int, microbatches: int, schedule: Any, network: str
     return Setting(workers, stages, microbatches, network, schedule, "sm", tuple(OPTIONS[options].items()))
 
 
-def method(workers: int, stages: int, microbatches: int, schedule: Any, name: str, network: str = "mlp") -> Setting:
-    return Setting(workers, stages, microbatches, network, schedule, name, tuple(METHODS[name].items()))
+def method(
+    workers: int, stages: int, microbatches: int, schedule: Any, name: str, network: str = "mlp", **options: Any
+) -> Setting:
+    return Setting(workers, stages, microbatches, network, schedule, name, (*METHODS[name].items(), *options.items()))
 
 
 FEW = [  # every option and every method; the slow tests have every shape and network, options and methods by turns
@@ -107,6 +109,17 @@ FEW = [  # every option and every method; the slow tests have every shape and ne
     method(4, 4, 3, "posted", "dni"),
     method(2, 4, 3, "posted", "dni", "gpt"),
 ]  # fmt: skip
+VARIANTS = [
+    method(2, 4, 3, "posted", "sso", inner_optimizer="gd"),
+    method(2, 4, 3, "gpipe", "sso", "gpt", inner_optimizer="adam"),
+    method(2, 4, 3, "posted", "locoprop", "gpt", local_loss="squared"),
+    method(4, 4, 3, "gpipe", "locoprop", local_loss="squared"),
+]
+SLOW_VARIANTS = [
+    method(4, 8, 8, "1f1b", "sso", "cnn", inner_optimizer="gd"),
+    method(4, 4, 8, "posted", "sso", inner_optimizer="adam"),
+    method(4, 8, 3, "posted", "locoprop", "gpt", local_loss="squared", inner_optimizer="gd"),
+]
 
 COMBINE = "SURMIN_COMBINE" in os.environ
 """Whether the slow tests have shapes, networks, curvatures and schedules in every combination: twenty minutes."""
@@ -144,13 +157,13 @@ def is_possible(schedule: str, workers: int, _stages: int, microbatches: int) ->
     return schedule != "1f1b" or microbatches >= workers
 
 
-@pytest.mark.parametrize("setting", FEW, ids=str)
+@pytest.mark.parametrize("setting", [*FEW, *VARIANTS], ids=str)
 def test_workers_train_to_the_numbers_of_one_process(workers: Workers, setting: Setting) -> None:
     check(workers, setting)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", every_combination() if COMBINE else every_shape(), ids=str)
+@pytest.mark.parametrize("setting", [*(every_combination() if COMBINE else every_shape()), *SLOW_VARIANTS], ids=str)
 def test_every_shape(workers: Workers, setting: Setting) -> None:
     check(workers, setting)
 
@@ -164,7 +177,27 @@ def check(workers: Workers, setting: Setting, task: Callable[[Setting], Outcome]
     for name, value in alone.parameters.items():
         np.testing.assert_allclose(parameters[name], value, rtol=0, atol=1e-9, err_msg=name)
     for reports in zip(alone.reports, counted.reports, *(own.reports for own in found), strict=True):
-        check_round(*reports[:2], reports[2:], everywhere=setting.method not in LOSS_WHERE_IT_IS)
+        check_round(*reports[:2], reports[2:], everywhere=is_known_to_all(setting))
+    check_work(setting, counted, found)
+
+
+def is_known_to_all(setting: Setting) -> bool:
+    """Whether every worker knows the loss."""
+    searches = dict(setting.options).get("safeguard", "armijo") == "armijo"
+    return setting.method not in LOSS_WHERE_IT_IS and (searches or setting.method != "cgblock")
+
+
+def check_work(setting: Setting, counted: Outcome, found: Sequence[Outcome]) -> None:
+    """A worker counts in units of its own stages' gradients; together they did what one process does.
+
+    The unit is 1 where stages multiply no matrices. With `newton` every worker finds the eigenvalues of all of H again.
+    """
+    assert sum(own.unit for own in found if own.unit > 1) == counted.unit
+    size = sum(value.size for value in counted.parameters.values())
+    again = 9 * size**3 * (setting.workers - 1) if setting.method == "newton" else 0
+    for expected, *reports in zip(counted.reports, *(own.reports for own in found), strict=True):
+        work = sum(report.gradient_equivalents * own.unit for report, own in zip(reports, found, strict=True))
+        assert work == pytest.approx(expected.gradient_equivalents * counted.unit + again, rel=1e-9)
 
 
 def check_round(alone: StepReport, counted: StepReport, found: Sequence[StepReport], *, everywhere: bool) -> None:
@@ -195,7 +228,8 @@ def strided(setting: Setting) -> Outcome:
         method = make_method(pipeline, setting)
         inputs, targets = setting.case.batch(SAMPLES)
         batch = Strided()(inputs), targets
-        return Outcome(values(pipeline), [method.step(*batch) for _ in range(ROUNDS)])
+        reports = [method.step(*batch) for _ in range(ROUNDS)]
+        return Outcome(values(pipeline), reports, pipeline.gradient_operations(inputs.shape))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

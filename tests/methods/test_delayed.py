@@ -113,19 +113,23 @@ def make_optimizer(name: str, network: nn.Module) -> torch.optim.Optimizer:
 
 
 def check(
-    name: str, case: Case, stages: int, microbatches: int, optimizer: str = "sgd", sizes: tuple[int, ...] = (6,)
-) -> None:
+    name: str, case: Case, stages: int, microbatches: int, optimizer: str = "sgd", sizes: tuple[int, ...] = (6,),
+    shrinking: float = 1.0,
+) -> None:  # fmt: skip
     plain, piped = case.network(), case.network()
     oracle, stepping = Oracle(plain, case, stages), make_optimizer(optimizer, plain)
     pipeline = InProcessPipeline(partition(piped, stages), case.loss, microbatches=microbatches)
-    method = build_method(name, pipeline, {"lr": LR, "optimizer": optimizer})
+    if shrinking == 1:
+        method = build_method(name, pipeline, {"lr": LR, "optimizer": optimizer})
+    else:
+        method = FullyDecoupled(pipeline, lr=LR, optimizer=optimizer, shrinking=shrinking)
     for number in range(ROUNDS):
         batch = case.batch(sizes[number % len(sizes)], seed=number)
         loss, gradients = oracle.found(name, batch)
         stepping.zero_grad()
         for stage, found in gradients.items():
             for parameter, gradient in zip(oracle.trainable(stage), found, strict=True):
-                parameter.grad = gradient
+                parameter.grad = shrinking ** (oracle.last - stage) * gradient
         stepping.step()
         assert method.step(*batch).loss == pytest.approx(loss, abs=1e-10, nan_ok=True)
         assert largest_difference(plain, piped) < 1e-10, f"round {number}"
@@ -147,6 +151,13 @@ def test_every_network_step_for_step(name: str, case: Case) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_any_number_of_stages_and_microbatches(name: str, stages: int, microbatches: int) -> None:
     check(name, BY_NAME["tanh"], stages, microbatches, optimizer="adam")
+
+
+@pytest.mark.parametrize("microbatches", [1, 3])
+@pytest.mark.parametrize("stages", [3, 4])
+def test_a_gradient_shrinks_once_for_every_stage_it_comes_down(stages: int, microbatches: int) -> None:
+    for shrinking in (0.5, 0.9):
+        check("fdg", BY_NAME["tanh"], stages, microbatches, shrinking=shrinking)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from surmin.experiments.runs.problem import load_data
 from surmin.experiments.runs.run import Run
 from surmin.experiments.runs.team import ALONE
 from surmin.launch.reports import DEBUG_VARIABLE, one_line
+from surmin.methods.registry import METHODS
 
 GROWS = frozenset({"methods", "seeds", "lr"})
 """Options of a comparison that may be others when it is continued: they add runs, or leave some out."""
@@ -116,16 +117,33 @@ class Comparison:
                 left_out[method] = str(error)
         able = [method for method in first_runs if method not in left_out]
         if left_out and not (able and config.takes_all):
-            raise ValueError(_refusal(left_out, sorted(able)))
+            others = [] if able else _others_that_can(config, path, data, first_runs)
+            raise ValueError(_refusal(left_out, sorted(able), sorted(others)))
         return cls(config, path, data, [run for run in planned if run.method in able], left_out)
 
     def _write_config(self) -> None:
         write_config(self.path / "config.json", self.config, self.data.train_inputs.device)
 
 
-def _refusal(left_out: Mapping[str, str], able: Sequence[str]) -> str:
-    """What is wrong, and with which methods where others can run."""
-    if not able:
+def _others_that_can(config: CompareConfig, path: Path, data: Dataset, named: Collection[str]) -> list[str]:
+    """Methods that the same options would run if these were named instead."""
+    able = []
+    for method in METHODS:
+        if method in named:
+            continue
+        try:
+            first, *_ = plan_runs(replace(config, methods=method, seeds=1))
+            Run(first.config, path, data=data)
+        except (ValueError, RuntimeError):  # not what was asked for: why it cannot run is nobody's question
+            continue
+        able.append(method)
+    return able
+
+
+def _refusal(left_out: Mapping[str, str], able: Sequence[str], others: Sequence[str]) -> str:
+    """What is wrong, and with which methods where others can run: of those named, else of all."""
+    if not (able or others):
         return next(iter(left_out.values()))
     reasons = "; ".join(f"{method} cannot run here: {reason}" for method, reason in left_out.items())
-    return f"{reasons}. Of the methods named, {', '.join(able)} can"
+    offer = f"Of the methods named, {', '.join(able)} can" if able else f"Others can: {', '.join(others)}"
+    return f"{reasons}. {offer}"
