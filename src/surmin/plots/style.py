@@ -1,16 +1,19 @@
 """How pictures look: colours that everyone can tell apart, with markers and line styles that differ as well."""
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 from surmin.experiments.runs.files import replacing
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito (2008), the yellow left out: too faint on white."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+COLOURS = 256
 DASHES = ("-", "--", "-.", ":")
 
 RC: dict[Any, Any] = {
@@ -44,6 +47,8 @@ class LineStyle:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Replace a picture."""
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, format="png")
+    """Replace a picture, in as many colours as a byte can tell apart: a third of the size, and looks the same."""
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png")
+    with Image.open(drawn) as image, replacing(path) as unfinished:
+        image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(unfinished, format="png", optimize=True)
