@@ -236,3 +236,28 @@ def test_complex_targets_are_refused() -> None:
 def test_an_oracle_needs_a_positive_constant(constant: float) -> None:
     with pytest.raises(ValueError, match="GradientOracle needs a function and a positive constant"):
         GradientOracle(lambda outputs, targets: outputs, constant)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 15, 16, 17])
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e4])
+def test_few_classes_in_single_precision(classes: int, scale: float) -> None:
+    """Padded to a whole vector on a processor: the same as in double precision, tangents and outputs not finite too."""
+    loss, generator = CrossEntropy(), torch.Generator().manual_seed(classes)
+    outputs = scale * torch.randn(7, 4, classes, generator=generator)
+    targets = torch.randint(classes, (7, 4), generator=generator)
+    tangents = torch.randn(outputs.shape, generator=generator)
+
+    def figures(dtype: torch.dtype) -> list[Tensor]:
+        own = outputs.to(dtype)
+        slopes = torch.func.jvp(lambda z: loss.gradient(z, targets), (own,), (tangents.to(dtype),))[1]
+        return [
+            loss.sample_losses(own, targets), loss.gradient(own, targets), loss.trace(own, targets),
+            loss.factor(own, targets), slopes,
+        ]  # fmt: skip
+
+    for single, double in zip(figures(torch.float32), figures(torch.float64), strict=True):
+        assert single.dtype == torch.float32
+        torch.testing.assert_close(single.double(), double, rtol=2e-4, atol=1e-6)
+    outputs[3, 2, 1] = math.nan
+    assert loss.sample_losses(outputs, targets).isnan().nonzero().flatten().tolist() == [3]
+    assert loss.gradient(outputs, targets).isnan().any(-1).nonzero().tolist() == [[3, 2]]

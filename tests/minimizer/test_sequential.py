@@ -150,3 +150,23 @@ def test_inner_steps_are_modelled_on_all_of_a_small_batch_and_a_part_of_a_larger
 
     assert loss_after_a_step() == loss_after_a_step(inner_fraction=min(1.0, 400 / samples))
     assert (loss_after_a_step() == loss_after_a_step(inner_fraction=1.0)) == (samples <= 400)
+
+
+class Asking(CrossEntropy):
+    """Refuses to be called with gradients switched on."""
+
+    def sample_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled()
+        return super().sample_losses(outputs, targets)
+
+    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled()
+        return super().gradient(outputs, targets)
+
+
+@pytest.mark.parametrize("preset", ["compute", "links", "trips"])
+def test_the_loss_is_called_with_gradients_off(preset: str) -> None:
+    torch.manual_seed(0)
+    stages: list[nn.Module] = [nn.Sequential(nn.Linear(6, 5), nn.Tanh()), nn.Linear(5, 3)]
+    sm = SurrogateMinimizer(stages, Asking(), preset=preset)
+    assert sm.step(torch.randn(12, 6), torch.randint(3, (12,))).accepted

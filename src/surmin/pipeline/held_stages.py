@@ -183,10 +183,12 @@ class HeldStages:
         with self.work.phase(("backward", part, position)):
             return self.stages[position].backward(tape, cotangent, wanted)
 
+    @torch.no_grad()
     def top_cotangent(self, wave: Wave, number: int) -> Tensor:
         """The gradient of the mean loss in the network's output, for one micro-batch."""
         return self.loss.gradient(wave.outputs[number], wave.targets[number]) / wave.shape[0]
 
+    @torch.no_grad()
     def mean_loss(self, wave: Wave) -> Tensor:
         """The mean loss where the last stage is, 0 elsewhere."""
         if not self.is_last:

@@ -117,7 +117,8 @@ class NonlinearLocalLoss:
         parameters = self.block.moved(step)
         with self.work.phase(self._key("inner forward")):
             tape = self.block.stage.forward(self.inputs, parameters)
-            surrogate = self.surrogate.at(tape.output.detach())
+            with torch.no_grad():
+                surrogate = self.surrogate.at(tape.output.detach())
         value = 0.5 * self.damping * step.dot(step) + self.replicas.mean(surrogate.value)
         return LossPoint(step, tape, value, surrogate.cotangent)
 
