@@ -14,15 +14,7 @@ from surmin.models import mlp
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.partition import partition
 from tests.cases import BY_NAME, Case
-from tests.methods.cases import (
-    SAMPLES,
-    WIDTH,
-    largest_difference,
-    losses_of,
-    make_batch,
-    make_model,
-    make_pipeline,
-)
+from tests.methods.cases import SAMPLES, WIDTH, check_trains, largest_difference, make_batch, make_model, make_pipeline
 from tests.methods.plain_losses import plain_mean
 
 ROUNDS = 2
@@ -268,9 +260,7 @@ ENDS_BENT = Case("bent", lambda: nn.Sequential(nn.Linear(4, 2), nn.Softplus()), 
 def test_networks_it_cannot_train(case: Case, reason: str) -> None:
     with pytest.raises(ValueError, match=f"^dladmm needs .*{reason}; sm, locoprop and adam can train this network$"):
         DlAdmm(InProcessPipeline([case.network()], case.loss))
-    for other in ("sm", "locoprop", "adam"):
-        losses = losses_of(other, InProcessPipeline([case.network()], case.loss), case.batch())
-        assert losses[-1] < losses[0]
+    check_trains(["sm", "locoprop", "adam"], lambda: InProcessPipeline([case.network()], case.loss), case.batch())
 
 
 @pytest.mark.parametrize("module", [nn.Hardtanh(), nn.LayerNorm(4)])
@@ -283,9 +273,7 @@ def test_a_stage_without_a_linear_layer() -> None:
     stages = [nn.Flatten(), nn.Linear(5, 3).double()]
     with pytest.raises(ValueError, match=r"a linear layer in every stage: .*; sm and adam can train it as it is$"):
         DlAdmm(InProcessPipeline(stages, CrossEntropy()))
-    for other in ("sm", "adam"):
-        losses = losses_of(other, InProcessPipeline(stages, CrossEntropy()), make_batch())
-        assert losses[-1] < losses[0]
+    check_trains(["sm", "adam"], lambda: InProcessPipeline(stages, CrossEntropy()), make_batch())
 
 
 @pytest.mark.parametrize("penalty", [0.0, -1.0, math.inf, math.nan])
