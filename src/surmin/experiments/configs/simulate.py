@@ -101,7 +101,7 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
         if "1f1b" not in names(self.schedules) or not set(self.method_names) & set(GRADIENT_STEPS):
             return []
         most = max(counts("microbatches", self.microbatches))
-        return [count for count in counts("stages", self.stages) if count > most]
+        return [count for count in counts("stages", self.stages) if not can_go_by("1f1b", most, count)]
 
     def options_of(self, method: str) -> dict[str, Any]:
         """What was given of the options that a method takes, inner steps and learning rate aside."""
@@ -111,6 +111,11 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
     def to_json(self) -> dict[str, Any]:
         """Plain values by option name."""
         return asdict(self)
+
+
+def can_go_by(schedule: str, microbatches: int, stages: int) -> bool:
+    """Whether there are micro-batches enough: 1F1B needs one for every stage."""
+    return schedule != "1f1b" or microbatches >= stages
 
 
 def names(text: str) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from surmin.experiments.configs.simulate import GRADIENT_STEPS, SimulateConfig, counts, names, numbers
+from surmin.experiments.configs.simulate import GRADIENT_STEPS, SimulateConfig, can_go_by, counts, names, numbers
 from surmin.experiments.simulated.runs import LEAST_STRETCHED, MeasuredRun
 from surmin.simulation.operations import Overheads
 from surmin.simulation.seconds import Setting, on_many_workers
@@ -81,9 +81,8 @@ def outcomes(config: SimulateConfig, run: MeasuredRun, overheads: Overheads) -> 
     stretched = [count for count in counts("stages", config.stages) if count > run.workers >= LEAST_STRETCHED]
     schedules = names(config.schedules) if run.method in GRADIENT_STEPS else ["posted"]
     for stages, schedule in product([*measured, *stretched], schedules):
-        if schedule == "1f1b" and run.microbatches < stages:
-            continue
-        yield from _outcomes(config, run, stages, schedule, overheads)
+        if can_go_by(schedule, run.microbatches, stages):
+            yield from _outcomes(config, run, stages, schedule, overheads)
 
 
 def _outcomes(
