@@ -23,6 +23,7 @@ NAMES = (
     "products",
     "growth",
     "outputs",
+    "softmax",
     "memory",
     "models",
     "waves",

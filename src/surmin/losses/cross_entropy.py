@@ -80,7 +80,7 @@ def _softmax(outputs: Tensor) -> Tensor:
 
 
 def _padded(outputs: Tensor) -> Tensor:
-    """With classes of probability zero up to a full vector, where that makes a softmax quicker: five to seven times."""
+    """With classes of probability zero up to a full vector, where that makes a softmax quicker."""
     missing = LANES - outputs.shape[-1]
     if missing <= 0 or outputs.is_cuda or outputs.dtype != torch.float32:
         return outputs
