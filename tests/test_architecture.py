@@ -22,6 +22,10 @@ def test_the_table_has_every_folder_and_file() -> None:
     assert set(rows()) == found - ENTRANCES
 
 
+def test_every_folder_of_modules_is_a_package() -> None:
+    assert {path.parent for path in PACKAGE.rglob("*.py")} == {path.parent for path in PACKAGE.rglob("__init__.py")}
+
+
 def test_every_module_imports_from_its_own_row_and_those_above() -> None:
     row = rows()
     for path in sorted(PACKAGE.rglob("*.py")):

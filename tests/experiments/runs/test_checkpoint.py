@@ -205,7 +205,7 @@ def test_a_disk_that_fails_leaves_the_last_checkpoint(
 
 def test_a_checkpoint_of_numbers_that_are_not_finite_is_damaged() -> None:
     parameters = {"0.weight": torch.tensor([1.0, float("nan")])}
-    with pytest.raises(ValueError, match="damaged: parameter 0.weight is not finite"):
+    with pytest.raises(ValueError, match=r"damaged: parameter 0.weight is not finite"):
         Checkpoint(3, "sm", parameters, {}).check("sm", parameters)
 
 

@@ -118,7 +118,7 @@ def _numbers(values: Any) -> dict[str, Any]:
     if not isinstance(values, dict) or any(isinstance(value, str | list | dict) for value in values.values()):
         raise ValueError("not a table of numbers")
     for name, value in values.items():
-        if value is None and name not in OPTIONAL or isinstance(value, float) and not math.isfinite(value):
+        if (value is None and name not in OPTIONAL) or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"{name} is no number")
     return values
 

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from surmin.data import Dataset
 from surmin.errors import NonFiniteError
+from surmin.experiments.configs.run import RunConfig
 from surmin.experiments.runs.batches import Batches
 from surmin.experiments.runs.checkpoint import Checkpoint
-from surmin.experiments.configs.run import RunConfig
 from surmin.experiments.runs.files import sync_file
 from surmin.experiments.runs.folder import RunFolder, claim_folder, write_config, written_by_one
 from surmin.experiments.runs.interrupts import deferred_interrupt
@@ -210,4 +210,3 @@ def status_of(rows: Sequence[Row], config: RunConfig) -> Status:
     if config.target_loss is not None and last.loss <= config.target_loss:
         return "reached"
     return "finished" if last.round >= config.rounds else "interrupted"
-

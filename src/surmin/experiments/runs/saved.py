@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from surmin.experiments.runs.checkpoint import Checkpoint
 from surmin.experiments.configs.run import RunConfig
+from surmin.experiments.configs.saved import check_unchanged, read_config
+from surmin.experiments.runs.checkpoint import Checkpoint
 from surmin.experiments.runs.folder import RunFolder
 from surmin.experiments.runs.metrics import Row, read_rows
-from surmin.experiments.configs.saved import check_unchanged, read_config
 
 
 @dataclass(frozen=True)
