@@ -1,4 +1,8 @@
-"""Steps to be tested: local phase and forward wave (waves 4 and 5), either one after the other or stage by stage."""
+"""Steps to be tested: local phase and forward wave (waves 4 and 5), either one after the other or stage by stage.
+
+Legend: θ̄ the current parameters, d a step, h the network's loss, λ the damping, κ the decoupling's inflation, β the
+share of the last step that is added as momentum.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

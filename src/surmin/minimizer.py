@@ -1,6 +1,5 @@
 """Surrogate Minimization (Algorithm 1): waves, local losses minimised on their own, and a test of the step."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Unpack
@@ -14,6 +13,7 @@ from surmin.curvature.output_curvature import draw_seed
 from surmin.damping import Damping
 from surmin.local_phase import LocalPhase
 from surmin.losses import ConvexLoss
+from surmin.minimizer_state import MinimizerState
 from surmin.options import OptionValues
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.step_meter import StepMeter
@@ -42,6 +42,7 @@ class SurrogateMinimizer:
 
     Raises:
         ValueError: for modules or options that cannot work, saying why and what to do.
+        TypeError: for what is no module or no loss.
 
     Examples:
         >>> import torch, surmin
@@ -84,7 +85,7 @@ class SurrogateMinimizer:
             self.options.damping, least_share=1 / max(kappas), adapts_inflation=self.options.adapt_decoupling
         )
         self._round = 0
-        self._previous: dict[str, Tensor] | None = None
+        self._previous: Mapping[str, Tensor] | None = None
 
     @classmethod
     def paper(
@@ -141,48 +142,25 @@ class SurrogateMinimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and the last step by global parameter names: with the parameters they continue the run."""
-        return {
-            "round": self._round,
-            "damping": self._damping.value,
-            "inflation_share": self._damping.inflation_share,
-            "seed": self.options.seed,
-            "previous_step": self._previous and {name: step.clone() for name, step in self._previous.items()},
-        }
+        previous = self._previous and {name: step.clone() for name, step in self._previous.items()}
+        damping = self._damping
+        return MinimizerState(
+            self._round, damping.value, damping.inflation_share, self.options.seed, previous
+        ).as_dict()  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`.
 
         Raises:
-            ValueError: when keys or values are not those of a SurrogateMinimizer; nothing has changed then.
+            ValueError: when keys or values are not those of a SurrogateMinimizer, or of one with other options or
+                another network; nothing has changed then.
         """
-        expected = self.state_dict()
-        if set(state) != set(expected):
-            raise ValueError(f"not the state of a SurrogateMinimizer: expected {sorted(expected)}, got {sorted(state)}")
-        damping, share, number = state["damping"], state["inflation_share"], state["round"]
-        numbers = all(isinstance(value, int | float) for value in (damping, share)) and isinstance(number, int)
-        if not (numbers and math.isfinite(damping) and damping >= 0 and 0 < share <= 1 and number >= 0):
-            raise ValueError(
-                "the state of a SurrogateMinimizer is out of range: "
-                f"round {number!r}, damping {damping!r}, inflation_share {share!r}"
-            )
-        if damping == 0 if self.options.adapt_damping else damping != self.options.damping:
-            raise ValueError(
-                f"the state was saved with damping {damping:g}, which this minimizer "
-                + ("cannot adapt" if self.options.adapt_damping else f"has fixed at {self.options.damping:g}")
-            )
-        if share != 1 and not self.options.adapt_decoupling:
-            raise ValueError(f"the state was saved with {share:g} of the inflation, which this minimizer cannot adapt")
-        if state["seed"] != self.options.seed:
-            raise ValueError(f"the state was saved with seed {state['seed']}, this minimizer has {self.options.seed}")
-        previous = state["previous_step"]
         parameters = self.pipeline.parameters
-        if previous is not None:
-            if {name: step.shape for name, step in previous.items()} != {n: p.shape for n, p in parameters.items()}:
-                raise ValueError("the state of a SurrogateMinimizer is of another network: its last step does not fit")
-            previous = {name: step.to(parameters[name].detach()).clone() for name, step in previous.items()}
-        self._previous = previous
-        self._damping = replace(self._damping, value=damping, inflation_share=share)
-        self._round = number
+        loaded = MinimizerState.checked(state, self.options, parameters)
+        step = loaded.previous_step
+        self._previous = step and {n: own.to(parameters[n].detach()).clone() for n, own in step.items()}
+        self._damping = replace(self._damping, value=loaded.damping, inflation_share=loaded.inflation_share)
+        self._round = loaded.round
 
     def _expand(self, inputs: Tensor, targets: Tensor) -> Point:
         """Waves 1 to 3: gradients and curvature of every block, made into local problems."""

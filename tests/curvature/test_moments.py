@@ -125,6 +125,14 @@ def test_the_network_s_own_moment_is_kept_until_its_inputs_change() -> None:
     torch.testing.assert_close(cache.moment([images], 4, as_rows), exact(images.flatten(1)))
 
 
+def test_the_moment_of_a_transposed_input_is_its_own() -> None:
+    """It lies where the input lies."""
+    cache, data = InputMomentCache(), torch.randn(4, 4, dtype=torch.float64)
+    for inputs in (data, data.t()):
+        expected = with_one(inputs).t() @ with_one(inputs) / 4
+        torch.testing.assert_close(cache.moment([inputs], 4, as_rows), expected)
+
+
 def test_the_network_s_own_moment_on_a_fraction_takes_evenly_spaced_rows_however_the_batch_is_cut() -> None:
     data = torch.randn(12, 3, dtype=torch.float64)
     expected = with_one(data[::4]).t() @ with_one(data[::4]) / 3

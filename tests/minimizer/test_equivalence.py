@@ -158,6 +158,11 @@ BAD_STATES: dict[str, object] = {
     "a round that is no whole number": {"round": 1.5},
     "words for numbers": {"damping": "0.1"},
     "no damping to adapt": {"damping": 0.0},
+    "truths for numbers": {"damping": True},
+    "a truth for a round": {"round": True},
+    "a last step that is a list": {"previous_step": [torch.zeros(2)]},
+    "a last step of numbers": {"previous_step": {"0.weight": 1.0, "0.bias": 2.0}},
+    "a last step of another network": {"previous_step": {"0.weight": torch.zeros(2, 2)}},
 }
 
 

@@ -1,4 +1,8 @@
-"""Matrix output curvature M_j = R_j R_jᵀ (Proposition 1 in its general form), on its way down through the blocks."""
+"""Matrix output curvature M_j = R_j R_jᵀ (Proposition 1 in its general form), on its way down through the blocks.
+
+Legend: S_j the columns of the loss, ∇²ℓ_j = S_j S_jᵀ (or as many random ones as a rank asks for), R_j those at a
+layer's output, J_z the Jacobian of a layer's output in its input.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

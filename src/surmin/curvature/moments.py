@@ -1,4 +1,8 @@
-"""Second moments of a layer's inputs and columns, from which the Kronecker preconditioner is built."""
+"""Second moments of a layer's inputs and columns, from which the Kronecker preconditioner is built.
+
+Legend: C the mean outer product of the layer's inputs (1 appended for the bias), Ĝ that of the curvature columns at its
+output, k columns a sample, J_θ the output's Jacobian in the layer's parameters, P of them, n samples.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -72,10 +76,20 @@ class InputMomentCache:
             and inputs is not None
             and len(inputs) == len(self._inputs)
             and all(
-                new.data_ptr() == old.data_ptr() and new.shape == old.shape and new._version == version
+                _is_same(new, old) and new._version == version
                 for new, old, version in zip(inputs, self._inputs, self._versions, strict=True)
             )
         )
+
+
+def _is_same(new: Tensor, old: Tensor) -> bool:
+    """The same numbers in the same places, as long as nobody writes to them."""
+    return (
+        new.data_ptr() == old.data_ptr()
+        and new.dtype == old.dtype
+        and new.shape == old.shape
+        and new.stride() == old.stride()
+    )
 
 
 def estimate_moments(

@@ -121,7 +121,7 @@ class RecordedLinks:
         for _ in range(self._exchange.workers - 1 if self.is_last else 1):
             traffic.send((values,))
         self._totals += 1
-        summed = self._exchange.total(self._totals - 1, values)
+        summed = self._exchange.total(self._totals - 1, self._place, values)
         self._recorder.resume()
         return summed
 

@@ -24,7 +24,7 @@ class ThreadExchange:
         self.workers = workers
         self._turn = threading.Condition()
         self._boxes: dict[tuple[int, int, Kind], deque[Message]] = defaultdict(deque)
-        self._sums: list[list[Tensor]] = []
+        self._sums: dict[int, dict[int, Tensor]] = defaultdict(dict)
         self._failed = False
 
     @contextmanager
@@ -50,15 +50,14 @@ class ThreadExchange:
         self._wait(lambda: bool(box))
         return box.popleft()
 
-    def total(self, number: int, values: Tensor) -> list[float]:
-        """The sum over workers, once all have called with the same number."""
-        while len(self._sums) <= number:
-            self._sums.append([])
-        own = self._sums[number]
-        own.append(values.detach().cpu())
+    def total(self, number: int, place: int, values: Tensor) -> list[float]:
+        """The sum over workers, in the order of their places, once all have called with the same number."""
+        shares = self._sums[number]
+        shares[place] = values.detach().cpu()
         self._turn.notify_all()
-        self._wait(lambda: len(own) == self.workers)
-        return [float(value) for value in sum(own[1:], own[0]).tolist()]
+        self._wait(lambda: len(shares) == self.workers)
+        self._sums.pop(number, None)
+        return [float(value) for value in sum((shares[own] for own in range(1, self.workers)), shares[0]).tolist()]
 
     def _wait(self, is_there: Callable[[], bool]) -> None:
         if not self._turn.wait_for(lambda: self._failed or is_there(), PATIENCE):

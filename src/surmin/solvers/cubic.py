@@ -1,7 +1,8 @@
 """Cubic-regularised local losses: gradient descent (Carmon and Duchi 2019) and a Krylov method (Cartis et al. 2011).
 
 Legend: A = κ G + λ I, which may be indefinite; L(d) = ⟨g, d⟩ + ½ dᵀ A d + (2ρ/3)‖d‖³; V a Lanczos basis, T = Vᵀ A V.
-At the global minimiser (A + 2ρ‖d‖ I) d = -g with A + 2ρ‖d‖ I ⪰ 0 (Nesterov and Polyak 2006).
+At the global minimiser (A + 2ρ‖d‖ I) d = -g with A + 2ρ‖d‖ I ⪰ 0 (Nesterov and Polyak 2006). ρ̃ = 2ρ is Carmon and
+Duchi's constant (`rho` below), β = ‖A‖, R a bound on the minimiser's norm.
 """
 
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ class SurrogateConfig:
         inner_fraction: of sm with nonlinear local losses: part of those samples that each inner step is modelled on.
         inner_tolerance: of sm with nonlinear local losses: they end at a step that gains less than this
             part of what is left.
-        damping: first value of λ of sm and kfac; λ of cgblock, cgblock-ggn, newton and locoprop.
+        damping: first value of λ of sm, kfac and cgblock-ggn; λ of cgblock, newton and locoprop.
         damping_candidates: of sm: multiples of λ, separated by spaces, that are solved for and tried in one wave.
         wire: of sm: the type that curvature columns are rounded to on their way between workers.
         delta: of sm with scalar or sample curvature, and sm-paper: δ of Appendix A.
