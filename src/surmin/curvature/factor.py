@@ -42,7 +42,7 @@ class FactorCurvature:
 
     needs_cotangents = False
 
-    def misfit(self, outputs: Tensor) -> ValueError | None:
+    def outputs_error(self, outputs: Tensor) -> ValueError | None:
         """An exact factor would have too many columns."""
         count = outputs[0].numel()
         if self.rank is not None or count <= MAX_EXACT_COLUMNS:
@@ -114,7 +114,7 @@ class FactorCurvature:
             return random_sign_factor(outputs, loss.smoothness(outputs), self.rank, generator)
         if self.rank is not None:
             return loss.sampled_factor(outputs, targets, self.rank, generator)
-        if complaint := self.misfit(outputs):
+        if complaint := self.outputs_error(outputs):
             raise complaint
         if self.top_factor == "smoothness":
             return identity_factor(outputs, loss.smoothness(outputs))

@@ -29,7 +29,7 @@ class OutputCurvature(Protocol):
     needs_cotangents: bool
     """Whether the gradient wave must keep the gradient at every block's boundary."""
 
-    def misfit(self, outputs: Tensor) -> ValueError | None:
+    def outputs_error(self, outputs: Tensor) -> ValueError | None:
         """What keeps it from starting at outputs of the network like these."""
 
     def message_sizes(self, samples: int, microbatches: int) -> list[int]:

@@ -70,7 +70,7 @@ class ScalarCurvature:
         """L_m, the smoothness constant of the loss."""
         return [(part.new_full((len(part) if self.per_sample else 1,), loss.smoothness(part)),) for part in outputs]
 
-    def misfit(self, outputs: Tensor) -> None:
+    def outputs_error(self, outputs: Tensor) -> None:
         """It can start at any."""
 
     def message_sizes(self, samples: int, microbatches: int) -> list[int]:

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from surmin.methods.checks import check_has_value
-from surmin.methods.gradients import Gradients, by_name, squared_norm
+from surmin.methods.gradients import Gradients, squared_norm
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import StageParameters, Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
-from surmin.stages.layer import Layer
 
 SUFFICIENT = 1e-4
 MAX_TRIES = 40
@@ -81,14 +80,8 @@ class ArmijoSearch:
 
     def _moved(self, direction: Gradients) -> StageParameters:
         return {
-            stage: [self._moved_layer(layer, flat) for layer, flat in zip(stage.layers, own, strict=True)]
+            stage: [layer.moved(-self.length * flat) for layer, flat in zip(stage.layers, own, strict=True)]
             for stage, own in direction.items()
-        }
-
-    def _moved_layer(self, layer: Layer, direction: Tensor) -> dict[str, Tensor]:
-        return {
-            name: (layer.parameters[name].detach() - self.length * piece).requires_grad_()
-            for name, piece in by_name(layer, direction).items()
         }
 
 

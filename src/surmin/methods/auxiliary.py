@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 
 from surmin.curvature.output_curvature import draw_seed
 from surmin.methods.optimizers import load_named_state, named_state
-from surmin.pipeline.exchange import Exchange
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.replicas import Replicas
 from surmin.stages.layer import flatten
@@ -76,7 +75,6 @@ class AuxiliaryNetworks:
 
     Args:
         pipeline: the network.
-        exchange: of the method, for what workers agree on.
         build: makes one; its modules are initialised as torch does by default.
         positions: of the stages here that get one.
         optimizer: makes one over parameters.
@@ -84,11 +82,10 @@ class AuxiliaryNetworks:
     """
 
     def __init__(
-        self, pipeline: WorkerPipeline, exchange: Exchange, build: Build, positions: Iterable[int],
+        self, pipeline: WorkerPipeline, build: Build, positions: Iterable[int],
         optimizer: Callable[[list[nn.Parameter]], Optimizer], seed: int,
     ) -> None:  # fmt: skip
         self._pipeline = pipeline
-        self._exchange = exchange
         self._build = build
         self._positions = list(positions)
         self._optimizer = optimizer
@@ -116,13 +113,9 @@ class AuxiliaryNetworks:
         states = self._states(inputs[:1])
         outputs = self._shape_of_outputs(states[-1])
         networks: dict[int, Auxiliary] = {}
-        complaint: ValueError | None = None
-        try:
+        with self._pipeline.agreeing():
             for position in self._positions:
                 networks[position] = self._make(position, states[position].shape[1:], outputs, states[position])
-        except ValueError as error:
-            complaint = error
-        self._exchange.agree(complaint)
         self._networks, self.outputs = networks, outputs
 
     def abandon(self) -> None:

@@ -184,9 +184,8 @@ class Delayed(Stagewise):
                 with self.pipeline.tracer.span("F", number), torch.enable_grad():
                     tape = self.pipeline.forward_stage(position, state, part)
             if targets:
-                output = tape.output.detach()
-                found.score(output, targets[number])
-                cotangent = self.pipeline.loss.gradient(output, targets[number]) / batch.shape[0]
+                found.score(tape.output, targets[number])
+                cotangent = self.pipeline.output_gradient(tape.output, targets[number], batch.shape[0])
             else:
                 cotangent = self.arrived(self.exchange.take(GRADIENT, position, batch.shape)[0])
             with self.pipeline.tracer.span("B", number):

@@ -63,12 +63,8 @@ class DlAdmm:
         self._exchange = pipeline.exchange(upwards=[FED], downwards=[ENTERING])
         self._leading: list[Layer] = []
         self._layers: list[list[AdmmLayer]] = []
-        complaint = None
-        try:
+        with pipeline.agreeing():
             self._find_layers()
-        except ValueError as error:
-            complaint = error
-        self._exchange.agree(complaint)
         self._batch = ""
         self._noted: Noted = ()
 

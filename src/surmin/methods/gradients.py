@@ -5,23 +5,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from surmin.stages.layer import Layer
 from surmin.stages.stage import Stage
 
 Gradients = Mapping[Stage, Sequence[Tensor]]
 """For every stage one flat gradient a layer, as `backward` returns them."""
 
 
-def by_name(layer: Layer, gradient: Tensor) -> Mapping[str, Tensor]:
-    """A layer's flat gradient as tensors of its parameters' shapes; empty for a layer without parameters."""
-    return layer.unflatten(gradient) if layer.size else {}
-
-
 def assign_gradients(gradients: Gradients) -> None:
     """Put every gradient into its parameter's `.grad`, where torch's optimizers look for it."""
     for stage, own in gradients.items():
         for layer, flat in zip(stage.layers, own, strict=True):
-            for name, gradient in by_name(layer, flat).items():
+            for name, gradient in layer.unflatten(flat).items():
                 layer.parameters[name].grad = gradient
 
 

@@ -79,7 +79,7 @@ def local_gradient(
     with pipeline.work.phase(("head", output.shape, targets.shape, position)):
         h = output.detach().requires_grad_()
         predicted = head.module(h)
-        top = pipeline.loss.gradient(predicted.detach(), targets) / samples
+        top = pipeline.output_gradient(predicted, targets, samples)
         below, *own = torch.autograd.grad(predicted, [h, *head.parameters], top)
     head.add(own)
     return below

@@ -71,7 +71,8 @@ class Kfac:
         self.seed = seed
         self.blocks, _ = pipeline.cut("layer")
         self._waves = TangentWaves(pipeline, JointColumns())
-        self._waves.exchange.agree(_complaint(self.blocks))
+        with pipeline.agreeing():
+            _check_layers(self.blocks)
         self._curvature = FactorCurvature(rank, curvature_fraction)
         self._first_moment = InputMomentCache(pipeline.replicas)
         self._moments: dict[Block, KroneckerMoments] = {}
@@ -149,17 +150,16 @@ class Kfac:
             return KroneckerPreconditioner([moments[block]], 1.0, self.damping)(gradient)
 
 
-def _complaint(blocks: Blocks) -> ValueError | None:
-    """The first layer with weights that has no Kronecker factors."""
+def _check_layers(blocks: Blocks) -> None:
+    """Raise ValueError for a layer with weights that has no Kronecker factors."""
     for block in (block for own in blocks for block in own if block.size):
         layer = block.first_trainable_layer
         if not (is_plain_linear(layer) or is_plain_convolution(layer)):
-            return ValueError(
+            raise ValueError(
                 "kfac needs linear layers and convolutions of one group, all of their parameters trained: "
                 f"layer {layer.name} ({type(layer.module).__name__}) is not one; "
                 "sm, cgblock-ggn and adam can train this network"
             )
-    return None
 
 
 def _stored(block: Block, moments: Mapping[str, Mapping[str, Tensor]]) -> KroneckerMoments:

@@ -31,7 +31,7 @@ class LocalLearning(Stagewise):
         beside: Callable[[list[nn.Parameter]], Optimizer], seed: int, downwards: Sequence[str] = (GRADIENT,),
     ) -> None:  # fmt: skip
         super().__init__(pipeline, optimizer, lr, downwards=downwards)
-        self.auxiliary = AuxiliaryNetworks(pipeline, self.exchange, build, positions, beside, seed)
+        self.auxiliary = AuxiliaryNetworks(pipeline, build, positions, beside, seed)
 
     def prepare(self, inputs: Tensor, targets: Tensor) -> None:
         """Make the networks at the first batch.
@@ -66,7 +66,7 @@ class LocalLearning(Stagewise):
     def true_gradient(self, tape: Tape, targets: Tensor, samples: int, found: Round) -> Tensor:
         """Of the mean loss over all samples of the batch in the network's output, whose losses are noted."""
         found.score(tape.output, targets)
-        return self.pipeline.loss.gradient(tape.output.detach(), targets) / samples
+        return self.pipeline.output_gradient(tape.output, targets, samples)
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's memory by parameter, and the networks beside the stages."""

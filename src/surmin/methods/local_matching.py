@@ -16,7 +16,7 @@ from surmin.pipeline.held_stages import Boundaries
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.elementwise import ELEMENTWISE
-from surmin.stages.layer import Layer
+from surmin.stages.layer import Layer, flatten
 from surmin.stages.stage import Stage, layer_inputs
 from surmin.work import WorkMeter
 
@@ -70,6 +70,7 @@ class LocalMatching:
     samples: torch.Size
 
     @classmethod
+    @torch.no_grad()
     def of(
         cls, local: LocalLayer, wave: Wave, pipeline: WorkerPipeline, rate: float, kind: Literal["squared", "matching"]
     ) -> "LocalMatching":
@@ -90,7 +91,7 @@ class LocalMatching:
             with torch.no_grad():
                 cotangent = (self.transfer(outputs.detach()) - self.target) / len(outputs)
             pieces = torch.autograd.grad(outputs, own, cotangent, allow_unused=True, materialize_grads=True)
-        return torch.cat([piece.reshape(-1) for piece in pieces])
+        return flatten(pieces)
 
 
 def local_layers(pipeline: WorkerPipeline, kind: Literal["squared", "matching"]) -> list[LocalLayer]:

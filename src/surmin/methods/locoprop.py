@@ -73,12 +73,8 @@ class LocoProp:
         self.inner_lr = inner_lr
         self.local_loss: Literal["squared", "matching"] = local_loss
         self.damping = damping
-        complaint = None
-        try:
+        with pipeline.agreeing():
             self._layers = local_layers(pipeline, local_loss)
-        except ValueError as error:
-            complaint = error
-        pipeline.exchange().agree(complaint)
         self._optimizer = make_optimizer(pipeline.parameters.values(), inner_optimizer, inner_lr)
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:

@@ -96,6 +96,7 @@ class TargetSurrogate:
     curvature: float
 
     @classmethod
+    @torch.no_grad()
     def at(cls, pipeline: WorkerPipeline, wave: Wave, lr: float | None) -> "TargetSurrogate":
         """Of the loss at a wave's outputs, with η = `lr`, or 1/L."""
         if not pipeline.is_last:

@@ -37,9 +37,10 @@ class Round:
         known = self.gradients.get(stage)
         self.gradients[stage] = [a + b for a, b in zip(known, gradients, strict=True)] if known else gradients
 
+    @torch.no_grad()
     def score(self, output: Tensor, targets: Tensor) -> None:
         """Note the losses of a micro-batch, where the network's output is."""
-        self._losses.append(self._loss.sample_losses(output.detach(), targets).detach())
+        self._losses.append(self._loss.sample_losses(output.detach(), targets))
 
     @property
     def loss(self) -> float:

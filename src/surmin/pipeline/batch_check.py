@@ -8,7 +8,7 @@ from surmin.pipeline.held_stages import HeldStages
 from surmin.pipeline.links import Links
 from surmin.pipeline.reuse import Noted, note, same_tensors
 from surmin.pipeline.traffic import Traffic
-from surmin.pipeline.validation import check_outputs, describe_batch
+from surmin.pipeline.validation import describe_batch, outputs_error
 from surmin.pipeline.wave import part_shape
 from surmin.replicas import ONE_REPLICA
 
@@ -30,25 +30,25 @@ class BatchCheck:
     def check(self, inputs: Tensor, targets: Tensor) -> None:
         """Raise ValueError or TypeError for a batch that does not fit; on all for the first of a shape, or replicas."""
         is_known = same_tensors(self._checked, (inputs, targets))
-        complaint = self._pipeline.complaint(None if is_known else (inputs, targets))
+        complaint = self._pipeline.batch_error(None if is_known else (inputs, targets))
         described = describe_batch(inputs, targets, self._pipeline.microbatches)
         if described not in self._outputs:
             self._links.compare(described, complaint, wait=True)
             outputs = self._like_outputs(self._try_out(inputs))
-            self._links.compare("", self._misfit(outputs, targets), wait=True)
+            self._links.compare("", self._outputs_error(outputs, targets), wait=True)
             self._outputs[described] = outputs
         else:
             if not is_known:
-                complaint = complaint or self._misfit(self._outputs[described], targets)
+                complaint = complaint or self._outputs_error(self._outputs[described], targets)
             if self._pipeline.replicas is not ONE_REPLICA:
                 self._links.compare(described, complaint, wait=True)
             elif complaint:
                 raise complaint
         self._checked = note((inputs, targets))
 
-    def _misfit(self, outputs: Tensor, targets: Tensor) -> ValueError | TypeError | None:
+    def _outputs_error(self, outputs: Tensor, targets: Tensor) -> ValueError | TypeError | None:
         """What is wrong with targets for outputs of the network like these."""
-        return check_outputs(self._pipeline.loss, [(outputs, targets)])
+        return outputs_error(self._pipeline.loss, [(outputs, targets)])
 
     def _like_outputs(self, outputs: Tensor) -> Tensor:
         """Zeros, without memory of their own, of the shape that the last worker's outputs have; on every worker."""

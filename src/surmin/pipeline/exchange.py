@@ -82,10 +82,6 @@ class Exchange:
             self._opened[kind] = None
             self._links.prepare(kind, self._pipeline.microbatches)
 
-    def agree(self, complaint: ValueError | TypeError | None) -> None:
-        """All workers ask, once they know more of the network, whether one has a complaint; each of them raises it."""
-        self._links.compare("", complaint, wait=True)
-
     def put(self, channel: str, position: int, message: Message, shape: torch.Size | None = None) -> None:
         """Send from the stage at a position to its neighbour in the channel's direction.
 

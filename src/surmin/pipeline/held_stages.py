@@ -1,7 +1,8 @@
 """The consecutive stages that one worker holds, and what they do with a micro-batch: timed, and its work counted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from itertools import islice
 from typing import Literal
 
@@ -110,7 +111,21 @@ class HeldStages:
                 for name, value in own.items():
                     layer.parameters[name].copy_(value)
 
-    def complaint(self, batch: tuple[Tensor, Tensor] | None) -> ValueError | TypeError | None:
+    @contextmanager
+    def agreeing(self) -> Iterator[None]:
+        """A context that all workers go through, once they know more of the network.
+
+        Raises:
+            ValueError: on all of them, when one has raised it or a TypeError in there.
+        """
+        complaint: ValueError | TypeError | None = None
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            complaint = error
+        self._links.compare("", complaint, wait=True)
+
+    def batch_error(self, batch: tuple[Tensor, Tensor] | None) -> ValueError | TypeError | None:
         """What is wrong with the network and a new batch, if there is one, as far as this worker can see."""
         try:
             self._watch.check()
@@ -183,10 +198,14 @@ class HeldStages:
         with self.work.phase(("backward", part, position)):
             return self.stages[position].backward(tape, cotangent, wanted)
 
-    @torch.no_grad()
     def top_cotangent(self, wave: Wave, number: int) -> Tensor:
         """The gradient of the mean loss in the network's output, for one micro-batch."""
-        return self.loss.gradient(wave.outputs[number], wave.targets[number]) / wave.shape[0]
+        return self.output_gradient(wave.outputs[number], wave.targets[number], wave.shape[0])
+
+    @torch.no_grad()
+    def output_gradient(self, outputs: Tensor, targets: Tensor, samples: int) -> Tensor:
+        """The gradient of the mean loss over so many samples in the outputs of some of them."""
+        return self.loss.gradient(outputs.detach(), targets) / samples
 
     @torch.no_grad()
     def mean_loss(self, wave: Wave) -> Tensor:

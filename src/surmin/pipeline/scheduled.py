@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
 from surmin.pipeline.held_stages import Boundaries
-from surmin.pipeline.validation import check_outputs
+from surmin.pipeline.validation import outputs_error
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 
@@ -114,7 +114,7 @@ class _StageModule(nn.Module):
         """
         assert self.wave is not None
         number = len(self.wave.tapes[-1]) - 1
-        fits = check_outputs(self.pipeline.loss, [(output.detach(), self.wave.targets[number])]) is None
+        fits = outputs_error(self.pipeline.loss, [(output.detach(), self.wave.targets[number])]) is None
         gradient = self.pipeline.top_cotangent(self.wave, number) if fits else torch.zeros_like(output)
         value: Tensor = _LossGradient.apply(output, gradient)  # type: ignore[no-untyped-call]
         return value

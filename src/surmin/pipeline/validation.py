@@ -75,7 +75,8 @@ def check_batch(inputs: Tensor, targets: Tensor, microbatches: int, parameter: T
         raise ValueError("inputs contain NaN or infinite values")
 
 
-def check_outputs(loss: ConvexLoss, pairs: Iterable[tuple[Tensor, Tensor]]) -> ValueError | TypeError | None:
+@torch.no_grad()
+def outputs_error(loss: ConvexLoss, pairs: Iterable[tuple[Tensor, Tensor]]) -> ValueError | TypeError | None:
     """What is wrong with targets for the outputs they meet, at the network's last stage."""
     try:
         for output, targets in pairs:

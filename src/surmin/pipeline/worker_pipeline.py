@@ -18,7 +18,7 @@ from surmin.pipeline.held_stages import Boundaries, Candidates, stacked
 from surmin.pipeline.links import Kind
 from surmin.pipeline.reuse import AcceptedWave, Noted, note, same_tensors
 from surmin.pipeline.solving_wave import SolvingWave
-from surmin.pipeline.validation import check_outputs, describe_batch
+from surmin.pipeline.validation import describe_batch, outputs_error
 from surmin.pipeline.wave import BlockWaves, StageParameters, Wave
 from surmin.stages.block import Block
 from surmin.stages.stage import Stage
@@ -52,7 +52,7 @@ class WorkerPipeline(SolvingWave):
         accepted, self._accepted = self._accepted, None
         is_known = same_tensors(self._checked, (inputs, targets))
         is_reused = accepted is not None and accepted.fits(inputs, targets, self.stages)
-        complaint = self.complaint(None if is_known else (inputs, targets))
+        complaint = self.batch_error(None if is_known else (inputs, targets))
         known = ["the last batch again"] * is_known + ["the accepted wave"] * is_reused
         described = describe_batch(inputs, targets, self.microbatches, *known)
         self._links.compare(described, complaint, wait=not is_known)
@@ -60,7 +60,7 @@ class WorkerPipeline(SolvingWave):
             return accepted.wave
         wave = self._run_first(inputs, targets, boundaries or {})
         if not is_known:
-            self._links.compare("", self._misfit(wave, curvature) if self.is_last else None, wait=True)
+            self._links.compare("", self._outputs_error(wave, curvature) if self.is_last else None, wait=True)
             self._checked = note((inputs, targets))
         wave.loss = self.mean_loss(wave)
         return wave
@@ -154,10 +154,10 @@ class WorkerPipeline(SolvingWave):
         return made
 
     @torch.no_grad()
-    def _misfit(self, wave: Wave, curvature: OutputCurvature | None) -> ValueError | TypeError | None:
+    def _outputs_error(self, wave: Wave, curvature: OutputCurvature | None) -> ValueError | TypeError | None:
         """What is wrong with the network's outputs, for their targets or for the curvature."""
-        complaint = check_outputs(self.loss, zip(wave.outputs, wave.targets, strict=True))
-        return complaint or (curvature.misfit(wave.outputs[0]) if curvature else None)
+        complaint = outputs_error(self.loss, zip(wave.outputs, wave.targets, strict=True))
+        return complaint or (curvature.outputs_error(wave.outputs[0]) if curvature else None)
 
     def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries) -> Wave:
         (wave,) = self._run(inputs, targets, [None])

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from surmin.stages.layer import Layer
+from surmin.stages.layer import Layer, flatten
 from surmin.stages.stage import Stage, group_by_trainable
 
 
@@ -50,7 +49,7 @@ class Block:
 
     def vector(self) -> Tensor:
         """A copy of the block's parameters as one flat vector."""
-        return torch.cat([p.detach().reshape(-1) for layer in self.layers for p in layer.parameters.values()])
+        return flatten([p.detach() for layer in self.layers for p in layer.parameters.values()])
 
     def named(self, vector: Tensor) -> dict[str, Tensor]:
         """A flat vector as tensors of the parameters' shapes under their global names (views)."""
@@ -61,19 +60,11 @@ class Block:
 
     def flatten(self, named: Mapping[str, Tensor]) -> Tensor:
         """The block's share of tensors under global names, as one flat vector."""
-        return torch.cat(
-            [named[f"{layer.name}.{name}"].reshape(-1) for layer in self.layers for name in layer.parameters]
-        )
+        return flatten([named[f"{layer.name}.{name}"] for layer in self.layers for name in layer.parameters])
 
     def moved(self, step: Tensor) -> list[dict[str, Tensor]]:
         """The parameters of the block's layers moved by a flat step, as tensors of their own that require gradients."""
-        return [
-            {
-                name: (layer.parameters[name].detach() + move).requires_grad_()
-                for name, move in layer.unflatten(piece).items()
-            }
-            for layer, piece in zip(self.layers, self.split(step), strict=True)
-        ]
+        return [layer.moved(piece) for layer, piece in zip(self.layers, self.split(step), strict=True)]
 
 
 def moved_parameters(

@@ -77,6 +77,13 @@ class Layer:
             for (name, parameter), piece in zip(self.parameters.items(), pieces, strict=True)
         }
 
+    def moved(self, step: Tensor) -> dict[str, Tensor]:
+        """The parameters moved by a flat step (P,), as tensors of their own that require gradients."""
+        return {
+            name: (self.parameters[name].detach() + move).requires_grad_()
+            for name, move in self.unflatten(step).items()
+        }
+
 
 class LayerAtPoint(Protocol):
     """A layer linearized at one input: products with its Jacobians, never the Jacobians themselves."""

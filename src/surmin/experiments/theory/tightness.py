@@ -15,6 +15,7 @@ from torch import Tensor
 from surmin.experiments.theory.expansion import LocalBlock, expand, largest_eigenvalue
 from surmin.options import Options
 from surmin.pipeline.in_process import InProcessPipeline
+from surmin.stages.layer import flatten
 
 Product = Callable[[Tensor], Tensor]
 """A symmetric matrix times a vector (P,)."""
@@ -150,11 +151,11 @@ def _block_hessians(
     for own in blocks:
         leaves = [leaf for layer in own.block.layers for leaf in layer.parameters.values()]
         slopes = torch.autograd.grad(value, leaves, create_graph=True)
-        yield partial(_pull, torch.cat([slope.reshape(-1) for slope in slopes]), leaves)
+        yield partial(_pull, flatten(slopes), leaves)
 
 
 def _pull(slope: Tensor, leaves: Sequence[Tensor], direction: Tensor) -> Tensor:
-    return torch.cat([row.reshape(-1) for row in torch.autograd.grad(slope, leaves, direction, retain_graph=True)])
+    return flatten(torch.autograd.grad(slope, leaves, direction, retain_graph=True))
 
 
 def _output_curvature(own: LocalBlock) -> float:

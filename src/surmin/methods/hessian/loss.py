@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.func import jvp
 
@@ -11,6 +12,7 @@ MAX_FACTOR_COLUMNS = 64
 """Outputs per sample up to which the loss's own factor S is used: a few small products, and S is kept."""
 
 
+@torch.no_grad()
 def loss_hessian(loss: ConvexLoss, outputs: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
     """ż ↦ ∇²ℓ_j ż_j for every sample, as a function of columns (c, n, *out): by S Sᵀ, or forward mode where S is large.
 
