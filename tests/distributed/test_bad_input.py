@@ -19,6 +19,7 @@ from tests.distributed.settings import SAMPLES, TIMEOUT, Setting, make_method, m
 from tests.distributed.workers import Workers
 
 SETTING = Setting(workers=2, stages=4, microbatches=3)
+SCHEDULES = ["posted", "gpipe", "1f1b"]
 Batch = tuple[Tensor, Tensor]
 
 
@@ -156,8 +157,9 @@ def replace_a_parameter(setting: Setting) -> tuple[str, bool, bool]:
         return message, untouched, sm.step(*setting.case.batch(SAMPLES)).accepted
 
 
-def test_a_parameter_replaced_on_one_worker(workers: Workers) -> None:
-    first, second = workers.run(2, replace_a_parameter, SETTING)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_parameter_replaced_on_one_worker(workers: Workers, schedule: Any) -> None:
+    first, second = workers.run(2, replace_a_parameter, replace(SETTING, schedule=schedule))
     assert first == second
     message, untouched, accepted = first
     assert message.startswith("worker 1: parameter 'weight' of layer 9 (Linear) was replaced since the pipeline was ma")
@@ -176,9 +178,11 @@ def change_in_place(setting: Setting) -> tuple[str, bool]:
         return error_of(lambda: method.step(inputs, targets)), same(before, values(pipeline))
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("method", ["sm", "gd"])
-def test_a_known_batch_that_changed_on_one_worker(workers: Workers, method: str) -> None:
-    (message, untouched), other = workers.run(2, change_in_place, replace(SETTING, method=method))
+def test_a_known_batch_that_changed_on_one_worker(workers: Workers, method: str, schedule: Any) -> None:
+    setting = replace(SETTING, method=method, schedule=schedule)
+    (message, untouched), other = workers.run(2, change_in_place, setting)
     assert "worker" in message
     assert untouched and other == (message, untouched)
 
@@ -195,12 +199,12 @@ def copy_the_batch(setting: Setting, guilty: int) -> tuple[str, bool]:
 
 
 @pytest.mark.parametrize("guilty", range(4))
-@pytest.mark.parametrize("method", ["sm", "gd"])
+@pytest.mark.parametrize(("method", "schedule"), [("sm", "posted"), ("gd", "posted"), ("gd", "gpipe"), ("gd", "1f1b")])
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_workers_do_not_wait_for_each_other_when_the_batch_is_new_to_one(
-    workers: Workers, method: str, replicas: int, guilty: int
+    workers: Workers, method: str, schedule: Any, replicas: int, guilty: int
 ) -> None:
-    setting = replace(SETTING, workers=4 // replicas, method=method)
+    setting = replace(SETTING, workers=4 // replicas, method=method, schedule=schedule, microbatches=4)
     found = workers.run(4, copy_the_batch, setting, guilty)
     assert set(found) == {found[0]}
     message, untouched = found[0]

@@ -51,8 +51,8 @@ def joined(worker: Worker, timeout: float) -> Iterator[None]:
 
 
 @contextmanager
-def answer_from(peer: int) -> Iterator[None]:
-    """Say which worker it was, when a communication inside fails.
+def answer_from(peer: int | None) -> Iterator[None]:
+    """Say which worker it was, where that can be known, when a communication inside fails.
 
     Raises:
         PeerError: when that worker is gone or does not answer.

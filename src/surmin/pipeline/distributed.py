@@ -117,9 +117,13 @@ class Pipeline(WorkerPipeline):
         self._processes.flush()
 
     def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries) -> Wave:
-        """By torch's schedule where one was asked for and a gradient wave is to follow."""
+        """By torch's schedule where one was asked for and a gradient wave is to follow.
+
+        Once that runs nobody can be told that another worker has no part in it: all are heard before.
+        """
         if self._scheduled is None or not torch.is_grad_enabled():
             return super()._run_first(inputs, targets, boundaries)
+        self._processes.hear()
         self.traffic.forward_waves += 1
         return self._scheduled.run(inputs, targets, boundaries)
 

@@ -87,6 +87,10 @@ class ProcessLinks:
         if wait or complaint is not None:
             self._comparison.hear(in_wave=not wait)
 
+    def hear(self) -> None:
+        """Wait for what all others have told, before any wave."""
+        self._comparison.hear(in_wave=False)
+
     def total(self, values: Tensor, traffic: Traffic) -> list[float]:
         """Up the pipe, worker by worker, and from the last one directly to all: the last one waits for nothing else."""
         self._comparison.hear()

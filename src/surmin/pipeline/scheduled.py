@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
+from surmin.launch.group import answer_from
 from surmin.pipeline.held_stages import Boundaries
 from surmin.pipeline.validation import outputs_error
 from surmin.pipeline.wave import Wave
@@ -61,7 +62,8 @@ class ScheduledGradients:
         schedule, module = self._schedules[key]
         wave = module.begin(inputs, targets, boundaries)
         arguments = (inputs,) if self._pipeline.is_first else ()
-        schedule.step(*arguments, target=targets if self._pipeline.is_last else None, return_outputs=False)
+        with answer_from(None):
+            schedule.step(*arguments, target=targets if self._pipeline.is_last else None, return_outputs=False)
         assert wave.gradients is not None
         wave.gradients = self._pipeline.averaged(wave.gradients)
         module.wave = None

@@ -43,7 +43,7 @@ class GradientStep:
     def of(cls, program: Program) -> "GradientStep":
         """Take a program apart; work between messages that is of no micro-batch goes to the one before it.
 
-        torch's schedules do not look at what the others told before a step; it is looked at after it.
+        What the others have told is heard before a step.
 
         Raises:
             ValueError: when it is not one forward and one backward wave.
@@ -70,7 +70,7 @@ class GradientStep:
             raise ValueError("only a round of one forward and one backward wave can go by another schedule")
         forward, backward = ([seconds[letter, number] for number in range(count)] for letter in "FB")
         before = [operation for operation in [*before, Work(loose)] if not isinstance(operation, Hear)]
-        return cls(before, forward, backward, [*program[last + 1 :], Hear()], sent, received)
+        return cls([*before, Hear()], forward, backward, program[last + 1 :], sent, received)
 
 
 def reorder(programs: Sequence[Program], schedule: str) -> list[Program]:
