@@ -1,7 +1,7 @@
 """Options of `SurrogateMinimizer`: what they are and what each means."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, TypedDict
 
 from surmin.curvature.wire import WireName
@@ -115,3 +115,8 @@ class Options:
     hessian_products: Literal["exact", "finite-difference"] = "exact"
     wire: WireName | None = None
     seed: int = 0
+
+    def described(self) -> str:
+        """Those that are not the defaults, as they are written in Python."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return ", ".join(f"{name}={value!r}" for name, value in given.items() if value != getattr(Options, name))

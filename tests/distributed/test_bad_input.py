@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from surmin import CrossEntropy, SurrogateMinimizer
+from surmin.methods.registry import build_method
 from surmin.pipeline.distributed import Pipeline
 from surmin.pipeline.in_process import InProcessPipeline
 from tests.distributed.settings import SAMPLES, TIMEOUT, Setting, make_method, make_pipeline, running, values
@@ -71,7 +72,7 @@ BAD = [
     Bad(with_a_sample_less, 0, "worker 0: a batch of 23 samples cannot be cut into 3 equal micro-batches"),
     Bad(with_half_the_samples, 1, r"the same batch.*: worker 0 has inputs \[24, 5\].*; worker 1 .* \[12, 5\]"),
     Bad(in_single_precision, 1, "worker 1: inputs are torch.float32, but the network computes in torch.float64"),
-    Bad(with_short_labels, 0, "not given the same batch.*: worker 0 has .*torch.int32.*; worker 1 has .*torch.int64"),
+    Bad(with_short_labels, 0, "do not do the same: .*: worker 0 has .*torch.int32.*; worker 1 has .*torch.int64"),
     Bad(without_targets, 0, "worker 0: inputs and targets must be tensors, got Tensor and NoneType"),
 ]
 
@@ -208,7 +209,44 @@ def test_workers_do_not_wait_for_each_other_when_the_batch_is_new_to_one(
     found = workers.run(4, copy_the_batch, setting, guilty)
     assert set(found) == {found[0]}
     message, untouched = found[0]
-    assert message.startswith("the workers were not given the same batch, or ") and untouched
+    assert message.startswith("the workers do not do the same: batches of other shapes, ") and untouched
+
+
+def with_other_options(setting: Setting) -> str:
+    with running(setting) as pipeline:
+        candidates = (1.0, 0.1) if dist.get_rank() else (1.0,)
+        return error_of(lambda: SurrogateMinimizer(pipeline, damping_candidates=candidates))
+
+
+def test_other_options_on_one_worker(workers: Workers) -> None:
+    found = workers.run(2, with_other_options, SETTING)
+    assert set(found) == {found[0]}
+    assert "worker 0 has ; worker 1 has damping_candidates=(1.0, 0.1)" in found[0]
+
+
+def change_a_stage(setting: Setting, method: str) -> list[float]:
+    """Between two steps the last worker's parameters are changed, and all run a new wave."""
+    with running(setting) as pipeline:
+        trained = build_method(method, pipeline, {"inner_steps": 2})
+        batch = setting.case.batch(SAMPLES)
+        losses = [trained.step(*batch).new_loss]
+        if pipeline.is_last:
+            with torch.no_grad():
+                list(pipeline.parameters.values())[-1].mul_(0.5)
+        pipeline.forget()
+        return [*losses, trained.step(*batch).new_loss]
+
+
+@pytest.mark.parametrize("method", ["sm", "lbfgs"])
+def test_a_stage_may_be_changed_between_steps_once_all_are_told(workers: Workers, method: str) -> None:
+    pipeline = InProcessPipeline(SETTING.modules(), SETTING.case.loss, microbatches=SETTING.microbatches)
+    trained, batch = build_method(method, pipeline, {"inner_steps": 2}), SETTING.case.batch(SAMPLES)
+    expected = [trained.step(*batch).new_loss]
+    with torch.no_grad():
+        list(pipeline.parameters.values())[-1].mul_(0.5)
+    expected.append(trained.step(*batch).new_loss)
+    for found in workers.run(2, change_a_stage, SETTING, method):
+        assert found == pytest.approx(expected, rel=1e-9)
 
 
 def with_dropout(setting: Setting) -> str:
@@ -314,7 +352,7 @@ def refuse_twice(setting: Setting, what: str) -> tuple[str, str]:
         return said[0], said[1]
 
 
-@pytest.mark.parametrize(("what", "message"), [("batch", "not given the same batch"), ("network", "was frozen since")])
+@pytest.mark.parametrize(("what", "message"), [("batch", "do not do the same"), ("network", "was frozen since")])
 def test_after_an_error_in_a_wave_no_worker_waits_for_another(workers: Workers, what: str, message: str) -> None:
     for first, second in workers.run(2, refuse_twice, SETTING, what):
         assert message in first

@@ -13,6 +13,7 @@ from surmin.errors import NonFiniteError
 from surmin.losses import CrossEntropy
 from surmin.methods import lbfgs, limited_memory
 from surmin.methods.lbfgs import Lbfgs
+from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
 from tests.methods.cases import largest_difference, make_batch, make_model, make_pipeline
 
@@ -171,12 +172,12 @@ def test_an_error_within_a_search_leaves_the_last_accepted_point(monkeypatch: py
     method = Lbfgs(make_pipeline(broken), inner_steps=5)
     forward, waves = method.pipeline.forward, 0
 
-    def failing(*batch: Tensor) -> Any:
+    def failing(*batch: Tensor, **options: Any) -> Any:
         nonlocal waves
         waves += 1
         if waves == 3:
             raise OSError("a link broke")
-        return forward(*batch)
+        return forward(*batch, **options)
 
     monkeypatch.setattr(method.pipeline, "forward", failing)
     with pytest.raises(OSError, match="a link broke"):
@@ -214,3 +215,19 @@ def test_a_state_of_other_parameters_changes_nothing() -> None:
 def test_options_that_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="lr and inner_steps must be positive"):
         Lbfgs(make_pipeline(make_model()), **options)
+
+
+@pytest.mark.parametrize("name", ["sm", "sso", "kfac", "gd"])
+def test_another_method_takes_over_on_the_same_batch(name: str) -> None:
+    """The wave that L-BFGS accepted has no tapes; another one is run, as on a pipeline that has seen none."""
+    model, (inputs, targets) = make_model(), make_batch()
+    pipeline = make_pipeline(model)
+    Lbfgs(pipeline, inner_steps=2).step(inputs, targets)
+    other = make_model()
+    other.load_state_dict(model.state_dict())
+    expected = build_method(name, make_pipeline(other), {}).step(inputs, targets)
+    waves = pipeline.traffic.forward_waves
+    report = build_method(name, pipeline, {}).step(inputs, targets)
+    assert report.loss == pytest.approx(expected.loss, rel=1e-12)
+    assert pipeline.traffic.forward_waves == waves + expected.forward_waves
+    assert largest_difference(model, other) == 0

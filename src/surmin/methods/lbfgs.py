@@ -127,7 +127,7 @@ class Lbfgs:
 
     def _first_point(self, inputs: Tensor, targets: Tensor) -> Point:
         last, self._last = self._last, None
-        wave = self.pipeline.forward(inputs, targets)
+        wave = self.pipeline.forward(inputs, targets, spent=None if last is None else last.wave)
         if last is not None and wave is last.wave:
             return last
         point = self._evaluate(wave)

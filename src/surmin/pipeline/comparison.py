@@ -109,7 +109,8 @@ def _trouble(told: Mapping[int, Status]) -> str | None:
     for rank, (_, description) in others:
         if description != expected:
             return (
-                "the workers were not given the same batch, or parameters were changed on some of them alone: "
-                f"worker {first} has {expected}; worker {rank} has {description}"
+                "the workers do not do the same: batches of other shapes, the same batch in other tensors, other "
+                "options, or parameters that were changed on some of them alone (call the pipeline's forget() on all "
+                f"after that): worker {first} has {expected}; worker {rank} has {description}"
             )
     return None

@@ -112,18 +112,21 @@ class HeldStages:
                     layer.parameters[name].copy_(value)
 
     @contextmanager
-    def agreeing(self) -> Iterator[None]:
+    def agreeing(self, description: str = "") -> Iterator[None]:
         """A context that all workers go through, once they know more of the network.
 
+        Args:
+            description: what is to be the same on all.
+
         Raises:
-            ValueError: on all of them, when one has raised it or a TypeError in there.
+            ValueError: on all of them, when one has raised it or a TypeError in there, or when descriptions differ.
         """
         complaint: ValueError | TypeError | None = None
         try:
             yield
         except (ValueError, TypeError) as error:
             complaint = error
-        self._links.compare("", complaint, wait=True)
+        self._links.compare(description, complaint, wait=True)
 
     def batch_error(self, batch: tuple[Tensor, Tensor] | None) -> ValueError | TypeError | None:
         """What is wrong with the network and a new batch, if there is one, as far as this worker can see."""

@@ -33,7 +33,7 @@ class WorkerPipeline(SolvingWave):
 
     def forward(
         self, inputs: Tensor, targets: Tensor, boundaries: Boundaries | None = None,
-        curvature: OutputCurvature | None = None,
+        curvature: OutputCurvature | None = None, spent: Wave | None = None,
     ) -> Wave:  # fmt: skip
         """Run the batch through all stages (wave 1). With gradients enabled, `backward` takes the result, once.
 
@@ -44,6 +44,7 @@ class WorkerPipeline(SolvingWave):
             targets: of the whole batch.
             boundaries: what `backward` will be asked to keep, for schedules that run it together with this wave.
             curvature: what is to go down after it.
+            spent: an accepted wave whose tapes its owner has let go, which will do all the same.
 
         Raises:
             ValueError: on every worker, when the batch does not fit the network, the loss or the number of
@@ -51,7 +52,11 @@ class WorkerPipeline(SolvingWave):
         """
         accepted, self._accepted = self._accepted, None
         is_known = same_tensors(self._checked, (inputs, targets))
-        is_reused = accepted is not None and accepted.fits(inputs, targets, self.stages)
+        is_reused = (
+            accepted is not None
+            and accepted.fits(inputs, targets, self.stages)
+            and (bool(accepted.wave.tapes) or accepted.wave is spent)
+        )
         complaint = self.batch_error(None if is_known else (inputs, targets))
         known = ["the last batch again"] * is_known + ["the accepted wave"] * is_reused
         described = describe_batch(inputs, targets, self.microbatches, *known)
@@ -75,6 +80,10 @@ class WorkerPipeline(SolvingWave):
     def accept(self, wave: Wave, inputs: Tensor, targets: Tensor) -> None:
         """Keep a wave that was run at what are the parameters now: it is the next iteration's first wave."""
         self._accepted = AcceptedWave.of(wave, inputs, targets, self.stages)
+
+    def forget(self) -> None:
+        """Run a new wave next time. To be called on all workers by who has changed parameters on some of them alone."""
+        self._accepted = None
 
     @torch.no_grad()
     def backward(
