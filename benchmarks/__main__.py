@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks.harness import CannotRunError, Result, Settings, describe_machine, print_result, write_result
+from benchmarks.harness import CannotRunError, Result, Settings, describe_machine, is_busy, print_result, write_result
 from surmin.experiments.runs.processor import set_up_processor
 
 NAMES = (
@@ -59,6 +59,8 @@ def _alone() -> Iterator[None]:
 
 def _run(name: str, settings: Settings, options: argparse.Namespace, console: Console) -> int:
     machine = describe_machine(settings)
+    if options.save and is_busy(machine):
+        sys.exit(f"other work is running on this machine (load {machine['load_before']}): --save needs a quiet one")
     console.rule(f"{name}{' (quick: cut down, targets not judged)' if settings.quick else ''}")
     try:
         result: Result = import_module(f"benchmarks.{name}").run(settings)

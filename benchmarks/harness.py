@@ -120,6 +120,11 @@ def describe_machine(settings: Settings) -> dict[str, Any]:
     }
 
 
+def is_busy(machine: dict[str, Any]) -> bool:
+    """Whether other work was running when the machine was described."""
+    return bool(machine["load_before"] > machine["cores"] - machine["threads"] + 0.5)
+
+
 def print_result(console: Console, result: Result, settings: Settings, machine: dict[str, Any]) -> None:
     """Tables, then targets, then the machine."""
     targets = [_target_row(target, settings.quick) for target in result.targets]
@@ -133,7 +138,7 @@ def print_result(console: Console, result: Result, settings: Settings, machine: 
             shown.add_row(*row)
         console.print(shown)
     console.print(", ".join(f"{key} {value}" for key, value in machine.items()), markup=False, highlight=False)
-    if machine["load_before"] > machine["cores"] - machine["threads"] + 0.5:
+    if is_busy(machine):
         console.print("Other work was running on this machine: do not trust the times.")
 
 

@@ -3,8 +3,9 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import cycle, repeat
 from typing import Any
 
 import torch
@@ -68,7 +69,9 @@ def _steps(width: int, samples: int, microbatches: int) -> dict[str, Callable[[]
         steps[f"torch's {name}"] = partial(_bare, schedule, stages[rank], inputs, targets)
     for name in ("gpipe", "1f1b", "posted"):
         pipeline = Pipeline(stages[rank], CrossEntropy(), microbatches=microbatches, schedule=name)  # type: ignore[arg-type]
-        steps[name] = partial(_ours, pipeline, inputs, targets)
+        steps[name] = partial(_ours, pipeline, repeat((inputs, targets)))
+        batches = cycle([(inputs, targets), (inputs.clone(), targets.clone())])
+        steps[f"{name}, new batches"] = partial(_ours, pipeline, batches)
     return steps
 
 
@@ -78,8 +81,9 @@ def _bare(schedule: Any, own: nn.Module, inputs: Tensor, targets: Tensor) -> Non
     schedule.step(*((inputs,) if dist.get_rank() == 0 else ()), target=targets if last else None, return_outputs=False)
 
 
-def _ours(pipeline: Pipeline, inputs: Tensor, targets: Tensor) -> None:
-    pipeline.backward(pipeline.forward(inputs, targets))
+def _ours(pipeline: Pipeline, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+    """A batch that is not that of the step before is checked, and all workers wait for what the others say of it."""
+    pipeline.backward(pipeline.forward(*next(batches)))
 
 
 if __name__ == "__main__":

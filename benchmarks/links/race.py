@@ -38,7 +38,13 @@ ADAM_RATES = (1e-3, 3e-3, 5e-3, 1e-2, 2e-2)
 ROUND_LIMIT = {"adam": 400, "lbfgs": 1000, "gd-armijo": 300, "sm": 60}
 TIMED = {"adam": 4, "lbfgs": 16}
 """Rounds over the links; one of L-BFGS is an evaluation or a few, so short that three of them tell little."""
-SCHEDULES = (("posted", 1), ("posted", 8), ("posted", 20), ("gpipe", 1), ("1f1b", 4))
+SCHEDULES = (
+    *(("posted", count) for count in (1, 8, 20)),
+    *(("gpipe", count) for count in (1, 8, 20)),
+    *(("1f1b", count) for count in (4, 8, 20)),
+)
+"""Of Adam, with numbers of micro-batches; 1F1B needs as many as there are workers."""
+LBFGS_MICROBATCHES = (1, 8, 20)
 SM_CHOICES: tuple[tuple[dict[str, Any], int], ...] = (
     ({"preset": "links"}, 20),
     ({"wire": "int8"}, 20),
@@ -133,7 +139,8 @@ def _race(laboratory: Laboratory, needs: dict[str, Need], *, to_the_end: bool) -
 def tasks_of(needs: Mapping[str, Need]) -> list[Task]:
     """What is run over links of every kind."""
     tasks = [Task("sm", options, count, "posted", ROUND_LIMIT["sm"], FAR, SEED) for options, count in SM_CHOICES]
-    timed = [("adam", schedule, count) for schedule, count in SCHEDULES] + [("lbfgs", "posted", 20)]
+    timed = [("adam", schedule, count) for schedule, count in SCHEDULES]
+    timed += [("lbfgs", "posted", count) for count in LBFGS_MICROBATCHES]
     return tasks + [Task(name, needs[name].options, count, how, TIMED[name], seed=SEED) for name, how, count in timed]
 
 

@@ -30,13 +30,15 @@ SMALLEST_MTU, LARGEST_MTU, LARGEST_PACKET = 1500, 60_000, 65_536
 class Log:
     """What the relay has carried, and how late packets left; seconds, bytes with their TCP and IP headers.
 
-    `processor` is the processor time that it took, in seconds.
+    A packet's way begins when the relay reads it: until then it may have lain in its device while the relay was busy
+    with others, for `longest_pass` at most, or was not running. `processor` is the processor time that it took.
     """
 
     packets: int = 0
     bytes: int = 0
     dropped: int = 0
     most_late: float = 0.0
+    longest_pass: float = 0.0
     total_late: float = 0.0
     processor: float = 0.0
 
@@ -97,9 +99,11 @@ class Relay:
             ready, _, _ = select.select([*self._tuns, control], [], [], wait)
             if control in ready:
                 return
+            begun = time.monotonic()
             for tun in ready:
                 self._take_packet(tun)
             self._deliver()
+            self._log.longest_pass = max(self._log.longest_pass, time.monotonic() - begun)
 
     def _take_packet(self, tun: int) -> None:
         packet = os.read(tun, LARGEST_PACKET)
