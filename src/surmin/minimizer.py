@@ -7,21 +7,23 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from surmin.attempts import Order, ParallelOrder, Point, SequentialOrder
+from surmin.acceptance.candidates import Order, Point
+from surmin.acceptance.damping import Damping
+from surmin.acceptance.parallel import ParallelOrder
+from surmin.acceptance.search import Search, Trial
+from surmin.acceptance.sequential import SequentialOrder
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.output_curvature import draw_seed
-from surmin.damping import Damping
 from surmin.local_phase import LocalPhase
 from surmin.losses import ConvexLoss
 from surmin.minimizer_state import MinimizerState
 from surmin.options import OptionValues
+from surmin.options.presets import resolve_options
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
-from surmin.presets import resolve_options
 from surmin.report import StepReport
-from surmin.search import Search, Trial
 from surmin.solvers.result import Reason
 from surmin.stages.block import Block
 from surmin.surrogates.output_surrogate import NetworkLoss

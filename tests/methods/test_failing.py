@@ -13,7 +13,7 @@ from tests.methods.cases import BY_STAGES, largest_difference, make_batch, make_
 LOSS_GRADIENT = "surmin.losses.cross_entropy.CrossEntropy.gradient"
 BACKWARD = "surmin.pipeline.worker_pipeline.WorkerPipeline.backward"
 FAILING = {
-    "sm": ("surmin.search.Search.run", 1),
+    "sm": ("surmin.acceptance.search.Search.run", 1),
     "kfac": ("surmin.methods.kfac.combine", 1),
     "cgblock-ggn": ("surmin.methods.cgblock_ggn.search_jointly", 1),
     "lbfgs": (BACKWARD, 3),

@@ -1,4 +1,4 @@
-"""The interface of a training method, and the counting that is the same for all of them."""
+"""The interface of a training method."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surmin.acceptance.damping import damping_factor, reduction_ratio
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.output_curvature import draw_seed
-from surmin.damping import reduction_ratio, trusted
 from surmin.methods.block_vectors import own_values, to_blocks
 from surmin.methods.checks import check_columns, check_has_value, check_positive
 from surmin.methods.joint_search import JointSearch, search_jointly
@@ -132,5 +132,5 @@ class CgBlockGaussNewton:
         alpha, (model,), used = found.length, found.others, self.damping
         predicted = -alpha * (found.slope + alpha * (model - found.slope))
         ratio = reduction_ratio(found.loss, found.found.value, predicted) if alpha else 0.0
-        self.damping *= trusted(ratio, LOWER, RAISE)
+        self.damping *= damping_factor(ratio, LOWER, RAISE)
         return replace(report, damping=used, predicted_decrease=predicted, reduction_ratio=ratio)

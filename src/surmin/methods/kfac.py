@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surmin.acceptance.damping import damping_factor, reduction_ratio
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.moments import InputMomentCache, KroneckerMoments, estimate_moments
 from surmin.curvature.output_curvature import draw_seed
-from surmin.damping import reduction_ratio, trusted
 from surmin.methods.block_vectors import Blocks, BlockVectors, own_values, to_blocks
 from surmin.methods.checks import check_columns, check_has_value, check_positive
 from surmin.methods.hessian.columns import JointColumns
@@ -101,7 +101,7 @@ class Kfac:
         self._round, self._moments, self._previous = self._round + 1, moments, best.step
         report = meter.report(wave.shape, best.loss, math.sqrt(best.square), new_loss=new_loss, tries=1)
         ratio, used = reduction_ratio(best.loss, new_loss, best.decrease), self.damping
-        self.damping *= trusted(ratio, LOWER, 1 / LOWER)
+        self.damping *= damping_factor(ratio, LOWER, 1 / LOWER)
         return replace(report, damping=used, predicted_decrease=best.decrease, reduction_ratio=ratio)
 
     def state_dict(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ ROUTES = {"curvature": "curvature", "total": "control", "up": "channels", "down"
 
 
 class ProcessLinks:
-    """Of one worker among those that hold a network's stages, in the order of `ranks`.
+    """Of one worker among those that hold a network's stages, in the order of their pipe.
 
     Forward and gradient waves share a process group; the curvature wave and the small messages have their own, so that
     none of them waits behind another's large ones. What two workers may not send and receive in the same order goes by

@@ -14,8 +14,8 @@ from surmin.experiments.theory.expansion import expand, largest_eigenvalue
 from surmin.experiments.theory.theorem import TheoremRound, TheoremRun, run_theorem
 from surmin.losses import CrossEntropy
 from surmin.options import Options
+from surmin.options.presets import resolve_options
 from surmin.pipeline.in_process import InProcessPipeline
-from surmin.presets import resolve_options
 from tests.cases import BY_NAME, Case
 from tests.oracles import (
     DenseBlock,

@@ -11,8 +11,8 @@ import surmin.experiments.theory.tightness as tightness
 from surmin.experiments.theory.expansion import LocalBlock
 from surmin.experiments.theory.tightness import LayerTightness, measure_tightness
 from surmin.losses import CrossEntropy
+from surmin.options.presets import resolve_options
 from surmin.pipeline.in_process import InProcessPipeline
-from surmin.presets import resolve_options
 from tests.cases import BY_NAME, Case
 from tests.oracles import (
     DenseBlock,

@@ -18,8 +18,8 @@ from surmin.experiments.theory.decoupled import DecoupledBlock, decoupled_blocks
 from surmin.experiments.theory.dense import DenseNetwork, check_size, surrogate_gradient
 from surmin.losses import ConvexLoss
 from surmin.options import OptionValues
+from surmin.options.presets import resolve_options
 from surmin.pipeline.in_process import InProcessPipeline
-from surmin.presets import resolve_options
 
 RADII = (0.001, 0.01, 0.1, 0.3, 1.0)
 

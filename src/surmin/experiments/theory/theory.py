@@ -16,8 +16,8 @@ from surmin.experiments.theory.theorem import TheoremRun, run_theorem
 from surmin.experiments.theory.tightness import CURVATURES, Curvature, LayerTightness, measure_tightness
 from surmin.minimizer import SurrogateMinimizer
 from surmin.options import Options
+from surmin.options.presets import resolve_options
 from surmin.pipeline.in_process import InProcessPipeline
-from surmin.presets import resolve_options
 
 Tell = Callable[[str, int, int], None]
 """What is being done, how much of it is done, and how much there is."""

@@ -5,7 +5,7 @@ import pytest
 
 import surmin.options as options_module
 from surmin.options import Options, OptionValues
-from surmin.presets import PRESETS, resolve_options
+from surmin.options.presets import PRESETS, resolve_options
 
 SEQUENTIAL = {"local": "nonlinear", "blocks": "stage", "order": "sequential"}
 

@@ -20,7 +20,7 @@ def reduction_ratio(loss: float, new_loss: float, predicted: float) -> float:
     return (loss - new_loss) / predicted
 
 
-def trusted(ratio: float, lower: float, higher: float) -> float:
+def damping_factor(ratio: float, lower: float, higher: float) -> float:
     """By what to multiply λ (Levenberg and Marquardt): lower for a ratio above ¾, higher below ¼ or where it is NaN."""
     return lower if ratio > GOOD else 1.0 if ratio >= POOR else higher
 

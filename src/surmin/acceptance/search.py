@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from surmin.attempts import Candidate, Order, Point
-from surmin.damping import Damping, is_acceptable, reduction_ratio
+from surmin.acceptance.candidates import Candidate, Order, Point
+from surmin.acceptance.damping import Damping, is_acceptable, reduction_ratio
 from surmin.errors import NonFiniteError
 from surmin.options import Options
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surmin.damping import LARGEST, SMALLEST, Damping, is_acceptable, reduction_ratio
+from surmin.acceptance.damping import LARGEST, SMALLEST, Damping, is_acceptable, reduction_ratio
 
 
 @given(

@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from surmin.errors import did_you_mean
-from surmin.option_rules import check_options
 from surmin.options import CUBIC_SOLVERS, NONLINEAR_SOLVERS, Options, SolverName
+from surmin.options.rules import check_options
 
 PRESETS: Mapping[str, Options] = {
     "compute": Options(),

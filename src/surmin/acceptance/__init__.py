@@ -1,0 +1,1 @@
+"""Solving for candidate steps, running them, and accepting one or raising the damping."""
