@@ -1,10 +1,14 @@
 """ℍ_i, L_i and both conditions of Lemma 1 against a dense recursion of Appendix A with exact eigenvalues."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
 
+from surmin.curvature.output_curvature import Message
 from surmin.curvature.scalar import ScalarCurvature
+from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.partition import partition
 from tests.cases import BY_NAME, CASES, Case
 from tests.oracles import (
@@ -117,6 +121,26 @@ def test_stages_and_microbatches_change_nothing(name: str, variant: str) -> None
             v = torch.ones(left.block.size, dtype=torch.float64)
             torch.testing.assert_close(left.curvature.product(v), right.curvature.product(v), rtol=1e-9, atol=1e-12)
             torch.testing.assert_close(left.gradient, right.gradient, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize(("per_sample", "expected"), [(True, [1, 2, 3]), (False, [3])], ids=["sample", "scalar"])
+def test_a_number_for_each_sample_waits_for_no_other_micro_batch(per_sample: bool, expected: list[int]) -> None:
+    """How many messages have arrived when the stage begins with a part of the batch."""
+    case, taken = BY_NAME["tanh"], 0
+    pipeline = InProcessPipeline([case.network()], case.loss, microbatches=3)
+    tapes = pipeline.forward(*case.batch()).tapes[0]
+
+    def arriving() -> Iterator[Message]:
+        nonlocal taken
+        for tape in tapes:
+            taken += 1
+            yield (torch.ones(len(tape.output)),)
+
+    counted = []
+    for own, messages in ScalarCurvature(per_sample=per_sample).arrivals(tapes, arriving()):
+        assert [len(tape.output) for tape in own] == [len(constant) for (constant,) in messages]
+        counted.append(taken)
+    assert counted == expected
 
 
 def test_a_stage_without_parameters_needs_no_delta() -> None:

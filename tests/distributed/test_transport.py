@@ -1,67 +1,14 @@
 """What a worker counts is what goes out by torch's process groups, tensor by tensor, whoever hands it to them."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import torch.distributed as dist
-from torch import Tensor
 
 from surmin import StepReport
-from surmin.pipeline.channel import Sender
 from surmin.pipeline.comparison import STATUS_BYTES
 from tests.distributed.settings import SAMPLES, Setting, make_method, running
+from tests.distributed.watching import Sent, watched
 from tests.distributed.workers import Workers
-
-COLLECTIVES = [
-    name for name in vars(dist.ProcessGroup)
-    if name.startswith(("all", "_all", "broadcast", "reduce", "_reduce", "gather", "scatter", "barrier", "monitored"))
-]  # fmt: skip
-
-
-@dataclass
-class Sent:
-    """What went out in a step.
-
-    Attributes:
-        sizes: bytes of every send of a process group.
-        following: of the sends, those after the first of one message, whose tensors go one by one.
-        collectives: names of others of its calls.
-    """
-
-    sizes: list[int] = field(default_factory=list)
-    following: int = 0
-    collectives: list[str] = field(default_factory=list)
-
-
-@contextmanager
-def watched() -> Iterator[Sent]:
-    """`isend`, `send` and `batch_isend_irecv`, which torch's schedules use, all end in a group's own `send`."""
-    sent, send_tensors, send_message = Sent(), dist.ProcessGroup.send, Sender.send
-
-    def noting_tensors(group: dist.ProcessGroup, tensors: list[Tensor], *where: Any) -> Any:
-        sent.sizes += [tensor.nbytes for tensor in tensors]
-        return send_tensors(group, tensors, *where)
-
-    def noting_message(sender: Sender, message: tuple[Tensor, ...]) -> None:
-        sent.following += len(message) - 1
-        send_message(sender, message)
-
-    def noting_call(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(*arguments: Any, **options: Any) -> Any:
-            sent.collectives.append(name)
-            return call(*arguments, **options)
-
-        return noted
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dist.ProcessGroup, "send", noting_tensors)
-        patch.setattr(Sender, "send", noting_message)
-        for name in COLLECTIVES:
-            patch.setattr(dist.ProcessGroup, name, noting_call(name, getattr(dist.ProcessGroup, name)))
-        yield sent
 
 
 def third_step(setting: Setting) -> tuple[StepReport, Sent]:

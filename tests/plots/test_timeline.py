@@ -42,11 +42,11 @@ def test_boxes_lie_where_the_spans_do(tmp_path: Path, figures: list[Figure]) -> 
         for path in collection.get_paths()
     ]
     assert boxes == [
+        ([0.002, -0.4, 0.003, 0.4], to_rgb(COLORS["W"][0])),
         ([0.0, -0.4, 0.001, 0.4], to_rgb(COLORS["F"][0])),
         ([0.001, -0.4, 0.002, 0.4], to_rgb(COLORS["F"][0])),
         ([0.003, 0.6, 0.004, 1.4], to_rgb(COLORS["B"][0])),
         ([0.003, -0.4, 0.006, 0.4], to_rgb(COLORS["U"][0])),
-        ([0.002, -0.4, 0.003, 0.4], to_rgb(COLORS["W"][0])),
     ]
 
 

@@ -40,6 +40,21 @@ class DecoupledHessian:
         return total / self.samples
 
 
+class SumOfHessians:
+    """ℍ_i as the sum over micro-batches, whose samples do not meet in it."""
+
+    def __init__(self, parts: Sequence[DecoupledHessian]) -> None:
+        self.parts = parts
+
+    def record(self) -> None:
+        """Nothing: every part has been recorded."""
+
+    def product(self, direction: Tensor) -> Tensor:
+        """ℍ v = Σ ℍ v of every micro-batch."""
+        first, *others = (part.product(direction) for part in self.parts)
+        return sum(others, start=first)
+
+
 @dataclass(frozen=True)
 class ScalarCurvature:
     """M_j = L_j I, with L_j the same for all samples or not.
@@ -80,8 +95,11 @@ class ScalarCurvature:
     def arrivals(
         self, tapes: Sequence[Tape], messages: Iterable[Message]
     ) -> Iterator[tuple[Sequence[Tape], Sequence[Message]]]:
-        """All together: λ_max is the largest over the whole batch."""
-        yield tapes, list(messages)
+        """One micro-batch at a time, or all together for the one L, which is the largest over the whole batch."""
+        if self.per_sample:
+            yield from (([tape], [message]) for tape, message in zip(tapes, messages, strict=True))
+        else:
+            yield tapes, list(messages)
 
     def pack(self, message: Message) -> Message:
         """All of it: these are few numbers."""
@@ -91,10 +109,9 @@ class ScalarCurvature:
         """As it was sent."""
         return packed
 
-    def join(self, parts: Sequence[DecoupledHessian]) -> DecoupledHessian:
-        """The only part there is."""
-        (whole,) = parts
-        return whole
+    def join(self, parts: Sequence[DecoupledHessian]) -> DecoupledHessian | SumOfHessians:
+        """ℍ over the samples of all parts."""
+        return parts[0] if len(parts) == 1 else SumOfHessians(parts)
 
     def descend(
         self, block: Block, tapes: Sequence[Tape], messages: Sequence[Message], samples: int, seed: int

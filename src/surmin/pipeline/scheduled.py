@@ -62,7 +62,7 @@ class ScheduledGradients:
         schedule, module = self._schedules[key]
         wave = module.begin(inputs, targets, boundaries)
         arguments = (inputs,) if self._pipeline.is_first else ()
-        with answer_from(None):
+        with self._pipeline.tracer.span("W"), answer_from(None):  # F and B are spans inside
             schedule.step(*arguments, target=targets if self._pipeline.is_last else None, return_outputs=False)
         assert wave.gradients is not None
         wave.gradients = self._pipeline.averaged(wave.gradients)

@@ -18,7 +18,10 @@ LETTERS: dict[Letter, str] = {
     "A": "acceptance",
     "W": "waiting",
 }
-"""What a worker can be doing; acceptance is the collective alone, waiting is being blocked on a receive."""
+"""What a worker can be doing; acceptance is the collective alone, waiting is being blocked on a receive.
+
+Under torch's schedules, whose receives are their own, it is all of a step but the spans inside, F and B.
+"""
 Clock = Callable[[], int]
 
 

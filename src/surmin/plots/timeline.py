@@ -14,14 +14,14 @@ from surmin.plots.style import PALETTE, RC, save
 from surmin.plots.tables import percent
 
 COLORS: dict[Letter, tuple[str, str]] = {
+    "W": ("#f4f4f4", "black"),
     "F": (PALETTE[0], "white"),
     "B": (PALETTE[1], "black"),
     "C": (PALETTE[3], "black"),
     "U": (PALETTE[2], "black"),
     "A": (PALETTE[4], "black"),
-    "W": ("#f4f4f4", "black"),
 }
-"""Of a box, and of what is written in it."""
+"""Of a box, and of what is written in it. Drawn in this order: where one thread waits for another, its work is seen."""
 HATCH = "#d0d0d0"
 BOX_HEIGHT = 0.8
 TEXT_POINTS = 7.0
