@@ -88,9 +88,9 @@ Launch = Callable[..., SupervisedRun]
 """What the fixture `launch` is."""
 
 
-def start(folder: Path, script: str, count: int, timeout: float, **environment: str) -> SupervisedRun:
-    """Start workers that run a script."""
-    (folder / "run").mkdir()
+def start(folder: Path, script: str, count: int, timeout: float, checkpoint: str, **environment: str) -> SupervisedRun:
+    """Start workers that run a script; in `run/checkpoint` there is a folder of the name given."""
+    (folder / "run" / "checkpoint" / checkpoint).mkdir(parents=True)
     (folder / "script.py").write_text(script)
     supervisor = subprocess.Popen(
         [sys.executable, "-c", SUPERVISOR, str(count), str(timeout), "script.py"],

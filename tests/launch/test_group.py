@@ -3,13 +3,17 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from surmin.launch.group import answer_from
+from surmin.launch.group import answer_from, are_all_here, keep_to_loopback
 from surmin.launch.reports import PeerError, Report
 from tests.launch.cases import IN_A_GROUP, Launch, SupervisedRun, wait_until
 
@@ -67,6 +71,18 @@ with joined(worker, 30), deferred_interrupt() as is_interrupted:
         dist.all_reduce(stop)
 Path(f"rounds-{worker.rank}").write_text(str(rounds))
 sys.exit(130)
+"""
+)
+HANGING = (
+    IN_A_GROUP
+    + """
+from surmin.experiments.runs.interrupts import deferred_interrupt
+with joined(worker, 8), deferred_interrupt():
+    dist.barrier()
+    while worker.rank == 1:
+        time.sleep(0.1)
+    Path("waiting").touch()
+    dist.barrier()
 """
 )
 ADVICE = "the other workers were ended; continue with --resume run\n"
@@ -151,12 +167,70 @@ def test_no_worker_outlives_a_supervisor_that_is_killed(launch: Launch) -> None:
     ],
 )
 def test_torchrun(tmp_path: Path, script: str, code: int, output: list[str], errors: str) -> None:
-    (tmp_path / "script.py").write_text(script)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py"]
-    done = subprocess.run(torchrun, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == code
-    assert sorted(done.stdout.splitlines()) == output
-    assert errors in done.stderr
+    with torchrun(tmp_path, script) as started:
+        said, complained = started.communicate(timeout=60)
+    assert started.returncode == code
+    assert sorted(said.splitlines()) == output
+    assert errors in complained
+
+
+@pytest.mark.slow
+def test_a_hang_under_torchrun_ends_before_torchrun_would_end_it(tmp_path: Path) -> None:
+    with torchrun(tmp_path, HANGING) as started:
+        _, errors = started.communicate(timeout=60)
+    seconds = time.time() - (tmp_path / "waiting").stat().st_mtime
+    assert seconds < 25  # 8 of waiting, and some for ending; torchrun would wait for 30 more
+    assert "surmin: worker 0: timed out waiting for another worker (" in errors
+    assert "surmin: worker 1: lost worker 0 (it has failed, and this worker did not notice by itself)\n" in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_of_torchrun_ends_all_after_the_same_round(tmp_path: Path, number: int) -> None:
+    with torchrun(tmp_path, STOPPING_TOGETHER) as started:
+        wait_until(lambda: all((tmp_path / f"ready-{rank}").exists() for rank in range(2)))
+        started.send_signal(number)
+        _, errors = started.communicate(timeout=60)
+    assert "surmin:" not in errors
+    first, second = ((tmp_path / f"rounds-{rank}").read_text() for rank in range(2))
+    assert first == second
+
+
+@contextmanager
+def torchrun(folder: Path, script: str) -> Iterator[subprocess.Popen[str]]:
+    """Two workers that run a script in a folder."""
+    (folder / "script.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+@pytest.mark.parametrize(
+    ("address", "here", "kept"),
+    [
+        ("127.0.0.1", None, True),
+        ("localhost", "1", True),
+        ("a-machine", "2", True),
+        ("a-machine", "1", False),
+        ("a-machine", None, False),
+        ("", None, False),
+    ],
+)
+def test_whether_all_workers_are_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch, address: str, here: str | None, kept: bool
+) -> None:
+    monkeypatch.setattr(os, "environ", {"MASTER_ADDR": address} | ({} if here is None else {"LOCAL_WORLD_SIZE": here}))
+    assert are_all_here(2) is kept
+
+
+def test_an_interface_that_was_chosen_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
+    monkeypatch.setattr(os, "environ", {"GLOO_SOCKET_IFNAME": "eth0"})
+    keep_to_loopback()
+    assert os.environ == {"GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "lo"}
 
 
 @pytest.mark.parametrize(

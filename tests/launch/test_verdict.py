@@ -19,7 +19,12 @@ def killed(rank: int, number: int = signal.SIGKILL) -> State:
 
 
 def failed(rank: int, message: str = "it broke", code: int = 2) -> State:
-    return State(rank, code, Report("error", message, code))
+    return State(rank, code, Report("error", message, code, resumable=code != 2))
+
+
+def raised(rank: int, error: Exception) -> State:
+    report = Report.of(error)
+    return State(rank, report.code, Report.from_json(report.to_json()))
 
 
 def lost(rank: int) -> State:
@@ -47,6 +52,12 @@ def running(rank: int) -> State:
         ([lost(0), failed(2), killed(1), running(3)], Verdict(3, f"worker 1 was killed by SIGKILL; {ENDED}", True)),
         ([lost(0), failed(1), running(2)], Verdict(2, "worker 1: it broke")),
         ([failed(1, "first", 1), failed(0, "second"), finished(2)], Verdict(1, "worker 1: first", True)),
+        (
+            [lost(0), raised(1, OSError(28, "is full", "a")), running(2)],
+            Verdict(2, "worker 1: a: is full", True),
+        ),
+        ([lost(0), raised(1, ValueError("no such thing"))], Verdict(2, "worker 1: no such thing")),
+        ([lost(0), raised(1, KeyError("x"))], Verdict(1, "worker 1: KeyError: 'x'", True)),
         ([failed(0), failed(1)], Verdict(2, "it broke")),
         ([failed(0), failed(1), lost(2)], Verdict(2, "worker 0: it broke")),
         ([State(0, 7), lost(1)], Verdict(7, "worker 0 ended with exit code 7", True)),

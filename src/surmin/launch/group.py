@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from surmin.launch.failures import ended_by_failures, tell_failure
 from surmin.launch.reports import PeerError
 from surmin.launch.worker import RENDEZVOUS_VARIABLE, Worker
 
@@ -27,14 +28,15 @@ LOST = re.compile(
 def joined(worker: Worker, timeout: float) -> Iterator[None]:
     """While inside, this worker is in torch's default process group, of gloo; all workers leave it together.
 
-    An error inside ends the process (`Worker.fail`): with its peers waiting, nothing else could end it in time.
+    An error inside ends the process (`Worker.fail`): with its peers waiting, nothing else could end it in time. Its
+    peers then end too, by their supervisor or by themselves (`ended_by_failures`).
 
     Args:
         worker: this process.
         timeout: seconds to wait for another worker, here and in every communication.
     """
     try:
-        if LOOPBACK.fullmatch(os.environ.get("MASTER_ADDR", "")):
+        if are_all_here(worker.count):
             keep_to_loopback()
         dist.init_process_group(
             "gloo",
@@ -43,10 +45,12 @@ def joined(worker: Worker, timeout: float) -> Iterator[None]:
             world_size=worker.count,
             timeout=timedelta(seconds=timeout),
         )
-        yield
+        with ended_by_failures(worker, timeout):
+            yield
         dist.barrier()
         dist.destroy_process_group()
     except (Exception, KeyboardInterrupt) as error:
+        tell_failure(worker)
         worker.fail(_peer_error(error) or error)
 
 
@@ -64,6 +68,12 @@ def answer_from(peer: int | None) -> Iterator[None]:
         if trouble is None:
             raise
         raise PeerError(trouble.late, peer, trouble.detail) from error
+
+
+def are_all_here(count: int) -> bool:
+    """Whether so many workers, all there are, are on this machine: torchrun meets them by its name even then."""
+    address = os.environ.get("MASTER_ADDR", "")
+    return LOOPBACK.fullmatch(address) is not None or os.environ.get("LOCAL_WORLD_SIZE") == str(count)
 
 
 def keep_to_loopback() -> None:

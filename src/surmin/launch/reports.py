@@ -39,12 +39,14 @@ class Report:
         message: one line.
         code: its exit code.
         peer: the worker it was waiting for, if that is known.
+        resumable: whether the same work may go on from a checkpoint; not where something was refused.
     """
 
     kind: Kind
     message: str
     code: int
     peer: int | None = None
+    resumable: bool = True
 
     @classmethod
     def of(cls, error: BaseException) -> "Report":
@@ -54,7 +56,7 @@ class Report:
         if isinstance(error, KeyboardInterrupt):
             return cls("interrupted", "interrupted", INTERRUPTED)
         if isinstance(error, OSError | ValueError):
-            return cls("error", _short(one_line(error)), USER_ERROR)
+            return cls("error", _short(one_line(error)), USER_ERROR, resumable=isinstance(error, OSError))
         return cls("error", _short(f"{type(error).__name__}: {error}") + _place(error), UNEXPECTED)
 
     @classmethod

@@ -18,6 +18,8 @@ from surmin.launch.worker import RENDEZVOUS_VARIABLE
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 INTERVAL = 0.05
+CHECKPOINTS = "checkpoint/round-*[0-9]"
+"""What a run's folder has in it that can be continued; unfinished ones are named otherwise."""
 
 
 def supervise(count: int, command: Sequence[str], *, timeout: float, folder: Path | None = None) -> int:
@@ -33,7 +35,7 @@ def supervise(count: int, command: Sequence[str], *, timeout: float, folder: Pat
         command: the program and its arguments; it calls `Worker.from_environment`.
         timeout: seconds within which a run ends whose workers wait for one that hangs; for each other they must wait
             no longer than `Deadlines.waiting`.
-        folder: what the run writes, to be named for resuming.
+        folder: what the run writes, to be named for resuming once there is a checkpoint in it.
 
     Raises:
         ValueError: for a count or timeout that is not positive.
@@ -121,5 +123,6 @@ def _end(workers: Sequence[LocalWorker], seconds: float) -> None:
 
 def _say(verdict: Verdict, folder: Path | None) -> None:
     if verdict.message:
-        advice = f"; continue with --resume {folder}" if verdict.resumable and folder and folder.is_dir() else ""
+        can_continue = verdict.resumable and folder is not None and any(folder.glob(CHECKPOINTS))
+        advice = f"; continue with --resume {folder}" if can_continue else ""
         print(f"surmin: {verdict.message}{advice}", file=sys.stderr)

@@ -105,6 +105,7 @@ def _fault_of(found: Sequence[State], states: Sequence[State]) -> Verdict:
     """That of the first; when all say the same it is no single worker's."""
     worker = f"worker {found[0].rank}"
     code, report, complaint = found[0].code, found[0].report, found[0].complaint
+    resumable = report.resumable if report else code != USER_ERROR
     if report:
         shared = len(found) == len(states) > 1 and len({state.report for state in found}) == 1
         code, message = report.code, report.message if shared else f"{worker}: {report.message}"
@@ -112,4 +113,4 @@ def _fault_of(found: Sequence[State], states: Sequence[State]) -> Verdict:
         code, message = WORKER_LOST, f"{worker} was killed by {signal.Signals(-code).name}; {ENDED}"
     else:
         message = f"{worker} ended with exit code {code}" + (f": {complaint}" if complaint else "")
-    return Verdict(code or WORKER_LOST, message, resumable=code != USER_ERROR)
+    return Verdict(code or WORKER_LOST, message, resumable)
