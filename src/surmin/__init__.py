@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from surmin.checkpoints.saving import load_checkpoint, save_checkpoint
     from surmin.losses import ConvexLoss, CrossEntropy, GradientOracle, LogisticLoss, SquaredError
     from surmin.minimizer import SurrogateMinimizer
     from surmin.pipeline.distributed import Pipeline
@@ -19,7 +20,9 @@ __all__ = [
     "SquaredError",
     "StepReport",
     "SurrogateMinimizer",
+    "load_checkpoint",
     "partition",
+    "save_checkpoint",
 ]
 __version__ = "0.1.0"
 
@@ -29,6 +32,7 @@ _MODULES = {
     "Pipeline": "pipeline.distributed",
     "StepReport": "report",
     "partition": "stages.partition",
+    **dict.fromkeys(["load_checkpoint", "save_checkpoint"], "checkpoints.saving"),
 }
 
 

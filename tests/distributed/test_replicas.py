@@ -49,8 +49,15 @@ EVERYTHING: list[Setting] = [
     ("tanh", "fdg", {}),
     ("tanh", "dgl", {}),
     ("tanh", "dni", {"inner_steps": 2}),
+    ("tanh", "features-replay", {}),
+    ("tanh", "interlocking", {}),
+    ("tanh", "cgblock", {"inner_steps": 2}),
+    ("tanh", "cgblock", {"inner_steps": 2, "safeguard": "damping"}),
+    ("tanh", "cgblock-ggn", {"inner_steps": 2, **WHOLE}),
+    ("tanh", "kfac", {}),
+    ("tanh", "newton", {}),
 ]
-LOSS_OF_SHARE = ("adam", "locoprop", "dladmm", "ddg", "fdg", "dgl", "dni")
+LOSS_OF_SHARE = ("adam", "locoprop", "dladmm", "ddg", "fdg", "dgl", "dni", "features-replay", "interlocking")
 """Methods whose loss is that of the worker's share, at the last stage."""
 DRAWN: list[Setting] = [("tanh", "sm", {}), ("attention", "sm", {"rank": 1})]
 
@@ -77,7 +84,7 @@ def test_replicas_find_what_one_process_finds(
         for parameters, reports in (worker[index] for worker in found):
             own = {name: expected.parameters[name] for name in parameters}
             torch.testing.assert_close(parameters, own, rtol=0, atol=ROUNDING)
-            if method not in LOSS_OF_SHARE:
+            if method not in LOSS_OF_SHARE and options.get("safeguard") != "damping":
                 torch.testing.assert_close(
                     figures(reports), figures(expected.reports), rtol=0, atol=1e-9, equal_nan=True
                 )

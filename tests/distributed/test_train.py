@@ -7,15 +7,24 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
+from surmin.checkpoints.round_folder import newest_round, round_number
+from surmin.experiments.configs.run import RunConfig
+from surmin.experiments.runs.run import Run
+from surmin.experiments.runs.saved import SavedRun
+from surmin.experiments.runs.team import Workers as Team
+from tests.distributed.settings import TIMEOUT
+from tests.distributed.workers import Workers
 from tests.processes import is_running
 
-KILLS = int(os.environ.get("SURMIN_KILLS", "1"))
-"""How often a worker is killed at a random moment; more take half a minute each."""
+KILLS = int(os.environ.get("SURMIN_KILLS", "5"))
+"""How often a worker is killed at a random moment; each takes some seven seconds on two slow cores."""
 SECONDS = 120
 PROBLEM = ["--data", "digits", "--train-samples", "300", "--layers", "4", "--width", "16", "--dtype", "float64"]
 
@@ -61,29 +70,55 @@ def test_workers_write_what_one_process_writes(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(120 + 60 * KILLS)
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers by /proc")
-def test_a_killed_worker_ends_the_run_and_resuming_reaches_the_same_loss(tmp_path: Path) -> None:
-    words = [*PROBLEM, "--rounds", "12", "--workers", "2"]
-    run(*words, "--out", str(tmp_path / "whole"))
-    expected = rows(tmp_path / "whole")[-1]["loss"]
-    for trial in range(KILLS):
-        folder = tmp_path / f"killed-{trial}"
-        started = subprocess.Popen(
-            command(*words, "--rounds", "100000", "--out", str(folder)),
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(),
-        )  # fmt: skip
-        try:
-            deadline = time.monotonic() + SECONDS
-            while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
-                time.sleep(0.05)
-            time.sleep(random.Random(trial).uniform(0, 1.5))
-            workers = children(started.pid)
-            rank = trial % 2
-            os.kill(workers[rank], signal.SIGKILL)
-            _, errors = started.communicate(timeout=SECONDS)
-        finally:
-            started.kill()
-        assert started.returncode == 3, errors
-        assert f"worker {rank} was killed by SIGKILL" in errors
-        assert not any(map(is_running, workers))
-        run("--resume", str(folder), "--rounds", "12", "--out", str(tmp_path / f"resumed-{trial}"))
-        assert rows(tmp_path / f"resumed-{trial}")[12]["loss"] == expected
+def test_a_killed_worker_ends_the_run_and_resuming_reaches_the_same_loss(workers: Workers, tmp_path: Path) -> None:
+    """Every resumed run goes on from a round that is not the first, to one that none had come to."""
+    folders = [tmp_path / f"killed-{trial}" for trial in range(KILLS)]
+    for trial, folder in enumerate(folders):
+        train_until_killed(folder, rank=trial % 2)
+    killed = [SavedRun.read(folder) for folder in folders]
+    reached = [saved.rows[-1].round for saved in killed]
+    assert min(reached) > 0
+    config = replace(killed[0].config, rounds=max(reached) + 5, checkpoint_seconds=30.0)
+    workers.run(2, train_here, config, tmp_path / "whole", None)
+    expected = [row["loss"] for row in rows(tmp_path / "whole")]
+    for saved, own in zip(killed, reached, strict=True):
+        workers.run(2, train_here, config, saved.folder.path, saved)
+        assert [row["loss"] for row in rows(saved.folder.path)] == expected, f"resumed from round {own}"
+
+
+def train_until_killed(folder: Path, rank: int) -> None:
+    """A run that writes a checkpoint before every round, until a worker is killed, in a round or in writing one."""
+    words = [*PROBLEM, "--batch-size", "100", "--workers", "2", "--rounds", "100000", "--checkpoint-seconds", "0"]
+    started = subprocess.Popen(
+        command(*words, "--out", str(folder)),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + SECONDS
+        while newest_number(folder / "checkpoint") == 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(random.uniform(0, 0.5))
+        pids = children(started.pid)
+        os.kill(pids[rank], signal.SIGKILL)
+        _, errors = started.communicate(timeout=SECONDS)
+    finally:
+        started.kill()
+    assert started.returncode == 3, errors
+    assert f"worker {rank} was killed by SIGKILL" in errors
+    assert not any(map(is_running, pids))
+
+
+def newest_number(folder: Path) -> int:
+    newest = newest_round(folder)
+    return 0 if newest is None else round_number(newest)
+
+
+def train_here(config: RunConfig, folder: Path, saved: SavedRun | None) -> None:
+    """What each of two workers does."""
+    run = Run(config, folder, Team(dist.get_rank(), dist.get_world_size(), dist.get_rank(), TIMEOUT))
+    if saved is None:
+        run.start()
+    else:
+        run.resume(saved)
+    run.train()
+    run.problem.pipeline.flush()  # type: ignore[attr-defined]

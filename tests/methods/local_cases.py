@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surmin.losses import ConvexLoss, CrossEntropy, LogisticLoss
-from surmin.methods.local_learning import LocalLearning
+from surmin.methods.auxiliary_networks.local_learning import LocalLearning
 from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
 from tests.cases import BY_NAME, Case

@@ -19,7 +19,7 @@ FAILING = {
     "lbfgs": (BACKWARD, 3),
     "sso": (BACKWARD, 3),
     "locoprop": ("surmin.methods.local_matching.LocalMatching.gradient", 2),
-    "dladmm": ("surmin.methods.admm_layer.AdmmLayer.update_dual", 1),
+    "dladmm": ("surmin.methods.admm.layer.AdmmLayer.update_dual", 1),
     "dgl": (LOSS_GRADIENT, 2),
     "interlocking": (LOSS_GRADIENT, 3),
     "dni": (LOSS_GRADIENT, 2),

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from surmin.errors import NonFiniteError
 from surmin.losses import CrossEntropy
-from surmin.methods import lbfgs, limited_memory
+from surmin.methods import lbfgs
 from surmin.methods.lbfgs import Lbfgs
+from surmin.methods.quasi_newton import limited_memory
 from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
 from tests.methods.cases import largest_difference, make_batch, make_model, make_pipeline

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from surmin.methods import limited_memory
-from surmin.methods.limited_memory import LimitedMemory, Projection
+from surmin.methods.quasi_newton import limited_memory
+from surmin.methods.quasi_newton.limited_memory import LimitedMemory, Projection
 
 SIZE, CUT = 7, 3
 SCALES = [1.0, 1e-3, 10.0]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim.lbfgs import _strong_wolfe
 
-from surmin.methods import wolfe
-from surmin.methods.wolfe import MAX_TRIES, strong_wolfe
+from surmin.methods.quasi_newton import wolfe
+from surmin.methods.quasi_newton.wolfe import MAX_TRIES, strong_wolfe
 
 Function = Callable[[float], tuple[float, float]]
 

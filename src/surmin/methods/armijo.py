@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from surmin.methods.checks import check_has_value
-from surmin.methods.gradients import Gradients, squared_norm
+from surmin.methods.common.checks import check_has_value
+from surmin.methods.common.gradients import Gradients, squared_norm
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import StageParameters, Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline

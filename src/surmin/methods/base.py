@@ -1,15 +1,24 @@
 """The interface of a training method."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
 from surmin.report import StepReport
 
+if TYPE_CHECKING:
+    from surmin.pipeline.worker_pipeline import WorkerPipeline
+
 
 class Method(Protocol):
-    """What trains a network, one outer iteration ("round") at a time."""
+    """What trains a network, one outer iteration ("round") at a time.
+
+    Attributes:
+        pipeline: the network.
+    """
+
+    pipeline: "WorkerPipeline"
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One round on one batch; tells what it cost."""

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from surmin.methods.base import Stateless
-from surmin.methods.block_vectors import BlockVectors, to_blocks
-from surmin.methods.checks import check_has_value, check_positive
-from surmin.methods.gradients import squared_norm
+from surmin.methods.blocks.block_vectors import BlockVectors, to_blocks
+from surmin.methods.blocks.joint_search import search_jointly
+from surmin.methods.common.checks import check_has_value, check_positive
+from surmin.methods.common.gradients import squared_norm
 from surmin.methods.hessian.columns import BlockColumns
 from surmin.methods.hessian.lockstep_cg import GuardedConjugateGradient, LockstepConjugateGradient
 from surmin.methods.hessian.wave import HessianAtPoint, TangentWaves
-from surmin.methods.joint_search import search_jointly
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport

@@ -10,9 +10,9 @@ from torch import Tensor
 from surmin.acceptance.damping import damping_factor, reduction_ratio
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.output_curvature import draw_seed
-from surmin.methods.block_vectors import own_values, to_blocks
-from surmin.methods.checks import check_columns, check_has_value, check_positive
-from surmin.methods.joint_search import JointSearch, search_jointly
+from surmin.methods.blocks.block_vectors import own_values, to_blocks
+from surmin.methods.blocks.joint_search import JointSearch, search_jointly
+from surmin.methods.common.checks import check_columns, check_has_value, check_positive
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import BlockWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surmin.methods.admm_layer import AdmmLayer, admm_layers
-from surmin.methods.admm_outputs import solve_hidden, solve_top
-from surmin.methods.batch_digest import batch_digest
-from surmin.methods.restoring import restored_on_failure
+from surmin.methods.admm.batch_digest import batch_digest
+from surmin.methods.admm.layer import AdmmLayer, admm_layers
+from surmin.methods.admm.outputs import solve_hidden, solve_top
+from surmin.methods.common.restoring import restored_on_failure
 from surmin.pipeline.reuse import Noted, note, same_tensors
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline

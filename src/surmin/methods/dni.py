@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surmin.methods.local_learning import LocalLearning
-from surmin.methods.optimizers import make_optimizer
-from surmin.methods.stagewise import GRADIENT, Round, parts_of
-from surmin.methods.synthesizer import Synthesizer, check_targets
+from surmin.methods.auxiliary_networks.local_learning import LocalLearning
+from surmin.methods.auxiliary_networks.synthesizer import Synthesizer, check_targets
+from surmin.methods.common.optimizers import make_optimizer
+from surmin.methods.common.stagewise import GRADIENT, Round, parts_of
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.stage import Tape
 

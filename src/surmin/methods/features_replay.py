@@ -1,6 +1,6 @@
 """Features Replay: delayed gradients without old weights."""
 
-from surmin.methods.delayed import Delayed
+from surmin.methods.delayed_gradients.delayed import Delayed
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.stage import Stage
 

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from surmin.methods.gradients import squared_norm
-from surmin.methods.optimizers import load_named_state, make_optimizer, named_state, step_along
+from surmin.methods.common.gradients import squared_norm
+from surmin.methods.common.optimizers import load_named_state, make_optimizer, named_state, step_along
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport

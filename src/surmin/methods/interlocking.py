@@ -5,10 +5,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from surmin.methods.heads import build_head, local_gradient
-from surmin.methods.local_learning import LocalLearning
-from surmin.methods.optimizers import make_optimizer
-from surmin.methods.stagewise import GRADIENT, Round, parts_of
+from surmin.methods.auxiliary_networks.heads import build_head, local_gradient
+from surmin.methods.auxiliary_networks.local_learning import LocalLearning
+from surmin.methods.common.optimizers import make_optimizer
+from surmin.methods.common.stagewise import GRADIENT, Round, parts_of
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.stage import Tape
 

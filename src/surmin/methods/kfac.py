@@ -13,11 +13,11 @@ from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.moments import InputMomentCache, KroneckerMoments, estimate_moments
 from surmin.curvature.output_curvature import draw_seed
-from surmin.methods.block_vectors import Blocks, BlockVectors, own_values, to_blocks
-from surmin.methods.checks import check_columns, check_has_value, check_positive
+from surmin.methods.blocks.block_vectors import Blocks, BlockVectors, own_values, to_blocks
+from surmin.methods.blocks.quadratic_model import combine
+from surmin.methods.common.checks import check_columns, check_has_value, check_positive
 from surmin.methods.hessian.columns import JointColumns
 from surmin.methods.hessian.wave import TangentWaves
-from surmin.methods.quadratic_model import combine
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import BlockWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from surmin.errors import NonFiniteError
-from surmin.methods.checks import check_has_value
-from surmin.methods.flat import FlatParameters
-from surmin.methods.limited_memory import HISTORY, LimitedMemory, Projection
-from surmin.methods.wolfe import strong_wolfe
+from surmin.methods.common.checks import check_has_value
+from surmin.methods.quasi_newton.flat import FlatParameters
+from surmin.methods.quasi_newton.limited_memory import HISTORY, LimitedMemory, Projection
+from surmin.methods.quasi_newton.wolfe import strong_wolfe
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline

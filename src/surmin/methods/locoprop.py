@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from surmin.methods.gradients import Gradients, squared_norm
+from surmin.methods.common.gradients import Gradients, squared_norm
+from surmin.methods.common.optimizers import load_named_state, make_optimizer, named_state, step_along
+from surmin.methods.common.restoring import restored_on_failure
 from surmin.methods.local_matching import LocalMatching, boundaries, local_layers
-from surmin.methods.optimizers import load_named_state, make_optimizer, named_state, step_along
-from surmin.methods.restoring import restored_on_failure
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from surmin.methods.base import Stateless
-from surmin.methods.block_vectors import BlockVectors, to_blocks
-from surmin.methods.checks import check_has_value
+from surmin.methods.blocks.block_vectors import BlockVectors, to_blocks
+from surmin.methods.blocks.joint_search import search_jointly
+from surmin.methods.common.checks import check_has_value
 from surmin.methods.hessian.columns import JointColumns
 from surmin.methods.hessian.wave import HessianAtPoint, TangentWaves
-from surmin.methods.joint_search import search_jointly
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from surmin.methods.armijo import ArmijoSearch
 from surmin.methods.base import Stateless
-from surmin.methods.gradients import Gradients, squared_norm
-from surmin.methods.optimizers import make_optimizer, step_along
-from surmin.methods.restoring import restored_on_failure
+from surmin.methods.common.gradients import Gradients, squared_norm
+from surmin.methods.common.optimizers import make_optimizer, step_along
+from surmin.methods.common.restoring import restored_on_failure
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline

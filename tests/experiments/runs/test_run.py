@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from surmin.checkpoints.checkpoint import Checkpoint
 from surmin.data import Dataset
 from surmin.errors import NonFiniteError
 from surmin.experiments.runs import run as run_module
-from surmin.experiments.runs.checkpoint import Checkpoint
 from surmin.experiments.runs.folder import written_by_one
 from surmin.experiments.runs.problem import method_options
 from surmin.experiments.runs.run import Run
@@ -170,12 +170,30 @@ def test_a_finished_run_stays_finished(tmp_path: Path) -> None:
     assert after["metrics.jsonl"] == before["metrics.jsonl"]
 
 
-def test_checkpoints_are_written_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "CHECKPOINT_SECONDS", 0.0)
-    run = start(tiny_run(method="adam", rounds=4), tmp_path / "run")
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, [0, 1, 2, 3]), (1000.0, [0, 0, 0, 0])])
+def test_checkpoints_are_written_on_the_way(tmp_path: Path, seconds: float, expected: list[int]) -> None:
+    run = start(tiny_run(method="adam", checkpoint_seconds=seconds), tmp_path / "run")
     rounds = []
     run.train(lambda row: rounds.append(Checkpoint.load(tmp_path / "run" / "checkpoint").round))
-    assert rounds == [0, 1, 2, 3]
+    assert rounds == expected
+
+
+@pytest.mark.parametrize("lost", [("checkpoint",), ("checkpoint", "metrics.jsonl")])
+def test_a_run_cut_off_before_its_first_checkpoint_begins_anew(tmp_path: Path, lost: tuple[str, ...]) -> None:
+    start(tiny_run(method="adam"), tmp_path / "whole").train()
+    start(tiny_run(method="adam"), tmp_path / "run")
+    for name in lost:
+        (tmp_path / "run" / name).rename(tmp_path / name)
+    with pytest.raises(ValueError, match=f"is continued with --resume {tmp_path / 'run'}"):
+        start(tiny_run(method="adam"), tmp_path / "run")
+    resume(tmp_path / "run").train()
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
+
+
+def test_a_run_cut_off_before_its_options_were_written_is_not_to_be_resumed(tmp_path: Path) -> None:
+    (tmp_path / ".config.json.7.tmp").write_text("{")
+    with pytest.raises(ValueError, match=r"is not empty: name another folder with --out$"):
+        start(tiny_run(), tmp_path)
 
 
 def test_divergence_is_recorded(tmp_path: Path) -> None:

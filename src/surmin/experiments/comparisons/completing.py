@@ -4,11 +4,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from surmin.checkpoints.round_folder import newest_round
 from surmin.data import Dataset
 from surmin.experiments.configs.run import RunConfig
 from surmin.experiments.runs.folder import RunFolder
 from surmin.experiments.runs.metrics import Row, read_rows
-from surmin.experiments.runs.round_folder import newest_round
 from surmin.experiments.runs.run import Run, Status, status_of
 from surmin.experiments.runs.saved import SavedRun
 

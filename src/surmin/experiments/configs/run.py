@@ -158,12 +158,15 @@ class RunConfig(ExperimentConfig):
     Attributes:
         lr: learning rate of gd, sgd, adam, ddg, features-replay, fdg, dni, dgl and interlocking; first step tried by
             gd-armijo and lbfgs; step of sso in the outputs and of locoprop to its targets.
+        checkpoint_seconds: a checkpoint is written before the first round that begins so long after the last one was,
+            and at the end; 0 for one before every round.
     """
 
     command: ClassVar[str] = "train"
 
     method: Annotated[str, arg(help=f"one of {', '.join(METHODS)}.")] = "sm"
     lr: float | None = None
+    checkpoint_seconds: float = 30.0
 
     def given_options(self) -> dict[str, Any]:
         """The method options that were given, the learning rate among them."""
@@ -175,6 +178,8 @@ class RunConfig(ExperimentConfig):
         check_options(self.method, self.given_options())
         if self.lr is not None and not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be a positive number, got {self.lr}")
+        if not 0 <= self.checkpoint_seconds < math.inf:
+            raise ValueError(f"checkpoint_seconds must be a number from 0 up, got {self.checkpoint_seconds}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ MAY_CHANGE = frozenset(
         "replicas",
         "schedule",
         "timeout",
+        "checkpoint_seconds",
         "threads",
         "device",
         "data_dir",

@@ -59,9 +59,9 @@ def check_unclaimed(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file, not a folder to write a run into")
     if path.is_dir() and any(path.iterdir()):
+        continued = f"; a run, a comparison or a grid that was cut off there is continued with --resume {path}"
         raise ValueError(
-            f"{path} is not empty: name another folder with --out; a run, a comparison or a grid that was cut off "
-            f"there is continued with --resume {path}"
+            f"{path} is not empty: name another folder with --out" + continued * RunFolder(path).config.exists()
         )
 
 

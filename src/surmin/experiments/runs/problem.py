@@ -39,7 +39,8 @@ class Problem:
 
     Attributes:
         data: all of it, on every worker.
-        modules: all stages' modules, of which a worker trains its own.
+        modules: of the stages that this worker holds.
+        stages: how many the whole network has.
         pipeline: over the stages this worker holds.
         team: of workers.
         position: of this worker among them.
@@ -47,6 +48,7 @@ class Problem:
 
     data: Dataset
     modules: list[nn.Module]
+    stages: int
     pipeline: WorkerPipeline
     team: Team
     position: Position
@@ -128,16 +130,16 @@ def build_problem(config: ExperimentConfig, data: Dataset, team: Team) -> Proble
     )
     position = Position.of(team.rank, team.count, config.replicas)
     count = config.stages or max(position.length, min(DEFAULT_STAGES, _trainable_layers(model)))
-    modules = partition(model, count)
     own = spread(count, position.length)[position.place]
-    for module in modules[own.start : own.stop]:
+    modules = partition(model, count)[own.start : own.stop]
+    for module in modules:
         module.to(data.train_inputs.device, getattr(torch, config.dtype))
     loss, microbatches = CrossEntropy(), config.microbatches
     if team.count == 1:
         pipeline: WorkerPipeline = InProcessPipeline(modules, loss, microbatches=microbatches)
     else:
         pipeline = Pipeline(
-            modules[own.start : own.stop],
+            modules,
             loss,
             microbatches=microbatches,
             schedule=config.schedule,
@@ -145,7 +147,7 @@ def build_problem(config: ExperimentConfig, data: Dataset, team: Team) -> Proble
             mesh=_mesh(position),
             device=data.train_inputs.device,
         )
-    return Problem(data, modules, pipeline, team, position)
+    return Problem(data, modules, count, pipeline, team, position)
 
 
 def method_options(method: str, data: Dataset, given: Mapping[str, Any]) -> dict[str, Any]:

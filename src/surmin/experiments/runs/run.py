@@ -1,5 +1,6 @@
 """One run: a network, a method, and the folder that records what happens."""
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,12 +11,14 @@ from typing import Literal
 
 import torch
 
+from surmin.checkpoints.checkpoint import Checkpoint
+from surmin.checkpoints.disk import sync_file
+from surmin.checkpoints.saving import load_checkpoint
 from surmin.data import Dataset
 from surmin.errors import NonFiniteError
 from surmin.experiments.configs.run import RunConfig
 from surmin.experiments.runs.batches import Batches
-from surmin.experiments.runs.checkpoint import Checkpoint
-from surmin.experiments.runs.files import sync_file
+from surmin.experiments.runs.caveats import caveats
 from surmin.experiments.runs.folder import RunFolder, claim_folder, write_config, written_by_one
 from surmin.experiments.runs.interrupts import deferred_interrupt
 from surmin.experiments.runs.metrics import Row, append_row, write_rows
@@ -26,7 +29,6 @@ from surmin.experiments.runs.team import ALONE, Team
 from surmin.methods.registry import build_method
 from surmin.report import StepReport
 
-CHECKPOINT_SECONDS = 30.0
 NO_CONTEXT = "Attempting to run cuBLAS"
 """How torch begins to tell that its thread for gradients is the first to use cuBLAS: it does no harm."""
 Status = Literal["reached", "finished", "diverged", "interrupted"]
@@ -57,7 +59,7 @@ class Run:
         set_up_processor(config.threads)
         self.team = team
         self.problem = build_problem(config, data or load_data(config, team), team)
-        self.config = replace(config, stages=len(self.problem.modules))
+        self.config = replace(config, stages=self.problem.stages)
         self.folder = RunFolder(path)
         self.rows: list[Row] = []
         self._batches = Batches(
@@ -71,9 +73,9 @@ class Run:
             raise ValueError(
                 f"{self._batches.size} samples cannot be cut into {config.microbatches} equal microbatches"
             )
-        options = method_options(config.method, self.problem.data, config.given_options())
         self._writers = team.first(self.problem.position.length)
-        self._method = build_method(config.method, self.problem.pipeline, options, config.seed)
+        self._options = method_options(config.method, self.problem.data, config.given_options())
+        self._method = build_method(config.method, self.problem.pipeline, self._options, config.seed)
 
     @property
     def status(self) -> Status:
@@ -93,12 +95,17 @@ class Run:
     def resume(self, saved: SavedRun) -> None:
         """Take up a run where its checkpoint is, in its own folder or in a copy; then this folder must be empty.
 
+        A run that was cut off before its first checkpoint begins anew. Where the options change what is computed from
+        here on, worker 0 says so on stderr.
+
         Raises:
             ValueError: when checkpoint or options do not fit; no file has changed then.
         """
         saved.check_continues(self.config)
-        self._restore(saved)
-        self.rows = saved.rows
+        if saved.rows:
+            load_checkpoint(saved.folder.checkpoint, self._method)
+            self._tell_caveats(saved.config)
+        self.rows = saved.rows or [Row.start(self.problem.evaluate())]
         if self.folder.path != saved.folder.path:
             self._claim()
         with self._alone_in_folder():
@@ -114,7 +121,7 @@ class Run:
         saved = time.monotonic()
         with self._alone_in_folder(), deferred_interrupt() as is_interrupted:
             while self.status == "interrupted":
-                is_due = self._writes and time.monotonic() - saved > CHECKPOINT_SECONDS
+                is_due = self._writes and time.monotonic() - saved >= self.config.checkpoint_seconds
                 interrupts, dues = self.team.sum(is_interrupted(), is_due)
                 if interrupts:
                     break
@@ -177,21 +184,15 @@ class Run:
         if self._writes:
             sync_file(self.folder.metrics)  # a checkpoint whose rows are lost could not be continued
         if self.status != "diverged" and self.problem.position.replica == 0:
-            self._checkpoint().save(self.folder.checkpoint, self._writers)
+            checkpoint = Checkpoint.of(self._method, self.rows[-1].round)
+            checkpoint.save(self.folder.checkpoint, self._writers)
 
-    def _checkpoint(self) -> Checkpoint:
-        parameters = self.problem.pipeline.parameters
-        return Checkpoint(self.rows[-1].round, self.config.method, parameters, self._method.state_dict())
-
-    def _restore(self, saved: SavedRun) -> None:
-        parameters = self.problem.pipeline.parameters
-        checkpoint = Checkpoint.load(saved.folder.checkpoint, parameters)
-        try:
-            checkpoint.check(self.config.method, parameters)
-            self._method.load_state_dict(checkpoint.state)
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{saved.folder.checkpoint}: {error}") from error
-        checkpoint.restore(parameters)
+    def _tell_caveats(self, before: RunConfig) -> None:
+        if not self._writes:
+            return
+        batch_size = self._batches.size * self.config.replicas
+        for line in caveats(before, self.config, self._method, self._options, batch_size):
+            print(f"surmin: {line}", file=sys.stderr)
 
 
 def _warm_up(device: torch.device) -> None:

@@ -79,7 +79,8 @@ class HessianAtPoint:
         climbed = self._climb_all(directions)
         for number, (top, low) in enumerate(climbed):
             self._descend(number, top, low, directions, total)
-        return dict(zip(total, self._pipeline.replicas.means(list(total.values())), strict=True))
+        means = self._pipeline.replicas.means([own.flatten() for own in total.values()])
+        return {name: mean.view_as(total[name]) for name, mean in zip(total, means, strict=True)}
 
     @torch.no_grad()
     def outputs(self, directions: Directions) -> list[Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from surmin.methods.admm_outputs import SMOOTH
+from surmin.methods.admm.outputs import SMOOTH
 from surmin.replicas import Replicas
 from surmin.stages.closed_form import is_plain_elementwise, is_plain_linear
 from surmin.stages.layer import Layer

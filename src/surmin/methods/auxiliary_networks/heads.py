@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from surmin.methods.auxiliary import Auxiliary
+from surmin.methods.auxiliary_networks.auxiliary import Auxiliary
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 
 POOLED_SIDE = 2

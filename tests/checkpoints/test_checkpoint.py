@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from surmin.experiments.runs.checkpoint import Checkpoint
+from surmin.checkpoints.checkpoint import Checkpoint
 from tests.experiments.runs.cases import contents
 from tests.experiments.runs.states import equal
 
@@ -41,7 +41,7 @@ def rewrite(path: Path, document: str) -> None:
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
-    make_checkpoint().save(tmp_path)
+    make_checkpoint().save(tmp_path, None)
     loaded = Checkpoint.load(tmp_path)
     assert (loaded.round, loaded.method) == (7, "adam")
     assert equal(dict(loaded.parameters), PARAMETERS)
@@ -50,7 +50,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
 
 
 def test_only_what_belongs_to_the_names_is_loaded(tmp_path: Path) -> None:
-    make_checkpoint().save(tmp_path)
+    make_checkpoint().save(tmp_path, None)
     loaded = Checkpoint.load(tmp_path, ["0.bias", "9.bias"])
     assert loaded.parameters.keys() == {"0.bias"}
     assert equal(loaded.state, {**STATE, "by name": {"0.bias": STATE["by name"]["0.bias"]}})
@@ -58,34 +58,59 @@ def test_only_what_belongs_to_the_names_is_loaded(tmp_path: Path) -> None:
 
 def test_the_newest_round_is_kept(tmp_path: Path) -> None:
     for number in (7, 8, 1_000_000):
-        make_checkpoint(number).save(tmp_path)
+        make_checkpoint(number).save(tmp_path, None)
         assert Checkpoint.load(tmp_path).round == number
     assert [path.name for path in tmp_path.iterdir()] == ["round-1000000"]
 
 
-def test_a_round_is_not_written_twice(tmp_path: Path) -> None:
-    make_checkpoint().save(tmp_path)
-    before = (tmp_path / FILE).stat()
-    make_checkpoint().save(tmp_path)
-    assert (tmp_path / FILE).stat() == before
+def test_a_round_that_is_written_again_replaces_the_first(tmp_path: Path) -> None:
+    make_checkpoint().save(tmp_path, None)
+    Checkpoint(7, "adam", {"0.weight": torch.ones(2)}, {}).save(tmp_path, None)
+    assert equal(dict(Checkpoint.load(tmp_path).parameters), {"0.weight": torch.ones(2)})
     assert list(contents(tmp_path)) == [str(FILE)]
 
 
+def test_a_crash_before_a_round_that_is_written_again_has_replaced_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def crash(path: Path, target: Path) -> Path:
+        if path.name.endswith(".unfinished"):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    def save(value: float) -> None:
+        Checkpoint(7, "adam", {"0.weight": torch.full((2,), value)}, {}).save(tmp_path, None)
+
+    save(1.0)
+    for value in (2.0, 3.0):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Path, "rename", crash)
+            save(value)
+        assert not (tmp_path / "round-000007").exists()
+        loaded = Checkpoint.load(tmp_path)
+        assert loaded.round == 7 and equal(dict(loaded.parameters), {"0.weight": torch.ones(2)})
+    save(4.0)
+    assert list(contents(tmp_path)) == [str(FILE)]
+    assert equal(dict(Checkpoint.load(tmp_path).parameters), {"0.weight": torch.full((2,), 4.0)})
+
+
 def test_what_a_crash_left_is_not_read_and_not_mixed_in(tmp_path: Path) -> None:
-    make_checkpoint(6).save(tmp_path)
+    make_checkpoint(6).save(tmp_path, None)
     for left in (tmp_path / "round-000007.unfinished", tmp_path / "round-000009.unfinished"):
         left.mkdir()
         save_file({"1.weight": torch.zeros(2), "worker/1": torch.zeros(2)}, left / "shard-00002.safetensors")
     (tmp_path / "notes.txt").write_text("mine")
     assert Checkpoint.load(tmp_path).round == 6
-    make_checkpoint(7).save(tmp_path)
+    make_checkpoint(7).save(tmp_path, None)
     assert Checkpoint.load(tmp_path).parameters.keys() == PARAMETERS.keys()
     assert sorted(contents(tmp_path)) == ["notes.txt", str(FILE)]
 
 
 def test_a_crash_before_older_rounds_are_removed(tmp_path: Path) -> None:
-    make_checkpoint(7).save(tmp_path / "new")
-    make_checkpoint(6).save(tmp_path)
+    make_checkpoint(7).save(tmp_path / "new", None)
+    make_checkpoint(6).save(tmp_path, None)
     (tmp_path / "new" / "round-000007").rename(tmp_path / "round-000007")
     assert Checkpoint.load(tmp_path).round == 7
 
@@ -97,12 +122,12 @@ def test_nothing_is_pickled_or_unpickled(tmp_path: Path, monkeypatch: pytest.Mon
     for module, name in [(pickle, "load"), (pickle, "loads"), (pickle, "dump"), (pickle, "dumps"),
                          (pickle, "Unpickler"), (pickle, "Pickler"), (torch, "load"), (torch, "save")]:  # fmt: skip
         monkeypatch.setattr(module, name, refuse)
-    make_checkpoint().save(tmp_path)
+    make_checkpoint().save(tmp_path, None)
     assert equal(Checkpoint.load(tmp_path).state, STATE)
 
 
 def test_parameters_are_restored_in_place(tmp_path: Path) -> None:
-    make_checkpoint().save(tmp_path)
+    make_checkpoint().save(tmp_path, None)
     parameters = {name: torch.zeros_like(value) for name, value in PARAMETERS.items()}
     loaded = Checkpoint.load(tmp_path)
     loaded.check("adam", parameters)
@@ -112,7 +137,7 @@ def test_parameters_are_restored_in_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.6, 0.99])
 def test_a_truncated_file(tmp_path: Path, share: float) -> None:
-    make_checkpoint().save(tmp_path)
+    make_checkpoint().save(tmp_path, None)
     content = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(content[: math.floor(share * len(content))])
     with pytest.raises(ValueError, match=rf"{FILE}: not a checkpoint that can be read") as caught:
@@ -138,10 +163,10 @@ def test_a_foreign_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     ["{", "[]", "{}", {"state": {"a": "tensor:method/9"}}, {"round": -1}, {"round": "1"}, {"state": 3}, {"workers": 2},
-     {"workers": None}, {"format": "surmin checkpoint 1"}],
+     {"workers": None}, {"format": "surmin checkpoint 2"}],
 )  # fmt: skip
 def test_a_damaged_document(tmp_path: Path, change: str | dict[str, Any]) -> None:
-    make_checkpoint().save(tmp_path)
+    make_checkpoint().save(tmp_path, None)
     document = change if isinstance(change, str) else json.dumps({**document_of(tmp_path / FILE), **change})
     rewrite(tmp_path / FILE, document)
     with pytest.raises(ValueError, match=r"round-000007: not a checkpoint that can be read: ") as caught:
@@ -179,27 +204,27 @@ def test_another_network_or_method(method: str, parameters: dict[str, Tensor], m
 def test_a_state_that_cannot_be_saved_leaves_the_last_checkpoint(
     tmp_path: Path, state: dict[str, Any], error: type[Exception]
 ) -> None:
-    make_checkpoint().save(tmp_path)
+    make_checkpoint().save(tmp_path, None)
     before = contents(tmp_path)
     with pytest.raises(error):
-        Checkpoint(8, "adam", PARAMETERS, state).save(tmp_path)
+        Checkpoint(8, "adam", PARAMETERS, state).save(tmp_path, None)
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("call", ["surmin.experiments.runs.round_folder.sync_folder", "os.fsync"])
+@pytest.mark.parametrize("call", ["surmin.checkpoints.round_folder.sync_folder", "os.fsync"])
 def test_a_disk_that_fails_leaves_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     def fail(*arguments: Any) -> None:
         raise OSError("No space left on device")
 
-    make_checkpoint().save(tmp_path)
+    make_checkpoint().save(tmp_path, None)
     with monkeypatch.context() as patch:
         patch.setattr(call, fail)
         with pytest.raises(OSError, match=r"^No space left on device$"):
-            make_checkpoint(8).save(tmp_path)
+            make_checkpoint(8).save(tmp_path, None)
     assert Checkpoint.load(tmp_path).round == 7
-    make_checkpoint(9).save(tmp_path)
+    make_checkpoint(9).save(tmp_path, None)
     assert [path.name for path in tmp_path.iterdir()] == ["round-000009"]
 
 
@@ -210,7 +235,7 @@ def test_a_checkpoint_of_numbers_that_are_not_finite_is_damaged() -> None:
 
 
 def test_a_round_under_another_name_is_refused(tmp_path: Path) -> None:
-    Checkpoint(3, "sm", {"0.weight": torch.ones(2)}, {}).save(tmp_path)
+    Checkpoint(3, "sm", {"0.weight": torch.ones(2)}, {}).save(tmp_path, None)
     (tmp_path / "round-000003").rename(tmp_path / "round-000005")
     with pytest.raises(ValueError, match="it says that it is of round 3"):
         Checkpoint.load(tmp_path)

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
-from surmin.experiments.runs import round_folder
-from surmin.experiments.runs.checkpoint import Checkpoint
+from surmin.checkpoints import round_folder
+from surmin.checkpoints.checkpoint import Checkpoint
 
 WORKERS = 3
 SECONDS = 100
@@ -43,7 +43,7 @@ def _join(rank: int, rendezvous: Path, work: Callable[..., None], arguments: Seq
 def redistribute(rank: int, folders: dict[Path, Path]) -> None:
     for source, target in folders.items():
         names = sorted(Checkpoint.load(source).parameters)
-        Checkpoint.load(source, names[rank::WORKERS]).save(target)
+        Checkpoint.load(source, names[rank::WORKERS]).save(target, dist.group.WORLD)
 
 
 def save_while_one_fails(rank: int, folder: Path) -> None:
@@ -56,18 +56,16 @@ def save_while_one_fails(rank: int, folder: Path) -> None:
     def refused(message: str, guilty: int, step: int = 2, path: Path = folder) -> None:
         expected = f"^{message}" if rank == guilty else f"^worker {guilty} could not write the checkpoint: .*{message}"
         with pytest.raises((OSError, ValueError), match=expected):
-            part(2, step).save(path)
+            part(2, step).save(path, dist.group.WORLD)
         assert Checkpoint.load(folder).round == 1
 
-    part(1, step=1).save(folder)
+    part(1, step=1).save(folder, dist.group.WORLD)
     with patch.object(round_folder._RoundWriter, "write_data", failing) if rank == 1 else nullcontext():
         refused("No space left on device", guilty=1)
     refused(".*: the workers do not agree on state/step: 0 and 1", guilty=0, step=rank)
     elsewhere = folder.with_name(f"{rank}")
-    refused(
-        ".*: the part of worker 1 is missing; do all workers write to", guilty=0, path=elsewhere if rank else folder
-    )
-    part(2, step=2).save(folder)
+    refused(".*: the part of worker 1 is missing; do all workers", guilty=0, path=elsewhere if rank else folder)
+    part(2, step=2).save(folder, dist.group.WORLD)
     own = Checkpoint.load(folder, [f"{rank}.weight"])
     own.check("adam", {f"{rank}.weight": torch.zeros(2)})
     assert own.round == 2 and own.state == {"step": 2}

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from surmin.methods.optimizers import load_named_state, named_state
-from surmin.methods.stagewise import ACTIVATION, GRADIENT, Round, Stagewise
-from surmin.methods.underway import Underway
+from surmin.methods.common.optimizers import load_named_state, named_state
+from surmin.methods.common.stagewise import ACTIVATION, GRADIENT, Round, Stagewise
+from surmin.methods.delayed_gradients.underway import Underway
 from surmin.pipeline.reuse import Noted, note, same_tensors
 from surmin.pipeline.wave import part_shape
 from surmin.pipeline.worker_pipeline import WorkerPipeline

@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from surmin.methods.auxiliary import AuxiliaryNetworks, Build
-from surmin.methods.stagewise import ACTIVATION, GRADIENT, Round, Stagewise
+from surmin.methods.auxiliary_networks.auxiliary import AuxiliaryNetworks, Build
+from surmin.methods.common.stagewise import ACTIVATION, GRADIENT, Round, Stagewise
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.stage import Tape
 

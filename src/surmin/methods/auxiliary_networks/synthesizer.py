@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from surmin.methods.heads import layout_of
+from surmin.methods.auxiliary_networks.heads import layout_of
 
 HIDDEN_FACTOR = 2
 """Width of the hidden layer, as a multiple of that of h."""

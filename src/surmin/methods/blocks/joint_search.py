@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from surmin.methods.armijo import ArmijoSearch, SearchResult
-from surmin.methods.block_vectors import Blocks, BlockVectors, inner, to_layers
+from surmin.methods.blocks.block_vectors import Blocks, BlockVectors, inner, to_layers
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline

@@ -1,7 +1,9 @@
 """The folder `checkpoint/`: `round-000012/` in it is whole or not there, with one safetensors file per worker.
 
 The files are written by `torch.distributed.checkpoint` and read by safetensors alone: one file after the other, so
-that an error names it, and nothing that is pickled is looked at.
+that an error names it, and nothing that is pickled is looked at. No file has anything pickled in it; but while several
+workers save, torch sends what each is to write, and has written, from one to the other pickled, inside their own
+process group.
 """
 
 import re
@@ -16,28 +18,30 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import WriteResult
 
-from surmin.experiments.runs.files import sync_file, sync_folder
-from surmin.experiments.runs.tensor_tree import StoredTensors
+from surmin.checkpoints.disk import sync_file, sync_folder
+from surmin.checkpoints.tensor_tree import StoredTensors
 
-ROUND = re.compile(r"round-(\d+)")
-UNFINISHED = ".unfinished"
+UNFINISHED, REPLACED = ".unfinished", ".replaced"
+"""What follows a round's name while its folder is written, and while another for the same round takes its place."""
+ROUND = re.compile(rf"round-(\d+)({UNFINISHED}|{REPLACED})?")
 
 
 def newest_round(folder: Path) -> Path | None:
     """The folder of the last round of which there is a checkpoint."""
-    rounds = {int(found[1]): path for path in _list(folder) if (found := ROUND.fullmatch(path.name))}
-    return rounds[max(rounds)] if rounds else None
+    whole = [path for path in _rounds(folder) if path.suffix != UNFINISHED]
+    return max(whole, key=lambda path: (round_number(path), path.suffix != REPLACED), default=None)
 
 
 def round_number(path: Path) -> int:
     """Which round a folder is named after."""
-    return int(path.name.removeprefix("round-"))
+    return int(path.stem.removeprefix("round-"))
 
 
 def write_round(
@@ -47,16 +51,15 @@ def write_round(
     check: Callable[[Path], None],
     group: dist.ProcessGroup | None,
 ) -> None:
-    """Write this worker's tensors; all workers of the group write at the same time. Other rounds are then removed.
-
-    A round that is there already stays as it is.
+    """Write this worker's tensors; all workers of the group write at the same time. What was there is then removed.
 
     Args:
         folder: the same for all workers.
         number: the round.
-        tensors: by name, contiguous on the CPU. What several workers have under the same name is written once.
+        tensors: by name, contiguous on the CPU. Of what several workers have under the same name the first one's is
+            written.
         check: looks at the unfinished folder on worker 0, and raises when it must not take its place.
-        group: the workers, the default group when None. With no process group at all this process is alone.
+        group: the workers; None for a process alone.
 
     Raises:
         OSError: also when another worker failed; the last checkpoint is still there.
@@ -65,7 +68,8 @@ def write_round(
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            save(dict(tensors), storage_writer=writer, process_group=group)
+            planner = DefaultSavePlanner(dedup_save_to_lowest_rank=True)
+            save(dict(tensors), storage_writer=writer, planner=planner, process_group=group, no_dist=group is None)
     except CheckpointException as error:
         raise _cause(error, position(group)[0]) from error
 
@@ -90,7 +94,7 @@ def open_round(path: Path) -> Iterator[StoredTensors]:
 
 def position(group: dist.ProcessGroup | None) -> tuple[int, int]:
     """This worker's number in the group and the number of workers."""
-    return (dist.get_rank(group), dist.get_world_size(group)) if dist.is_initialized() else (0, 1)
+    return (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
 
 
 class _RoundWriter(HuggingFaceStorageWriter):
@@ -98,7 +102,7 @@ class _RoundWriter(HuggingFaceStorageWriter):
 
     def __init__(self, place: Path, check: Callable[[Path], None]) -> None:
         self.place, self.check = place, check
-        self.unfinished = place.with_name(f"{place.name}{UNFINISHED}")
+        self.unfinished, self.replaced = (place.with_name(f"{place.name}{end}") for end in (UNFINISHED, REPLACED))
         super().__init__(str(self.unfinished), save_distributed=True)
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
@@ -113,16 +117,23 @@ class _RoundWriter(HuggingFaceStorageWriter):
         for path in _list(self.unfinished):
             sync_file(path)
         sync_folder(self.unfinished)
-        if not self.place.exists():
-            self.unfinished.rename(self.place)
-            sync_folder(self.place.parent)
-        for path in _list(self.place.parent):
-            if path != self.place and ROUND.fullmatch(path.name.removesuffix(UNFINISHED)):
+        if self.place.exists():
+            shutil.rmtree(self.replaced, ignore_errors=True)
+            self.place.rename(self.replaced)  # which is read until the next line is done
+        self.unfinished.rename(self.place)
+        sync_folder(self.place.parent)
+        for path in _rounds(self.place.parent):
+            if path != self.place:
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def _list(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _rounds(folder: Path) -> list[Path]:
+    """The folders of rounds, unfinished ones too."""
+    return [path for path in _list(folder) if ROUND.fullmatch(path.name)]
 
 
 def _cause(error: CheckpointException, rank: int) -> BaseException:

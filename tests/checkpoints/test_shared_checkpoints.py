@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from surmin.experiments.runs.checkpoint import Checkpoint
-from surmin.experiments.runs.tensor_tree import merge
+from surmin.checkpoints.checkpoint import Checkpoint
+from surmin.checkpoints.tensor_tree import merge
+from tests.checkpoints.checkpoint_workers import WORKERS, redistribute, run_workers, save_while_one_fails
 from tests.experiments.runs.cases import contents, resume, rows_of, start, tiny_run
-from tests.experiments.runs.checkpoint_workers import WORKERS, redistribute, run_workers, save_while_one_fails
 from tests.experiments.runs.states import equal
 
 CASES: dict[str, dict[str, Any]] = {

@@ -1,7 +1,7 @@
 """Checkpoints: written by all workers together, each its own part, and read by any other number of them.
 
 Parameters are stored under their global names, so that a network cut into 4 stages resumes on 2 or 1. Every worker adds
-a document, JSON in a tensor of bytes under `worker/` and its number: the round, the method and the method's state,
+a document, JSON in a tensor of bytes under `worker/` and its number: the round, the method's class and its state,
 whose tensors stand beside the parameters under `method/` and the path to them. The documents' union is the whole.
 """
 
@@ -16,10 +16,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from surmin.experiments.runs.round_folder import newest_round, open_round, position, round_number, write_round
-from surmin.experiments.runs.tensor_tree import StoredTensors, merge, pack, unpack, without
+from surmin.checkpoints.round_folder import newest_round, open_round, position, round_number, write_round
+from surmin.checkpoints.tensor_tree import StoredTensors, merge, pack, unpack, without
+from surmin.methods.base import Method
 
-FORMAT = "surmin checkpoint 2"
+FORMAT = "surmin checkpoint 3"
 STATE = "method"
 WORKER = "worker"
 
@@ -37,12 +38,17 @@ class Checkpoint:
     parameters: Mapping[str, Tensor]
     state: Mapping[str, Any]
 
-    def save(self, folder: Path, group: ProcessGroup | None = None) -> None:
+    @classmethod
+    def of(cls, method: Method, round: int) -> "Checkpoint":
+        """This worker's part of a method and its network."""
+        return cls(round, type(method).__name__, method.pipeline.parameters, method.state_dict())
+
+    def save(self, folder: Path, group: ProcessGroup | None) -> None:
         """Write it, on the disk before the last one is removed; every worker of the group must call this.
 
         Args:
             folder: where a run's checkpoints are, the same folder for all workers.
-            group: the workers; the default group when None. A process without any process group is alone.
+            group: the workers; None for a process alone.
 
         Raises:
             OSError: when a worker could not write its part; the last checkpoint is still there.
@@ -120,7 +126,7 @@ def _check_whole(path: Path) -> None:
         try:
             _read_document(stored)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}; do all workers write to the same folder?") from error
+            raise ValueError(f"{path}: {error}; do all workers write the same round to the same folder?") from error
 
 
 def _read_document(stored: StoredTensors) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from surmin.curvature.output_curvature import draw_seed
-from surmin.methods.optimizers import load_named_state, named_state
+from surmin.methods.common.optimizers import load_named_state, named_state
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.replicas import Replicas
 from surmin.stages.layer import flatten
@@ -130,33 +130,46 @@ class AuxiliaryNetworks:
                 network.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Each one's state by the name of its stage's first layer."""
+        """Each one's state by the name of its stage's first layer, and every stage's number of layers by the same."""
         stages = {_name(self._pipeline.stages[at]): own.state_dict() for at, own in self._networks.items()}
-        return {"outputs": self.outputs, "stages": stages}
+        cut = {_name(stage): len(stage.layers) for stage in self._pipeline.stages if stage.layers}
+        return {"outputs": self.outputs, "cut": cut, "stages": stages}
 
     def restored(self, state: Mapping[str, Any]) -> "AuxiliaryNetworks":
-        """Those that `state_dict()` was asked of, with what other stages have left aside.
+        """Those that `state_dict()` was asked of, with what other workers' stages have left aside.
 
         Raises:
-            ValueError: when it is none, or has nothing for a stage here.
+            ValueError: when it is none, or of other stages than those here.
         """
-        if set(state) != {"outputs", "stages"}:
+        if set(state) != {"outputs", "cut", "stages"}:
             raise ValueError(f"not the state of auxiliary networks: {sorted(state)}")
         networks: dict[int, Auxiliary] = {}
-        for position in self._positions if state["outputs"] is not None else []:
-            name = _name(self._pipeline.stages[position])
-            if name not in state["stages"]:
-                raise ValueError(
-                    f"the state has no auxiliary network for the stage that begins with layer {name}: it is of a "
-                    "network that was cut elsewhere"
-                )
-            own = state["stages"][name]
-            like = next(iter(self._pipeline.parameters.values()), next(iter(own["weights"].values())))
-            networks[position] = self._make(position, own["shape"], state["outputs"], like)
-            networks[position].load_state_dict(own)
+        if state["outputs"] is not None:
+            self._check_stages(state)
+            networks = {position: self._restored(position, state) for position in self._positions}
         made = copy(self)
         made._networks, made.outputs = networks, state["outputs"]
         return made
+
+    def _check_stages(self, state: Mapping[str, Any]) -> None:
+        """Raise ValueError for a stage here that the state is not of; where no worker does, the cuts are the same."""
+        for position, stage in enumerate(self._pipeline.stages):
+            if stage.layers and state["cut"].get(_name(stage)) != len(stage.layers):
+                raise ValueError(
+                    f"the state is of other stages, none of them of layers {_name(stage)} to {stage.layers[-1].name}: "
+                    "auxiliary networks belong to stages, so resume with the stages of before"
+                )
+            if position in self._positions and _name(stage) not in state["stages"]:
+                raise ValueError(
+                    f"the state has no auxiliary network for the stage that begins with layer {_name(stage)}"
+                )
+
+    def _restored(self, position: int, state: Mapping[str, Any]) -> Auxiliary:
+        own = state["stages"][_name(self._pipeline.stages[position])]
+        like = next(iter(self._pipeline.parameters.values()), next(iter(own["weights"].values())))
+        network = self._make(position, own["shape"], state["outputs"], like)
+        network.load_state_dict(own)
+        return network
 
     def _make(self, position: int, shape: Shape, outputs: Shape, like: Tensor) -> Auxiliary:
         stage = self._pipeline.stages[position]

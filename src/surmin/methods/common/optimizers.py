@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from surmin.methods.gradients import Gradients, assign_gradients
+from surmin.methods.common.gradients import Gradients, assign_gradients
 
 OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
     "gd": torch.optim.SGD,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surmin.methods.block_vectors import BlockVectors, inner
+from surmin.methods.blocks.block_vectors import BlockVectors, inner
 from surmin.methods.hessian.loss import loss_hessian
 from surmin.methods.hessian.wave import HessianAtPoint
 from surmin.pipeline.wave import Wave

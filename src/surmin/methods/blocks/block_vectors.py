@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from surmin.methods.gradients import Gradients
+from surmin.methods.common.gradients import Gradients
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.block import Block
 from surmin.stages.stage import Stage

@@ -1,0 +1,1 @@
+"""Parts of dlADMM: the variables of a layer, and the network's outputs."""

@@ -1,0 +1,1 @@
+"""For methods that solve block by block: vectors of blocks, a quadratic model of steps, a joint line search."""

@@ -1,0 +1,1 @@
+"""Parts of L-BFGS: flat parameters, the memory, and the strong-Wolfe line search."""
