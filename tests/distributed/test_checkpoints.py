@@ -14,7 +14,6 @@ from torch import Tensor
 
 import surmin
 from surmin.checkpoints.checkpoint import Checkpoint
-from surmin.checkpoints.saving import OnPipeline
 from surmin.experiments.configs.run import RunConfig
 from surmin.experiments.runs.run import Run
 from surmin.experiments.runs.saved import SavedRun
@@ -168,7 +167,7 @@ def test_the_checkpoint_of_a_run_is_continued_by_the_library(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_be_saved(tmp_path: Path, name: str) -> None:
     problem = Run(tiny_run(method=name), tmp_path / "unused").problem
-    method: OnPipeline = build_method(name, problem.pipeline, {})  # type: ignore[assignment]
+    method = build_method(name, problem.pipeline, {})
     surmin.save_checkpoint(tmp_path / "checkpoint", method, 0)
     assert surmin.load_checkpoint(str(tmp_path / "checkpoint"), method) == 0
 

@@ -18,6 +18,7 @@ from surmin.experiments.runs.folder import written_by_one
 from surmin.experiments.runs.problem import method_options
 from surmin.experiments.runs.run import Run
 from surmin.methods.registry import METHODS
+from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from tests.experiments.runs.cases import contents, resume, rows_of, start, tiny_run, untimed
 
@@ -208,7 +209,8 @@ def test_divergence_is_recorded(tmp_path: Path) -> None:
 class Failing:
     """A method that works once."""
 
-    def __init__(self) -> None:
+    def __init__(self, pipeline: WorkerPipeline) -> None:
+        self.pipeline = pipeline
         self.rounds = 0
 
     def step(self, inputs: torch.Tensor, targets: torch.Tensor) -> StepReport:
@@ -224,7 +226,7 @@ class Failing:
 
 
 def test_a_step_that_cannot_be_computed_is_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "build_method", lambda *arguments: Failing())
+    monkeypatch.setattr(run_module, "build_method", lambda _name, pipeline, *_: Failing(pipeline))
     run = start(tiny_run(), tmp_path / "run")
     assert run.train() == "diverged"
     assert [row.round for row in rows_of(tmp_path / "run")] == [0, 1, 2]
