@@ -76,8 +76,7 @@ class SurrogateMinimizer:
         else:
             modules = [stages] if isinstance(stages, nn.Module) else stages
             self.pipeline = InProcessPipeline(modules, loss, microbatches=microbatches)
-        with self.pipeline.agreeing(self.options.described()):
-            pass
+        self.pipeline.agree_on(self.options.described())
         self.blocks, count = self.pipeline.cut(self.options.blocks)
         self._curvature = output_curvature(self.options, self.pipeline.replicas, self.pipeline.work)
         kappas = inflation(self.options, count)

@@ -221,7 +221,7 @@ def with_other_options(setting: Setting) -> str:
 def test_other_options_on_one_worker(workers: Workers) -> None:
     found = workers.run(2, with_other_options, SETTING)
     assert set(found) == {found[0]}
-    assert "worker 0 has ; worker 1 has damping_candidates=(1.0, 0.1)" in found[0]
+    assert "worker 0 has the default options; worker 1 has options damping_candidates=(1.0, 0.1)" in found[0]
 
 
 def change_a_stage(setting: Setting, method: str) -> list[float]:

@@ -117,6 +117,7 @@ class Options:
     seed: int = 0
 
     def described(self) -> str:
-        """Those that are not the defaults, as they are written in Python."""
+        """In words: those that are not the defaults, as they are written in Python."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return ", ".join(f"{name}={value!r}" for name, value in given.items() if value != getattr(Options, name))
+        others = [f"{name}={value!r}" for name, value in given.items() if value != getattr(Options, name)]
+        return f"options {', '.join(others)}" if others else "the default options"

@@ -112,21 +112,22 @@ class HeldStages:
                     layer.parameters[name].copy_(value)
 
     @contextmanager
-    def agreeing(self, description: str = "") -> Iterator[None]:
+    def agreeing(self) -> Iterator[None]:
         """A context that all workers go through, once they know more of the network.
 
-        Args:
-            description: what is to be the same on all.
-
         Raises:
-            ValueError: on all of them, when one has raised it or a TypeError in there, or when descriptions differ.
+            ValueError: on all of them, when one has raised it or a TypeError in there.
         """
         complaint: ValueError | TypeError | None = None
         try:
             yield
         except (ValueError, TypeError) as error:
             complaint = error
-        self._links.compare(description, complaint, wait=True)
+        self._links.compare("", complaint, wait=True)
+
+    def agree_on(self, description: str) -> None:
+        """Raise ValueError on all workers unless they describe the same."""
+        self._links.compare(description, None, wait=True)
 
     def batch_error(self, batch: tuple[Tensor, Tensor] | None) -> ValueError | TypeError | None:
         """What is wrong with the network and a new batch, if there is one, as far as this worker can see."""
