@@ -69,6 +69,7 @@ with joined(worker, 30), deferred_interrupt() as is_interrupted:
         rounds += 1
         stop.fill_(is_interrupted())
         dist.all_reduce(stop)
+    time.sleep(1.0)  # a checkpoint is written then: torchrun may signal one worker after the others have heard of it
 Path(f"rounds-{worker.rank}").write_text(str(rounds))
 sys.exit(130)
 """
