@@ -14,7 +14,6 @@ from torch import Tensor
 
 import surmin
 from surmin.checkpoints.checkpoint import Checkpoint
-from surmin.experiments.configs.run import RunConfig
 from surmin.experiments.runs.run import Run
 from surmin.experiments.runs.saved import SavedRun
 from surmin.experiments.runs.team import Workers as Team
@@ -24,6 +23,7 @@ from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.partition import partition
 from tests.device import here
+from tests.distributed.runs import run_here
 from tests.distributed.settings import TIMEOUT, Setting, make_pipeline, values
 from tests.distributed.workers import Workers
 from tests.experiments.runs.cases import contents, resume, start, tiny_run
@@ -170,21 +170,6 @@ def test_every_method_can_be_saved(tmp_path: Path, name: str) -> None:
     method = build_method(name, problem.pipeline, {})
     surmin.save_checkpoint(tmp_path / "checkpoint", method, 0)
     assert surmin.load_checkpoint(str(tmp_path / "checkpoint"), method) == 0
-
-
-def run_here(jobs: list[tuple[RunConfig, Path, Path | None]]) -> list[int]:
-    """Runs on these workers, begun or continued; how many modules this one holds in each."""
-    held = []
-    for config, folder, source in jobs:
-        run = Run(config, folder, Team(dist.get_rank(), dist.get_world_size(), dist.get_rank(), TIMEOUT))
-        if source is None:
-            run.start()
-        else:
-            run.resume(SavedRun.read(source))
-        run.train()
-        run.problem.pipeline.flush()  # type: ignore[attr-defined]
-        held.append(len(run.problem.modules))
-    return held
 
 
 @pytest.mark.slow

@@ -17,14 +17,14 @@ from surmin import CrossEntropy, Pipeline, SurrogateMinimizer, partition
 from surmin.data import load_dataset
 from surmin.experiments.configs.run import RunConfig
 from surmin.experiments.runs.run import Run
-from surmin.experiments.runs.saved import SavedRun
 from surmin.experiments.runs.team import Workers as Team
 from surmin.models import mlp
 from tests.device import here
+from tests.distributed.runs import run_here
+from tests.distributed.settings import TIMEOUT
 from tests.distributed.workers import Workers
 from tests.experiments.runs.cases import contents, resume, rows_of, start, tiny_run
 
-TIMEOUT = 20.0
 WHOLE: dict[str, Any] = {"curvature_fraction": 1.0}
 CASES: dict[str, dict[str, Any]] = {
     "sm": {"method": "sm", **WHOLE},
@@ -35,18 +35,6 @@ CASES: dict[str, dict[str, Any]] = {
 
 def replicated(config: RunConfig) -> RunConfig:
     return replace(config, workers=4, replicas=2)
-
-
-def run_here(jobs: list[tuple[RunConfig, Path, Path | None]]) -> None:
-    """What every worker does: start runs, or continue others."""
-    for config, folder, source in jobs:
-        run = Run(config, folder, Team(dist.get_rank(), dist.get_world_size(), dist.get_rank(), TIMEOUT))
-        if source is None:
-            run.start()
-        else:
-            run.resume(SavedRun.read(source))
-        run.train()
-        run.problem.pipeline.flush()  # type: ignore[attr-defined]
 
 
 def test_replicas_write_what_one_process_writes_and_continue_each_other(workers: Workers, tmp_path: Path) -> None:
