@@ -1,19 +1,26 @@
 """`python -m benchmarks`: runs benchmarks by name, prints their tables and writes their results as JSON."""
 
 import argparse
-import fcntl
 import sys
-import tempfile
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from benchmarks.harness import CannotRunError, Result, Settings, describe_machine, is_busy, print_result, write_result
+from benchmarks.harness import (
+    SAVED,
+    CannotRunError,
+    Result,
+    Settings,
+    alone,
+    describe_machine,
+    is_busy,
+    print_result,
+    write_result,
+)
 from surmin.experiments.runs.processor import set_up_processor
 
 NAMES = (
@@ -32,8 +39,6 @@ NAMES = (
 )
 ON_REQUEST = ("links.race", "links.goal", "links.trips", "links.columns", "links.simulate")
 """Long ones, or such that need more rights than others."""
-RESULTS = Path(__file__).parent / "results"
-LOCK = Path(tempfile.gettempdir()) / "surmin-benchmarks.lock"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,19 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     set_up_processor(options.threads)
     settings = Settings(quick=options.quick, device=torch.device(options.device), most_seeds=options.seeds)
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    with _alone() if options.save else nullcontext():
+    with alone() if options.save else nullcontext():
         return max([_run(name, settings, options, console) for name in options.names or NAMES])
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Results to be kept are measured by one run at a time on a machine: two would slow each other down."""
-    with LOCK.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.exit("another run with --save is measuring on this machine: wait until it has ended")
-        yield
 
 
 def _run(name: str, settings: Settings, options: argparse.Namespace, console: Console) -> int:
@@ -71,7 +65,7 @@ def _run(name: str, settings: Settings, options: argparse.Namespace, console: Co
         console.print(f"broke:\n{traceback.format_exc()}", markup=False)
         return 1
     print_result(console, result, settings, machine)
-    folder = RESULTS / "saved" if options.save else options.out
+    folder = SAVED if options.save else options.out
     for path in write_result(folder, name, result, settings, machine):
         console.print(f"written: {path}", markup=False)
     return 0
@@ -91,7 +85,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="at most so many, instead of each benchmark's own number")
     parser.add_argument("--threads", type=int, default=1, help="that torch computes with (default 1)")
     parser.add_argument("--device", default="cpu", help="that torch computes on (default cpu)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for results (default benchmarks/results)")
+    parser.add_argument(
+        "--out", type=Path, default=SAVED.parent, help="folder for results (default benchmarks/results)"
+    )
     parser.add_argument(
         "--save", action="store_true", help="write to benchmarks/results/saved, which git does not ignore"
     )

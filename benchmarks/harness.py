@@ -1,11 +1,14 @@
 """What every benchmark hands back, and how it is printed and kept: tables, targets, JSON with the machine it ran on."""
 
+import fcntl
 import math
 import os
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +21,11 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 import surmin
-from surmin.experiments.runs.files import finite, write_json
+from surmin.experiments.files import finite, write_json
+
+SAVED = Path(__file__).parent / "results" / "saved"
+"""Results that are kept with the project."""
+LOCK = Path(tempfile.gettempdir()) / "surmin-benchmarks.lock"
 
 
 class CannotRunError(Exception):
@@ -123,6 +130,17 @@ def describe_machine(settings: Settings) -> dict[str, Any]:
 def is_busy(machine: dict[str, Any]) -> bool:
     """Whether other work was running when the machine was described."""
     return bool(machine["load_before"] > machine["cores"] - machine["threads"] + 0.5)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Results to be kept are measured by one run at a time on a machine: two would slow each other down."""
+    with LOCK.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit("another run with --save is measuring on this machine: wait until it has ended")
+        yield
 
 
 def print_result(console: Console, result: Result, settings: Settings, machine: dict[str, Any]) -> None:

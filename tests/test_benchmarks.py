@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import benchmarks.__main__
+import benchmarks.harness
 from benchmarks.__main__ import main
 from benchmarks.harness import Result, Settings, Target, describe_machine, write_result
 from benchmarks.problems import gaussian_mlp
@@ -56,9 +57,9 @@ def test_a_run_says_what_it_took_to_reach_a_loss(train):
 
 
 def test_two_runs_at_once_do_not_both_keep_their_results(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmarks.__main__, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(benchmarks.harness, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(benchmarks.__main__, "_run", lambda *_: pytest.fail("it was run"))
-    with benchmarks.__main__._alone(), pytest.raises(SystemExit, match="another run with --save"):
+    with benchmarks.harness.alone(), pytest.raises(SystemExit, match="another run with --save"):
         main(["rounds", "--save"])
 
 

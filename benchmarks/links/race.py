@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,7 +38,9 @@ GOAL_CELL = (0.05, 1e8)
 ADAM_RATES = (1e-3, 3e-3, 5e-3, 1e-2, 2e-2)
 ROUND_LIMIT = {"adam": 400, "lbfgs": 1000, "gd-armijo": 300, "sm": 60}
 TIMED = {"adam": 4, "lbfgs": 16}
-"""Rounds over the links; one of L-BFGS is an evaluation or a few, so short that three of them tell little."""
+"""Rounds over slow links; one of L-BFGS is an evaluation or a few, so short that three of them tell little."""
+SHORT_LATENCY, SHORT_RATE, SHORT_FACTOR = 0.01, 1e8, 4
+"""Over links as quick as these rounds are short, and so many times as many are timed."""
 SCHEDULES = (
     *(("posted", count) for count in (1, 8, 20)),
     *(("gpipe", count) for count in (1, 8, 20)),
@@ -59,26 +62,39 @@ def run(settings: Settings) -> Result:
     problem = mnist_mlp(Settings(quick=False, device=settings.device), LAYERS)
     settings.note("rounds that each method needs, in one process")
     needs = {name: _need(problem, name) for name in ("adam", "lbfgs", "gd-armijo")}
-    cells = [GOAL_CELL] if settings.quick else [(latency, rate) for rate in RATES for latency in LATENCIES]
-    result = Result(figures={"needs": {name: asdict(need) for name, need in needs.items()}, "cells": []})
-    entries: dict[tuple[float, float], list[Entry]] = {}
-    with Laboratory(WORKERS, *cells[0]) as laboratory:
-        for latency, rate in cells:
+    wanted = [GOAL_CELL] if settings.quick else [(latency, rate) for rate in RATES for latency in LATENCIES]
+    return result_of(needs, race_cells(settings, needs, wanted))
+
+
+def race_cells(
+    settings: Settings, needs: Mapping[str, Need], wanted: Sequence[tuple[float, float]]
+) -> list[dict[str, Any]]:
+    """Entries over links of each latency and rate, what the relay did, and when."""
+    cells = []
+    with Laboratory(WORKERS, *wanted[0]) as laboratory:
+        for latency, rate in wanted:
             settings.note(f"{1e3 * latency:g} ms, {rate / 1e6:g} Mbit/s")
             laboratory.set(latency, rate)
-            entries[latency, rate] = _race(
-                laboratory, needs, to_the_end=(latency, rate) == GOAL_CELL and not settings.quick
-            )
-            log = laboratory.take_log()
-            settings.note(f"sm over the best other: {_ratio(entries[latency, rate]):.3f}")
-            result.figures["cells"].append(_figures(latency, rate, entries[latency, rate], log))
-            result.tables.append(_cell_table(latency, rate, entries[latency, rate], log))
-    result.tables.append(_overview(entries))
-    result.picture = draw({cell: _ratio(own) for cell, own in entries.items()})
-    result.targets.append(
-        Target("sm's seconds to 1e-3 over the best other's, 50 ms, 100 Mbit/s", _ratio(entries[GOAL_CELL]), 1 / 6)
+            date = datetime.now(UTC).isoformat(timespec="seconds")
+            to_the_end = (latency, rate) == GOAL_CELL and not settings.quick
+            entries = _race(laboratory, needs, timed_rounds(latency, rate), to_the_end=to_the_end)
+            cells.append(_figures(latency, rate, entries, laboratory.take_log(), date))
+            settings.note(f"sm over the best other: {cells[-1]['ratio']:.3f}")
+    return cells
+
+
+def result_of(needs: Mapping[str, Need], cells: Sequence[dict[str, Any]]) -> Result:
+    """Tables, the picture and the target of cells as `race_cells` gives them and a saved race has them."""
+    entries = {(cell["latency"], cell["rate"]): [Entry(**entry) for entry in cell["entries"]] for cell in cells}
+    tables = [
+        _cell_table(*key, own, Log(**cell["relay"])) for (key, own), cell in zip(entries.items(), cells, strict=True)
+    ]
+    return Result(
+        [*tables, _overview(entries)],
+        [Target("sm's seconds to 1e-3 over the best other's, 50 ms, 100 Mbit/s", _ratio(entries[GOAL_CELL]), 1 / 6)],
+        {"needs": {name: asdict(need) for name, need in needs.items()}, "cells": list(cells)},
+        draw({cell: _ratio(own) for cell, own in entries.items()}),
     )
-    return result
 
 
 def draw(ratios: dict[tuple[float, float], float]) -> Figure:
@@ -127,8 +143,16 @@ def count_rounds(problem: Problem, method: str, options: dict[str, Any], seed: i
     return Need(reached[NEAR], reached[FAR], options)
 
 
-def _race(laboratory: Laboratory, needs: dict[str, Need], *, to_the_end: bool) -> list[Entry]:
-    tasks = tasks_of(needs)
+def timed_rounds(latency: float, rate: float) -> Mapping[str, int]:
+    """How many rounds are timed, by method."""
+    factor = SHORT_FACTOR if latency <= SHORT_LATENCY and rate >= SHORT_RATE else 1
+    return {method: factor * count for method, count in TIMED.items()}
+
+
+def _race(
+    laboratory: Laboratory, needs: Mapping[str, Need], timed: Mapping[str, int], *, to_the_end: bool
+) -> list[Entry]:
+    tasks = tasks_of(needs, timed)
     if to_the_end:
         tasks.append(Task("adam", needs["adam"].options, 20, "posted", int(needs["adam"].far), seed=SEED))
     return [
@@ -136,12 +160,12 @@ def _race(laboratory: Laboratory, needs: dict[str, Need], *, to_the_end: bool) -
     ]
 
 
-def tasks_of(needs: Mapping[str, Need]) -> list[Task]:
-    """What is run over links of every kind."""
+def tasks_of(needs: Mapping[str, Need], timed: Mapping[str, int] = TIMED) -> list[Task]:
+    """What is run over links of every kind; of all but `sm` so many rounds."""
     tasks = [Task("sm", options, count, "posted", ROUND_LIMIT["sm"], FAR, SEED) for options, count in SM_CHOICES]
-    timed = [("adam", schedule, count) for schedule, count in SCHEDULES]
-    timed += [("lbfgs", "posted", count) for count in LBFGS_MICROBATCHES]
-    return tasks + [Task(name, needs[name].options, count, how, TIMED[name], seed=SEED) for name, how, count in timed]
+    others = [("adam", schedule, count) for schedule, count in SCHEDULES]
+    others += [("lbfgs", "posted", count) for count in LBFGS_MICROBATCHES]
+    return tasks + [Task(name, needs[name].options, count, how, timed[name], seed=SEED) for name, how, count in others]
 
 
 class Workers(Protocol):
@@ -182,13 +206,14 @@ def _ratio(entries: Sequence[Entry]) -> float:
     return _best(entries, sm=True).far / _best(entries, sm=False).far
 
 
-def _figures(latency: float, rate: float, entries: Sequence[Entry], log: Log) -> dict[str, Any]:
+def _figures(latency: float, rate: float, entries: Sequence[Entry], log: Log, date: str) -> dict[str, Any]:
     return {
         "latency": latency,
         "rate": rate,
         "entries": [asdict(entry) for entry in entries],
         "ratio": _ratio(entries),
         "relay": asdict(log),
+        "date": date,
     }
 
 

@@ -12,10 +12,9 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Result, Settings, Table, Target, median, number
+from benchmarks.harness import SAVED, Result, Settings, Table, Target, median, number
 from benchmarks.links import trips
 from benchmarks.links.entries import Entry, Need, read_answers
 from benchmarks.links.modelled import Machine, Modelled, fit_machine, record_all
@@ -29,7 +28,6 @@ from surmin.simulation.wires import LinkKind
 
 LOOPBACK = LinkKind(5e-5, 1e11, 65_536)
 """What this machine's own network adds to its processors' time: next to nothing."""
-SAVED = Path(__file__).resolve().parents[1] / "results" / "saved"
 CORES = float(os.cpu_count() or 1)
 REPEATS = 7
 WITHIN = 0.2

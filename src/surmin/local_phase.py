@@ -38,22 +38,34 @@ QUADRATIC_SOLVERS: dict[str, Callable[[Options], Solver]] = {
 
 @dataclass(frozen=True)
 class QuadraticProblem:
-    """One block's quadratic local loss, its solver, and the moments its preconditioner is built from."""
+    """One block's quadratic local loss and its solver."""
 
     block: Block
     loss: LocalLoss
     solver: Solver
-    moments: Sequence[Moments] | None
+
+    def solve(self, inflation: float, damping: float) -> SolverResult:
+        """Minimise at this κ and λ."""
+        return self.solver.solve(self.loss.inflated(inflation).damped(damping))
+
+
+@dataclass(frozen=True)
+class PreconditionedProblem:
+    """One block's quadratic local loss, for so many steps of CG, and the moments that precondition it."""
+
+    block: Block
+    loss: LocalLoss
+    steps: int
+    moments: Sequence[Moments]
     work: WorkMeter
 
     def solve(self, inflation: float, damping: float) -> SolverResult:
         """Minimise at this κ and λ."""
-        loss = self.loss.inflated(inflation).damped(damping)
-        if self.moments is None:
-            return self.solver.solve(loss)
         with self.work.phase(("invert", self.block.index)):
             preconditioner = KroneckerPreconditioner(self.moments, inflation, damping)
-        return self.solver.solve(loss, self.work.counted(("precondition", self.block.index), preconditioner))
+        counted = self.work.counted(("precondition", self.block.index), preconditioner)
+        solver = ConjugateGradient(self.steps, preconditioner=counted)
+        return solver.solve(self.loss.inflated(inflation).damped(damping))
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ class NonlinearProblem:
         return replace(self, loss=self.loss.entered_by(inputs))
 
 
-Problem = QuadraticProblem | NonlinearProblem
+Problem = QuadraticProblem | PreconditionedProblem | NonlinearProblem
 
 
 class LocalPhase:
@@ -102,13 +114,13 @@ class LocalPhase:
             return NonlinearProblem(block, loss, self._nonlinear_solver(block, curvature.samples))
         own = waves.products(self.work)
         quadratic = LocalLoss(waves.gradient, lambda v: self.replicas.mean(own(v)), cubic=options.cubic)
-        moments = None
-        if options.preconditioner == "kronecker":
-            assert isinstance(waves.curvature, GaussNewton)
-            first = [tape.inputs[block.first_trainable] for tape in waves.tapes] if block.index == 0 else None
-            with self.work.phase(("moments", block.index, waves.shape, self._first_moment.holds(first))):
-                moments = estimate_moments(waves.curvature, first, self._first_moment, seed, self.replicas)
-        return QuadraticProblem(block, quadratic, QUADRATIC_SOLVERS[options.solver](options), moments, self.work)
+        if options.preconditioner is None:
+            return QuadraticProblem(block, quadratic, QUADRATIC_SOLVERS[options.solver](options))
+        assert isinstance(waves.curvature, GaussNewton)
+        first = [tape.inputs[block.first_trainable] for tape in waves.tapes] if block.index == 0 else None
+        with self.work.phase(("moments", block.index, waves.shape, self._first_moment.holds(first))):
+            moments = estimate_moments(waves.curvature, first, self._first_moment, seed, self.replicas)
+        return PreconditionedProblem(block, quadratic, options.inner_steps, moments, self.work)
 
     def _nonlinear_solver(self, block: Block, samples: int) -> NonlinearSolver:
         """For a block whose curvature so many samples carry."""

@@ -7,11 +7,12 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from surmin.acceptance.candidates import Order, Point
+from surmin.acceptance.candidates import Point
 from surmin.acceptance.damping import Damping
 from surmin.acceptance.parallel import ParallelOrder
 from surmin.acceptance.search import Search, Trial
 from surmin.acceptance.sequential import SequentialOrder
+from surmin.acceptance.untested import UntestedStep
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.output_curvature import draw_seed
 from surmin.local_phase import LocalPhase
@@ -80,7 +81,7 @@ class SurrogateMinimizer:
         self.blocks, count = self.pipeline.cut(self.options.blocks)
         self._curvature = output_curvature(self.options, self.pipeline.replicas, self.pipeline.work)
         kappas = inflation(self.options, count)
-        self._search = Search(self._order(kappas), self.options)
+        self._search = self._way_to_step(kappas)
         keep = self._curvature.needs_cotangents or self.options.local == "nonlinear"
         self._boundaries = {own[0].stage: [block.start for block in own[1:]] for own in self.blocks if keep and own}
         self._local_phase = LocalPhase(self.options, self.pipeline.work, self.pipeline.replicas)
@@ -139,7 +140,7 @@ class SurrogateMinimizer:
             reduction_ratio=trial.ratio,
             damping=trial.step.damping.value,
             accepted=trial.accepted,
-            tries=tries if self.options.adapt_damping else 0,
+            tries=tries,
             note=_note(trial),
         )
 
@@ -187,10 +188,12 @@ class SurrogateMinimizer:
         if trial.step.wave is not None:
             self.pipeline.accept(trial.step.wave, point.inputs, point.targets)
 
-    def _order(self, kappas: Sequence[float]) -> Order:
-        if self.options.order == "sequential":
-            return SequentialOrder(self.pipeline)
-        return ParallelOrder(self.pipeline, self.options, kappas)
+    def _way_to_step(self, kappas: Sequence[float]) -> Search | UntestedStep:
+        if not self.options.adapt_damping:
+            return UntestedStep(self.pipeline, kappas)
+        is_parallel = self.options.order == "parallel"
+        order = ParallelOrder(self.pipeline, kappas) if is_parallel else SequentialOrder(self.pipeline)
+        return Search(order, self.options)
 
     def _top(self, block: Block, wave: Wave) -> NetworkLoss | None:
         """The loss itself for the network's last stage, where no other stage moves while that one does."""

@@ -80,7 +80,7 @@ def test_an_unknown_choice_names_those_there_are(name: str) -> None:
 
 
 def test_an_unknown_wire() -> None:
-    with pytest.raises(ValueError, match="wire must be 'bfloat16', 'float16', 'int8' or None, got 'int4'"):
+    with pytest.raises(ValueError, match="wire must be one of bfloat16, float16, int8 or None, got 'int4'"):
         resolve_options("compute", {"wire": "int4"})
     with pytest.raises(ValueError, match="wire rounds the columns of curvature='factor'"):
         resolve_options("paper", {"wire": "bfloat16"})
@@ -153,7 +153,7 @@ def test_options_that_do_not_go_together_say_why(given: dict[str, Any], message:
     ("name", "value"), [("inner_steps", 2.5), ("rank", "two"), ("seed", 1.0), ("damping", "x"), ("max_tries", True)]
 )
 def test_numbers_must_be_numbers(name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be a .*number, got"):
+    with pytest.raises(ValueError, match=rf"{name} must be a .*number( or None)?, got"):
         resolve_options("compute", {name: value})
 
 

@@ -31,9 +31,8 @@ def test_every_iterate_equals_scipy_s(steps: int, preconditioned: bool) -> None:
     matrix, gradient = spectrum_problem(SPECTRUM)
     other, _ = spectrum_problem([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], seed=5)
     inverse = torch.linalg.inv(other)
-    result = ConjugateGradient(steps).solve(
-        quadratic(matrix, gradient, damping=0.2), (lambda v: inverse @ v) if preconditioned else None
-    )
+    solver = ConjugateGradient(steps, preconditioner=(lambda v: inverse @ v) if preconditioned else None)
+    result = solver.solve(quadratic(matrix, gradient, damping=0.2))
     dense = (matrix + 0.2 * torch.eye(8, dtype=torch.float64)).cpu().numpy()
     expected, _ = scipy.sparse.linalg.cg(
         dense, -gradient.cpu().numpy(), rtol=0, maxiter=steps, M=inverse.cpu().numpy() if preconditioned else None

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from surmin.stages.block import cut_blocks
-from surmin.stages.stage import Stage, selected, stages_of
+from surmin.stages.stage import Stage, stages_of
+from surmin.stages.tape import selected
 from tests.cases import BY_NAME, CASES, Case
 from tests.oracles import DenseBlock, layer_blocks
 

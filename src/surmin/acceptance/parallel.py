@@ -3,7 +3,6 @@
 Legend: d a step, λ the damping, κ the decoupling's inflation, β the share of the last step that is added as momentum.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,8 +12,6 @@ from torch import Tensor
 from surmin.acceptance.candidates import Attempt, Candidate, Point
 from surmin.acceptance.damping import Damping
 from surmin.local_phase import Problem
-from surmin.options import Options
-from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.solvers.result import SolverResult
 from surmin.stages.block import moved_parameters
@@ -26,12 +23,10 @@ class ParallelOrder:
 
     Attributes:
         pipeline: runs the forward waves.
-        options: of the minimizer.
         inflation: κ of every trainable block, by its index.
     """
 
     pipeline: WorkerPipeline
-    options: Options
     inflation: Sequence[float]
 
     def attempt(self, point: Point, dampings: Sequence[Damping], momenta: Sequence[float]) -> Attempt:
@@ -39,13 +34,10 @@ class ParallelOrder:
         solved = list(self._solved(point, dampings, momenta))
         blocks = [problem.block for problem in point.problems]
         moved = [moved_parameters(self.pipeline.stages, zip(blocks, steps, strict=True)) for _, _, steps in solved]
-        waves: list[Wave | None] = [None] * len(moved)
-        if self.options.adapt_damping:
-            waves = list(self.pipeline.forward_candidates(point.inputs, point.targets, moved))
-        zero, unknown = torch.zeros_like(point.loss), torch.full_like(point.loss, math.nan)
+        waves = self.pipeline.forward_candidates(point.inputs, point.targets, moved)
         numbers = [point.loss, point.gradient_square]
         for (_, results, _), wave in zip(solved, waves, strict=True):
-            numbers += [unknown if wave is None else wave.loss, sum((r.decrease for r in results), zero)]
+            numbers += [wave.loss, sum((result.decrease for result in results), torch.zeros_like(point.loss))]
         loss, gradient_square, *pairs = self.pipeline.total(torch.stack([number.double() for number in numbers]))
         candidates = [
             Candidate(*own, where, wave, new_loss, predicted)
@@ -61,7 +53,7 @@ class ParallelOrder:
         Momentum costs no solving: the step that the last round took is added as it is, and predicts nothing of its own.
         """
         for damping in dampings:
-            results = self._solve(point.problems, damping)
+            results = solve_blocks(self.pipeline, point.problems, damping, self.inflation)
             for momentum in (0.0,) if point.previous is None else momenta:
                 steps = [result.step for result in results]
                 if momentum and point.previous is not None:
@@ -69,10 +61,13 @@ class ParallelOrder:
                     steps = [step + momentum * last for step, last in zip(steps, previous, strict=True)]
                 yield damping, results, steps
 
-    def _solve(self, problems: Sequence[Problem], damping: Damping) -> list[SolverResult]:
-        """Every block minimises its local loss at this λ and share of κ."""
-        with torch.no_grad(), self.pipeline.tracer.span("U"):
-            return [
-                problem.solve(max(1.0, damping.inflation_share * self.inflation[problem.block.index]), damping.value)
-                for problem in problems
-            ]
+
+def solve_blocks(
+    pipeline: WorkerPipeline, problems: Sequence[Problem], damping: Damping, inflation: Sequence[float]
+) -> list[SolverResult]:
+    """Every block minimises its local loss at this λ and share of κ, without communication between stages."""
+    with torch.no_grad(), pipeline.tracer.span("U"):
+        return [
+            problem.solve(max(1.0, damping.inflation_share * inflation[problem.block.index]), damping.value)
+            for problem in problems
+        ]

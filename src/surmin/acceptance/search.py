@@ -61,7 +61,7 @@ class Search:
             best = min(trials, key=lambda trial: (not trial.accepted, _or_infinity(trial.step.new_loss)))
             if best.accepted:
                 return best, tries, best.step.damping.after_acceptance(best.ratio)
-            if not self.options.adapt_damping or best.is_at_rest:
+            if best.is_at_rest:
                 break
             candidates = self.options.damping_candidates
             damping = damping.after_rejection(best.ratio, max(candidates) / min(candidates))
@@ -78,23 +78,22 @@ class Search:
         """All candidates at this damping, tested."""
         dampings = [damping.candidate(factor) for factor in self.options.damping_candidates]
         found = self.order.attempt(point, dampings, self._momenta(tries))
-        self._check_start(found.loss, found.gradient_square)
+        if not (math.isfinite(found.loss) and math.isfinite(found.gradient_square)):
+            raise start_error(found.loss, found.gradient_square)
         norm = math.sqrt(found.gradient_square)
-        return [Trial(step, found.loss, norm, self._is_accepted(found.loss, step, tries)) for step in found.candidates]
+        return [Trial(step, found.loss, norm, self._passes(found.loss, step, tries)) for step in found.candidates]
 
-    def _is_accepted(self, loss: float, step: Candidate, tries: int) -> bool:
-        """Accept anything finite where steps are not tested."""
-        if self.options.adapt_damping:
-            return is_acceptable(loss, step.new_loss, step.predicted, self.options.accept_above, tries)
-        return math.isfinite(step.predicted)
+    def _passes(self, loss: float, step: Candidate, tries: int) -> bool:
+        return is_acceptable(loss, step.new_loss, step.predicted, self.options.accept_above, tries)
 
-    def _check_start(self, loss: float, gradient_square: float) -> None:
-        if not math.isfinite(gradient_square) or (self.options.adapt_damping and not math.isfinite(loss)):
-            raise NonFiniteError(
-                f"the loss is {loss:g} and its gradient's square {gradient_square:g} at the current parameters: "
-                "no step can be computed or tested from there; check the data's scale and the initialisation "
-                "(a gradient oracle has no loss value and needs adapt_damping=False)"
-            )
+
+def start_error(loss: float, gradient_square: float) -> NonFiniteError:
+    """Why no round can begin at the current parameters."""
+    return NonFiniteError(
+        f"the loss is {loss:g} and its gradient's square {gradient_square:g} at the current parameters: "
+        "no step can be computed or tested from there; check the data's scale and the initialisation "
+        "(a gradient oracle has no loss value and needs adapt_damping=False)"
+    )
 
 
 def _or_infinity(value: float) -> float:

@@ -11,7 +11,8 @@ from surmin.acceptance.damping import Damping
 from surmin.local_phase import NonlinearProblem
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.solvers.result import SolverResult
-from surmin.stages.stage import LayerParameters, Stage
+from surmin.stages.stage import Stage
+from surmin.stages.tape import LayerParameters
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from surmin.commands.tables import print_table
 from surmin.exit_codes import CHECK_FAILED, SUCCESS
 from surmin.experiments.configs.check import CheckConfig
-from surmin.experiments.runs.files import write_json
+from surmin.experiments.files import write_json
 from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder
 from surmin.experiments.runs.problem import build_problem, load_data
 from surmin.experiments.runs.processor import set_up_processor

@@ -9,7 +9,7 @@ from surmin.commands.progress import terminal_bar
 from surmin.commands.tables import print_table
 from surmin.exit_codes import SUCCESS, USER_ERROR
 from surmin.experiments.configs.simulate import SimulateConfig
-from surmin.experiments.runs.files import write_json, write_table
+from surmin.experiments.files import write_json, write_table
 from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder
 from surmin.experiments.simulated.outcomes import Cell, Outcome, compare, eligible, outcomes
 from surmin.experiments.simulated.runs import MeasuredRun, Measuring

@@ -9,7 +9,7 @@ from surmin.commands.progress import terminal_bar
 from surmin.commands.tables import print_table
 from surmin.exit_codes import SUCCESS
 from surmin.experiments.configs.theory import TheoryConfig
-from surmin.experiments.runs.files import write_json
+from surmin.experiments.files import write_json
 from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder
 from surmin.experiments.runs.processor import set_up_processor
 from surmin.experiments.theory.theorem import TheoremRun

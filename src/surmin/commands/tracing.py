@@ -7,7 +7,7 @@ from typing import Any
 from surmin.commands.joining import joined_team
 from surmin.exit_codes import SUCCESS
 from surmin.experiments.configs.timeline import TimelineConfig
-from surmin.experiments.runs.files import write_json
+from surmin.experiments.files import write_json
 from surmin.experiments.runs.folder import claim_folder
 from surmin.experiments.traces.chrome_trace import to_chrome_trace
 from surmin.experiments.traces.runs import trace_runs

@@ -18,7 +18,7 @@ from surmin.curvature.wire import WireName, restore_columns, round_columns
 from surmin.losses import ConvexLoss
 from surmin.losses.columns import identity_factor, random_sign_factor
 from surmin.stages.block import Block
-from surmin.stages.stage import Tape, selected
+from surmin.stages.tape import Tape, selected
 
 MAX_EXACT_COLUMNS = 1024
 """Outputs per sample up to which a factor without a rank is built."""

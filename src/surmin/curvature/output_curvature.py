@@ -7,7 +7,7 @@ from torch import Tensor
 
 from surmin.losses import ConvexLoss
 from surmin.stages.block import Block
-from surmin.stages.stage import Tape
+from surmin.stages.tape import Tape
 
 Message = tuple[Tensor, ...]
 """What goes down the pipe at once, a part of the batch's curvature."""

@@ -17,7 +17,7 @@ from surmin.curvature.output_curvature import Message
 from surmin.losses import ConvexLoss
 from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.block import Block
-from surmin.stages.stage import Tape, joined, layer_inputs
+from surmin.stages.tape import Tape, joined, layer_inputs
 from surmin.work import WorkMeter
 
 

@@ -2,7 +2,8 @@
 
 from surmin.methods.delayed_gradients.delayed import Delayed
 from surmin.pipeline.worker_pipeline import WorkerPipeline
-from surmin.stages.stage import LayerParameters, Stage
+from surmin.stages.stage import Stage
+from surmin.stages.tape import LayerParameters
 
 
 class DelayedGradients(Delayed):

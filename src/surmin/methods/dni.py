@@ -14,7 +14,7 @@ from surmin.methods.auxiliary_networks.synthesizer import Synthesizer, check_tar
 from surmin.methods.common.optimizers import make_optimizer
 from surmin.methods.common.stagewise import GRADIENT, Round, parts_of
 from surmin.pipeline.worker_pipeline import WorkerPipeline
-from surmin.stages.stage import Tape
+from surmin.stages.tape import Tape
 
 
 @dataclass

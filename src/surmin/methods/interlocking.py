@@ -10,7 +10,7 @@ from surmin.methods.auxiliary_networks.local_learning import LocalLearning
 from surmin.methods.common.optimizers import make_optimizer
 from surmin.methods.common.stagewise import GRADIENT, Round, parts_of
 from surmin.pipeline.worker_pipeline import WorkerPipeline
-from surmin.stages.stage import Tape
+from surmin.stages.tape import Tape
 
 
 class InterlockingBackpropagation(LocalLearning):

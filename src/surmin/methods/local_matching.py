@@ -17,7 +17,8 @@ from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.elementwise import ELEMENTWISE
 from surmin.stages.layer import Layer, flatten
-from surmin.stages.stage import Stage, layer_inputs
+from surmin.stages.stage import Stage
+from surmin.stages.tape import layer_inputs
 from surmin.work import WorkMeter
 
 NOT_INCREASING = (nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish)

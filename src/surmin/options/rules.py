@@ -2,61 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from typing import get_args
+from typing import get_type_hints
 
-from surmin.curvature.wire import WireName
 from surmin.options import CUBIC_SOLVERS, NONLINEAR_SOLVERS, Options
+from surmin.value_types import check_types
+
+MOST_CANDIDATES = 16
 
 
 def check_options(options: Options) -> None:
     """Raise ValueError, saying what is possible, for the first thing that is not."""
-    _check_choices(options)
-    _check_types(options)
+    check_types(vars(options), get_type_hints(Options))
     _check_ranges(options)
     _check_combinations(options)
-
-
-def _check_choices(options: Options) -> None:
-    if options.wire not in (*get_args(WireName), None):
-        raise ValueError(f"wire must be 'bfloat16', 'float16', 'int8' or None, got {options.wire!r}")
-    for name in ("curvature", "blocks", "local", "order", "solver", "top_factor", "eigenvalue", "hessian_products"):
-        choices = get_args(Options.__annotations__[name])
-        if getattr(options, name) not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(options, name)!r}")
-    if options.preconditioner not in ("kronecker", None):
-        raise ValueError(f"preconditioner must be 'kronecker' or None, got {options.preconditioner!r}")
-
-
-MOST_CANDIDATES = 16
-WHOLE_NUMBERS = ("inner_steps", "rank", "max_tries", "power_steps", "seed")
-NUMBERS = (
-    "inner_learning_rate",
-    "curvature_fraction",
-    "inner_fraction",
-    "inner_tolerance",
-    "damping",
-    "accept_above",
-    "cubic",
-    "delta",
-    "delta_relative",
-)
-FLAGS = ("adapt_damping", "adapt_decoupling")
-OPTIONAL = ("rank", "delta_relative", "inner_learning_rate", "inner_fraction")
-
-
-def _check_types(options: Options) -> None:
-    for name in FLAGS:
-        if not isinstance(getattr(options, name), bool):
-            raise ValueError(f"{name} must be True or False, got {getattr(options, name)!r}")
-    for name in ("momentum_candidates", "damping_candidates", "decoupling"):
-        value = getattr(options, name)
-        if value is not None and not _are_numbers(value):
-            raise ValueError(f"{name} must be a sequence of numbers, got {value!r}")
-    for name in WHOLE_NUMBERS + NUMBERS:
-        value = getattr(options, name)
-        kinds = (int,) if name in WHOLE_NUMBERS else (int, float)
-        if not (value is None and name in OPTIONAL) and (isinstance(value, bool) or not isinstance(value, kinds)):
-            raise ValueError(f"{name} must be a {'whole ' if name in WHOLE_NUMBERS else ''}number, got {value!r}")
 
 
 def _check_ranges(options: Options) -> None:
@@ -152,12 +110,6 @@ def _check_combinations(options: Options) -> None:
     for broken, message in rules:
         if broken:
             raise ValueError(message)
-
-
-def _are_numbers(values: object) -> bool:
-    return isinstance(values, Sequence) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in values
-    )
 
 
 def _are_positive(values: Sequence[float]) -> bool:

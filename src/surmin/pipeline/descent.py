@@ -9,7 +9,8 @@ from torch import Tensor
 from surmin.curvature.output_curvature import BlockCurvature, Message, OutputCurvature, draw_seed
 from surmin.pipeline.wave import BlockWaves, Wave
 from surmin.stages.block import Block
-from surmin.stages.stage import Stage, Tape
+from surmin.stages.stage import Stage
+from surmin.stages.tape import Tape
 
 
 class Descent:

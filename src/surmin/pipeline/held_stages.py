@@ -19,7 +19,8 @@ from surmin.pipeline.watch import NetworkWatch
 from surmin.pipeline.wave import StageParameters, Wave, part_shape
 from surmin.replicas import Replicas
 from surmin.stages.block import Block, cut_blocks
-from surmin.stages.stage import LayerParameters, Stage, Tape
+from surmin.stages.stage import Stage
+from surmin.stages.tape import LayerParameters, Tape
 from surmin.work import WorkMeter
 
 Boundaries = Mapping[Stage, Sequence[int]]

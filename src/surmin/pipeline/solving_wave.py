@@ -7,7 +7,8 @@ from torch import Tensor
 
 from surmin.pipeline.held_stages import HeldStages, stacked
 from surmin.pipeline.wave import Wave
-from surmin.stages.stage import LayerParameters, Stage, Tape, joined
+from surmin.stages.stage import Stage
+from surmin.stages.tape import LayerParameters, Tape, joined
 
 Solve = Callable[[Stage, int, Tensor | None], tuple[LayerParameters | None, Tensor]]
 """Of a stage, a candidate's number and what enters the stage then (None where that has not changed), the stage's

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from surmin.curvature.output_curvature import BlockCurvature, Message
 from surmin.stages.block import Block
-from surmin.stages.stage import LayerParameters, Stage, Tape
+from surmin.stages.stage import Stage
+from surmin.stages.tape import LayerParameters, Tape
 from surmin.work import WorkMeter
 
 StageParameters = Mapping[Stage, LayerParameters]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from surmin.experiments.runs.files import write_text
+from surmin.experiments.files import write_text
 from surmin.plots.page import Picture, Section
 from surmin.plots.tables import Table
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from surmin.experiments.runs.files import write_text
+from surmin.experiments.files import write_text
 from surmin.plots.tables import Table
 
 STYLE = """

@@ -7,8 +7,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from surmin.experiments.comparisons.claims import judge
-from surmin.experiments.comparisons.paper_grid import CONTENDERS, Family
 from surmin.experiments.comparisons.paper_runs import Cell, PaperResult, by_cell, cells
+from surmin.experiments.configs.contenders import CONTENDERS, Family
 from surmin.experiments.configs.paper import PaperConfig
 from surmin.plots.curves import draw_curve, draw_curves, explain_crosses, label_figure, scale_losses
 from surmin.plots.markdown import write_markdown

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from surmin.experiments.runs.files import replacing
+from surmin.experiments.files import replacing
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito (2008), the yellow left out: too faint on white."""

@@ -3,16 +3,20 @@
 Legend: A = κ G + λ I, d the step, r = -g - A d the residual, y = P⁻¹ r, p the search direction.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from surmin.solvers.result import Preconditioner, Reason, SolverResult, undamped_decrease
+from surmin.solvers.result import Reason, SolverResult, undamped_decrease
 from surmin.surrogates.local_loss import LocalLoss
 
 CHECK_EVERY = 16
 """Steps between two looks at whether anything is left to do: the only synchronisation with the device."""
+
+Preconditioner = Callable[[Tensor], Tensor]
+"""v ↦ P⁻¹ v."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,9 @@ class ConjugateGradient:
 
     steps: int
     tolerance: float = 0.0
+    preconditioner: Preconditioner | None = None
 
-    def solve(self, loss: LocalLoss, preconditioner: Preconditioner | None = None) -> SolverResult:
+    def solve(self, loss: LocalLoss) -> SolverResult:
         """Minimise ⟨g, d⟩ + ½ dᵀ A d from d = 0. The cubic term must be zero.
 
         Raises:
@@ -33,7 +38,7 @@ class ConjugateGradient:
         """
         if loss.cubic:
             raise ValueError("conjugate gradient minimises quadratics: solve a cubic local loss with a cubic solver")
-        apply = preconditioner or (lambda vector: vector)
+        apply = self.preconditioner or (lambda vector: vector)
         step, residual = torch.zeros_like(loss.gradient), -loss.gradient
         y = apply(residual)
         direction, slope = y, residual.dot(y)

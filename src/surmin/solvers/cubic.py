@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surmin.solvers.result import Preconditioner, Reason, SolverResult, finish, undamped_decrease
+from surmin.solvers.result import Reason, SolverResult, finish, undamped_decrease
 from surmin.surrogates.local_loss import LocalLoss
 
 BISECTIONS = 100
@@ -23,7 +23,7 @@ class CubicGradientDescent:
     steps: int
     power_steps: int = 10
 
-    def solve(self, loss: LocalLoss, preconditioner: Preconditioner | None = None) -> SolverResult:
+    def solve(self, loss: LocalLoss) -> SolverResult:
         """N steps; β = ‖A‖ is estimated by power iteration, and R bounds the norm of the minimiser."""
         gradient = loss.gradient
         norm = gradient.norm()
@@ -56,7 +56,7 @@ class CubicKrylov:
 
     steps: int
 
-    def solve(self, loss: LocalLoss, preconditioner: Preconditioner | None = None) -> SolverResult:
+    def solve(self, loss: LocalLoss) -> SolverResult:
         """Full reorthogonalization; ρ = 0 needs a positive definite A on the space, else the reason says otherwise."""
         basis, tridiagonal = self._lanczos(loss)
         norm = loss.gradient.norm()

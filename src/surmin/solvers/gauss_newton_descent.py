@@ -98,7 +98,7 @@ class GaussNewtonDescent:
                 preconditioner = KroneckerPreconditioner(moments, loss.inflation, damping)
             model = LocalLoss(gradient, lambda v: loss.replicas.mean(own(v)), loss.inflation, damping=damping)
             counted = loss.work.counted(("inner precondition", block), preconditioner)
-            return ConjugateGradient(self.products).solve(model, counted)
+            return ConjugateGradient(self.products, preconditioner=counted).solve(model)
 
         return minimise
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surmin.solvers.result import Preconditioner, SolverResult, finish, undamped_decrease
+from surmin.solvers.result import SolverResult, finish, undamped_decrease
 from surmin.surrogates.local_loss import LocalLoss
 
 
@@ -16,7 +16,7 @@ class GradientDescent:
     steps: int
     learning_rate: float
 
-    def solve(self, loss: LocalLoss, preconditioner: Preconditioner | None = None) -> SolverResult:
+    def solve(self, loss: LocalLoss) -> SolverResult:
         """N steps from d = 0, cubic term included."""
         step = torch.zeros_like(loss.gradient)
         image = torch.zeros_like(step)
@@ -39,7 +39,7 @@ class ArmijoGradientDescent:
     sufficient: float = 1e-4
     halvings: int = 40
 
-    def solve(self, loss: LocalLoss, preconditioner: Preconditioner | None = None) -> SolverResult:
+    def solve(self, loss: LocalLoss) -> SolverResult:
         """N steps from d = 0, cubic term included."""
         step = torch.zeros_like(loss.gradient)
         image = torch.zeros_like(step)

@@ -1,6 +1,5 @@
 """What every solver of a local loss returns. Failure is a value with a name, not an exception."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -9,8 +8,6 @@ import torch
 from torch import Tensor
 
 from surmin.surrogates.local_loss import LocalLoss
-
-Preconditioner = Callable[[Tensor], Tensor]
 
 
 class Reason(IntEnum):
@@ -48,7 +45,7 @@ class SolverResult:
 class Solver(Protocol):
     """Minimises a local loss approximately."""
 
-    def solve(self, loss: LocalLoss, preconditioner: Preconditioner | None = None) -> SolverResult:
+    def solve(self, loss: LocalLoss) -> SolverResult:
         """A step d with L(d) ≤ L(0), unless the reason says otherwise."""
 
 

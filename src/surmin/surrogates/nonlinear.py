@@ -14,7 +14,8 @@ from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.output_curvature import Message, draw_seed
 from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.block import Block
-from surmin.stages.stage import Stage, Tape, joined, layer_inputs
+from surmin.stages.stage import Stage
+from surmin.stages.tape import Tape, joined, layer_inputs
 from surmin.surrogates.output_surrogate import OutputSurrogate, QuadraticSurrogate
 from surmin.work import WorkMeter
 

@@ -2,9 +2,8 @@ from typing import Any
 
 import pytest
 
-from surmin.experiments.comparisons.grid import parse_methods, parse_rates, plan_runs
+from surmin.experiments.comparisons.grid import plan_runs
 from surmin.experiments.configs.run import CompareConfig
-from surmin.methods.registry import METHODS
 from tests.experiments.runs.cases import tiny_comparison
 
 
@@ -18,15 +17,6 @@ def test_methods_rates_and_seeds() -> None:
     assert [run.config.damping for run in planned] == [0.5, 0.5, *[None] * 6]
     assert [run.config.lr for run in planned] == [run.lr for run in planned]
     assert all(run.config.layers == config.layers and run.config.seed == run.seed for run in planned)
-
-
-def test_all_methods() -> None:
-    assert parse_methods("all") == list(METHODS)
-    assert parse_methods(" sm, adam,sm ") == ["sm", "adam"]
-
-
-def test_rates_named_for_a_method_replace_those_for_all() -> None:
-    assert parse_rates(["adam=0.1", "1,2"], ["gd", "adam", "sm"]) == {"gd": [1.0, 2.0], "adam": [0.1], "sm": [None]}
 
 
 @pytest.mark.parametrize(
@@ -46,12 +36,6 @@ def test_rates_named_for_a_method_replace_those_for_all() -> None:
 def test_impossible_comparisons(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan_runs(tiny_comparison(**options))
-
-
-def test_rates_apart_by_spaces_are_refused_and_equal_ones_tried_once() -> None:
-    with pytest.raises(ValueError, match=r"--lr 0\.2: adam has other rates already: separate all of them by commas"):
-        parse_rates(["0.1", "0.2"], ["adam"])
-    assert parse_rates(["0.1,0.10", "adam=0.3"], ["gd", "adam"]) == {"gd": [0.1], "adam": [0.3]}
 
 
 def test_rates_that_look_alike_have_folders_of_their_own() -> None:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from surmin.experiments.comparisons.paper_grid import CONTENDERS
 from surmin.experiments.comparisons.paper_runs import Cell, PaperResult, by_cell
+from surmin.experiments.configs.contenders import CONTENDERS
 from surmin.experiments.runs.metrics import Row
 
 SURROGATES = {"sm-paper": "Appendix A's SM", "sm": "our SM"}

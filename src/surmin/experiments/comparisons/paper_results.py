@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from surmin.experiments.comparisons.claims import EARLY, LOSS, early_loss, spent_until
-from surmin.experiments.comparisons.paper_grid import write_value
 from surmin.experiments.comparisons.paper_runs import PaperResult
-from surmin.experiments.runs.files import write_table
+from surmin.experiments.configs.contenders import write_value
+from surmin.experiments.files import write_table
 from surmin.experiments.runs.metrics import FIGURES
 
 RUN = ("layers", "method", "inner_steps", "setting", "purpose", "seed")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from surmin.experiments.comparisons.paper_grid import CONTENDERS, write_value
+from surmin.experiments.configs.contenders import CONTENDERS, write_value
 from surmin.experiments.configs.paper import PaperConfig
 from surmin.experiments.configs.run import RunConfig
 from surmin.experiments.runs.metrics import Row

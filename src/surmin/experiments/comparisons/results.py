@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from surmin.experiments.comparisons.grid import PlannedRun
-from surmin.experiments.runs.files import write_table
+from surmin.experiments.files import write_table
 from surmin.experiments.runs.metrics import FIGURES, Row
 from surmin.experiments.runs.run import Status
 

@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from tyro.conf import arg
 
-from surmin.experiments.comparisons.paper_grid import CONTENDERS
-from surmin.experiments.configs.run import ExperimentConfig, RunConfig, check_most, check_types
+from surmin.experiments.configs.contenders import CONTENDERS
+from surmin.experiments.configs.run import ExperimentConfig, RunConfig, check_most
+from surmin.value_types import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ class PaperConfig:
 
     def check(self) -> None:
         """Raise ValueError for an impossible value, naming the option."""
-        check_types(self)
+        check_types(vars(self), get_type_hints(type(self)))
         for name in ("depths", "inner_steps"):
             values = getattr(self, name)
             if not values or min(values) < 1 or len(set(values)) < len(values):

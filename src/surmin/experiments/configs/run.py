@@ -5,8 +5,7 @@ Importing this imports no torch, so that options can be parsed and refused at on
 
 import math
 from dataclasses import asdict, dataclass, fields
-from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from tyro.conf import arg
 
@@ -14,6 +13,7 @@ from surmin.experiments.configs.problem import ProblemConfig
 from surmin.experiments.configs.surrogate import SURROGATE_OPTIONS, SurrogateConfig
 from surmin.launch.deadlines import Deadlines
 from surmin.methods.registry import METHODS, check_options, flag
+from surmin.value_types import check_types
 
 METHOD_OPTIONS = (
     *SURROGATE_OPTIONS, "inner_steps", "inner_lr", "inner_optimizer", "optimizer", "safeguard", "local_loss", "penalty",
@@ -80,7 +80,7 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
 
     def check(self) -> None:
         """Raise ValueError for an impossible value, naming the option; what needs the data is checked later."""
-        check_types(self)
+        check_types(vars(self), get_type_hints(type(self)))
         least = {"layers": 1, "width": 1, "stages": 1, "workers": 1, "microbatches": 1, "threads": 1}
         for name, bound in {**least, "replicas": 1, "rounds": 0, "batch_size": 0, "seed": 0}.items():
             value = getattr(self, name)
@@ -222,28 +222,3 @@ def check_most(config: Any) -> None:
         value = getattr(config, name, None)
         if isinstance(value, int) and value > bound:
             raise ValueError(f"{name} must be at most {bound:,}, got {value:,}")
-
-
-def check_types(config: Any) -> None:
-    """Raise ValueError when a value of a config, read from a file or given from Python, is not of its field's type."""
-    hints = get_type_hints(type(config))
-    for field in fields(config):
-        _check_type(field.name, getattr(config, field.name), hints[field.name])
-
-
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    for choice in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
-        if get_origin(choice) is Literal:
-            if value in get_args(choice):
-                return
-        elif get_origin(choice) is tuple:
-            if isinstance(value, tuple) and all(_is_one(item, get_args(choice)[0]) for item in value):
-                return
-        elif _is_one(value, choice):
-            return
-    raise ValueError(f"{name} cannot be {value!r}")
-
-
-def _is_one(value: Any, kind: type) -> bool:
-    """Whether a value is of that type; a whole number is a float, a truth value no number."""
-    return isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)

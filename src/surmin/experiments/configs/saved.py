@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from surmin import __version__
-from surmin.experiments.runs.files import read_json
+from surmin.experiments.files import read_json
 from surmin.methods.registry import flag
 
 MAY_CHANGE = frozenset(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
-from surmin.experiments.comparisons.grid import parse_rates
+from surmin.experiments.configs.choices import parse_rates
 from surmin.experiments.configs.problem import ProblemConfig, values_of
 from surmin.experiments.configs.run import ExperimentConfig
 from surmin.experiments.configs.surrogate import SURROGATE_OPTIONS, SurrogateConfig

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from surmin import __version__
-from surmin.experiments.runs.files import write_json
+from surmin.experiments.files import write_json
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from surmin.experiments.runs.files import write_text
+from surmin.experiments.files import write_text
 from surmin.report import StepReport
 
 

@@ -7,7 +7,7 @@ from itertools import product
 import torch
 
 from surmin.data import Dataset
-from surmin.experiments.comparisons.grid import parse_rates
+from surmin.experiments.configs.choices import parse_rates
 from surmin.experiments.configs.simulate import SimulateConfig, counts
 from surmin.experiments.runs.problem import load_data, method_options
 from surmin.experiments.runs.processor import set_up_processor

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from surmin.experiments.runs.files import finite
+from surmin.experiments.files import finite
 from surmin.experiments.theory.bound import BoundCheck, check_bound
 from surmin.experiments.theory.decoupled import DecoupledBlock, decoupled_blocks
 from surmin.experiments.theory.dense import DenseNetwork, check_size, surrogate_gradient

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from surmin.experiments.configs.theory import TheoryConfig
-from surmin.experiments.runs.files import write_table
+from surmin.experiments.files import write_table
 from surmin.experiments.runs.problem import build_problem, load_data
 from surmin.experiments.runs.team import ALONE
 from surmin.experiments.theory.theorem import TheoremRun, run_theorem

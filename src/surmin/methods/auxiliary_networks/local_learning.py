@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from surmin.methods.auxiliary_networks.auxiliary import AuxiliaryNetworks, Build
 from surmin.methods.common.stagewise import ACTIVATION, GRADIENT, Round, Stagewise
 from surmin.pipeline.worker_pipeline import WorkerPipeline
-from surmin.stages.stage import Tape
+from surmin.stages.tape import Tape
 
 
 class LocalLearning(Stagewise):

@@ -14,7 +14,8 @@ from surmin.methods.delayed_gradients.underway import Underway
 from surmin.pipeline.reuse import Noted, note, same_tensors
 from surmin.pipeline.wave import part_shape
 from surmin.pipeline.worker_pipeline import WorkerPipeline
-from surmin.stages.stage import LayerParameters, Stage
+from surmin.stages.stage import Stage
+from surmin.stages.tape import LayerParameters
 
 STATE = {"optimizer", "shapes", "stages"}
 

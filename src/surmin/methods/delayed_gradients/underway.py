@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surmin.stages.stage import LayerParameters, Stage, Tape
+from surmin.stages.stage import Stage
+from surmin.stages.tape import LayerParameters, Tape
 
 
 @dataclass

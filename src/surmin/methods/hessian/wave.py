@@ -18,7 +18,7 @@ from surmin.pipeline.held_stages import Boundaries
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.layer import Layer
-from surmin.stages.stage import Tape
+from surmin.stages.tape import Tape
 
 Directions = Mapping[str, Tensor]
 """For every trainable layer here, by its global name, directions in its parameters as rows, (columns, P)."""

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from surmin.experiments.runs.files import read_json, replacing, write_json, write_text
+from surmin.experiments.files import read_json, replacing, write_json, write_text
 
 
 def test_a_file_is_replaced(tmp_path: Path) -> None:
