@@ -39,8 +39,9 @@ ADAM_RATES = (1e-3, 3e-3, 5e-3, 1e-2, 2e-2)
 ROUND_LIMIT = {"adam": 400, "lbfgs": 1000, "gd-armijo": 300, "sm": 60}
 TIMED = {"adam": 4, "lbfgs": 16}
 """Rounds over slow links; one of L-BFGS is an evaluation or a few, so short that three of them tell little."""
-SHORT_LATENCY, SHORT_RATE, SHORT_FACTOR = 0.01, 1e8, 4
-"""Over links as quick as these rounds are short, and so many times as many are timed."""
+TIMED_OVER_QUICK = {**TIMED, "adam": 16}
+"""Where Adam's rounds are short too. All of those cost the same; L-BFGS makes more evaluations in the early ones."""
+QUICK_LATENCY, QUICK_RATE = 0.01, 1e8
 SCHEDULES = (
     *(("posted", count) for count in (1, 8, 20)),
     *(("gpipe", count) for count in (1, 8, 20)),
@@ -145,8 +146,7 @@ def count_rounds(problem: Problem, method: str, options: dict[str, Any], seed: i
 
 def timed_rounds(latency: float, rate: float) -> Mapping[str, int]:
     """How many rounds are timed, by method."""
-    factor = SHORT_FACTOR if latency <= SHORT_LATENCY and rate >= SHORT_RATE else 1
-    return {method: factor * count for method, count in TIMED.items()}
+    return TIMED_OVER_QUICK if latency <= QUICK_LATENCY and rate >= QUICK_RATE else TIMED
 
 
 def _race(

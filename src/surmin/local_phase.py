@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from surmin.curvature.gauss_newton import GaussNewton
-from surmin.curvature.moments import InputMomentCache, Moments, estimate_moments
+from surmin.curvature.moments import InputMomentCache, Moments
 from surmin.curvature.sampling import usual_fraction
 from surmin.options import Options
 from surmin.pipeline.wave import BlockWaves
@@ -116,10 +116,7 @@ class LocalPhase:
         quadratic = LocalLoss(waves.gradient, lambda v: self.replicas.mean(own(v)), cubic=options.cubic)
         if options.preconditioner is None:
             return QuadraticProblem(block, quadratic, QUADRATIC_SOLVERS[options.solver](options))
-        assert isinstance(waves.curvature, GaussNewton)
-        first = [tape.inputs[block.first_trainable] for tape in waves.tapes] if block.index == 0 else None
-        with self.work.phase(("moments", block.index, waves.shape, self._first_moment.holds(first))):
-            moments = estimate_moments(waves.curvature, first, self._first_moment, seed, self.replicas)
+        moments = waves.moments(self._first_moment, seed, self.work, self.replicas)
         return PreconditionedProblem(block, quadratic, options.inner_steps, moments, self.work)
 
     def _nonlinear_solver(self, block: Block, samples: int) -> NonlinearSolver:

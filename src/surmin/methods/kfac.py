@@ -10,8 +10,7 @@ from torch import Tensor
 
 from surmin.acceptance.damping import damping_factor, reduction_ratio
 from surmin.curvature.factor import FactorCurvature
-from surmin.curvature.gauss_newton import GaussNewton
-from surmin.curvature.moments import InputMomentCache, KroneckerMoments, estimate_moments
+from surmin.curvature.moments import InputMomentCache, KroneckerMoments
 from surmin.curvature.output_curvature import draw_seed
 from surmin.methods.blocks.block_vectors import Blocks, BlockVectors, own_values, to_blocks
 from surmin.methods.blocks.quadratic_model import combine
@@ -134,14 +133,10 @@ class Kfac:
 
     def _averaged(self, waves: BlockWaves) -> KroneckerMoments:
         """The averages of a block's moments, with this round's."""
-        block, shape = waves.block, waves.shape
-        assert isinstance(waves.curvature, GaussNewton)
-        first = [tape.inputs[block.first_trainable] for tape in waves.tapes] if block.index == 0 else None
-        with self.pipeline.work.phase(("moments", block.index, shape, self._first_moment.holds(first))):
-            (own,) = estimate_moments(waves.curvature, first, self._first_moment, self.seed, self.pipeline.replicas)
+        (own,) = waves.moments(self._first_moment, self.seed, self.pipeline.work, self.pipeline.replicas)
         assert isinstance(own, KroneckerMoments)
         past = min(1 - 1 / (self._round + 1), LONGEST_MEMORY)
-        known = self._moments.get(block, own)
+        known = self._moments.get(waves.block, own)
         inputs, outputs = known.inputs.lerp(own.inputs, 1 - past), known.outputs.lerp(own.outputs, 1 - past)
         return KroneckerMoments(inputs, outputs, own.bias)
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from surmin.curvature.gauss_newton import GaussNewton
+from surmin.curvature.moments import InputMomentCache, Moments, estimate_moments
 from surmin.curvature.output_curvature import BlockCurvature, Message
+from surmin.replicas import Replicas
 from surmin.stages.block import Block
 from surmin.stages.stage import Stage
 from surmin.stages.tape import LayerParameters, Tape
@@ -72,6 +75,13 @@ class BlockWaves:
         with work.phase(("record", self.block.index, self.shape)):
             self.curvature.record()
         return work.counted(("product", self.block.index, self.shape), self.curvature.product)
+
+    def moments(self, cache: InputMomentCache, seed: int, work: WorkMeter, replicas: Replicas) -> list[Moments]:
+        """Kronecker moments of its layers over all replicas' samples, counted, where factors went down the pipe."""
+        assert isinstance(self.curvature, GaussNewton)
+        first = [tape.inputs[self.block.first_trainable] for tape in self.tapes] if self.block.index == 0 else None
+        with work.phase(("moments", self.block.index, self.shape, cache.holds(first))):
+            return estimate_moments(self.curvature, first, cache, seed, replicas)
 
 
 def part_shape(shape: torch.Size, parts: int) -> torch.Size:

@@ -1,6 +1,5 @@
 """Several methods on the same problem: every run in a folder of its own, one table over all of them."""
 
-import os
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from surmin.data import Dataset
-from surmin.experiments.comparisons.completing import complete
+from surmin.experiments.comparisons.completing import FailedRunError, complete
 from surmin.experiments.comparisons.grid import PlannedRun, plan_runs
 from surmin.experiments.comparisons.results import Result, write_results
 from surmin.experiments.configs.run import CompareConfig
@@ -18,7 +17,6 @@ from surmin.experiments.runs.metrics import Row
 from surmin.experiments.runs.problem import load_data
 from surmin.experiments.runs.run import Run
 from surmin.experiments.runs.team import ALONE
-from surmin.launch.reports import DEBUG_VARIABLE, one_line
 from surmin.methods.registry import METHODS
 
 GROWS = frozenset({"methods", "seeds", "lr"})
@@ -93,10 +91,8 @@ class Comparison:
             path = self.path / "runs" / planned.name
             try:
                 rows, status = complete(path, planned.config, self.data, partial(on_row, planned))
-            except RuntimeError as error:
-                if os.environ.get(DEBUG_VARIABLE):
-                    raise
-                self.failed[planned.method] = one_line(error)
+            except FailedRunError as error:
+                self.failed[planned.method] = str(error)
                 continue
             results.append(Result(planned, rows, status))
             write_results(self.path / "results.csv", results)

@@ -1,5 +1,6 @@
 """Runs of a collection, each in a folder of its own: finished ones are read, others trained or continued."""
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,11 @@ from surmin.experiments.runs.folder import RunFolder
 from surmin.experiments.runs.metrics import Row, read_rows
 from surmin.experiments.runs.run import Run, Status, status_of
 from surmin.experiments.runs.saved import SavedRun
+from surmin.launch.reports import DEBUG_VARIABLE, one_line
+
+
+class FailedRunError(Exception):
+    """A run that torch could not go on with, out of memory say; the message is one line."""
 
 
 def finished_rows(path: Path, config: RunConfig) -> Sequence[Row] | None:
@@ -33,10 +39,22 @@ def complete(
         config: its options.
         data: what it runs on.
         on_row: called with every new row.
+
+    Raises:
+        FailedRunError: when torch cannot go on with it; where a person debugs, torch's own error.
     """
     rows = finished_rows(path, config)
     if rows is not None:
         return rows, status_of(rows, config)
+    try:
+        return _train(path, config, data, on_row)
+    except RuntimeError as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        raise FailedRunError(one_line(error)) from error
+
+
+def _train(path: Path, config: RunConfig, data: Dataset, on_row: Callable[[Row], None]) -> tuple[Sequence[Row], Status]:
     run = Run(config, path, data=data)
     if newest_round(RunFolder(path).checkpoint):
         run.resume(SavedRun.read(path))

@@ -1,7 +1,6 @@
 """`surmin paper`: every method tuned at every depth and N, then run on several seeds; resumable run by run."""
 
 import itertools
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from surmin.data import Dataset
-from surmin.experiments.comparisons.completing import complete, finished_rows
+from surmin.experiments.comparisons.completing import FailedRunError, complete, finished_rows
 from surmin.experiments.comparisons.jobs import each
 from surmin.experiments.comparisons.paper_runs import (
     Cell,
@@ -28,7 +27,6 @@ from surmin.experiments.runs.metrics import Row, read_rows
 from surmin.experiments.runs.problem import load_data
 from surmin.experiments.runs.run import Run, status_of
 from surmin.experiments.runs.team import ALONE
-from surmin.launch.reports import DEBUG_VARIABLE, one_line
 
 TIMED = 3
 """Rounds that the estimate times; the first, in which things are made once, does not count."""
@@ -86,7 +84,7 @@ def estimate(config: PaperConfig, path: Path, scratch: Path) -> dict[Cell, float
         def note(row: Row, times: list[float] = times) -> None:
             times.append(time.perf_counter())
 
-        with suppress(RuntimeError):  # it fails again in its own run, and is recorded there
+        with suppress(FailedRunError):  # it fails again in its own run, and is recorded there
             _, status = complete(scratch / str(number), replace(first.config, rounds=TIMED), _data(first.config), note)
             if status == "interrupted":
                 raise KeyboardInterrupt
@@ -136,10 +134,8 @@ def _make(path: Path, run: PaperRun) -> PaperResult:
     folder = _folder(path, run)
     try:
         rows, status = complete(folder, run.config, _data(run.config))
-    except RuntimeError as error:
-        if os.environ.get(DEBUG_VARIABLE):
-            raise
-        return _failed(run, RunFolder(folder).metrics, one_line(error))
+    except FailedRunError as error:
+        return _failed(run, RunFolder(folder).metrics, str(error))
     return PaperResult(run, rows, status)
 
 
