@@ -190,7 +190,7 @@ class SurrogateMinimizer:
 
     def _way_to_step(self, kappas: Sequence[float]) -> Search | UntestedStep:
         if not self.options.adapt_damping:
-            return UntestedStep(self.pipeline, kappas)
+            return UntestedStep(ParallelOrder(self.pipeline, kappas))
         is_parallel = self.options.order == "parallel"
         order = ParallelOrder(self.pipeline, kappas) if is_parallel else SequentialOrder(self.pipeline)
         return Search(order, self.options)

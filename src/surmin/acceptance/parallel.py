@@ -45,6 +45,14 @@ class ParallelOrder:
         ]
         return Attempt(candidates, loss, gradient_square)
 
+    def solve(self, problems: Sequence[Problem], damping: Damping) -> list[SolverResult]:
+        """Every block minimises its local loss at this λ and share of κ."""
+        with torch.no_grad(), self.pipeline.tracer.span("U"):
+            return [
+                problem.solve(max(1.0, damping.inflation_share * self.inflation[problem.block.index]), damping.value)
+                for problem in problems
+            ]
+
     def _solved(
         self, point: Point, dampings: Sequence[Damping], momenta: Sequence[float]
     ) -> Iterator[tuple[Damping, list[SolverResult], list[Tensor]]]:
@@ -53,21 +61,10 @@ class ParallelOrder:
         Momentum costs no solving: the step that the last round took is added as it is, and predicts nothing of its own.
         """
         for damping in dampings:
-            results = solve_blocks(self.pipeline, point.problems, damping, self.inflation)
+            results = self.solve(point.problems, damping)
             for momentum in (0.0,) if point.previous is None else momenta:
                 steps = [result.step for result in results]
                 if momentum and point.previous is not None:
                     previous = [problem.block.flatten(point.previous) for problem in point.problems]
                     steps = [step + momentum * last for step, last in zip(steps, previous, strict=True)]
                 yield damping, results, steps
-
-
-def solve_blocks(
-    pipeline: WorkerPipeline, problems: Sequence[Problem], damping: Damping, inflation: Sequence[float]
-) -> list[SolverResult]:
-    """Every block minimises its local loss at this λ and share of κ, without communication between stages."""
-    with torch.no_grad(), pipeline.tracer.span("U"):
-        return [
-            problem.solve(max(1.0, damping.inflation_share * inflation[problem.block.index]), damping.value)
-            for problem in problems
-        ]
