@@ -224,6 +224,21 @@ def test_a_stationary_point_is_left_alone() -> None:
     assert all(torch.equal(now, then) for now, then in zip(snapshot(network), kept, strict=True))
 
 
+@pytest.mark.parametrize("curvature", ["sample", "scalar"])
+def test_where_all_curvature_is_negative_damping_rises_until_the_loss_falls(curvature: Any) -> None:
+    """A saturated unit whose target is far on its other side."""
+    network = nn.Sequential(nn.Linear(1, 1), nn.Tanh())
+    with torch.no_grad():
+        network[0].weight.fill_(1.0)
+        network[0].bias.fill_(0.5)
+    batch = torch.ones(4, 1), torch.full((4, 1), -10.0)
+    minimizer = SurrogateMinimizer(network, SquaredError(), curvature=curvature)
+    reports = [minimizer.step(*batch) for _ in range(4)]
+    assert "negative curvature" in reports[0].note or reports[0].accepted
+    assert reports[-1].damping > 0.01
+    assert reports[-1].new_loss < 0.9 * reports[0].loss
+
+
 def test_a_gradient_oracle_takes_the_same_steps_as_the_loss_it_describes() -> None:
     case = BY_NAME["softplus"]
     options: OptionValues = {"adapt_damping": False, "damping": 0.5, "curvature_fraction": 1}

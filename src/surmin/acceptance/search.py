@@ -33,8 +33,11 @@ class Trial:
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether no model is to blame: a stationary point, or steps whose change of the loss is lost in rounding."""
-        return not self.gradient_norm or self.step.new_loss == self.loss
+        """Whether no model is to blame: a stationary point, or a promise whose change of the loss is lost in rounding.
+
+        A step that promises nothing is none: every block met negative curvature at once, and more damping helps.
+        """
+        return not self.gradient_norm or (self.step.new_loss == self.loss and self.step.predicted > 0)
 
 
 @dataclass(frozen=True)
