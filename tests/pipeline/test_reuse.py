@@ -70,9 +70,33 @@ def replace_data(net: nn.Sequential, inputs: Tensor, targets: Tensor) -> None:
     net[0].weight.data = net[0].weight.data * 1.5
 
 
+def change_unseen(tensor: Tensor) -> None:
+    """As `torch.distributed` writes what it receives: the version stays as it was."""
+    version = tensor._version
+    tensor.data.mul_(0.5)
+    assert tensor._version == version
+
+
+def change_inputs_unseen(net: nn.Sequential, inputs: Tensor, targets: Tensor) -> None:
+    change_unseen(inputs)
+
+
+def change_targets_unseen(net: nn.Sequential, inputs: Tensor, targets: Tensor) -> None:
+    change_unseen(targets)
+
+
+def change_one_number_unseen(net: nn.Sequential, inputs: Tensor, targets: Tensor) -> None:
+    change_unseen(net[5].weight.detach()[1, 2:3])
+
+
+def step_with_a_fused_optimizer(net: nn.Sequential, inputs: Tensor, targets: Tensor) -> None:
+    net[0].weight.grad = torch.ones_like(net[0].weight)
+    torch.optim.Adam([net[0].weight], lr=0.1, fused=True).step()
+
+
 CHANGES = [
     change_inputs, change_targets, change_parameters, load_parameters, change_frozen_parameters, change_buffers,
-    replace_data,
+    replace_data, change_inputs_unseen, change_targets_unseen, change_one_number_unseen, step_with_a_fused_optimizer,
 ]  # fmt: skip
 
 
@@ -102,6 +126,16 @@ def test_another_batch_of_equal_values_is_another_batch() -> None:
     other = torch.zeros(8, 2, dtype=torch.float64)
     expected = 0.5 * net(inputs).square().sum(1).mean()
     assert sm.step(inputs, other).loss == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_labels_out_of_range_that_are_received_into_the_last_batch_are_refused() -> None:
+    net, (inputs, _) = network(), batch()
+    labels = torch.zeros(8, dtype=torch.int64)
+    sm = SurrogateMinimizer([net], CrossEntropy())
+    sm.step(inputs, labels)
+    labels.data.fill_(9)
+    with pytest.raises(ValueError, match="labels run from 9 to 9"):
+        sm.step(inputs, labels)
 
 
 def test_a_part_of_the_batch_is_another_batch() -> None:

@@ -1,11 +1,14 @@
 """Messages and bytes against a count by hand."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from surmin import CrossEntropy, SurrogateMinimizer
 from surmin.options import OptionValues
+from surmin.stages.stage import Stage
 
 SAMPLES, CLASSES, FLOAT = 12, 3, 4
 CAREFUL: OptionValues = {
@@ -53,6 +56,24 @@ def test_factor_on_the_whole_batch(microbatches: int) -> None:
     assert second.accepted and second.forward_waves == 1  # the accepted wave was used again
     assert second.messages == 2 * microbatches * 3 + messages
     assert second.bytes_sent == ACTIVATIONS * (2 + columns) + bytes_
+
+
+def test_nothing_goes_down_to_where_nothing_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = [stages()[0].requires_grad_(False), *stages()[1:]]
+    sm = SurrogateMinimizer(network, CrossEntropy(), curvature_fraction=1, **CAREFUL)
+    went_down = []
+    backward = Stage.backward
+
+    def watched(stage: Stage, *arguments: Any) -> list[torch.Tensor]:
+        went_down.append(stage)
+        return backward(stage, *arguments)
+
+    monkeypatch.setattr(Stage, "backward", watched)
+    report = sm.step(*batch())
+    assert report.accepted and report.tries == 1
+    assert went_down == sm.pipeline.stages[:0:-1]
+    up, down = ACTIVATIONS, SAMPLES * WIDTHS[1] * FLOAT
+    assert report.bytes_sent == 2 * up + CLASSES * down + all_reduce(4)[1]
 
 
 @pytest.mark.parametrize(("microbatches", "upwards", "sums"), [(1, 1, 3), (3, 2, 4)])

@@ -31,6 +31,7 @@ BAD_BATCHES: dict[str, tuple[Tensor, Tensor, str]] = {
     "inf": (INPUTS.clone().index_fill_(0, torch.tensor([2]), math.inf), LABELS, "inputs contain NaN or infinite"),
     "labels too large": (INPUTS, LABELS + 1, "labels run from 1 to 2, but the network has 2 outputs"),
     "labels negative": (INPUTS, LABELS - 1, "labels run from -1 to 0"),
+    "labels of a type torch has little for": (INPUTS, LABELS.to(torch.uint16), "int64 for instance, got torch.uint16"),
     "labels not integers": (INPUTS, LABELS.float(), "integer class labels"),
     "mismatched": (INPUTS, LABELS[:7], "8 inputs do not match 7 targets"),
     "empty": (INPUTS[:0], LABELS[:0], "the batch is empty"),
@@ -212,8 +213,91 @@ class _Folding(nn.Module):
 
 def test_a_network_that_mixes_samples() -> None:
     sm = minimizer(nn.Sequential(nn.Linear(3, 2), _Folding()))
-    with pytest.raises(ValueError, match="returned 4 rows for 8 samples"):
+    with pytest.raises(ValueError, match=r"layer 1 \(_Folding\) turned inputs of shape \(8, 2\) into \(4, 2\)"):
         sm.step(INPUTS, LABELS)
+
+
+def test_samples_and_positions_merged_on_the_way() -> None:
+    sm = minimizer(nn.Sequential(nn.Linear(3, 4), nn.Flatten(0, 1), nn.Unflatten(0, (8, 5)), nn.Linear(4, 2)))
+    with pytest.raises(ValueError, match=r"layer 1 \(Flatten\) turned .* layer that undoes this into one module"):
+        sm.step(torch.randn(8, 5, 3), torch.zeros(8, 5, dtype=torch.int64))
+
+
+class _Dropping(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return nn.functional.dropout(inputs, 0.1, self.training)
+
+
+class _Centred(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs - inputs.mean(0)
+
+
+@pytest.mark.parametrize("method", ["sm", "adam", "dgl"])
+@pytest.mark.parametrize("module", [_Dropping(), _Centred()])
+def test_forwards_that_draw_or_tie_samples_together_are_seen(module: nn.Module, method: str) -> None:
+    network = nn.Sequential(nn.Linear(3, 40), module, nn.Linear(40, 2))
+    before = [p.detach().clone() for p in network.parameters()]
+    pipeline = InProcessPipeline([network], CrossEntropy(), microbatches=2)
+    with pytest.raises(ValueError, match=rf"layer 1 \({type(module).__name__}\) gives samples other outputs"):
+        build_method(method, pipeline, {}).step(INPUTS, LABELS)
+    assert all(torch.equal(p, kept) for p, kept in zip(network.parameters(), before, strict=True))
+
+
+def test_forwards_that_draw_in_training_mode_are_seen_when_they_get_there() -> None:
+    network = nn.Sequential(nn.Linear(3, 40), _Dropping(), nn.Linear(40, 2)).eval()
+    sm = minimizer(network)
+    assert sm.step(INPUTS, LABELS).accepted
+    network.train()
+    with pytest.raises(ValueError, match=r"layer 1 \(_Dropping\) gives samples other outputs"):
+        sm.step(INPUTS.clone(), LABELS)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_few_samples_are_no_reason_to_refuse(samples: int) -> None:
+    sm = minimizer(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)))
+    assert sm.step(INPUTS[:samples], LABELS[:samples]).accepted
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_hooks_on_gradients_are_refused(register: str) -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    sm = minimizer(network)
+    handle = getattr(network[1].bias, register)(lambda _: None)
+    with pytest.raises(ValueError, match=r"'bias' of layer 1 \(Linear\) has a hook on its gradient"):
+        sm.step(INPUTS, LABELS)
+    with pytest.raises(ValueError, match=r"'1.bias' of stage 0 has a hook on its gradient"):
+        minimizer(network)
+    handle.remove()
+    assert sm.step(INPUTS, LABELS).accepted
+
+
+def test_autocast_is_refused() -> None:
+    sm = minimizer(nn.Linear(3, 2))
+    with torch.autocast(here().type, torch.bfloat16), pytest.raises(ValueError, match=r"torch\.autocast is on"):
+        sm.step(INPUTS, LABELS)
+    assert sm.step(INPUTS, LABELS).accepted
+
+
+def test_a_module_list_is_a_list_of_stages() -> None:
+    sm = SurrogateMinimizer(nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 2)]), CrossEntropy())
+    assert len(sm.pipeline.stages) == 2
+
+
+def test_a_loss_that_torch_cannot_compute_is_named() -> None:
+    class Strict(SquaredError):
+        def check(self, outputs: Tensor, targets: Tensor) -> None:
+            _ = outputs.view(5)
+
+    sm = SurrogateMinimizer([nn.Linear(3, 2)], Strict())
+    with pytest.raises(ValueError, match=r"^Strict cannot be computed for these outputs and targets: shape"):
+        sm.step(INPUTS, torch.zeros(8, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32])
+def test_labels_of_any_integers(dtype: torch.dtype) -> None:
+    sm = minimizer(nn.Linear(3, 2))
+    assert sm.step(INPUTS, LABELS.to(dtype)).accepted
 
 
 def test_parameters_replaced_or_frozen_behind_the_minimizer_s_back() -> None:

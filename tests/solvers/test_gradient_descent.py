@@ -15,18 +15,29 @@ SPECTRUM = [-0.5, 0.1, 1.0, 3.0, 30.0]
 
 
 @pytest.mark.parametrize("cubic", [0.0, 0.4])
-def test_fixed_steps_are_algorithm_1(cubic: float) -> None:
+@pytest.mark.parametrize("damping", [0.0, 0.3])
+def test_fixed_steps_are_algorithm_1(cubic: float, damping: float) -> None:
+    """The damping term is taken at the new point: (1 + α λ) d' = d - α ∇(L - ½ λ‖·‖²)(d)."""
     matrix, gradient = spectrum_problem(SPECTRUM)
-    loss = quadratic(matrix, gradient, inflation=2.0, cubic=cubic, damping=0.3)
+    loss = quadratic(matrix, gradient, inflation=2.0, cubic=cubic, damping=damping)
     result = GradientDescent(7, 0.01).solve(loss)
     step = torch.zeros_like(gradient)
     for _ in range(7):
         leaf = step.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(undamped_value(matrix, gradient, leaf, 2.0, cubic) + 0.15 * leaf @ leaf, leaf)
-        step = step - 0.01 * (gradient if not step.any() else slope)  # autograd of ‖0‖³ is not a number
+        (slope,) = torch.autograd.grad(undamped_value(matrix, gradient, leaf, 2.0, cubic), leaf)
+        slope = gradient if not step.any() else slope  # autograd of ‖0‖³ is not a number
+        step = (step - 0.01 * slope) / (1 + 0.01 * damping)
     torch.testing.assert_close(result.step, step)
     torch.testing.assert_close(result.decrease, -undamped_value(matrix, gradient, step, 2.0, cubic))
     assert result.reason is Reason.MAX_STEPS
+
+
+@pytest.mark.parametrize("damping", [1e2, 1e6])
+def test_no_damping_makes_a_short_enough_step_too_long(damping: float) -> None:
+    matrix, gradient = spectrum_problem(SPECTRUM)
+    result = GradientDescent(50, 1 / max(SPECTRUM)).solve(quadratic(matrix, gradient, damping=damping))
+    assert result.decrease > 0
+    assert result.step.norm() < 2 * gradient.norm() / damping
 
 
 def test_steps_that_are_too_long_say_that_nothing_was_gained() -> None:

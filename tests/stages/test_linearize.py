@@ -248,6 +248,14 @@ def test_an_empty_batch_of_columns_is_no_special_case() -> None:
         assert point.parameter_jvp(torch.ones(layer.size, dtype=torch.float64)).shape == columns[0].shape, name
 
 
+@pytest.mark.parametrize("solver", ["lbfgs", "adam"])
+def test_checkpoints_are_refused_where_blocks_are_minimised_through_their_layers(solver: Any) -> None:
+    network = nn.Sequential(Checkpointed(4, 3), nn.Linear(3, 2))
+    sm = SurrogateMinimizer([network], CrossEntropy(), local="nonlinear", blocks="stage", solver=solver)
+    with pytest.raises(RuntimeError, match=r"^layers 0 \(Checkpointed\), 1 \(Linear\) cannot .*: activation check"):
+        sm.step(torch.randn(6, 4), torch.arange(6) % 2)
+
+
 @pytest.mark.parametrize(
     ("kind", "curvature", "expected"),
     [

@@ -10,6 +10,8 @@ from torch import Tensor
 from surmin.losses.columns import one_block_per_position
 from surmin.losses.outputs import check_outputs, positions
 
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+"""Torch can do little with the others."""
 LANES = 16
 """Float32 numbers in a processor's widest vector: over fewer classes torch's softmax goes number by number."""
 
@@ -21,8 +23,8 @@ class CrossEntropy:
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """Labels must be integers in 0..classes-1, one per position."""
         check_outputs(outputs)
-        if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-            raise ValueError(f"cross-entropy needs integer class labels, got {targets.dtype}")
+        if targets.dtype not in INTEGERS:
+            raise ValueError(f"cross-entropy needs integer class labels, int64 for instance, got {targets.dtype}")
         if targets.shape != outputs.shape[:-1]:
             raise ValueError(
                 f"labels of shape {tuple(targets.shape)} do not fit outputs of shape {tuple(outputs.shape)}: "

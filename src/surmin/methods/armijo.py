@@ -115,7 +115,7 @@ class ArmijoDescent:
         loss, squared = self.pipeline.total(torch.stack([wave.loss, squared_norm(gradients)]))
         found = self._search.descend(inputs, targets, gradients, squared, loss, lambda trial: trial.loss)
         if found.wave is not None:
-            self.pipeline.accept(found.wave, inputs, targets)
+            self.pipeline.accept(found.wave)
         return meter.report(
             wave.shape, loss, math.sqrt(squared), new_loss=found.value, accepted=found.wave is not None,
             tries=found.tries,

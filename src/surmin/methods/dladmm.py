@@ -16,7 +16,7 @@ from surmin.methods.admm.batch_digest import batch_digest
 from surmin.methods.admm.layer import AdmmLayer, admm_layers
 from surmin.methods.admm.outputs import solve_hidden, solve_top
 from surmin.methods.common.restoring import restored_on_failure
-from surmin.pipeline.reuse import Noted, note, same_tensors
+from surmin.pipeline.reuse import NotedBatch
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
@@ -66,7 +66,7 @@ class DlAdmm:
         with pipeline.agreeing():
             self._find_layers()
         self._batch = ""
-        self._noted: Noted = ()
+        self._noted = NotedBatch()
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One backward and one forward sweep, and the dual update."""
@@ -77,7 +77,7 @@ class DlAdmm:
                 loss = self._sweep(inputs, targets)
         except BaseException:
             self._exchange.forget()
-            self._batch, self._noted = "", ()  # the variables are made anew
+            self._batch, self._noted = "", NotedBatch()  # the variables are made anew
             raise
         return meter.report(inputs.shape, loss, math.nan)
 
@@ -110,7 +110,7 @@ class DlAdmm:
         missing = [own.name for name, own in wanted if own.name not in state[name]]
         if missing:
             raise ValueError(f"the state of dladmm has no variables of {missing[0]}")
-        self._batch, self._noted = str(state["batch"]), ()
+        self._batch, self._noted = str(state["batch"]), NotedBatch()
         for name, own in wanted:
             setattr(own, name, state[name][own.name].to(own.weight, copy=True))
 
@@ -138,8 +138,9 @@ class DlAdmm:
 
     def _begin(self, inputs: Tensor, targets: Tensor) -> None:
         """Take up the batch, with variables from a forward pass where it is another than before; then every m."""
-        if not same_tensors(self._noted, (inputs, targets)):
-            self._noted, last, self._batch = note((inputs, targets)), self._batch, batch_digest(inputs, targets)
+        if not self._noted.is_same(inputs, targets):
+            self._noted = NotedBatch.of(inputs, targets)
+            last, self._batch = self._batch, batch_digest(inputs, targets)
             if self.pipeline.is_first:
                 self._layers[0][0].entering = self._prepared(inputs)
             if self._batch != last:

@@ -96,7 +96,7 @@ class Kfac:
         (trial,) = self.pipeline.forward_candidates(inputs, targets, [there])
         (new_loss,) = self.pipeline.total(trial.loss.reshape(1))
         self.pipeline.move_to(there)
-        self.pipeline.accept(trial, inputs, targets)
+        self.pipeline.accept(trial)
         self._round, self._moments, self._previous = self._round + 1, moments, best.step
         report = meter.report(wave.shape, best.loss, math.sqrt(best.square), new_loss=new_loss, tries=1)
         ratio, used = reduction_ratio(best.loss, new_loss, best.decrease), self.damping

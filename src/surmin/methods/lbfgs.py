@@ -97,7 +97,7 @@ class Lbfgs:
             if point is last or min(point.distance, abs(point.loss - last.loss)) < SMALLEST_CHANGE:
                 break
         self._last = point
-        self.pipeline.accept(point.wave, inputs, targets)
+        self.pipeline.accept(point.wave)
         return meter.report(
             point.wave.shape, start.loss, math.sqrt(start.squared_norm), new_loss=point.loss,
             accepted=point is not start, tries=self.pipeline.traffic.forward_waves - waves,

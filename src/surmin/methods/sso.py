@@ -77,7 +77,7 @@ class Sso(Stateless):
         with restored_on_failure(self.pipeline.parameters):
             done = self._inner.minimise(surrogate, gradients, squared, inputs, targets)
         if done.wave is not None:
-            self.pipeline.accept(done.wave, inputs, targets)
+            self.pipeline.accept(done.wave)
         return meter.report(wave.shape, loss, math.sqrt(squared), accepted=done.steps > 0, tries=done.tries)
 
 

@@ -6,11 +6,12 @@ from torch import Tensor
 from surmin.pipeline.channel import MAX_DIMENSIONS
 from surmin.pipeline.held_stages import HeldStages
 from surmin.pipeline.links import Links
-from surmin.pipeline.reuse import Noted, note, same_tensors
+from surmin.pipeline.reuse import NotedBatch
 from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.validation import describe_batch, outputs_error
 from surmin.pipeline.wave import part_shape
 from surmin.replicas import ONE_REPLICA
+from surmin.stages.tape import Tape
 
 
 class BatchCheck:
@@ -25,17 +26,19 @@ class BatchCheck:
         self._pipeline = pipeline
         self._links = links
         self._outputs: dict[str, Tensor] = {}
-        self._checked: Noted = ()
+        self._checked = NotedBatch()
 
     def check(self, inputs: Tensor, targets: Tensor) -> None:
         """Raise ValueError or TypeError for a batch that does not fit; on all for the first of a shape, or replicas."""
-        is_known = same_tensors(self._checked, (inputs, targets))
+        is_known = self._checked.is_same(inputs, targets)
         complaint = self._pipeline.batch_error(None if is_known else (inputs, targets))
         described = describe_batch(inputs, targets, self._pipeline.microbatches)
         if described not in self._outputs:
             self._links.compare(described, complaint, wait=True)
-            outputs = self._like_outputs(self._try_out(inputs))
-            self._links.compare("", self._outputs_error(outputs, targets), wait=True)
+            output, tapes = self._try_out(inputs)
+            outputs = self._like_outputs(output)
+            complaint = self._pipeline.samples_error(tapes) or self._outputs_error(outputs, targets)
+            self._links.compare("", complaint, wait=True)
             self._outputs[described] = outputs
         else:
             if not is_known:
@@ -44,7 +47,7 @@ class BatchCheck:
                 self._links.compare(described, complaint, wait=True)
             elif complaint:
                 raise complaint
-        self._checked = note((inputs, targets))
+        self._checked = NotedBatch.of(inputs, targets)
 
     def _outputs_error(self, outputs: Tensor, targets: Tensor) -> ValueError | TypeError | None:
         """What is wrong with targets for outputs of the network like these."""
@@ -58,17 +61,18 @@ class BatchCheck:
         dimensions, *sizes = map(round, self._links.total(told, Traffic()))
         return outputs.new_zeros(()).expand(sizes[:dimensions])
 
-    def _try_out(self, inputs: Tensor) -> Tensor:
-        """The outputs for a batch; and a micro-batch up and down every stage, so that the unit of work is known."""
+    def _try_out(self, inputs: Tensor) -> tuple[Tensor, list[Tape]]:
+        """The outputs for a batch; and the tapes of a micro-batch, up and down so that the unit of work is known."""
         pipeline = self._pipeline
         operations = pipeline.work.operations
         part = part_shape(inputs.shape, pipeline.microbatches)
         entering, output = pipeline.pass_through(inputs)
-        state = entering[: part[0]]
+        state, tapes = entering[: part[0]], []
         for position in range(len(pipeline.stages)):
             with torch.enable_grad():
                 tape = pipeline.forward_stage(position, state, part)
             pipeline.backward_stage(position, tape, torch.zeros_like(tape.output), part)
+            tapes.append(tape)
             state = tape.output.detach()
         pipeline.work.operations = operations
-        return output
+        return output, tapes

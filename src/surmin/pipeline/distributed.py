@@ -19,7 +19,7 @@ from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.replicas import ONE_REPLICA, Replicas
-from surmin.stages.stage import stages_of
+from surmin.stages.stage import modules_of, stages_of
 
 if TYPE_CHECKING:
     from surmin.pipeline.scheduled import ScheduledGradients
@@ -71,7 +71,7 @@ class Pipeline(WorkerPipeline):
                 "torch's process group is not initialised: start with `surmin train --workers`, or with torchrun and "
                 "torch.distributed.init_process_group()"
             )
-        modules = [stages] if isinstance(stages, nn.Module) else list(stages)
+        modules = modules_of(stages)
         patience, traffic = timedelta(seconds=timeout), Traffic()
         self._device = device = device or _device(modules)
         pipes = pipes_of(mesh)

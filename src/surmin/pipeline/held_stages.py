@@ -140,6 +140,14 @@ class HeldStages:
             return error
         return None
 
+    def samples_error(self, tapes: Sequence[Tape]) -> ValueError | None:
+        """What is wrong with the way of a micro-batch through the stages here, by its tapes."""
+        try:
+            self._watch.check_samples(tapes)
+        except ValueError as error:
+            return error
+        return None
+
     def forward_part(
         self, states: Sequence[Tensor], candidates: Candidates, number: int, part: torch.Size
     ) -> list[list[Tape]]:
@@ -174,10 +182,10 @@ class HeldStages:
     def backward_part(
         self, wave: Wave, number: int, cotangent: Tensor, boundaries: Boundaries, total: dict[Stage, list[Tensor]]
     ) -> Tensor | None:
-        """Take the gradient of one micro-batch down through the stages here, adding to `total`.
+        """Take the gradient of one micro-batch down through the stages here, as far as something trains, into `total`.
 
         Returns:
-            The gradient in the first stage's input, None at the network's own input.
+            The gradient in the first stage's input, None where nothing trains below that.
         """
         with self.tracer.span("B", number):
             for position in reversed(range(len(self.stages))):
@@ -185,11 +193,12 @@ class HeldStages:
                 gradients = self.backward_stage(position, tape, cotangent, wave.part_shape, boundaries.get(stage, ()))
                 known = total.get(stage)
                 total[stage] = [a + b for a, b in zip(known, gradients, strict=True)] if known else gradients
-                if self.has_below(position):
-                    cotangent = tape.cotangents[0]
+                if self.trainable_below(position) == 0:
+                    return None
+                cotangent = tape.cotangents[0]
                 if position in self._crossings:
                     self.traffic.send((cotangent,))
-        return None if self.is_first else cotangent
+        return cotangent
 
     def backward_stage(
         self, position: int, tape: Tape, cotangent: Tensor, part: torch.Size, boundaries: Sequence[int] = ()
@@ -220,6 +229,12 @@ class HeldStages:
         losses = [self.loss.sample_losses(*pair) for pair in zip(wave.outputs, wave.targets, strict=True)]
         return torch.cat(losses).double().mean()
 
+    def completed(self, gradients: dict[Stage, list[Tensor]]) -> dict[Stage, list[Tensor]]:
+        """What the gradient wave left, and empty vectors for stages that it did not come to: nothing trains there."""
+        like = next(iter(self.parameters.values()), torch.empty(0, device=self.device))
+        empty = like.detach().new_zeros(0)
+        return {stage: gradients.get(stage, [empty] * len(stage.layers)) for stage in self.stages}
+
     def averaged(self, gradients: dict[Stage, list[Tensor]]) -> dict[Stage, list[Tensor]]:
         """The mean over replicas of what the gradient wave left."""
         means = iter(self.replicas.means([flat for own in gradients.values() for flat in own]))
@@ -246,8 +261,10 @@ class HeldStages:
     def gradient_operations(self, shape: torch.Size) -> int:
         """Operations here of one forward and one backward wave over a batch of this shape: the unit of work."""
         part = part_shape(shape, self.microbatches)
-        keys = [(wave, part, position) for wave in ("forward", "backward") for position in range(len(self.stages))]
-        return max(1, self.microbatches * sum(map(self.work.known, keys)))
+        places = range(len(self.stages))
+        up = [("forward", part, position) for position in places]
+        down = [("backward", part, position) for position in places if self.trainable_below(position + 1)]
+        return max(1, self.microbatches * sum(map(self.work.known, [*up, *down])))
 
     def count_sent(self, tensor: Tensor, *, upwards: bool) -> None:
         """Count what somebody else sends to the next stage, or to the one before."""

@@ -65,7 +65,7 @@ class ScheduledGradients:
         with self._pipeline.tracer.span("W"), answer_from(None):  # F and B are spans inside
             schedule.step(*arguments, target=targets if self._pipeline.is_last else None, return_outputs=False)
         assert wave.gradients is not None
-        wave.gradients = self._pipeline.averaged(wave.gradients)
+        wave.gradients = self._pipeline.averaged(self._pipeline.completed(wave.gradients))
         module.wave = None
         return wave
 
@@ -143,12 +143,15 @@ class _StageFunction(torch.autograd.Function):
         with torch.enable_grad():
             # torch receives into the same memory at the next step, unseen by version counters, and inputs are cached
             ctx.number, output = module.record(state.detach() if module.pipeline.is_first else state.detach().clone())
+        ctx.entered = state.shape
         module.pipeline.count_sent(output, upwards=True)
         return output
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, Tensor, None]:
         below = ctx.module.pull(ctx.number, cotangents[0])
+        if below is None and not ctx.module.pipeline.is_first:
+            below = cotangents[0].new_zeros(ctx.entered)  # nothing trains there, but torch's schedule sends it
         if below is not None:
             ctx.module.pipeline.count_sent(below, upwards=False)
         return below, torch.zeros_like(ctx.module.anchor), None

@@ -80,8 +80,6 @@ def outputs_error(loss: ConvexLoss, pairs: Iterable[tuple[Tensor, Tensor]]) -> V
     """What is wrong with targets for the outputs they meet, at the network's last stage."""
     try:
         for output, targets in pairs:
-            if len(output) != len(targets):
-                raise ValueError(f"the network returned {len(output)} rows for {len(targets)} samples")
             loss.check(output, targets)
             few = targets[:2]
             losses = loss.sample_losses(output[:2], few)
@@ -92,6 +90,10 @@ def outputs_error(loss: ConvexLoss, pairs: Iterable[tuple[Tensor, Tensor]]) -> V
                 )
     except (ValueError, TypeError) as error:
         return error
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # of a loss of the user's own: as an answer it reaches all workers
+        return ValueError(f"{type(loss).__name__} cannot be computed for these outputs and targets: {error}")
     return None
 
 
@@ -104,6 +106,15 @@ def describe_batch(inputs: Tensor, targets: Tensor, microbatches: int, *known: s
 
 def _describe_one(value: object) -> str:
     return f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def check_hooks(parameter: nn.Parameter, described: str) -> None:
+    """Raise ValueError for hooks on a parameter's gradient: its curvature would know nothing of them."""
+    if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+        raise ValueError(
+            f"{described} has a hook on its gradient, which steps would not heed: remove it, and freeze what is not to "
+            "move (whole parameters, by requires_grad_(False))"
+        )
 
 
 def check_mode(outer: nn.Module, place: str) -> None:
@@ -150,6 +161,7 @@ def _check_parameters(stages: Sequence[nn.Module], others_train: bool) -> None:
                     "the solvers need float32 or float64"
                 )
             if parameter.requires_grad:
+                check_hooks(parameter, f"parameter {name!r} of stage {position}")
                 if any(size > 1 and not step for size, step in zip(parameter.shape, parameter.stride(), strict=True)):
                     raise ValueError(
                         f"parameter {name!r} of stage {position} has several entries in one place of memory: "

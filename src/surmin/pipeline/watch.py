@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from surmin.pipeline.validation import check_mode
+from surmin.pipeline.independence import check_independence
+from surmin.pipeline.validation import check_hooks, check_mode
 from surmin.stages.layer import Layer
 from surmin.stages.stage import Stage
+from surmin.stages.tape import Tape
 
 
 class NetworkWatch:
@@ -18,24 +20,28 @@ class NetworkWatch:
     """
 
     def __init__(self, stages: Sequence[Stage]) -> None:
+        self._stages = stages
         self._layers = [layer for stage in stages for layer in stage.layers]
         self._modules = [module for layer in self._layers for module in layer.module.modules()]
         self._parameters = [(layer, *named) for layer in self._layers for named in layer.module.named_parameters()]
         self._modes = self._modes_now()
+        self._is_tried = False
 
     def check(self) -> None:
         """Raise ValueError when a step cannot be made now.
 
-        Gradients are switched off, a module has gone to training mode that may not, or a parameter is not the one that
-        training began with, so that its gradient would be lost silently.
+        Gradients are switched off or autocast is on, a module has gone to training mode that may not, or a parameter
+        has got a hook or is not the one that training began with, so that its gradient would be lost silently.
         """
         if not torch.is_grad_enabled():
             raise ValueError("gradients are switched off, by torch.no_grad() or inference_mode(): make steps outside")
+        if any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
+            raise ValueError("torch.autocast is on: curvature needs the parameters' own precision, make steps outside")
         modes = self._modes_now()
         if modes != self._modes:
             for layer in self._layers:
                 check_mode(layer.module, f"layer {layer.name}")
-            self._modes = modes
+            self._modes, self._is_tried = modes, False
         for layer, name, parameter in self._parameters:
             if _find(layer, name) is not parameter:
                 raise ValueError(
@@ -45,6 +51,18 @@ class NetworkWatch:
             if parameter.requires_grad != (name in layer.parameters):
                 change = "made trainable" if parameter.requires_grad else "frozen"
                 raise ValueError(f"{_described(layer, name)} was {change} since the pipeline was made: make a new one")
+            if parameter.requires_grad:
+                check_hooks(parameter, _described(layer, name))
+
+    def check_samples(self, tapes: Sequence[Tape]) -> None:
+        """Raise ValueError where samples do not pass each on its own; looked at once in every mode of the modules.
+
+        Args:
+            tapes: of a forward pass, one a stage.
+        """
+        if not self._is_tried:
+            check_independence(self._stages, tapes)
+        self._is_tried = True
 
     def _modes_now(self) -> list[bool]:
         return [module.training for module in self._modules]

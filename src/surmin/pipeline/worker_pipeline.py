@@ -16,7 +16,7 @@ from surmin.pipeline.descent import Descent
 from surmin.pipeline.exchange import Exchange
 from surmin.pipeline.held_stages import Boundaries, Candidates, stacked
 from surmin.pipeline.links import Kind
-from surmin.pipeline.reuse import AcceptedWave, Noted, note, same_tensors
+from surmin.pipeline.reuse import AcceptedWave, NotedBatch
 from surmin.pipeline.solving_wave import SolvingWave
 from surmin.pipeline.validation import describe_batch, outputs_error
 from surmin.pipeline.wave import BlockWaves, StageParameters, Wave
@@ -27,7 +27,7 @@ from surmin.stages.stage import Stage
 class WorkerPipeline(SolvingWave):
     """The waves, at one worker's place in the pipe; made like `HeldStages`."""
 
-    _checked: Noted = ()
+    _checked = NotedBatch()
     _accepted: AcceptedWave | None = None
     _exchanges: tuple[Exchange, ...] = ()
 
@@ -50,23 +50,19 @@ class WorkerPipeline(SolvingWave):
             ValueError: on every worker, when the batch does not fit the network, the loss or the number of
                 micro-batches, or is not the same on all workers; and when the curvature cannot be that of its outputs.
         """
-        accepted, self._accepted = self._accepted, None
-        is_known = same_tensors(self._checked, (inputs, targets))
-        is_reused = (
-            accepted is not None
-            and accepted.fits(inputs, targets, self.stages)
-            and (bool(accepted.wave.tapes) or accepted.wave is spent)
-        )
+        is_known = self._checked.is_same(inputs, targets)
+        reused = self._reused(spent) if is_known else None
+        self._accepted = None
         complaint = self.batch_error(None if is_known else (inputs, targets))
-        known = ["the last batch again"] * is_known + ["the accepted wave"] * is_reused
+        known = ["the last batch again"] * is_known + ["the accepted wave"] * (reused is not None)
         described = describe_batch(inputs, targets, self.microbatches, *known)
         self._links.compare(described, complaint, wait=not is_known)
-        if accepted is not None and is_reused:
-            return accepted.wave
+        if reused is not None:
+            return reused
         wave = self._run_first(inputs, targets, boundaries or {})
         if not is_known:
-            self._links.compare("", self._outputs_error(wave, curvature) if self.is_last else None, wait=True)
-            self._checked = note((inputs, targets))
+            self._links.compare("", self._wave_error(wave, curvature), wait=True)
+            self._checked = NotedBatch.of(inputs, targets)
         wave.loss = self.mean_loss(wave)
         return wave
 
@@ -77,9 +73,9 @@ class WorkerPipeline(SolvingWave):
             wave.loss = self.mean_loss(wave)
         return waves
 
-    def accept(self, wave: Wave, inputs: Tensor, targets: Tensor) -> None:
-        """Keep a wave that was run at what are the parameters now: it is the next iteration's first wave."""
-        self._accepted = AcceptedWave.of(wave, inputs, targets, self.stages)
+    def accept(self, wave: Wave) -> None:
+        """Keep a wave that was run at what are the parameters now: it is the next iteration's first on this batch."""
+        self._accepted = AcceptedWave.of(wave, self.stages)
 
     def forget(self) -> None:
         """Run a new wave next time. To be called on all workers by who has changed parameters on some of them alone."""
@@ -106,7 +102,7 @@ class WorkerPipeline(SolvingWave):
         total: dict[Stage, list[Tensor]] = {}
         kind = ("gradient", wave.shape)
         self._links.prepare(kind, len(wave.targets))
-        for number in range(len(wave.targets)):
+        for number in range(len(wave.targets) if self.trainable_below(len(self.stages)) else 0):
             if self.is_last:
                 cotangent = self.top_cotangent(wave, number) if top is None else top(number)
             else:
@@ -114,7 +110,7 @@ class WorkerPipeline(SolvingWave):
             below = self.backward_part(wave, number, cotangent, boundaries or {}, total)
             if below is not None:
                 self._send(kind, (below,))
-        return self.averaged(total)
+        return self.averaged(self.completed(total))
 
     @torch.no_grad()
     def curvature(
@@ -162,11 +158,21 @@ class WorkerPipeline(SolvingWave):
         self._exchanges = (*self._exchanges, made)
         return made
 
+    def _reused(self, spent: Wave | None) -> Wave | None:
+        """The accepted wave, if it still is one at the parameters, and there to be used."""
+        accepted = self._accepted
+        if accepted is None or not (accepted.wave.tapes or accepted.wave is spent) or not accepted.fits(self.stages):
+            return None
+        return accepted.wave
+
     @torch.no_grad()
-    def _outputs_error(self, wave: Wave, curvature: OutputCurvature | None) -> ValueError | TypeError | None:
-        """What is wrong with the network's outputs, for their targets or for the curvature."""
-        complaint = outputs_error(self.loss, zip(wave.outputs, wave.targets, strict=True))
-        return complaint or (curvature.outputs_error(wave.outputs[0]) if curvature else None)
+    def _wave_error(self, wave: Wave, curvature: OutputCurvature | None) -> ValueError | TypeError | None:
+        """What is wrong with the stages here, or with the network's outputs, for their targets or for the curvature."""
+        complaint = self.samples_error([tapes[0] for tapes in wave.tapes])
+        if complaint or not self.is_last:
+            return complaint
+        unfit = outputs_error(self.loss, zip(wave.outputs, wave.targets, strict=True))
+        return unfit or (curvature.outputs_error(wave.outputs[0]) if curvature else None)
 
     def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries) -> Wave:
         (wave,) = self._run(inputs, targets, [None])

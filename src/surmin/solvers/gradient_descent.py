@@ -11,7 +11,11 @@ from surmin.surrogates.local_loss import LocalLoss
 
 @dataclass(frozen=True)
 class GradientDescent:
-    """ω_{k+1} = ω_k - α ∇L(ω_k) for `steps` steps of fixed size α = `learning_rate`."""
+    """ω_{k+1} = ω_k - α ∇L(ω_k) for `steps` steps of fixed size α = `learning_rate`.
+
+    The damping term of L is taken at ω_{k+1}, which makes the size α / (1 + α λ): a step that is short enough without
+    damping stays so for every λ that the acceptance test may ask for.
+    """
 
     steps: int
     learning_rate: float
@@ -20,8 +24,9 @@ class GradientDescent:
         """N steps from d = 0, cubic term included."""
         step = torch.zeros_like(loss.gradient)
         image = torch.zeros_like(step)
+        length = self.learning_rate / (1 + self.learning_rate * loss.damping)
         for _ in range(self.steps):
-            step = step - self.learning_rate * loss.gradient_at(step, image)
+            step = step - length * loss.gradient_at(step, image)
             image = loss.product(step)
         return finish(step, undamped_decrease(loss, step, image), self.steps)
 

@@ -40,7 +40,7 @@ class Layer:
         A module that works in place, or has one inside, gets a copy, because the input is kept for the curvature.
 
         Raises:
-            ValueError: when the module changes its input all the same.
+            ValueError: when the module changes its input all the same, or the number of samples.
             TypeError: when it does not return one tensor.
         """
         if self.in_place:
@@ -58,6 +58,12 @@ class Layer:
             raise TypeError(
                 f"layer {self.name} ({type(self.module).__name__}) returned {type(output).__name__}; "
                 "a layer must map one tensor to one tensor"
+            )
+        if output.shape[:1] != inputs.shape[:1]:
+            raise ValueError(
+                f"layer {self.name} ({type(self.module).__name__}) turned inputs of shape {tuple(inputs.shape)} into "
+                f"{tuple(output.shape)}, but samples must stay along the first dimension, one row each: put it and the "
+                "layer that undoes this into one module"
             )
         return output
 

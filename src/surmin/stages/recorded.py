@@ -5,7 +5,7 @@ are wanted at one point this is faster than `torch.func`, which computes the val
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import compress
 from typing import Any
 
@@ -17,14 +17,15 @@ from surmin.stages.attention_kernel import math_attention
 from surmin.stages.layer import Layer
 
 
+def without_checkpoints() -> AbstractContextManager[None]:
+    """Inside, activation checkpoints are refused: they would compute values again at the module's own parameters."""
+    return torch.autograd.graph.disable_saved_tensors_hooks("activation checkpoints cannot be differentiated twice")
+
+
 @contextmanager
 def recording() -> Iterator[None]:
-    """Inside, what is computed can be pulled back to tensors that require gradients, and the result of that again.
-
-    Activation checkpoints are refused: they would compute values again at the module's own parameters.
-    """
-    no_hooks = torch.autograd.graph.disable_saved_tensors_hooks("activation checkpoints cannot be differentiated twice")
-    with torch.enable_grad(), math_attention(), no_hooks:
+    """Inside, what is computed can be pulled back to tensors that require gradients, and the result of that again."""
+    with torch.enable_grad(), math_attention(), without_checkpoints():
         yield
 
 

@@ -60,14 +60,25 @@ class Stage:
         targets = [value for own in tape.parameters for value in own.values()]
         count = len(targets)
         targets += [tape.inputs[index] for index in wanted]
-        if tape.output.requires_grad and targets:
-            gradients = torch.autograd.grad(tape.output, targets, cotangent, allow_unused=True, materialize_grads=True)
+        depending = [target for target in targets if target.requires_grad]
+        if tape.output.requires_grad and depending:
+            found = torch.autograd.grad(tape.output, depending, cotangent, allow_unused=True, materialize_grads=True)
         else:
-            gradients = tuple(torch.zeros_like(target) for target in targets)
+            found = tuple(torch.zeros_like(target) for target in depending)
+        own_gradients = iter(found)
+        gradients = [
+            next(own_gradients) if target.requires_grad else torch.zeros_like(target, dtype=cotangent.dtype)
+            for target in targets
+        ]
         tape.cotangents.update(zip(wanted, gradients[count:], strict=True))
         remaining = iter(gradients)
         by_layer = [[next(remaining) for _ in own] for own in tape.parameters]
         return [flatten(pieces) if pieces else cotangent.new_zeros(0) for pieces in by_layer]
+
+
+def modules_of(stages: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
+    """One module a stage: a module is one, but for an `nn.ModuleList`, which is a list of them."""
+    return [stages] if isinstance(stages, nn.Module) and not isinstance(stages, nn.ModuleList) else list(stages)
 
 
 def stages_of(modules: Iterable[nn.Module], first_index: int = 0) -> list[Stage]:

@@ -14,6 +14,7 @@ from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.output_curvature import Message, draw_seed
 from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.block import Block
+from surmin.stages.recorded import naming, without_checkpoints
 from surmin.stages.stage import Stage
 from surmin.stages.tape import Tape, joined, layer_inputs
 from surmin.surrogates.output_surrogate import OutputSurrogate, QuadraticSurrogate
@@ -71,7 +72,7 @@ class NonlinearLocalLoss:
 
     def at(self, step: Tensor) -> LossPoint:
         """L(d), and all that `gradient` and `linearized` need there."""
-        with torch.enable_grad():
+        with naming(*self.block.layers), without_checkpoints(), torch.enable_grad():
             return self._point(step)
 
     def gradient(self, point: LossPoint) -> Tensor:

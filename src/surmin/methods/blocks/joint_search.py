@@ -69,5 +69,5 @@ def search_jointly(
         found = search.descend(*batch, against, -slope, loss, lambda trial: trial.loss)
     if found.wave is not None:
         length = search.length / 2
-        pipeline.accept(found.wave, *batch)
+        pipeline.accept(found.wave)
     return JointSearch(loss, square, slope, sums, length, found)

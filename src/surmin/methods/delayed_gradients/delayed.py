@@ -11,7 +11,7 @@ from torch import Tensor
 from surmin.methods.common.optimizers import load_named_state, named_state
 from surmin.methods.common.stagewise import ACTIVATION, GRADIENT, Round, Stagewise
 from surmin.methods.delayed_gradients.underway import Underway
-from surmin.pipeline.reuse import Noted, note, same_tensors
+from surmin.pipeline.reuse import NotedBatch
 from surmin.pipeline.wave import part_shape
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.stage import Stage
@@ -51,7 +51,7 @@ class Delayed(Stagewise):
         self._targets: deque[Tensor] = deque()
         self._shapes: list[torch.Size] = []
         self._waiting: list[tuple[str, int, torch.Size]] = []
-        self._noted: Noted = ()
+        self._noted = NotedBatch()
         self._copied: tuple[Tensor, Tensor] | None = None
 
     @abstractmethod
@@ -146,8 +146,8 @@ class Delayed(Stagewise):
 
     def _own(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """A copy of the batch, into whose tensors the caller may put the next one; the same for the same batch."""
-        if self._copied is None or not same_tensors(self._noted, (inputs, targets)):
-            self._noted, self._copied = note((inputs, targets)), (inputs.clone(), targets.clone())
+        if self._copied is None or not self._noted.is_same(inputs, targets):
+            self._noted, self._copied = NotedBatch.of(inputs, targets), (inputs.clone(), targets.clone())
         return self._copied
 
     def _has(self, age: int) -> bool:
