@@ -31,7 +31,8 @@ class Contender:
     tuned: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (3e-4, 5e-4, 1e-3, 2e-3, 3e-3, 1e-2, 3e-2)
+LOCAL_RATES = (3e-3, 1e-2, 2e-2, 3e-2, 1e-1)
 CONTENDERS: Mapping[str, Contender] = {
     "sm": Contender("sm", "paper", True, tuned={"damping": (1e-3, 1e-2, 1e-1)}),
     "sm-trips": Contender("sm", "curvature", True, {"preset": "trips"}, TRIPS),
@@ -50,8 +51,8 @@ CONTENDERS: Mapping[str, Contender] = {
         "locoprop", "first-order", True, tuned={"lr": (1.0, 10.0, 100.0), "inner_lr": (1e-3, 3e-3, 1e-2, 3e-2)}
     ),
     "kfac": Contender("kfac", "curvature", tuned={"damping": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)}),
-    "dgl": Contender("dgl", "first-order", tuned={"lr": (3e-3, 1e-2, 3e-2, 1e-1)}),
-    "interlocking": Contender("interlocking", "first-order", tuned={"lr": (3e-3, 1e-2, 3e-2, 1e-1)}),
+    "dgl": Contender("dgl", "first-order", tuned={"lr": LOCAL_RATES}),
+    "interlocking": Contender("interlocking", "first-order", tuned={"lr": LOCAL_RATES}),
     "adam": Contender("adam", "first-order", tuned={"lr": (1e-3, 3e-3, 5e-3, 1e-2, 2e-2, 5e-2)}),
     "lbfgs": Contender("lbfgs", "curvature", True),
     "features-replay": Contender("features-replay", "first-order", tuned={"lr": RATES}),
