@@ -63,6 +63,17 @@ def test_the_map_and_its_rows(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     assert "cells" in output and f"written: {folder / 'breakeven.csv'}" in output
 
 
+def test_mini_batches_of_those_that_can_use_them(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = replace(CONFIG, stages="2", microbatches="3", batch_sizes="0,2,40,500", schedules="posted,1f1b")
+    assert simulate(config, tmp_path / "map") == 0
+    assert "batch size 2: cannot be cut into 3 micro-batches; left out" in capfd.readouterr().err
+    rows = read_rows(tmp_path / "map" / "breakeven.csv")
+    assert {(row["method"], row["batch_size"]) for row in rows} == {("sm", ""), ("adam", ""), ("adam", "39")}
+    by_size = {row["batch_size"]: row for row in rows if row["method"] == "adam"}
+    one, whole = (float(by_size[size]["megabytes"]) / int(by_size[size]["rounds"]) for size in ("39", ""))
+    assert one == pytest.approx(39 / 120 * whole, rel=1e-4)  # megabytes have six digits
+
+
 def test_what_does_not_reach_the_loss_is_said_and_has_no_row(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config = replace(CONFIG, stages="2", microbatches="1", lr=("adam=0.000001",), schedules="posted")
     assert simulate(config, tmp_path / "map") == 0
@@ -83,7 +94,7 @@ def test_nothing_is_written_where_nobody_reaches_the_loss(tmp_path: Path, capfd:
 def test_the_summary_says_where_it_loses_most() -> None:
     def outcome(seconds: float) -> Outcome:
         return Outcome(
-            MeasuredRun("sm", None, None, 4, 1, Trained([], 1, 1, 1, 1)), "posted", 4, 0.01, 1e8, seconds, 1, 1
+            MeasuredRun("sm", None, None, None, 4, 1, Trained([], 1, 1, 1, 1)), "posted", 4, 0.01, 1e8, seconds, 1, 1
         )
 
     cells = [Cell(4, 0.01, 1e8, outcome(own), outcome(2.0)) for own in (1.0, 3.0, 5.0)]
@@ -116,6 +127,7 @@ def test_cores_that_are_shared_make_it_slower(tmp_path: Path, monkeypatch: pytes
         (["--latencies", "-1"], "latencies: '-1' is not a positive number"),
         (["--rates", "0"], "rates: '0' is not a positive number"),
         (["--rates", ","], "rates: give at least one number"),
+        (["--batch-sizes", "2.5"], "batch_sizes: 2.5 is not a whole number"),
         (["--stages", "2.5"], "stages: 2.5 is not a whole number"),
         (["--microbatches", "0"], "microbatches: '0' is not a positive number"),
         (["--cores", "0"], "cores must be a positive number"),

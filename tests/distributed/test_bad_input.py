@@ -262,6 +262,26 @@ def test_a_module_that_cannot_be_trained_is_refused_by_all_workers(workers: Work
     assert found[0].startswith("worker 1: Dropout '1' in stage 1 is in training mode")
 
 
+class Centred(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs - inputs.mean(0)
+
+
+def with_samples_tied_together(setting: Setting) -> tuple[str, bool]:
+    modules = setting.modules()
+    modules[3] = nn.Sequential(modules[3], Centred())
+    with running(setting, modules) as pipeline:
+        method, before = make_method(pipeline, setting), values(pipeline)
+        return error_of(lambda: method.step(*setting.case.batch(SAMPLES))), same(before, values(pipeline))
+
+
+@pytest.mark.parametrize("method", ["sm", "dgl"])
+def test_samples_that_one_worker_ties_together_are_refused_by_all(workers: Workers, method: str) -> None:
+    found = workers.run(2, with_samples_tied_together, replace(SETTING, method=method))
+    assert set(found) == {found[0]} and found[0][1]
+    assert re.match(r"worker 1: layer \d+ \(Centred\) gives samples other outputs", found[0][0])
+
+
 def with_nothing_to_train(setting: Setting) -> str:
     modules = [module.requires_grad_(False) for module in setting.modules()]
     return error_of(lambda: make_pipeline(setting, modules))

@@ -87,16 +87,33 @@ def test_line_searches_on_the_surrogate(name: str, stages: int, microbatches: in
         assert largest_difference(plain, model) < 1e-8
 
 
+def test_line_searches_on_changing_batches() -> None:
+    """A new surrogate a batch, and no wave of the last one is used again."""
+    case = BY_NAME["tanh"]
+    plain = case.network()
+    model, pipeline = piped(case, 3, 2)
+    method = Sso(pipeline, lr=2.0, inner_steps=INNER_STEPS, inner_lr=4.0)
+    for seed in range(ROUNDS):
+        batch = case.batch(seed=seed)
+        tries, norm = plain_line_searches(PlainSurrogate(plain, case, batch, 0.5), 4.0)
+        report = method.step(*batch)
+        assert (report.tries, report.forward_waves) == (tries, tries + 1)
+        assert report.gradient_norm == pytest.approx(norm, abs=1e-10)
+        assert largest_difference(plain, model) < 1e-8
+
+
 @pytest.mark.parametrize("name", ["gd", "adam"])
+@pytest.mark.parametrize("changing", [False, True])
 @pytest.mark.parametrize("microbatches", [1, 3])
-def test_steps_of_other_optimizers_on_the_surrogate(name: str, microbatches: int) -> None:
+def test_steps_of_other_optimizers_on_the_surrogate(name: str, changing: bool, microbatches: int) -> None:
     case = BY_NAME["tanh"]
     plain, batch = case.network(), case.batch()
     model, pipeline = piped(case, 2, microbatches)
     options: dict[str, Any] = {"inner_optimizer": name, "inner_lr": 0.05, "inner_steps": INNER_STEPS}
     method = build_method("sso", pipeline, options)
     makers = {"gd": torch.optim.SGD, "adam": torch.optim.Adam}
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
+        batch = case.batch(seed=number) if changing else batch
         surrogate, optimizer = PlainSurrogate(plain, case, batch, None), makers[name](plain.parameters(), lr=0.05)
         for _ in range(INNER_STEPS):
             optimizer.zero_grad()

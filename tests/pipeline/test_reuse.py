@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from surmin import CrossEntropy, SquaredError, SurrogateMinimizer
 from surmin.losses import ConvexLoss
+from surmin.methods.registry import build_method
+from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.reuse import NotedBatch
 
 
 class Shifted(nn.Module):
@@ -155,6 +158,24 @@ def test_labels_changed_in_place() -> None:
     labels.fill_(1)
     expected = nn.functional.cross_entropy(net(inputs), labels)
     assert sm.step(inputs, labels).loss == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_batches_with_missing_numbers_are_known_again() -> None:
+    targets = torch.full((8, 2), torch.nan)
+    inputs = torch.randn(8, 4, 5).transpose(1, 2)
+    noted = NotedBatch.of(inputs, targets)
+    assert noted.is_same(inputs, targets)
+    inputs.data[7, 4, 3] += 1
+    assert not noted.is_same(inputs, targets)
+
+
+def test_lbfgs_looks_at_the_parameters_too() -> None:
+    net, (inputs, targets) = network(), batch()
+    method = build_method("lbfgs", InProcessPipeline([net], SquaredError()), {"inner_steps": 2})
+    method.step(inputs, targets)
+    step_with_a_fused_optimizer(net, inputs, targets)
+    expected = 0.5 * (net(inputs) - targets).square().sum(1).mean()
+    assert method.step(inputs, targets).loss == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_a_rejected_step_leaves_no_wave_behind() -> None:

@@ -13,8 +13,10 @@ from surmin import CrossEntropy, LogisticLoss, SquaredError, SurrogateMinimizer
 from surmin.losses import ConvexLoss
 from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.independence import check_independence
 from surmin.pipeline.validation import check_batch, check_modules
 from surmin.stages.partition import partition
+from surmin.stages.stage import Stage
 from tests.device import here
 
 
@@ -233,8 +235,22 @@ class _Centred(nn.Module):
         return inputs - inputs.mean(0)
 
 
+class _Summed(nn.Module):
+    """Samples come after others, as in a recurrent network that takes the batch for a sequence."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.cumsum(0)
+
+
+class _Trimmed(nn.Module):
+    """To the width that the batch needs."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs[:, : len(inputs[:, 0].unique())]
+
+
 @pytest.mark.parametrize("method", ["sm", "adam", "dgl"])
-@pytest.mark.parametrize("module", [_Dropping(), _Centred()])
+@pytest.mark.parametrize("module", [_Dropping(), _Centred(), _Summed()])
 def test_forwards_that_draw_or_tie_samples_together_are_seen(module: nn.Module, method: str) -> None:
     network = nn.Sequential(nn.Linear(3, 40), module, nn.Linear(40, 2))
     before = [p.detach().clone() for p in network.parameters()]
@@ -244,19 +260,53 @@ def test_forwards_that_draw_or_tie_samples_together_are_seen(module: nn.Module, 
     assert all(torch.equal(p, kept) for p, kept in zip(network.parameters(), before, strict=True))
 
 
+def test_outputs_as_wide_as_a_batch_needs_are_seen() -> None:
+    stage = Stage.of(_Trimmed())
+    with pytest.raises(ValueError, match=r"layer 0 \(_Trimmed\) gives samples other outputs"):
+        check_independence([stage], [stage.forward(torch.randn(6, 8))])
+
+
+def test_outputs_without_numbers_have_nothing_to_compare() -> None:
+    stage = Stage.of(nn.Sequential(nn.Unflatten(1, (2, 4)), nn.AvgPool1d(4), nn.Flatten()))
+    check_independence([stage], [stage.forward(torch.randn(6, 8))])
+    empty = Stage.of(nn.Flatten())
+    check_independence([empty], [empty.forward(torch.randn(6, 0))])
+
+
 def test_forwards_that_draw_in_training_mode_are_seen_when_they_get_there() -> None:
     network = nn.Sequential(nn.Linear(3, 40), _Dropping(), nn.Linear(40, 2)).eval()
     sm = minimizer(network)
     assert sm.step(INPUTS, LABELS).accepted
     network.train()
     with pytest.raises(ValueError, match=r"layer 1 \(_Dropping\) gives samples other outputs"):
-        sm.step(INPUTS.clone(), LABELS)
+        sm.step(INPUTS, LABELS)
+
+
+class _Particular(nn.Module):
+    """Takes twenty samples, and them only column by column in memory."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.t().view(4 * 20).view(4, 20).t()
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3])
 def test_few_samples_are_no_reason_to_refuse(samples: int) -> None:
-    sm = minimizer(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)))
+    sm = minimizer(nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)))
     assert sm.step(INPUTS[:samples], LABELS[:samples]).accepted
+
+
+class _Transposed(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.t().contiguous().t()
+
+
+def test_modules_that_need_their_samples_so_many_and_so_laid_out() -> None:
+    network = nn.Sequential(_Transposed(), _Particular(), nn.Dropout(0.0), nn.Linear(4, 2)).eval()
+    sm = minimizer(network)
+    inputs, labels = torch.randn(20, 4), torch.arange(20) % 2
+    assert sm.step(inputs, labels).accepted
+    network.train()
+    assert sm.step(inputs, labels).accepted
 
 
 @pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
@@ -335,6 +385,15 @@ def test_a_batch_of_another_precision_is_named() -> None:
     sm = SurrogateMinimizer([nn.Linear(3, 2)], CrossEntropy())
     with pytest.raises(ValueError, match=r"inputs are torch.float64, but the network computes in torch.float32"):
         sm.step(torch.randn(4, 3, dtype=torch.float64), torch.zeros(4, dtype=torch.int64))
+
+
+def test_training_goes_on_in_another_precision() -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    sm = SurrogateMinimizer([network], CrossEntropy(), momentum_candidates=(0.9,))
+    before = [sm.step(INPUTS, LABELS) for _ in range(2)][-1]
+    network.double()
+    after = sm.step(INPUTS.double(), LABELS)
+    assert after.loss == pytest.approx(before.new_loss, rel=1e-5)
 
 
 def test_a_batch_on_another_device_is_named() -> None:

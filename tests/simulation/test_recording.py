@@ -14,6 +14,7 @@ from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.simulation.measuring import train
 from surmin.simulation.operations import Hear, Receive, Send, Tell, Total, Work
+from surmin.simulation.schedules import reorder
 from surmin.simulation.team import RecordedTeam
 
 STAGES, MICROBATCHES = 3, 4
@@ -98,6 +99,30 @@ def test_an_error_of_one_worker_ends_all() -> None:
     methods = team.build(partial(build, "adam", {"lr": 0.01}))
     with pytest.raises(ValueError, match="micro-batches"):
         team.step(methods, *(tensor[:22] for tensor in batch()))
+
+
+def test_on_mini_batches_the_loss_of_all_samples_counts() -> None:
+    inputs, targets = batch()
+    used: list[int] = []
+
+    def part(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        used.append(number)
+        own = slice(5 * (number % 4), 5 * (number % 4) + 5)
+        return inputs[own], targets[own]
+
+    stages = network()
+    found = train(
+        stages, CrossEntropy(), inputs, targets, "adam", {"lr": 0.05}, microbatches=5, target_loss=0.3,
+        most_rounds=400, batch=part,
+    )  # fmt: skip
+    assert found is not None
+    assert used == [0, *range(found.rounds)]  # one to warm up with
+    samples = slice(0, 20)  # micro-batches are filled
+    outputs = nn.Sequential(*stages)(inputs[samples])
+    assert nn.functional.cross_entropy(outputs, targets[samples]) <= 0.3
+    programs = found.kinds[0].programs
+    assert not any(isinstance(own, Tell | Hear) for program in programs for own in program)
+    assert not any(isinstance(own, Tell | Hear) for program in reorder(programs, "1f1b") for own in program)
 
 
 def test_training_ends_at_the_loss_or_says_that_it_does_not() -> None:

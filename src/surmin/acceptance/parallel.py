@@ -66,5 +66,5 @@ class ParallelOrder:
                 steps = [result.step for result in results]
                 if momentum and point.previous is not None:
                     previous = [problem.block.flatten(point.previous) for problem in point.problems]
-                    steps = [step + momentum * last for step, last in zip(steps, previous, strict=True)]
+                    steps = [step + momentum * last.to(step) for step, last in zip(steps, previous, strict=True)]
                 yield damping, results, steps

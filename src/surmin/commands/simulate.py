@@ -20,8 +20,8 @@ from surmin.simulation.calibration import measure_overheads
 from surmin.simulation.operations import Overheads
 
 COLUMNS = (
-    "stages", "extrapolated", "latency_ms", "rate_mbit", "method", "lr", "schedule", "microbatches", "inner_steps",
-    "measured_stages", "rounds", "forward_waves", "messages", "megabytes", "seconds", "best_of_method",
+    "stages", "extrapolated", "latency_ms", "rate_mbit", "method", "lr", "batch_size", "schedule", "microbatches",
+    "inner_steps", "measured_stages", "rounds", "forward_waves", "messages", "megabytes", "seconds", "best_of_method",
     "over_best_other",
 )  # fmt: skip
 
@@ -64,9 +64,10 @@ def write_rows(path: Path, found: Sequence[Outcome]) -> None:
         run, trained = item.run, item.run.trained
         values = (
             item.stages, "yes" if item.is_stretched else "no", f"{1e3 * item.latency:g}", f"{item.rate / 1e6:g}",
-            run.method, run.lr, item.schedule, run.microbatches, run.inner_steps, run.workers, trained.rounds,
-            trained.forward_waves, round(item.messages), f"{item.bytes / 1e6:.6g}", f"{item.seconds:.6g}",
-            "yes" if item.seconds == own else "no", f"{item.seconds / min(others):.4g}" if others else None,
+            run.method, run.lr, run.batch_size, item.schedule, run.microbatches, run.inner_steps, run.workers,
+            trained.rounds, trained.forward_waves, round(item.messages), f"{item.bytes / 1e6:.6g}",
+            f"{item.seconds:.6g}", "yes" if item.seconds == own else "no",
+            f"{item.seconds / min(others):.4g}" if others else None,
         )  # fmt: skip
         rows.append(dict(zip(COLUMNS, values, strict=True)))
     write_table(path, COLUMNS, rows)

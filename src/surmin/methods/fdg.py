@@ -20,9 +20,8 @@ class FullyDecoupled(DelayedGradients):
                δ_{k-1}(s) = (∂F_k(h_k(s); w_k(u)) / ∂h_k)ᵀ β δ_k(s), for round t + 1
 
     No message is waited for in the round it is sent in, upwards or downwards. β multiplies what every stage receives,
-    so stage k steps along β^(K-k) times its gradient: stages with older gradients take smaller steps. (Adam divides
-    that out again.) A round consumes one batch; the loss reported is that of the batch that has just come to the last
-    stage, K - 1 rounds old.
+    so stage k steps along β^(K-k) times its gradient: stages with older gradients take smaller steps. A round
+    consumes one batch; the loss reported is that of the batch that has just come to the last stage, K - 1 rounds old.
 
     Source: H. Zhuang, Y. Wang, Q. Liu, Z. Lin, "Fully Decoupled Neural Network Learning Using Delayed Gradients", IEEE
     Transactions on Neural Networks and Learning Systems, 2022. The authors' program steps before it runs forward, which
@@ -33,7 +32,7 @@ class FullyDecoupled(DelayedGradients):
         pipeline: the network, each stage of which is a module of the source.
         lr: γ.
         optimizer: "sgd" (momentum 0.9, as in the source) or "adam".
-        shrinking: β, above 0 and up to 1; at 1 nothing shrinks.
+        shrinking: β, above 0 and up to 1; at 1 nothing shrinks. Adam divides any other out again.
 
     Raises:
         ValueError: for another optimizer, a value that is not possible, or a stage without any layer.
@@ -41,7 +40,9 @@ class FullyDecoupled(DelayedGradients):
 
     lag = 1
 
-    def __init__(self, pipeline: WorkerPipeline, *, lr: float, optimizer: str, shrinking: float) -> None:
+    def __init__(
+        self, pipeline: WorkerPipeline, *, lr: float = 5e-4, optimizer: str = "adam", shrinking: float = 1.0
+    ) -> None:
         if not 0 < shrinking <= 1 or math.isnan(shrinking):
             raise ValueError(f"shrinking must be above 0 and at most 1, got {shrinking}")
         super().__init__(pipeline, lr=lr, optimizer=optimizer)
@@ -50,8 +51,3 @@ class FullyDecoupled(DelayedGradients):
     def arrived(self, gradient: Tensor) -> Tensor:
         """Shrunk."""
         return self.shrinking * gradient
-
-
-def fdg(pipeline: WorkerPipeline, *, lr: float = 5e-4, optimizer: str = "adam") -> FullyDecoupled:
-    """FDG with β = 1: by default Adam steps, which would divide any other out again."""
-    return FullyDecoupled(pipeline, lr=lr, optimizer=optimizer, shrinking=1.0)

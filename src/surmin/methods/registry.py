@@ -55,7 +55,7 @@ METHODS: Mapping[str, Entry] = {
     "sso": Entry("sso:Sso", "lr inner_steps inner_optimizer inner_lr"),
     "ddg": Entry("ddg:DelayedGradients", "lr optimizer"),
     "features-replay": Entry("features_replay:FeaturesReplay", "lr optimizer"),
-    "fdg": Entry("fdg:fdg", "lr optimizer"),
+    "fdg": Entry("fdg:FullyDecoupled", "lr optimizer shrinking"),
 }
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from surmin.pipeline.channel import MAX_DIMENSIONS
+from surmin.pipeline.channel import DTYPES, MAX_DIMENSIONS
 from surmin.pipeline.held_stages import HeldStages
 from surmin.pipeline.links import Links
 from surmin.pipeline.reuse import NotedBatch
@@ -54,12 +54,13 @@ class BatchCheck:
         return outputs_error(self._pipeline.loss, [(outputs, targets)])
 
     def _like_outputs(self, outputs: Tensor) -> Tensor:
-        """Zeros, without memory of their own, of the shape that the last worker's outputs have; on every worker."""
-        shape = outputs.shape if self._pipeline.is_last else ()
-        told = torch.zeros(1 + MAX_DIMENSIONS, dtype=torch.float64)
-        told[: 1 + len(shape)] = torch.tensor([len(shape), *shape])
-        dimensions, *sizes = map(round, self._links.total(told, Traffic()))
-        return outputs.new_zeros(()).expand(sizes[:dimensions])
+        """Zeros, without memory of their own, like the last worker's outputs; on every worker."""
+        told = torch.zeros(2 + MAX_DIMENSIONS, dtype=torch.float64)
+        if self._pipeline.is_last:
+            own = [DTYPES.index(outputs.dtype), outputs.dim(), *outputs.shape]
+            told[: len(own)] = torch.tensor(own)
+        kind, dimensions, *sizes = map(round, self._links.total(told, Traffic()))
+        return outputs.new_zeros((), dtype=DTYPES[kind]).expand(sizes[:dimensions])
 
     def _try_out(self, inputs: Tensor) -> tuple[Tensor, list[Tape]]:
         """The outputs for a batch; and the tapes of a micro-batch, up and down so that the unit of work is known."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from surmin.stages.layer import Layer
 from surmin.stages.stage import Stage
 from surmin.stages.tape import Tape
 
@@ -16,29 +17,41 @@ SHARE = 0.01
 
 @torch.no_grad()
 def check_independence(stages: Sequence[Stage], tapes: Sequence[Tape]) -> None:
-    """Run every layer again, on the first half of the samples twice, and look whether their outputs are what they were.
+    """Run every layer again on its samples with others about them, and look whether outputs are what they were.
+
+    The first half of the samples stays where it is, and takes the place of the others too: so it comes after other
+    samples as well as before them.
 
     Args:
-        stages: all that are held here.
+        stages: one or several.
         tapes: of one forward pass at the parameters as they are, one a stage.
 
     Raises:
         ValueError: for a layer whose outputs change, because it draws, or ties samples together.
     """
-    for stage, tape in zip(stages, tapes, strict=True):
-        for layer, entering, leaving in zip(stage.layers, tape.inputs, tape.inputs[1:], strict=False):
-            half = entering.detach()[: (len(entering) + 1) // 2]
-            again = layer.forward(torch.cat([half, half])[: len(entering)])
-            if _have_changed(again[: len(half)], leaving.detach()[: len(half)]):
-                raise ValueError(
-                    f"layer {layer.name} ({type(layer.module).__name__}) gives samples other outputs when others come "
-                    "with them, or at every pass: local losses need one sample's output to depend on that sample "
-                    "alone; if it is in training mode, call .eval() on it"
-                )
+    layers = [layer for stage in stages for layer in stage.layers]
+    changed = [
+        _changes(layer, entering, leaving)
+        for stage, tape in zip(stages, tapes, strict=True)
+        for layer, entering, leaving in zip(stage.layers, tape.inputs, tape.inputs[1:], strict=False)
+    ]
+    for layer, has_changed in zip(layers, torch.stack(changed).tolist() if changed else [], strict=True):
+        if has_changed:
+            raise ValueError(
+                f"layer {layer.name} ({type(layer.module).__name__}) gives samples other outputs when others come with "
+                "them, or at every pass: local losses need one sample's output to depend on that sample alone; if it "
+                "is in training mode, call .eval() on it"
+            )
 
 
-def _have_changed(now: Tensor, before: Tensor) -> Tensor:
-    """Whether more than rounding lies between; 0-dimensional."""
-    now, before = now.double(), before.double()
-    far = (now - before).abs() > TOLERANCE * before.abs().amax()
+def _changes(layer: Layer, entering: Tensor, leaving: Tensor) -> Tensor:
+    """Whether more than rounding lies between the outputs of the first half and what left the layer; 0-dimensional."""
+    half = (len(entering) + 1) // 2
+    others = entering.detach().clone()
+    others[half:] = entering.detach()[: len(entering) - half]
+    now, before = layer.forward(others), leaving.detach()
+    if now.shape != before.shape or not now.numel():
+        return torch.tensor(now.shape != before.shape, device=now.device)
+    before = torch.cat([before[:half], before[: len(before) - half]]).double()
+    far = (now.double() - before).abs() > TOLERANCE * before.abs().amax()
     return far.double().mean() > SHARE

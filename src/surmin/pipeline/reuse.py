@@ -40,15 +40,24 @@ class NotedBatch:
 
 @dataclass(frozen=True)
 class AcceptedWave:
-    """A forward wave at the current parameters, with what tells whether it still is one."""
+    """A forward wave at the current parameters, with what tells whether it still is one.
+
+    Attributes:
+        wave: the wave.
+        held: all that it depends on but the batch.
+        values: of the parameters, by stage and layer.
+    """
 
     wave: Wave
     held: Noted
+    values: Sequence[Tensor]
 
     @classmethod
     def of(cls, wave: Wave, stages: Sequence[Stage]) -> "AcceptedWave":
-        """Note the versions of everything the wave depends on but the batch."""
-        return cls(wave, _note(_held(stages)))
+        """Note what the wave ran with: from its tapes, or a copy where its owner has let these go."""
+        tapes = [parts[0].parameters for parts in wave.tapes]
+        values = [value.detach() for own in tapes for layer in own for value in layer.values()]
+        return cls(wave, _note(_held(stages)), values if tapes else [value.clone() for value in _parameters(stages)])
 
     def fits(self, stages: Sequence[Stage]) -> bool:
         """Whether parameters and buffers are the same tensors, unchanged since.
@@ -56,20 +65,10 @@ class AcceptedWave:
         Parameters are compared with what the wave ran with: not every change of theirs shows in their versions, a
         `fused=True` optimizer's does not.
         """
-        return _same_tensors(self.held, _held(stages)) and _equal(*self._parameters(stages))
+        return _same_tensors(self.held, _held(stages)) and _equal(_parameters(stages), self.values)
 
     def __deepcopy__(self, _memo: object) -> None:
         """Copies of a pipeline have parameters of their own, and run a wave there."""
-
-    def _parameters(self, stages: Sequence[Stage]) -> tuple[list[Tensor], list[Tensor]]:
-        """As they are now, and as they were on the wave's tapes; none where those have been let go."""
-        pairs = [
-            (layer.parameters[name].detach(), value.detach())
-            for stage, tapes in zip(stages, self.wave.tapes, strict=False)
-            for layer, own in zip(stage.layers, tapes[0].parameters, strict=True)
-            for name, value in own.items()
-        ]
-        return [now for now, _ in pairs], [then for _, then in pairs]
 
 
 def _note(tensors: Sequence[Tensor]) -> Noted:
@@ -85,14 +84,20 @@ def _same_tensors(noted: Noted, tensors: Sequence[Tensor]) -> bool:
 
 
 def _probe(tensor: Tensor) -> Tensor:
-    """Evenly spaced numbers, an odd number apart so that every column of images comes up."""
-    return tensor.detach().reshape(-1)[:: tensor.numel() // PROBES | 1]
+    """Evenly spaced numbers in their order in memory, an odd number apart so that every column of images comes up."""
+    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    return tensor.detach().permute(order).reshape(-1)[:: tensor.numel() // PROBES | 1]
 
 
 def _equal(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    """Whether all are equal, pair by pair, with one wait for the device."""
-    same = [(now == then).all() for now, then in zip(tensors, others, strict=True)]
+    """Whether all are equal, pair by pair, with one wait for the device; what is no number equals itself."""
+    same = [((now == then) | ((now != now) & (then != then))).all() for now, then in zip(tensors, others, strict=True)]
     return not same or bool(torch.stack(same).all())
+
+
+def _parameters(stages: Sequence[Stage]) -> list[Tensor]:
+    """Those that train, by stage and layer."""
+    return [value.detach() for stage in stages for layer in stage.layers for value in layer.parameters.values()]
 
 
 def _held(stages: Sequence[Stage]) -> list[Tensor]:

@@ -97,11 +97,11 @@ def outputs_error(loss: ConvexLoss, pairs: Iterable[tuple[Tensor, Tensor]]) -> V
     return None
 
 
-def describe_batch(inputs: Tensor, targets: Tensor, microbatches: int, *known: str) -> str:
-    """The signature of a batch and of what is known of it already, which must be the same on all workers."""
+def describe_batch(inputs: Tensor, targets: Tensor, microbatches: int) -> str:
+    """The signature of a batch, which must be the same on all workers."""
     described = [f"{name} {_describe_one(value)}" for name, value in (("inputs", inputs), ("targets", targets))]
     parts = f"{microbatches} micro-batch{'es' if microbatches > 1 else ''}"
-    return ", ".join([*described, parts, *known])
+    return ", ".join([*described, parts])
 
 
 def _describe_one(value: object) -> str:

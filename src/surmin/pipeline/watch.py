@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from surmin.pipeline.independence import check_independence
 from surmin.pipeline.validation import check_hooks, check_mode
 from surmin.stages.layer import Layer
 from surmin.stages.stage import Stage
 from surmin.stages.tape import Tape
+
+ROWS = 16
+"""Samples that are kept, to be tried in other modes."""
 
 
 class NetworkWatch:
@@ -25,7 +28,7 @@ class NetworkWatch:
         self._modules = [module for layer in self._layers for module in layer.module.modules()]
         self._parameters = [(layer, *named) for layer in self._layers for named in layer.module.named_parameters()]
         self._modes = self._modes_now()
-        self._is_tried = False
+        self._inputs: list[Tensor] = []
 
     def check(self) -> None:
         """Raise ValueError when a step cannot be made now.
@@ -41,7 +44,8 @@ class NetworkWatch:
         if modes != self._modes:
             for layer in self._layers:
                 check_mode(layer.module, f"layer {layer.name}")
-            self._modes, self._is_tried = modes, False
+            self._check_samples_again()
+            self._modes = modes
         for layer, name, parameter in self._parameters:
             if _find(layer, name) is not parameter:
                 raise ValueError(
@@ -55,14 +59,24 @@ class NetworkWatch:
                 check_hooks(parameter, _described(layer, name))
 
     def check_samples(self, tapes: Sequence[Tape]) -> None:
-        """Raise ValueError where samples do not pass each on its own; looked at once in every mode of the modules.
+        """Raise ValueError where samples do not pass each on its own; looked at once, and in other modes by `check`.
 
         Args:
             tapes: of a forward pass, one a stage.
         """
-        if not self._is_tried:
+        if not self._inputs:
             check_independence(self._stages, tapes)
-        self._is_tried = True
+            self._inputs = [tape.inputs[0].detach()[:ROWS].clone() for tape in tapes]
+
+    @torch.no_grad()
+    def _check_samples_again(self) -> None:
+        """In the modes that modules are in now, on few samples; modules that do not take so few are not looked at."""
+        for stage, inputs in zip(self._stages, self._inputs, strict=False):
+            try:
+                tape = stage.forward(inputs)
+            except RuntimeError:
+                continue
+            check_independence([stage], [tape])
 
     def _modes_now(self) -> list[bool]:
         return [module.training for module in self._modules]

@@ -69,8 +69,10 @@ def _draw_depth(folder: Path, config: PaperConfig, layers: int, groups: Groups) 
                 folder / f"layers{layers}-{family}.png", f"Loss and accuracy by N, {text}; median and range."
             )
             _draw_grid(picture.path, f"{title}, {text}", config, shown)
-            costs_path = folder / f"layers{layers}-{family}-costs.png"
-            pictures += [picture, _draw_costs(costs_path, f"{title}, {text}", text, config, shown)]
+            pictures.append(picture)
+            for steps in config.inner_steps:
+                costs_path = folder / f"layers{layers}-{family}-costs-N{steps}.png"
+                pictures.append(_draw_costs(costs_path, f"{title}, {text}", text, config, steps, shown))
     costs = cost_table(groups)
     cost = (WHAT_A_LOSS_COST, costs) if costs.rows else ()
     return Section(title, [HOW_RUNS_ENDED, final_table(groups), *pictures, *cost, HOW_TO_READ, cell_table(groups)])
@@ -100,9 +102,8 @@ def _draw_grid(path: Path, title: str, config: PaperConfig, groups: Groups) -> N
         save(figure, path)
 
 
-def _draw_costs(path: Path, title: str, text: str, config: PaperConfig, groups: Groups) -> Picture:
-    """Training loss against all that it cost, at the largest N."""
-    steps = max(config.inner_steps)
+def _draw_costs(path: Path, title: str, text: str, config: PaperConfig, steps: int, groups: Groups) -> Picture:
+    """Training loss against all that it cost, at one N."""
     shown = _at(steps, groups)
     axes = visible_axes([result.rows for group in shown.values() for result in group])
     panels = [

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,9 +36,13 @@ class Trained:
 def train(
     stages: Sequence[nn.Module], loss: ConvexLoss, inputs: Tensor, targets: Tensor, method: str,
     options: dict[str, Any], *, microbatches: int, target_loss: float, most_rounds: int, seed: int = 0,
+    batch: Callable[[int], tuple[Tensor, Tensor]] | None = None,
     tell: Callable[[int, float], None] = lambda rounds, loss: None,
 ) -> Trained | None:  # fmt: skip
     """Train until the loss is at the target or below.
+
+    On mini-batches the loss over all samples is computed after every round, unrecorded. What workers tell each other of
+    every new batch is left out then: another engine might not.
 
     Args:
         stages: one a worker.
@@ -51,6 +55,7 @@ def train(
         target_loss: where to stop.
         most_rounds: after which it is given up.
         seed: of the method.
+        batch: the mini-batch of a round, counted from 0; the whole batch in every round if not given.
         tell: is told of every round, and the loss known then.
 
     Returns:
@@ -68,13 +73,19 @@ def train(
     def build(pipeline: Any) -> Any:
         return build_method(method, pipeline, options, seed)
 
+    def step(number: int) -> Recorded:
+        if batch is None:
+            return team.step(methods, inputs, targets)
+        found = team.step(methods, *batch(number)).without_comparisons()
+        return replace(found, start_loss=math.nan, end_loss=team.mean_loss(inputs, targets))
+
     recorded: list[Recorded] = []
     try:
-        team.warm_up(build, inputs, targets)
+        team.warm_up(build, *(batch(0) if batch else (inputs, targets)))
         methods = team.build(build)
         while len(recorded) <= most_rounds:
-            recorded.append(team.step(methods, inputs, targets))
-            last = recorded[-1]
+            last = step(len(recorded))
+            recorded.append(last)
             if last.start_loss <= target_loss:  # known only now: the round before had reached it
                 return _result(recorded[:-1])
             if last.end_loss <= target_loss:

@@ -10,7 +10,7 @@ ahead, which is the best case.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from surmin.simulation.operations import Flush, Hear, Operation, Post, Program, Receive, Send, Work
+from surmin.simulation.operations import Flush, Hear, Operation, Post, Program, Receive, Send, Tell, Work
 
 WEIGHT_SHARE = 0.5
 """Of a backward pass, what goes into the weights' gradient; the rest is the gradient in the stage's input."""
@@ -69,8 +69,9 @@ class GradientStep:
         if not count or set(seconds) != {(letter, number) for letter in "FB" for number in range(count)}:
             raise ValueError("only a round of one forward and one backward wave can go by another schedule")
         forward, backward = ([seconds[letter, number] for number in range(count)] for letter in "FB")
+        heard = [Hear()] if any(isinstance(operation, Tell) for operation in before) else []
         before = [operation for operation in [*before, Work(loose)] if not isinstance(operation, Hear)]
-        return cls([*before, Hear()], forward, backward, program[last + 1 :], sent, received)
+        return cls([*before, *heard], forward, backward, program[last + 1 :], sent, received)
 
 
 def reorder(programs: Sequence[Program], schedule: str) -> list[Program]:

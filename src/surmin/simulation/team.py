@@ -1,9 +1,10 @@
 """The workers of one process: pipelines and methods on them, and rounds recorded."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from surmin.losses import ConvexLoss
@@ -13,7 +14,7 @@ from surmin.pipeline.validation import check_modules
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.replicas import ONE_REPLICA
 from surmin.report import StepReport
-from surmin.simulation.operations import Program
+from surmin.simulation.operations import Hear, Program, Tell
 from surmin.simulation.recording import RecordedLinks, Recorder, worker_clock
 from surmin.simulation.threads import ThreadExchange, run_together
 from surmin.stages.block import cut_blocks
@@ -46,6 +47,11 @@ class Recorded:
     forward_waves: int
     messages: int
     bytes: int
+
+    def without_comparisons(self) -> "Recorded":
+        """Without what workers tell each other of their batches, and wait for."""
+        kept: list[Program] = [[one for one in own if not isinstance(one, Tell | Hear)] for own in self.programs]
+        return replace(self, programs=kept)
 
 
 class RecordedTeam:
@@ -115,6 +121,15 @@ class RecordedTeam:
             sum(own.messages for own in sent),
             sum(own.bytes for own in sent),
         )
+
+    @torch.no_grad()
+    def mean_loss(self, inputs: Tensor, targets: Tensor) -> float:
+        """Of all these samples, where the parameters are now; nothing is recorded."""
+        state = inputs
+        for pipeline in self.pipelines:
+            for layer in pipeline.stages[0].layers:
+                state = layer.forward(state)
+        return float(self.pipelines[-1].loss.sample_losses(state, targets).double().mean())
 
     def _operations(self) -> list[int]:
         return [pipeline.work.operations for pipeline in self.pipelines]

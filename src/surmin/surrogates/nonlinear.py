@@ -72,7 +72,7 @@ class NonlinearLocalLoss:
 
     def at(self, step: Tensor) -> LossPoint:
         """L(d), and all that `gradient` and `linearized` need there."""
-        with naming(*self.block.layers), without_checkpoints(), torch.enable_grad():
+        with torch.enable_grad():
             return self._point(step)
 
     def gradient(self, point: LossPoint) -> Tensor:
@@ -118,7 +118,8 @@ class NonlinearLocalLoss:
         """Run the block at θ̄ + d."""
         parameters = self.block.moved(step)
         with self.work.phase(self._key("inner forward")):
-            tape = self.block.stage.forward(self.inputs, parameters)
+            with naming(*self.block.layers), without_checkpoints():
+                tape = self.block.stage.forward(self.inputs, parameters)
             with torch.no_grad():
                 surrogate = self.surrogate.at(tape.output.detach())
         value = 0.5 * self.damping * step.dot(step) + self.replicas.mean(surrogate.value)

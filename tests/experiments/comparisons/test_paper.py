@@ -2,6 +2,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
@@ -206,6 +207,24 @@ def test_losses_below_the_target_are_equal() -> None:
     assert verdicts(both)[early] is None and verdicts(stopped)[early] is True
 
 
+def test_gaps_are_compared_before_the_first_run_stops() -> None:
+    """Where all end at the target, what had been reached by then still tells them apart."""
+
+    def reached(*arguments: Any) -> PaperResult:
+        return replace(made(*arguments), status="reached")
+
+    results = [
+        made(2, "gd", None, [2.0] * 5), made(3, "gd", None, [2.0] * 5),
+        reached(2, "sm", 1, [2.0, 0.2, 0.02, 1e-7]), reached(2, "sm", 2, [2.0, 0.1, 0.01, 1e-3, 1e-7]),
+        reached(3, "sm", 1, [2.0, 0.5, 0.5, 0.4, 1e-7]), reached(3, "sm", 2, [2.0, 0.4, 0.2, 0.1, 1e-7]),
+    ]  # fmt: skip
+    found = verdicts(results)
+    for claim, holds in (("N, at every depth", True), ("depth, at every N", False)):
+        assert found[f"the gap grows with {claim}", "our SM"] is None
+        assert found[f"the gap grows with {claim}, after 2 rounds", "our SM"] is holds
+    assert not any("rounds" in claim and "gap" in claim for claim, _ in verdicts([results[0], made(2, "sm", 1, [1.0])]))
+
+
 def test_claims_on_messages() -> None:
     subject = "our SM, 2 layers, N = 1"
     sm = made(2, "sm", 1, [2.0, 0.5, 1e-4], rate=10)
@@ -252,7 +271,7 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([*WORDS, "--methods", "sm,gd-armijo", "--out", str(folder)]) == 0
     output, errors = capfd.readouterr()
     assert errors == "" and "at most" in output and "report.html" in output
-    pages = {f"layers2{end}" for end in (".html", ".md", "-paper.png", "-paper-costs.png")}
+    pages = {f"layers2{end}" for end in (".html", ".md", "-paper.png", "-paper-costs-N1.png")}
     files = {*pages, "report.html", "config.json", "results.csv", "milestones.csv", "runs"}
     assert {path.name for path in folder.iterdir()} == files
     before = contents(folder / "runs")
@@ -261,7 +280,7 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().out.startswith("all 5 runs are there\n")
     assert main(["paper", "--resume", str(folder), "--methods", "sm,gd-armijo,adam"]) == 0
     assert capfd.readouterr().out.startswith("7 of 12 runs left, 1 at a time: at most")
-    assert (folder / "layers2-first-order-costs.png").exists()
+    assert (folder / "layers2-first-order-costs-N1.png").exists()
     assert before.items() <= contents(folder / "runs").items()
     capfd.readouterr()
     assert main(["paper", "--resume", str(folder), "--width", "7"]) == 2

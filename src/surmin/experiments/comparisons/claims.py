@@ -2,13 +2,14 @@
 
 A loss is the median over seeds of the training loss a run ended with; the target loss where it got there, and infinite
 where it diverged. The gap of an SM is log₁₀ of the best other loss over its own; where a run stopped at the target, it
-is only known to be no less, or no more.
+is only known to be no less, or no more. How gaps grow is therefore also asked of the last round before a run stops.
 """
 
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 from surmin.experiments.comparisons.paper_runs import Cell, PaperResult, by_cell
@@ -48,6 +49,8 @@ class Gap:
 
 
 NOTHING = Gap(0.0, 0.0)
+Finding = tuple[str, tuple[bool | None, str]]
+"""A claim, whether it holds, and the figures."""
 
 
 def judge(results: Sequence[PaperResult]) -> list[ClaimVerdict]:
@@ -55,8 +58,10 @@ def judge(results: Sequence[PaperResult]) -> list[ClaimVerdict]:
     groups = by_cell(results)
     verdicts: list[ClaimVerdict] = []
     for name, subject in SURROGATES.items():
-        gaps = _gaps(name, groups)
-        verdicts += [ClaimVerdict(claim, subject, *verdict) for claim, verdict in _gap_claims(gaps)]
+        claims = _gap_claims(_gaps(name, groups, final_loss))
+        if rounds := _before_any_stops(name, groups):
+            claims += _growth_claims(_gaps(name, groups, partial(_median_after, rounds)), f", after {rounds} rounds")
+        verdicts += [ClaimVerdict(claim, subject, *verdict) for claim, verdict in claims]
     verdicts += _block_claims(groups)
     verdicts += _own_claims(groups)
     return verdicts
@@ -67,9 +72,9 @@ def final_loss(results: Sequence[PaperResult]) -> float:
     return statistics.median(max(result.quality[1], _target(result)) for result in results)
 
 
-def early_loss(result: PaperResult) -> float:
-    """The loss after `EARLY` rounds, or at the end of a run that has fewer."""
-    loss = result.rows[min(EARLY, len(result.rows) - 1)].loss
+def loss_after(result: PaperResult, rounds: int = EARLY) -> float:
+    """The loss after so many rounds, or at the end of a run that has fewer."""
+    loss = result.rows[min(rounds, len(result.rows) - 1)].loss
     return math.inf if loss is None else max(loss, _target(result))
 
 
@@ -90,14 +95,23 @@ def _rivals(cell: Cell, groups: Mapping[Cell, Sequence[PaperResult]], names: Seq
             yield other
 
 
-def _gaps(name: str, groups: Mapping[Cell, Sequence[PaperResult]]) -> dict[tuple[int, int], Gap]:
+def _gaps(
+    name: str, groups: Mapping[Cell, Sequence[PaperResult]], loss: Callable[[Sequence[PaperResult]], float]
+) -> dict[tuple[int, int], Gap]:
     """By depth and N; only where there is something to compare with."""
     gaps = {}
     for cell, own in groups.items():
-        rivals = [final_loss(groups[other]) for other in _rivals(cell, groups, OTHERS)]
+        rivals = [loss(groups[other]) for other in _rivals(cell, groups, OTHERS)]
         if cell.contender == name and cell.inner_steps is not None and rivals:
-            gaps[cell.layers, cell.inner_steps] = _gap(min(rivals), final_loss(own), _target(own[0]))
+            gaps[cell.layers, cell.inner_steps] = _gap(min(rivals), loss(own), _target(own[0]))
     return gaps
+
+
+def _before_any_stops(name: str, groups: Mapping[Cell, Sequence[PaperResult]]) -> int:
+    """The last round before a run of this SM or of its rivals is at its target; 0 where none gets there."""
+    compared = [result for cell, own in groups.items() if cell.contender in (name, *OTHERS) for result in own]
+    ends = [result.rows[-1].round for result in compared if result.status == "reached"]
+    return min(ends, default=1) - 1
 
 
 def _gap(other: float, own: float, target: float) -> Gap:
@@ -107,20 +121,23 @@ def _gap(other: float, own: float, target: float) -> Gap:
     return Gap(-math.inf if other <= target else ratio, math.inf if own <= target else ratio)
 
 
-def _gap_claims(gaps: Mapping[tuple[int, int], Gap]) -> list[tuple[str, tuple[bool | None, str]]]:
+def _gap_claims(gaps: Mapping[tuple[int, int], Gap]) -> list[Finding]:
     if not gaps:
         return []
+    ahead = _all(_above(gap, NOTHING) for gap in gaps.values())
+    return [("SM is ahead of the paper's other methods", (ahead, _written(gaps, "layers, N"))), *_growth_claims(gaps)]
+
+
+def _growth_claims(gaps: Mapping[tuple[int, int], Gap], when: str = "") -> list[Finding]:
     depths, steps = (sorted({key[place] for key in gaps}) for place in (0, 1))
     figures = _written(gaps, "layers, N")
-    claims = [
-        ("SM is ahead of the paper's other methods", (_all(_above(gap, NOTHING) for gap in gaps.values()), figures))
-    ]
+    claims: list[Finding] = []
     if len(steps) > 1:
         rising = [_rises([gaps[d, n] for n in steps if (d, n) in gaps]) for d in depths]
-        claims.append(("the gap grows with N, at every depth", (_all(rising), figures)))
+        claims.append((f"the gap grows with N, at every depth{when}", (_all(rising), figures)))
     if len(depths) > 1:
         rising = [_rises([gaps[d, n] for d in depths if (d, n) in gaps]) for n in steps]
-        claims.append(("the gap grows with depth, at every N", (_all(rising), figures)))
+        claims.append((f"the gap grows with depth, at every N{when}", (_all(rising), figures)))
     return claims
 
 
@@ -178,7 +195,7 @@ def _own_claims(groups: Mapping[Cell, Sequence[PaperResult]]) -> list[ClaimVerdi
 
 
 def _early(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[PaperResult]]) -> ClaimVerdict:
-    mine = _median(groups[cell], early_loss)
+    mine = _median(groups[cell], loss_after)
     rate = _median(groups[cell], _messages_per_round)
     rivals = {
         other: final_loss(groups[other]) for other in others if _median(groups[other], _messages_per_round) <= rate
@@ -216,6 +233,10 @@ def _subject(cell: Cell) -> str:
 def _messages_per_round(result: PaperResult) -> float:
     last = result.rows[-1]
     return last.messages / max(1, last.round)
+
+
+def _median_after(rounds: int, results: Sequence[PaperResult]) -> float:
+    return statistics.median(loss_after(result, rounds) for result in results)
 
 
 def _median(results: Sequence[PaperResult], figure: Callable[[PaperResult], float]) -> float:

@@ -17,6 +17,7 @@ from surmin.value_types import check_types
 
 METHOD_OPTIONS = (
     *SURROGATE_OPTIONS, "inner_steps", "inner_lr", "inner_optimizer", "optimizer", "safeguard", "local_loss", "penalty",
+    "shrinking",
 )  # fmt: skip
 """Options of methods, the learning rate aside; None leaves the method's own default."""
 
@@ -54,6 +55,7 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
             at negative curvature).
         local_loss: of locoprop: squared or matching.
         penalty: of dladmm: ρ, what a violated constraint costs.
+        shrinking: of fdg: β, by which every stage multiplies the gradient it receives.
         rounds: outer iterations to do.
         batch_size: samples per round, drawn anew every epoch, a remainder left out; 0 is the full batch.
         target_loss: stop at the first round whose training loss is this or lower.
@@ -74,6 +76,7 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
     safeguard: Literal["none", "damping", "armijo"] | None = None
     local_loss: Literal["squared", "matching"] | None = None
     penalty: float | None = None
+    shrinking: float | None = None
     rounds: int = 50
     batch_size: int = 0
     target_loss: float | None = None

@@ -16,6 +16,8 @@ SIMULATED = ("sm", "sm-paper", "adam", "sgd", "gd", "gd-armijo", "lbfgs", "cgblo
 """Methods whose workers all finish a round before any begins the one after the next."""
 GRADIENT_STEPS = ("adam", "sgd", "gd")
 """Methods of one forward and one backward wave a round, which can go by any schedule."""
+MINI_BATCHES = ("adam", "sgd")
+"""Methods that are trained with all batch sizes asked for; the others with the full batch."""
 DEFAULT_RATES = ("adam=0.003,0.01",)
 SCHEDULES = ("posted", "gpipe", "1f1b", "zero-bubble")
 
@@ -33,11 +35,12 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
         rates: of links, in Mbit/s.
         stages: workers with one stage each; for more than the network has layers, middle workers are repeated.
         microbatches: equal parts of the training samples; those that fill none are left out.
+        batch_sizes: of adam and sgd, in samples a round; 0, or more than there are, for all of them.
         inner_steps: of sm, sm-paper and cgblock; their own default if not given.
         lr: learning rates to try, separated by commas, for all methods that take one, or METHOD=RATES for one;
             several of these separated by spaces. The one that needs the fewest rounds is taken.
         target_loss: training loss that is to be reached.
-        rounds: after which a method is given up.
+        rounds: after which a method is given up; on mini-batches, passes over all samples.
         cores: that all workers share; a core for each if not given.
     """
 
@@ -51,6 +54,7 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
     rates: str = "10000,1000,100,20"
     stages: str = "4"
     microbatches: str = "1,8"
+    batch_sizes: str = "0,256"
     inner_steps: str = ""
     lr: tuple[str, ...] = DEFAULT_RATES
     target_loss: float = 1e-2
@@ -85,6 +89,9 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
             numbers(option, getattr(self, option), zero_allowed=option == "latencies")
         for option in ("stages", "microbatches", "inner_steps"):
             counts(option, getattr(self, option), may_be_empty=option == "inner_steps")
+        for size in numbers("batch_sizes", self.batch_sizes, zero_allowed=True):
+            if not size.is_integer():
+                raise ValueError(f"batch_sizes: {size:g} is not a whole number")
         if not names(self.schedules):
             raise ValueError("schedules: name at least one")
         if self.rounds < 1:

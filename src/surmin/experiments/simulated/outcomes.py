@@ -43,10 +43,11 @@ class Outcome:
 
     @property
     def label(self) -> str:
-        """Method, schedule, micro-batches and inner steps in a few words."""
+        """Method, schedule, micro-batches, inner steps and batch size in a few words."""
         schedule = f", {self.schedule}" if self.run.method in GRADIENT_STEPS else ""
         inner = f", N {self.run.inner_steps}" if self.run.inner_steps else ""
-        return f"{self.run.method}{schedule}, M {self.run.microbatches}{inner}"
+        batch = f", batch {self.run.batch_size}" if self.run.batch_size else ""
+        return f"{self.run.method}{schedule}, M {self.run.microbatches}{inner}{batch}"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import torch
 
 from surmin.data import Dataset
 from surmin.experiments.configs.choices import parse_rates
-from surmin.experiments.configs.simulate import SimulateConfig, counts
+from surmin.experiments.configs.simulate import MINI_BATCHES, SimulateConfig, counts, numbers
+from surmin.experiments.runs.batches import Batches
 from surmin.experiments.runs.problem import load_data, method_options
 from surmin.experiments.runs.processor import set_up_processor
 from surmin.experiments.runs.team import ALONE
@@ -34,6 +35,7 @@ class MeasuredRun:
     Attributes:
         method: its name.
         lr: its learning rate, None for methods that take none.
+        batch_size: samples a round, None for all there are.
         inner_steps: None where the method's default was taken, or it takes none.
         workers: of the run.
         microbatches: equal parts of the batch.
@@ -42,6 +44,7 @@ class MeasuredRun:
 
     method: str
     lr: float | None
+    batch_size: int | None
     inner_steps: int | None
     workers: int
     microbatches: int
@@ -87,41 +90,59 @@ class Measuring:
             steps: Sequence[int | None] = [None]
             if method in INNER:
                 steps = counts("inner_steps", self._config.inner_steps, may_be_empty=True) or [None]
-            for inner_steps in steps:
-                yield from self._runs_of(method, inner_steps)
+            for inner_steps, batch_size in product(steps, self._batch_sizes(method)):
+                yield from self._runs_of(method, batch_size, inner_steps)
 
-    def _runs_of(self, method: str, inner_steps: int | None) -> Iterator[MeasuredRun]:
+    def _batch_sizes(self, method: str) -> list[int | None]:
+        """None for the full batch."""
+        samples = len(self._data.train_inputs)
+        asked = [int(size) for size in numbers("batch_sizes", self._config.batch_sizes, zero_allowed=True)]
+        sizes = [size if 0 < size < samples else None for size in asked if method in MINI_BATCHES]
+        return list(dict.fromkeys(sizes)) or [None]
+
+    def _runs_of(self, method: str, batch_size: int | None, inner_steps: int | None) -> Iterator[MeasuredRun]:
         rates = self._rates[method]
         cuts = list(product(self.measured_stages(), counts("microbatches", self._config.microbatches)))
-        tried = [run for rate in rates if (run := self._run(method, rate, inner_steps, *cuts[0])) is not None]
-        if not tried:
+        tried = [self._run(method, rate, batch_size, inner_steps, *cuts[0]) for rate in rates]
+        best = min(filter(None, tried), key=lambda run: run.trained.rounds, default=None)
+        if best is None:
             return
-        best = min(tried, key=lambda run: run.trained.rounds)
         yield best
         for cut in cuts[1:]:
-            run = self._run(method, best.lr, inner_steps, *cut)
+            run = self._run(method, best.lr, batch_size, inner_steps, *cut)
             if run is not None:
                 yield run
 
     def _run(
-        self, method: str, lr: float | None, inner_steps: int | None, workers: int, microbatches: int
-    ) -> MeasuredRun | None:
-        config = self._config
+        self, method: str, lr: float | None, batch_size: int | None, inner_steps: int | None,
+        workers: int, microbatches: int,
+    ) -> MeasuredRun | None:  # fmt: skip
+        config, inputs, targets = self._config, self._data.train_inputs, self._data.train_targets
         options = method_options(method, self._data, config.options_of(method))
         options |= {"inner_steps": 1} if method == "lbfgs" else {}
         options |= {name: value for name, value in (("lr", lr), ("inner_steps", inner_steps)) if value is not None}
-        given = [f", {words} {value:g}" for words, value in (("lr", lr), ("N", inner_steps)) if value is not None]
+        given = [
+            f", {words} {value:g}"
+            for words, value in (("lr", lr), ("batch", batch_size), ("N", inner_steps))
+            if value is not None
+        ]
+        size = None if batch_size is None else batch_size // microbatches * microbatches
+        if size == 0:
+            self._warn(f"batch size {batch_size}: cannot be cut into {microbatches} micro-batches; left out")
+            return None
+        most_rounds = config.rounds * (len(inputs) // size if size else 1)
         name = f"{method}{''.join(given)}, {workers} stages, {microbatches} micro-batches"
         trained = train(
-            partition(self._network(), workers), CrossEntropy(), self._data.train_inputs, self._data.train_targets,
-            method, options, microbatches=microbatches, target_loss=config.target_loss, most_rounds=config.rounds,
-            seed=config.seed, tell=lambda rounds, loss: self._tell(name, rounds, loss),
+            partition(self._network(), workers), CrossEntropy(), inputs, targets, method, options,
+            microbatches=microbatches, target_loss=config.target_loss, most_rounds=most_rounds, seed=config.seed,
+            batch=Batches(inputs, targets, size, config.seed).batch if size else None,
+            tell=lambda rounds, loss: self._tell(name, rounds * config.rounds // most_rounds, loss),
         )  # fmt: skip
         if trained is None or not trained.rounds:
-            reason = "begins there" if trained else f"does not reach it in {config.rounds} rounds"
+            reason = "begins there" if trained else f"does not reach it in {most_rounds} rounds"
             self._warn(f"{name}: a loss of {config.target_loss:g}: {reason}; left out")
             return None
-        return MeasuredRun(method, lr, inner_steps, workers, microbatches, trained)
+        return MeasuredRun(method, lr, size, inner_steps, workers, microbatches, trained)
 
     def _network(self) -> torch.nn.Sequential:
         config, data = self._config, self._data
