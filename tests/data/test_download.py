@@ -42,6 +42,16 @@ def test_a_truncated_gzip_leaves_nothing(tmp_path: Path, loopback: Loopback) -> 
     assert not any(tmp_path.iterdir())
 
 
+def test_what_expands_without_end_is_given_up(
+    tmp_path: Path, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "MAX_BYTES", 1000)
+    loopback.files["file.gz"] = gzip.compress(bytes(100_000))
+    with pytest.raises(DataError, match="more than 1,000 bytes uncompressed"):
+        download_gzip("file.gz", CHECKSUM, [loopback.url], tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 def test_an_existing_file_survives_a_failure(tmp_path: Path, loopback: Loopback) -> None:
     (tmp_path / "file.gz").write_bytes(b"mine")
     with pytest.raises(DataError, match="404"):

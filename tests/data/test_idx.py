@@ -52,6 +52,13 @@ def test_a_damaged_gzip_never_gives_other_values(
     np.testing.assert_array_equal(read, values)  # the damage was in gzip's own notes, such as the time
 
 
+def test_a_plain_file_holds_no_more_than_its_own_size(tmp_path: Path) -> None:
+    path = tmp_path / "labels"
+    path.write_bytes(bytes([0, 0, 8, 1]) + struct.pack(">I", 100) + bytes(4))
+    with pytest.raises(DataError, match="claims 100 bytes, more than a file of 12 bytes can hold"):
+        read_idx(path, axes=1)
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize(
     ("content", "message"),

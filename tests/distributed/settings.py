@@ -12,7 +12,6 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from surmin import CrossEntropy, StepReport, SurrogateMinimizer, partition
 from surmin.methods.base import Method
-from surmin.methods.fdg import FullyDecoupled
 from surmin.methods.registry import build_method
 from surmin.models import cnn, gpt, mlp
 from surmin.pipeline.distributed import Pipeline, ScheduleName
@@ -109,8 +108,6 @@ def run_rounds(method: Method, setting: Setting, batch: tuple[Tensor, Tensor]) -
 def make_method(pipeline: WorkerPipeline, setting: Setting) -> Method:
     if setting.method == "sm":
         return SurrogateMinimizer(pipeline, **dict(setting.options))
-    if "shrinking" in dict(setting.options):  # no option of the builder
-        return FullyDecoupled(pipeline, **dict(setting.options))
     return build_method(setting.method, pipeline, dict(setting.options))
 
 

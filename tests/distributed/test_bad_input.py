@@ -1,9 +1,12 @@
 """What is wrong on one worker, all refuse with the same words; nothing has changed then, and training goes on."""
 
+import gc
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -222,6 +225,66 @@ def test_other_options_on_one_worker(workers: Workers) -> None:
     found = workers.run(2, with_other_options, SETTING)
     assert set(found) == {found[0]}
     assert "worker 0 has the default options; worker 1 has options damping_candidates=(1.0, 0.1)" in found[0]
+
+
+def with_many_numbers(setting: Setting, last: float) -> str | None:
+    """Options whose description is longer than the message that they are compared by."""
+    with running(setting) as pipeline:
+        _, count = pipeline.cut("layer")
+        shares = [float(count)] * (count - 1) + [last if dist.get_rank() else float(count)]
+        described = f"decoupling={tuple(shares)} " + "and so on " * 100 + f"{shares[-1]}"
+        try:
+            pipeline.agree_on(described)
+        except ValueError as error:
+            return str(error)
+        return None
+
+
+def test_long_options_are_compared_whole(workers: Workers) -> None:
+    assert workers.run(2, with_many_numbers, SETTING, 4.0) != [None, None]
+    count = InProcessPipeline(SETTING.modules(), SETTING.case.loss).cut("layer")[1]
+    assert workers.run(2, with_many_numbers, SETTING, float(count)) == [None, None]
+
+
+def without_permission(setting: Setting) -> str:
+    with running(setting) as pipeline:
+        try:
+            with pipeline.agreeing():
+                if dist.get_rank() == 1:
+                    raise PermissionError("not for you")
+        except (OSError, ValueError) as error:
+            message = f"{type(error).__name__}: {error}"
+        batch = setting.case.batch(SAMPLES)
+        return f"{message}, {make_method(pipeline, setting).step(*batch).accepted}"
+
+
+def test_any_error_before_agreeing_is_told(workers: Workers) -> None:
+    assert workers.run(2, without_permission, SETTING) == [
+        "ValueError: worker 1: PermissionError: not for you, True", "PermissionError: not for you, True"
+    ]  # fmt: skip
+
+
+def open_sockets() -> int:
+    return sum(os.readlink(link).startswith("socket") for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
+
+
+def many_pipelines(setting: Setting) -> list[int]:
+    """Sockets after each of several pipelines that were closed."""
+    counts = []
+    for _ in range(4):
+        with running(setting) as pipeline:
+            make_method(pipeline, setting).step(*setting.case.batch(SAMPLES))
+            pipeline.close()
+        gc.collect()
+        counts.append(open_sockets())
+    return counts
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts sockets by /proc")
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_closed_pipeline_leaves_no_sockets(workers: Workers, schedule: Any) -> None:
+    for counts in workers.run(2, many_pipelines, replace(SETTING, schedule=schedule)):
+        assert counts[-1] <= counts[0]
 
 
 def change_a_stage(setting: Setting, method: str) -> list[float]:

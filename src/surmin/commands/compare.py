@@ -30,7 +30,7 @@ def compare(config: CompareConfig, out: Path | None, resume: Path | None) -> int
         print(f"failed: {method}, try it again with --resume {path}: {reason}")
     print(f"picture: {path / 'curves.png'}")
     print(f"page:    {path / 'report.html'}")
-    if results[-1].status != "interrupted":
+    if not any(result.status == "interrupted" for result in results):
         return UNEXPECTED if comparison.failed else SUCCESS
     print(f"interrupted after {len(results)} of {len(comparison.planned)} runs; continue with --resume {path}")
     return INTERRUPTED

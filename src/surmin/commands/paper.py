@@ -11,7 +11,7 @@ from surmin.commands.progress import terminal_bar
 from surmin.commands.tables import print_table
 from surmin.exit_codes import INTERRUPTED, SUCCESS, UNEXPECTED
 from surmin.experiments.comparisons.claims import judge
-from surmin.experiments.comparisons.paper import check_grid, estimate, run_paper, runs_left
+from surmin.experiments.comparisons.paper import check_grid, estimate, finished, run_paper, runs_left
 from surmin.experiments.comparisons.paper_results import write_milestones, write_paper_results
 from surmin.experiments.comparisons.paper_runs import PaperResult, cells, run_count
 from surmin.experiments.configs.paper import PaperConfig
@@ -37,10 +37,15 @@ def paper(config: PaperConfig, out: Path | None, resume: Path | None) -> int:
         if resume is not None:
             shutil.copytree(resume, path, dirs_exist_ok=True)
     write_config(path / "config.json", config, choose_device(config.device, 0))
-    results = _run(config, path)
+    try:
+        results = _run(config, path)
+    except KeyboardInterrupt:
+        print(f"interrupted; continue with --resume {path}")
+        return INTERRUPTED
     if any(result.status == "interrupted" for result in results):
         print(f"interrupted after {len(results)} of {run_count(config)} runs; continue with --resume {path}")
         return INTERRUPTED
+    write_paper_results(path / "results.csv", results)
     write_milestones(path / "milestones.csv", results)
     draw_paper(path, config, results)
     print_table(verdict_table(judge(results)))
@@ -82,13 +87,13 @@ def _announce(config: PaperConfig, path: Path) -> None:
 
 
 def _run(config: PaperConfig, path: Path) -> list[PaperResult]:
-    known: list[PaperResult] = []
+    known = {result.run.name: result for result in finished(config, path)}
     with terminal_bar(TimeElapsedColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task("", total=run_count(config))
 
         def show(result: PaperResult) -> None:
-            known.append(result)
-            write_paper_results(path / "results.csv", known)
+            known[result.run.name] = result
+            write_paper_results(path / "results.csv", list(known.values()))
             progress.update(task, advance=1, description=result.run.name)
 
         return run_paper(config, path, show)

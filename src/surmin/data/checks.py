@@ -21,9 +21,9 @@ def samples_to_keep(train_samples: int | None, available: int, where: str) -> in
     return train_samples
 
 
-def check_claimed_bytes(claimed: int, stored: int, path: Path | str) -> None:
+def check_claimed_bytes(claimed: int, stored: int, path: Path | str, expansion: int = DEFLATE_LIMIT) -> None:
     """Refuses a header that claims more than `stored` bytes could expand to, before anything is allocated."""
-    if claimed > stored * DEFLATE_LIMIT:
+    if claimed > stored * expansion:
         raise DataError(f"{path}: the header claims {claimed:,} bytes, more than a file of {stored:,} bytes can hold")
 
 

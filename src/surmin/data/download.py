@@ -100,9 +100,12 @@ def _progress() -> Progress:
 
 
 def _verify(path: Path, checksum: str) -> None:
-    digest = hashlib.md5(usedforsecurity=False)
+    digest, length = hashlib.md5(usedforsecurity=False), 0
     with gzip.open(path) as stream:
         while chunk := stream.read(CHUNK):
+            length += len(chunk)
+            if length > MAX_BYTES:
+                raise DataError(f"more than {MAX_BYTES:,} bytes uncompressed")
             digest.update(chunk)
     if digest.hexdigest() != checksum:
         raise DataError(f"MD5 of the uncompressed bytes is {digest.hexdigest()}, expected {checksum}")

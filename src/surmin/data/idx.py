@@ -14,7 +14,7 @@ from typing import IO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from surmin.data.checks import check_claimed_bytes
+from surmin.data.checks import DEFLATE_LIMIT, check_claimed_bytes
 from surmin.data.errors import DataError
 
 UNSIGNED_BYTE = 8
@@ -54,7 +54,7 @@ def _read_values(stream: IO[bytes], path: Path, shape: tuple[int, ...]) -> NDArr
     expected = math.prod(shape)
     if expected == 0:
         raise DataError(f"{path}: empty, the header says {shape}")
-    check_claimed_bytes(expected, path.stat().st_size, path)
+    check_claimed_bytes(expected, path.stat().st_size, path, DEFLATE_LIMIT if path.suffix == ".gz" else 1)
     values = stream.read(expected + 1)  # one more: finds surplus bytes, and makes gzip verify its checksum
     if len(values) < expected:
         raise DataError(f"{path}: truncated, the header says {expected:,} bytes and {len(values):,} follow")

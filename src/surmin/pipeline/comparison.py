@@ -1,5 +1,6 @@
 """What every worker tells every other before a step: what it is about to do, or why it cannot."""
 
+import hashlib
 from collections.abc import Collection, Mapping
 
 import torch
@@ -44,11 +45,12 @@ class StatusComparison:
         broken = None
         if self._broken is not None:
             complaint = broken = f"this pipeline cannot go on after an error in the middle of a wave: {self._broken}"
+        status = encode_status((complaint, description))
         for sender in self._senders:
-            sender.send((encode_status((complaint, description)),))
+            sender.send((status,))
         if broken is not None:
             raise RuntimeError(broken)  # the others may not be, and would wait
-        self._told = {dist.get_rank(): (complaint, description)}
+        self._told = {dist.get_rank(): decode_status(status)}
 
     def hear(self, places: Collection[int] | None = None, *, in_wave: bool = True) -> None:
         """Wait for what the workers at some places told, or all; nothing is waited for twice.
@@ -84,10 +86,17 @@ class StatusComparison:
 
 
 def encode_status(status: Status) -> Tensor:
-    """As bytes, both parts cut to what fits."""
+    """As bytes; what a part has too much is cut, and a digest of the whole stands at its end."""
     half = STATUS_BYTES // 2
-    parts = [part.encode()[:half].ljust(half, b"\0") for part in status]
+    parts = [_fitting(part.encode(), half).ljust(half, b"\0") for part in status]
     return torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.uint8)
+
+
+def _fitting(text: bytes, size: int) -> bytes:
+    if len(text) <= size:
+        return text
+    tail = f"… [{hashlib.sha256(text).hexdigest()[:16]}]".encode()
+    return text[: size - len(tail)] + tail
 
 
 def decode_status(told: Tensor) -> Status:

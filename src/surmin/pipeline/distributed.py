@@ -72,12 +72,13 @@ class Pipeline(WorkerPipeline):
                 "torch.distributed.init_process_group()"
             )
         modules = modules_of(stages)
-        patience, traffic = timedelta(seconds=timeout), Traffic()
+        self._patience, traffic = timedelta(seconds=timeout), Traffic()
+        self._groups: list[dist.ProcessGroup] = []
         self._device = device = device or _device(modules)
         pipes = pipes_of(mesh)
         pipe = next(pipe for pipe in pipes if dist.get_rank() in pipe)
         everyone = [range(dist.get_world_size())]
-        control = Route.of_processor(_group("gloo", patience, everyone))
+        control = Route.of_processor(self._group("gloo", everyone))
         told = introduce(modules, schedule, device, control.group, pipes)
         is_direct = have_a_gpu_each(told)
         held = [told[rank] for rank in pipe]
@@ -87,18 +88,18 @@ class Pipeline(WorkerPipeline):
         routes = {
             wave: Route(group, device, device, posts_ahead=False) if is_direct else Route.of_processor(group, device)
             for wave in ("activations", "curvature")
-            for group in [_group(backend, patience, everyone)]
+            for group in [self._group(backend, everyone)]
         }
-        by_tag = _group("gloo", patience, everyone) if is_direct else routes["activations"].group
+        by_tag = self._group("gloo", everyone) if is_direct else routes["activations"].group
         routes |= {"channels": Route.of_processor(by_tag, device), "control": control}
         replicas: Replicas = ONE_REPLICA
         if len(pipes) > 1:
             same_place = list(zip(*pipes, strict=True))
-            replicas = ProcessReplicas(_group(backend, patience, same_place), device if is_direct else CPU, traffic)
+            replicas = ProcessReplicas(self._group(backend, same_place), device if is_direct else CPU, traffic)
         links = ProcessLinks(pipes, blocks, routes, replicas)
         super().__init__(stages_of(modules, first_layer), loss, microbatches, links, frozenset(), replicas, traffic)
         self._processes = links
-        self._scheduled = None if schedule == "posted" else self._by_torch(schedule, _group(backend, patience, pipes))
+        self._scheduled = None if schedule == "posted" else self._by_torch(schedule, self._group(backend, pipes))
 
     def _by_torch(self, schedule: str, group: dist.ProcessGroup) -> "ScheduledGradients":
         from surmin.pipeline.scheduled import ScheduledGradients  # here: importing torch's schedules takes a second
@@ -116,6 +117,24 @@ class Pipeline(WorkerPipeline):
             exchange.settle()
         self._processes.flush()
 
+    def close(self) -> None:
+        """Flush, and let this pipeline's process groups go; to be called by all, by who goes on without it.
+
+        torch keeps them otherwise, with their sockets, until `destroy_process_group()`.
+        """
+        self.flush()
+        dist.barrier(self._groups[0])
+        while self._groups:
+            dist.destroy_process_group(self._groups.pop())
+
+    def _group(self, backend: str, sets: Sequence[Sequence[int]]) -> dist.ProcessGroup:
+        """A new group for each of these sets of ranks, made in the same order everywhere; this worker's own."""
+        own = [list(ranks) for ranks in sets]
+        group, _ = dist.new_subgroups_by_enumeration(own, timeout=self._patience, backend=backend)
+        assert isinstance(group, dist.ProcessGroup)
+        self._groups.append(group)
+        return group
+
     def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries) -> Wave:
         """By torch's schedule where one was asked for and a gradient wave is to follow.
 
@@ -126,13 +145,6 @@ class Pipeline(WorkerPipeline):
         self._processes.hear()
         self.traffic.forward_waves += 1
         return self._scheduled.run(inputs, targets, boundaries)
-
-
-def _group(backend: str, timeout: timedelta, sets: Sequence[Sequence[int]]) -> dist.ProcessGroup:
-    """One group for each of these sets of ranks, made in the same order everywhere; this worker's own is returned."""
-    group, _ = dist.new_subgroups_by_enumeration([list(ranks) for ranks in sets], timeout=timeout, backend=backend)
-    assert isinstance(group, dist.ProcessGroup)
-    return group
 
 
 def _device(modules: Sequence[nn.Module]) -> torch.device:

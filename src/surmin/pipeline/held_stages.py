@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Literal
 
@@ -117,14 +117,19 @@ class HeldStages:
         """A context that all workers go through, once they know more of the network.
 
         Raises:
-            ValueError: on all of them, when one has raised it or a TypeError in there.
+            ValueError: on all of them, when one has raised anything in there; where that was another error, that one.
         """
-        complaint: ValueError | TypeError | None = None
+        failure: Exception | None = None
         try:
             yield
-        except (ValueError, TypeError) as error:
-            complaint = error
-        self._links.compare("", complaint, wait=True)
+        except Exception as error:
+            failure = error
+        if failure is None or isinstance(failure, ValueError | TypeError):
+            self._links.compare("", failure, wait=True)
+            return
+        with suppress(ValueError):
+            self._links.compare("", ValueError(f"{type(failure).__name__}: {failure}"), wait=True)
+        raise failure
 
     def agree_on(self, description: str) -> None:
         """Raise ValueError on all workers unless they describe the same."""

@@ -83,6 +83,29 @@ def test_an_interrupted_comparison_is_continued(tmp_path: Path, monkeypatch: pyt
         assert rows_of(tmp_path / "part" / "runs" / run.name) == rows_of(tmp_path / "whole" / "runs" / run.name)
 
 
+def test_what_is_finished_stays_in_the_table_while_more_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, seeds=1, lr=("0.01",))
+    Comparison.start(config, tmp_path / "all").run()
+    grown = replace(config, methods="gd,sm,adam")
+    with monkeypatch.context() as patch:
+        patch.setattr(completing, "Run", interrupt_during(1))
+        Comparison.resume(tmp_path / "all", grown, tmp_path / "all").run()
+    lines = [(line["method"], line["status"]) for line in results_of(tmp_path / "all")]
+    assert lines == [("gd", "interrupted"), ("sm", "finished"), ("adam", "finished")]
+
+
+def test_a_method_that_its_first_batch_refuses_does_not_end_the_others(tmp_path: Path) -> None:
+    config = tiny_comparison(methods="sm,adam", rounds=2, data="text", model="gpt", rank="exact")
+    comparison = Comparison.start(config, tmp_path / "all")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("surmin.curvature.factor.MAX_EXACT_COLUMNS", 10)
+        results = comparison.run()
+    assert [result.run.method for result in results] == ["adam"]
+    assert "columns per sample" in comparison.failed["sm"]
+
+
 def test_a_run_cut_off_before_its_first_checkpoint_starts_over(tmp_path: Path) -> None:
     config = tiny_comparison(methods="adam", rounds=2)
     comparison = Comparison.start(config, tmp_path / "all")

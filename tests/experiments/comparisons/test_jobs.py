@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from surmin.experiments.comparisons.jobs import each
+from surmin.experiments.runs.interrupts import deferred_interrupt
 from tests.launch.cases import wait_until
 from tests.processes import is_running
 
@@ -25,6 +26,46 @@ def test_an_error_of_a_call_is_raised_here() -> None:
     assert next(results) == 2.0
     with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
         next(results)
+
+
+def count_to_thirty(folder: str) -> str:
+    """Note that it was begun, and take seconds, or less when interrupted."""
+    (Path(folder) / f"{time.monotonic_ns()}-{os.getpid()}").touch()
+    with deferred_interrupt() as is_interrupted:
+        for number in range(30):
+            time.sleep(0.1)
+            if is_interrupted():
+                return f"interrupted at {number}"
+    return "counted"
+
+
+@pytest.mark.parametrize("whom", ["all", "the first"])
+def test_after_an_interrupt_what_was_begun_ends_and_no_more_begins(tmp_path: Path, whom: str) -> None:
+    program = (
+        "from tests.experiments.comparisons.test_jobs import count_to_thirty, each\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n"
+        f"        for result in each(count_to_thirty, [{str(tmp_path)!r}] * 20, 2): print(result, flush=True)\n"
+        "    except KeyboardInterrupt: print('no more', flush=True)"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+        time.sleep(0.3)
+        if whom == "all":
+            os.killpg(first.pid, signal.SIGINT)
+        else:
+            first.send_signal(signal.SIGINT)
+        output, _ = first.communicate(timeout=20)
+    finally:
+        first.kill()
+        first.wait()
+    *ended, last = output.splitlines()
+    assert last == "no more" and len(ended) == 2 and all("interrupted" in line for line in ended)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def sleep_noted(folder: str) -> None:

@@ -106,6 +106,17 @@ def test_an_interrupted_grid_is_continued(tmp_path: Path, monkeypatch: pytest.Mo
         assert losses[0] == losses[1]
 
 
+def test_what_is_finished_stays_in_the_table_while_more_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "grid"
+    assert main([*WORDS, "--methods", "gd-armijo", "--out", str(folder)]) == 0
+    monkeypatch.setattr(completing, "Run", interrupt_during(2))  # the first one is timed
+    assert main(["paper", "--resume", str(folder), "--methods", "gd-armijo,adam"]) == INTERRUPTED
+    lines = (folder / "results.csv").read_text().splitlines()[1:]
+    assert [line.rsplit(",", 1)[1] for line in lines] == ["finished", "interrupted"]
+
+
 @pytest.mark.slow
 def test_several_jobs_find_the_same(tmp_path: Path) -> None:
     config = replace(TINY, methods="gd", depths=(2,), rounds=2)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from surmin.data import Dataset
-from surmin.experiments.comparisons.completing import FailedRunError, complete
+from surmin.experiments.comparisons.completing import FailedRunError, complete, finished_rows
 from surmin.experiments.comparisons.grid import PlannedRun, plan_runs
 from surmin.experiments.comparisons.results import Result, write_results
 from surmin.experiments.configs.run import CompareConfig
@@ -15,7 +15,7 @@ from surmin.experiments.configs.saved import check_unchanged, check_version, rea
 from surmin.experiments.runs.folder import claim_folder, write_config
 from surmin.experiments.runs.metrics import Row
 from surmin.experiments.runs.problem import load_data
-from surmin.experiments.runs.run import Run
+from surmin.experiments.runs.run import Run, status_of
 from surmin.experiments.runs.team import ALONE
 from surmin.methods.registry import METHODS
 
@@ -35,7 +35,7 @@ class Comparison:
         data: what all runs train on.
         planned: the runs, in order.
         left_out: of `--methods all` those that cannot run on this network, and why.
-        failed: methods that torch could not go on with, out of memory say, and what it said.
+        failed: methods that could not go on, out of memory say, and why.
     """
 
     config: CompareConfig
@@ -79,26 +79,41 @@ class Comparison:
     def run(self, on_row: OnRow = lambda planned, row: None) -> list[Result]:
         """Train all that is not finished yet; after Ctrl-C, what was begun. `results.csv` grows run by run.
 
-        Where torch cannot go on with a method, that one ends and the others do not; continued, it is tried again.
+        What is there comes in the order of the plan, also what an earlier start has finished.
+
+        Where a method cannot go on, that one ends and the others do not; continued, it is tried again.
 
         Args:
             on_row: called with every new row.
         """
-        results: list[Result] = []
+        known = self._finished()
         for planned in self.planned:
             if planned.method in self.failed:
                 continue
-            path = self.path / "runs" / planned.name
             try:
-                rows, status = complete(path, planned.config, self.data, partial(on_row, planned))
+                rows, status = complete(self._folder(planned), planned.config, self.data, partial(on_row, planned))
             except FailedRunError as error:
                 self.failed[planned.method] = str(error)
                 continue
-            results.append(Result(planned, rows, status))
-            write_results(self.path / "results.csv", results)
+            known[planned.name] = Result(planned, rows, status)
+            write_results(self.path / "results.csv", self._in_order(known))
             if status == "interrupted":
                 break
-        return results
+        return self._in_order(known)
+
+    def _finished(self) -> dict[str, Result]:
+        """By name the runs that have come to their end before."""
+        return {
+            planned.name: Result(planned, rows, status_of(rows, planned.config))
+            for planned in self.planned
+            if (rows := finished_rows(self._folder(planned), planned.config)) is not None
+        }
+
+    def _in_order(self, known: Mapping[str, Result]) -> list[Result]:
+        return [known[planned.name] for planned in self.planned if planned.name in known]
+
+    def _folder(self, planned: PlannedRun) -> Path:
+        return self.path / "runs" / planned.name
 
     @classmethod
     def _prepare(cls, config: CompareConfig, path: Path) -> "Comparison":

@@ -16,7 +16,7 @@ from surmin.launch.reports import DEBUG_VARIABLE, one_line
 
 
 class FailedRunError(Exception):
-    """A run that torch could not go on with, out of memory say; the message is one line."""
+    """A run that could not go on, out of memory say; the message is one line."""
 
 
 def finished_rows(path: Path, config: RunConfig) -> Sequence[Row] | None:
@@ -24,7 +24,7 @@ def finished_rows(path: Path, config: RunConfig) -> Sequence[Row] | None:
     folder = RunFolder(path)
     rows = read_rows(folder.metrics) if folder.metrics.exists() else []
     for number in range(1, len(rows) + 1):  # it may have gone beyond what is asked for now
-        if status_of(rows[:number], config) != "interrupted":
+        if status_of(rows[number - 1 : number], config) != "interrupted":
             return rows[:number]
     return None
 
@@ -41,7 +41,7 @@ def complete(
         on_row: called with every new row.
 
     Raises:
-        FailedRunError: when torch cannot go on with it; where a person debugs, torch's own error.
+        FailedRunError: when it cannot go on; where a person debugs and it is torch that cannot, torch's own error.
     """
     rows = finished_rows(path, config)
     if rows is not None:
@@ -61,5 +61,8 @@ def _train(path: Path, config: RunConfig, data: Dataset, on_row: Callable[[Row],
     else:
         shutil.rmtree(path, ignore_errors=True)  # cut off before its first checkpoint
         run.start()
-    status = run.train(on_row)
+    try:
+        status = run.train(on_row)
+    except ValueError as error:  # what only the first batch shows
+        raise FailedRunError(str(error)) from error
     return run.rows, status

@@ -37,7 +37,7 @@ def run_paper(
 ) -> list[PaperResult]:
     """Make all runs that are not made yet: first those that tune, then the others; after Ctrl-C, what was begun.
 
-    Where torch cannot go on with a run, that one ends and the others do not; continued, it is tried again.
+    Where a run cannot go on, that one ends and the others do not; continued, it is tried again.
 
     Args:
         config: the options.
@@ -60,6 +60,17 @@ def run_paper(
         if result.status == "interrupted":
             break
     return results
+
+
+def finished(config: PaperConfig, path: Path) -> list[PaperResult]:
+    """The results of runs that have come to their end; those of a cell only where its tuning has."""
+    found = []
+    for cell in cells(config):
+        tuning = [result for run in tuning_runs(config, cell) if (result := _found(path, run)) is not None]
+        found += tuning
+        if len(tuning) == len(tuning_runs(config, cell)):
+            found += [result for run in result_runs(config, cell, tuning) if (result := _found(path, run)) is not None]
+    return found
 
 
 def estimate(config: PaperConfig, path: Path, scratch: Path) -> dict[Cell, float]:

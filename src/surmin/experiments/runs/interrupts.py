@@ -10,10 +10,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+def deferred_interrupt(on_receive: Callable[[], object] = lambda: None) -> Iterator[Callable[[], bool]]:
     """While inside, a first interrupt only makes the given function return True; a second one acts at once.
 
     Outside the main thread, where signals cannot be received, the function returns False always.
+
+    Args:
+        on_receive: called when the first one comes.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -28,6 +31,7 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     def receive(number: int, _frame: FrameType | None) -> None:
         received.append(number)
         restore()
+        on_receive()
 
     for number in SIGNALS:
         signal.signal(number, receive)
