@@ -111,10 +111,11 @@ def test_what_is_finished_stays_in_the_table_while_more_is_made(
 ) -> None:
     folder = tmp_path / "grid"
     assert main([*WORDS, "--methods", "gd-armijo", "--out", str(folder)]) == 0
-    monkeypatch.setattr(completing, "Run", interrupt_during(2))  # the first one is timed
+    monkeypatch.setattr(completing, "Run", interrupt_during(8))  # one is timed, six are tuned
     assert main(["paper", "--resume", str(folder), "--methods", "gd-armijo,adam"]) == INTERRUPTED
     lines = (folder / "results.csv").read_text().splitlines()[1:]
-    assert [line.rsplit(",", 1)[1] for line in lines] == ["finished", "interrupted"]
+    assert [line.rsplit(",", 1)[1] for line in lines] == ["finished"] * 7 + ["interrupted"]
+    assert lines[0].startswith("2,gd-armijo,,,result,0,2,")
 
 
 @pytest.mark.slow
