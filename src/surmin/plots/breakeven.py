@@ -86,5 +86,7 @@ def _words(cell: Cell) -> str:
     if cell.other is None:
         return "alone"
     digits = 2 if cell.ratio < 10 else 0
-    other = cell.other.label.split(", ")
-    return f"{cell.ratio:.{digits}f}\n{' '.join(other[:2] if not other[1].startswith('M ') else other[:1])}"
+    method, *rest = cell.other.label.split(", ")
+    who = f"{method} {rest[0]}" if not rest[0].startswith("M ") else method
+    batch = f"\nbatch {cell.other.run.batch_size}" if cell.other.run.batch_size else ""
+    return f"{cell.ratio:.{digits}f}\n{who}{batch}"
