@@ -63,6 +63,15 @@ def test_the_hard_case_and_its_neighbourhood(spectrum: list[float], seed: int, c
         assert_global_minimiser(matrix, hard, cubic, step, 1e-6)
 
 
+def test_what_rounding_leaves_of_the_gradient_along_the_lowest_vector() -> None:
+    """Enough for a part of the step along it, which then counts towards the norm."""
+    matrix, gradient = spectrum_problem([2.31, 3.0, 2.5, -5.0, 0.0, 2.94], 17)
+    lowest = torch.linalg.eigh(matrix).eigenvectors[:, 0]
+    hard = gradient - (gradient @ lowest) * lowest
+    step, _ = solve_cubic_dense(matrix, hard, 0.1)
+    assert_global_minimiser(matrix, hard, 0.1, step, 1e-12)
+
+
 @settings(max_examples=20)
 @given(spectrum=spectra, seed=st.integers(0, 999), cubic=st.sampled_from([0.1, 2.0]))
 def test_nothing_lies_below_the_dense_solution(spectrum: list[float], seed: int, cubic: float) -> None:

@@ -123,7 +123,7 @@ def _solve_definite(values: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
 def _solve_secular(values: Tensor, projected: Tensor, rho: float) -> Tensor:
     """Solve ‖(A + s I)⁻¹ g‖ = s / ρ̃ for s = max(0, -λ_min) + t by bisection in t; nothing cancels in A + s I so.
 
-    In the hard case (g orthogonal to the lowest eigenvector) t is zero, and that vector is added until the norm fits.
+    In the hard case (g orthogonal to the lowest eigenvector) t is zero, and that vector gets what the norm lacks.
     """
     least = (-values[0]).clamp_min(0)
     gaps = values + least
@@ -134,10 +134,9 @@ def _solve_secular(values: Tensor, projected: Tensor, rho: float) -> Tensor:
         low, high = torch.where(too_long, middle, low), torch.where(too_long, high, middle)
     coefficients = _shifted_solution(gaps, projected, high)
     radius = (least + high) / rho
-    missing = (radius**2 - coefficients.square().sum()).clamp_min(0).sqrt()
-    hard = (least > 0) & (missing > 1e-6 * radius)
-    lift = torch.where(coefficients[0] < 0, -missing, missing) * hard
-    return torch.cat([coefficients[:1] + lift, coefficients[1:]])
+    missing = (radius**2 - coefficients.square().sum()).clamp_min(0)
+    lowest = torch.copysign((coefficients[:1].square() + missing).sqrt(), coefficients[:1])
+    return torch.cat([torch.where(least > 0, lowest, coefficients[:1]), coefficients[1:]])
 
 
 def _shifted_solution(gaps: Tensor, projected: Tensor, shift: Tensor) -> Tensor:
