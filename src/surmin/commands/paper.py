@@ -47,7 +47,8 @@ def paper(config: PaperConfig, out: Path | None, resume: Path | None) -> int:
         return INTERRUPTED
     write_paper_results(path / "results.csv", results)
     write_milestones(path / "milestones.csv", results)
-    draw_paper(path, config, results)
+    with Console(stderr=True).status("drawing pictures and pages"):
+        draw_paper(path, config, results)
     print_table(verdict_table(judge(results)))
     failed = [result for result in results if result.status == "failed"]
     for result in failed:
