@@ -266,6 +266,23 @@ def test_outputs_as_wide_as_a_batch_needs_are_seen() -> None:
         check_independence([stage], [stage.forward(torch.randn(6, 8))])
 
 
+class _Exact(nn.Module):
+    """Takes two thousand samples and no others."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.view(2000, 3) - 0.0
+
+
+def test_modules_that_take_whole_large_batches_are_let_be() -> None:
+    sm = minimizer(_Exact(), nn.Linear(3, 2))
+    inputs, labels = torch.randn(2000, 3), torch.arange(2000) % 2
+    assert sm.step(inputs, labels).accepted
+    tied = minimizer(nn.Linear(3, 20), _Centred(), nn.Linear(20, 2))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="gives samples other outputs"):
+            tied.step(inputs, labels)
+
+
 def test_outputs_without_numbers_have_nothing_to_compare() -> None:
     stage = Stage.of(nn.Sequential(nn.Unflatten(1, (2, 4)), nn.AvgPool1d(4), nn.Flatten()))
     check_independence([stage], [stage.forward(torch.randn(6, 8))])
