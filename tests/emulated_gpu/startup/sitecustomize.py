@@ -13,7 +13,7 @@ import torch  # noqa: E402
 import torch.multiprocessing  # noqa: E402
 
 STREAM = SimpleNamespace(synchronize=lambda: None, wait_stream=lambda other: None, device=torch.device("cuda", 0))
-PROPERTIES = SimpleNamespace(name="emulated", uuid="emulated", total_memory=2**33)
+PROPERTIES = SimpleNamespace(name="emulated", uuid="emulated", total_memory=2**33, major=9, minor=0)
 clone = torch.UntypedStorage.clone
 
 
