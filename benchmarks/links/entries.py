@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.harness import median
@@ -76,6 +76,14 @@ def read_answers(task: Task, answers: Sequence[Mapping[str, Any]], needs: Mappin
     typical, size = median(each[1:]), sent[-1] / max(1, waves[-1]) / 1e6
     seconds = need.near * typical, need.far * typical
     return Entry(task.method, setting, *seconds, need.far * size, need.far, need.far, processor)
+
+
+def median_entry(entries: Sequence[Entry]) -> Entry:
+    """Of runs of one task: the median of each of its times; all else is the first's."""
+    near, far, processor = (
+        median([getattr(entry, name) for entry in entries]) for name in ("near", "far", "processor")
+    )
+    return replace(entries[0], near=near, far=far, processor=processor)
 
 
 def setting_of(task: Task) -> str:

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.pyplot import subplots
 
 from benchmarks.harness import Result, Settings, Table, Target, number
-from benchmarks.links.entries import FAR, NEAR, Entry, Need, read_answers
+from benchmarks.links.entries import FAR, NEAR, Entry, Need, median_entry, read_answers
 from benchmarks.links.laboratory import PROJECT_ROOT, Laboratory
 from benchmarks.links.racer import Task
 from benchmarks.links.relay import Log
@@ -41,6 +41,8 @@ TIMED = {"adam": 4, "lbfgs": 16}
 """Rounds over slow links; one of L-BFGS is an evaluation or a few, so short that three of them tell little."""
 TIMED_OVER_QUICK = {**TIMED, "adam": 16}
 """Where Adam's rounds are short too. All of those cost the same; L-BFGS makes more evaluations in the early ones."""
+RUNS_OVER_QUICK = 5
+"""Of every task: there workers wait for processors more than for links, and single runs vary by a fifth."""
 QUICK_LATENCY, QUICK_RATE = 0.01, 1e8
 SCHEDULES = (
     *(("posted", count) for count in (1, 8, 20)),
@@ -77,8 +79,10 @@ def race_cells(
             settings.note(f"{1e3 * latency:g} ms, {rate / 1e6:g} Mbit/s")
             laboratory.set(latency, rate)
             date = datetime.now(UTC).isoformat(timespec="seconds")
-            to_the_end = (latency, rate) == GOAL_CELL and not settings.quick
-            entries = _race(laboratory, needs, timed_rounds(latency, rate), to_the_end=to_the_end)
+            tasks = tasks_of(needs, TIMED_OVER_QUICK if is_quick(latency, rate) else TIMED)
+            if (latency, rate) == GOAL_CELL and not settings.quick:
+                tasks.append(Task("adam", needs["adam"].options, 20, "posted", int(needs["adam"].far), seed=SEED))
+            entries = median_entries(laboratory, tasks, needs, RUNS_OVER_QUICK if is_quick(latency, rate) else 1)
             cells.append(_figures(latency, rate, entries, laboratory.take_log(), date))
             settings.note(f"sm over the best other: {cells[-1]['ratio']:.3f}")
     return cells
@@ -144,20 +148,9 @@ def count_rounds(problem: Problem, method: str, options: dict[str, Any], seed: i
     return Need(reached[NEAR], reached[FAR], options)
 
 
-def timed_rounds(latency: float, rate: float) -> Mapping[str, int]:
-    """How many rounds are timed, by method."""
-    return TIMED_OVER_QUICK if latency <= QUICK_LATENCY and rate >= QUICK_RATE else TIMED
-
-
-def _race(
-    laboratory: Laboratory, needs: Mapping[str, Need], timed: Mapping[str, int], *, to_the_end: bool
-) -> list[Entry]:
-    tasks = tasks_of(needs, timed)
-    if to_the_end:
-        tasks.append(Task("adam", needs["adam"].options, 20, "posted", int(needs["adam"].far), seed=SEED))
-    return [
-        read_answers(task, answers, needs) for task, answers in zip(tasks, run_tasks(laboratory, tasks), strict=True)
-    ]
+def is_quick(latency: float, rate: float) -> bool:
+    """Whether rounds over such links are short, so that more of them are timed, and several runs."""
+    return latency <= QUICK_LATENCY and rate >= QUICK_RATE
 
 
 def tasks_of(needs: Mapping[str, Need], timed: Mapping[str, int] = TIMED) -> list[Task]:
@@ -196,6 +189,15 @@ def run_tasks(laboratory: Workers, tasks: Sequence[Task]) -> list[list[dict[str,
         raise RuntimeError("a worker of the race failed: what it wrote to stderr says why")
     by_worker = [[json.loads(line) for line in text.splitlines()] for text in said]
     return [list(answers) for answers in zip(*by_worker, strict=True)]
+
+
+def median_entries(laboratory: Workers, tasks: Sequence[Task], needs: Mapping[str, Need], repeats: int) -> list[Entry]:
+    """Of every task the medians of some runs, each time and the processors' by itself; all tasks run in turns."""
+    runs = [run_tasks(laboratory, tasks) for _ in range(repeats)]
+    return [
+        median_entry([read_answers(task, answer, needs) for answer in answers])
+        for task, *answers in zip(tasks, *runs, strict=True)
+    ]
 
 
 def _best(entries: Sequence[Entry], *, sm: bool) -> Entry:

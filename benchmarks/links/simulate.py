@@ -11,15 +11,14 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from benchmarks.harness import SAVED, Result, Settings, Table, Target, median, number
 from benchmarks.links import trips
-from benchmarks.links.entries import Entry, Need, read_answers
+from benchmarks.links.entries import Entry, Need
 from benchmarks.links.modelled import Machine, Modelled, fit_machine, record_all
 from benchmarks.links.pages import keep_memory
-from benchmarks.links.race import SEED, WORKERS, run_tasks, tasks_of
+from benchmarks.links.race import SEED, WORKERS, median_entries, tasks_of
 from benchmarks.links.relay import packet_size
 from benchmarks.problems import mnist_mlp
 from surmin.simulation.operations import Overheads
@@ -61,7 +60,7 @@ def run(settings: Settings) -> Result:
     recorded = record_all([*tasks, *trips.tasks_of(SEED)], problem)
     modelled, presets = recorded[: len(tasks)], recorded[len(tasks) :]
     settings.note("on workers of this machine")
-    local = local_entries(modelled, needs)
+    local = median_entries(LocalWorkers(), tasks, needs, REPEATS)
     cells = [
         [_of_cell(cell, own) for cell in saved]
         for saved, own in ((race["cells"], modelled), (_cells_of_presets(), presets))
@@ -103,17 +102,6 @@ def _of_cell(cell: Mapping[str, Any], modelled: Sequence[Modelled]) -> tuple[lis
     machine = machine_of(modelled, entries)
     rows = held_against(where, modelled, entries, machine, Setting(links, cores=CORES, carrier=relay))
     return rows, (*where, *_costs(machine), number(1e9 * relay.byte, 2))
-
-
-def local_entries(modelled: Sequence[Modelled], needs: Mapping[str, Need]) -> list[Entry]:
-    """What workers of this machine take, the median of some runs."""
-    runs = [run_tasks(LocalWorkers(), [own.task for own in modelled]) for _ in range(REPEATS)]
-    entries = []
-    for own, *answers in zip(modelled, *runs, strict=True):
-        found = [read_answers(own.task, answer, needs) for answer in answers]
-        far, processor = median([entry.far for entry in found]), median([entry.processor for entry in found])
-        entries.append(replace(found[0], far=far, processor=processor))
-    return entries
 
 
 def machine_of(modelled: Sequence[Modelled], entries: Sequence[Entry]) -> Machine:

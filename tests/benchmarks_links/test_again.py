@@ -5,9 +5,10 @@ import json
 import pytest
 
 from benchmarks.harness import SAVED
-from benchmarks.links import again
+from benchmarks.links import again, race
 from benchmarks.links.entries import Need
-from benchmarks.links.race import GOAL_CELL, TIMED, result_of, tasks_of, timed_rounds
+from benchmarks.links.race import result_of
+from benchmarks.links.racer import Task
 
 
 @pytest.fixture
@@ -49,8 +50,22 @@ def test_a_word_that_is_no_cell_is_refused(word, saved, monkeypatch):
         again.main([word])
 
 
-def test_over_quick_links_more_of_adams_rounds_are_timed():
-    needs = {name: Need(10, 20, {}) for name in TIMED}
-    for link, adam in ((GOAL_CELL, 4), ((0.01, 1e8), 16), ((1e-4, 2e7), 4)):
-        timed = {task.method: task.rounds for task in tasks_of(needs, timed_rounds(*link)) if not task.is_whole}
-        assert timed == {"adam": adam, "lbfgs": 16}
+def test_links_are_quick_up_to_ten_milliseconds_and_from_a_hundred_megabits():
+    quick = [(latency, rate) for rate in race.RATES for latency in race.LATENCIES if race.is_quick(latency, rate)]
+    assert quick == [(1e-4, 1e9), (0.01, 1e9), (1e-4, 1e8), (0.01, 1e8)]
+
+
+def test_of_several_runs_each_time_is_the_median(monkeypatch):
+    task = Task("adam", {}, 8, "posted", 3)
+    runs = iter([(3.0, 5.0), (1.0, 9.0), (9.0, 6.0)])
+
+    def run_tasks(laboratory, tasks):
+        seconds, processor = next(runs)
+        rounds = range(1, 4)
+        own = {"bytes": [7 * r for r in rounds], "waves": [*rounds], "losses": [1.0] * 3}
+        times = {"ends": [seconds * r for r in rounds], "processor": [processor * r for r in rounds]}
+        return [[{**own, **times}] for _ in tasks]
+
+    monkeypatch.setattr(race, "run_tasks", run_tasks)
+    (entry,) = race.median_entries(None, [task], {"adam": Need(10, 20, {})}, 3)
+    assert (entry.near, entry.far, entry.processor, entry.rounds) == (30.0, 60.0, 6.0, 20)
