@@ -15,7 +15,7 @@ class StepReport:
             sequence each decrease counts from where the stages below have moved its stage's input.
         reduction_ratio: (loss - new_loss) / predicted_decrease; NaN where either is unknown.
         damping: λ of the accepted step, or of the last one tried.
-        accepted: whether the parameters changed.
+        accepted: whether the step was taken: it passed the test, or is finite where none is made.
         tries: forward waves spent on testing steps.
         gradient_norm: Euclidean norm of the gradient before the step.
         gradient_equivalents: work, in forward and backward passes over this batch, counted from operations.

@@ -73,6 +73,15 @@ def test_inflation_shrinks_where_the_bound_was_loose_and_comes_back_on_rejection
     assert Damping(1.0).after_rejection(0.3).inflation_share == 1.0
 
 
+def test_a_bolder_candidate_that_wins_again_and_again_leaves_some_damping() -> None:
+    damping = Damping(1e-3)
+    for _ in range(400):
+        damping = damping.candidate(0.1).after_acceptance(0.5)
+    assert damping.value == SMALLEST
+    assert Damping(LARGEST).candidate(3.0).value == LARGEST
+    assert Damping(0.0).candidate(0.1).value == 0
+
+
 @given(value=st.floats(SMALLEST, LARGEST), rounds=st.sampled_from([0, 1, 10, 3000]), good=st.booleans())
 def test_values_stay_in_range(value: float, rounds: int, good: bool) -> None:
     damping = Damping(value)

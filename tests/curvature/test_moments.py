@@ -1,5 +1,6 @@
 """Second moments for the Kronecker preconditioner, against sums over explicit rows."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -123,6 +124,17 @@ def test_the_network_s_own_moment_is_kept_until_its_inputs_change() -> None:
     torch.testing.assert_close(cache.moment(other.chunk(2), 12, as_rows), exact(other))
     images = torch.randn(4, 1, 2, 2, dtype=torch.float64)
     torch.testing.assert_close(cache.moment([images], 4, as_rows), exact(images.flatten(1)))
+
+
+def test_what_numpy_writes_into_the_input_is_seen() -> None:
+    """It leaves the version as it is."""
+    cache, data = InputMomentCache(), torch.randn(12, 3, dtype=torch.float64, device="cpu")
+    cache.moment([data], 12, as_rows)
+    version = data._version
+    data.numpy()[:] = np.random.default_rng(0).standard_normal((12, 3))
+    assert data._version == version
+    expected = with_one(data).t() @ with_one(data) / 12
+    torch.testing.assert_close(cache.moment([data], 12, as_rows), expected)
 
 
 def test_the_moment_of_a_transposed_input_is_its_own() -> None:

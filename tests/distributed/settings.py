@@ -8,7 +8,6 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 
 from surmin import CrossEntropy, StepReport, SurrogateMinimizer, partition
 from surmin.methods.base import Method
@@ -136,7 +135,7 @@ def make_pipeline(setting: Setting, modules: Sequence[nn.Module]) -> Pipeline:
     """This worker's pipeline, with its share of the modules; a replica where there are more workers than it needs."""
     share = spread(len(modules), setting.workers)[dist.get_rank() % setting.workers]
     replicas = dist.get_world_size() // setting.workers
-    mesh = init_device_mesh("cpu", (replicas, setting.workers), mesh_dim_names=("dp", "pp")) if replicas > 1 else None
+    mesh = [range(first, first + setting.workers) for first in range(0, replicas * setting.workers, setting.workers)]
     return Pipeline(
         [modules[index] for index in share], setting.case.loss,
         microbatches=setting.microbatches, schedule=setting.schedule, timeout=TIMEOUT, mesh=mesh,

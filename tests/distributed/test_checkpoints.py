@@ -85,6 +85,24 @@ def test_replicas_save_together(workers: Workers, tmp_path: Path) -> None:
         np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-9)
 
 
+def train_on_shares(folder: Path) -> None:
+    """Each of two replicas with samples of its own, of which the first one's state is saved."""
+    setting = setting_of("dladmm", 2)
+    for first in (0, ROUNDS):
+        with pipeline_of(setting) as pipeline:
+            method: Any = build_method("dladmm", pipeline, {})
+            assert surmin.load_checkpoint(folder, method, missing_ok=True) == first
+            for _ in range(ROUNDS):
+                report = method.step(*batch(setting, dist.get_rank() // 2))
+            assert report.accepted
+            surmin.save_checkpoint(folder, method, first + ROUNDS)
+
+
+def test_replicas_with_samples_of_their_own_save_together(workers: Workers, tmp_path: Path) -> None:
+    workers.run(4, train_on_shares, tmp_path)
+    assert len(contents(tmp_path)) == 4
+
+
 @contextmanager
 def refused(message: str) -> Iterator[None]:
     with pytest.raises(ValueError, match=message) as caught:
@@ -131,6 +149,23 @@ def test_what_does_not_fit_is_refused_on_all_workers(workers: Workers, tmp_path:
     file = next(tmp_path.rglob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-1])
     workers.run(2, refuse_damaged, tmp_path, file.name)
+
+
+def refuse_other_rounds(folder: Path) -> None:
+    """A worker whose folder was copied some rounds ago."""
+    setting, rank = setting_of("sm", 2), dist.get_rank()
+    with pipeline_of(setting) as pipeline:
+        sm = surmin.SurrogateMinimizer(pipeline)
+        for number in (1, 2):
+            surmin.save_checkpoint(folder / f"{number}", sm, number)
+        before = values(pipeline)
+        with refused("worker 0 has a checkpoint of round 1; worker 1 has a checkpoint of round 2"):
+            surmin.load_checkpoint(folder / f"{1 + rank}", sm)
+        assert all((before[name] == value).all() for name, value in values(pipeline).items())
+
+
+def test_workers_that_find_other_rounds_are_refused(workers: Workers, tmp_path: Path) -> None:
+    workers.run(2, refuse_other_rounds, tmp_path)
 
 
 def refuse_damaged(folder: Path, name: str) -> None:

@@ -250,9 +250,10 @@ def refused_parameters() -> str:
 
 
 def test_a_mesh_that_does_not_fit_is_refused(workers: Workers) -> None:
-    named, small = workers.run(4, refused_meshes)[0]
+    named, small, uneven = workers.run(4, refused_meshes)[0]
     assert named == "a mesh needs the dimensions ('dp', 'pp'), got ('replica', 'stage')"
     assert small == "a mesh needs all 4 processes, each once, got [[0], [1]]"
+    assert uneven == "a mesh needs equally many processes in every pipe, got [[0, 1], [2]]"
 
 
 def refused_meshes() -> list[str]:
@@ -260,6 +261,7 @@ def refused_meshes() -> list[str]:
     meshes = [
         init_device_mesh("cpu", (2, 2), mesh_dim_names=("replica", "stage")),
         DeviceMesh("cpu", [[0], [1]], mesh_dim_names=("dp", "pp")),
+        [[0, 1], [2]],
     ]
     for mesh in meshes:
         with pytest.raises(ValueError) as refused:

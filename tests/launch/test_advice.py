@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from surmin.checkpoints.checkpoint import Checkpoint
-from surmin.checkpoints.round_folder import UNFINISHED, newest_round
+from surmin.checkpoints.round_folder import REPLACED, UNFINISHED, newest_round
 from surmin.experiments.runs.folder import RunFolder
 from surmin.launch.supervisor import CHECKPOINTS
 from tests.launch.cases import WORKER, Launch
@@ -30,6 +30,12 @@ def test_a_checkpoint_is_pointed_at(launch: Launch, script: str, code: int, mess
     assert launch(script).result() == (code, "", f"surmin: {message}{advice}\n")
 
 
+def test_one_whose_replacement_was_interrupted_is_too(launch: Launch) -> None:
+    message = "worker 1 was killed by SIGKILL; the other workers were ended"
+    run = launch(KILLED, checkpoint=f"round-000012{REPLACED}")
+    assert run.result() == (3, "", f"surmin: {message}{ADVICE}\n")
+
+
 @pytest.mark.parametrize("checkpoint", [".", f"round-000000{UNFINISHED}"])
 @pytest.mark.parametrize(
     ("script", "code", "message"),
@@ -46,4 +52,4 @@ def test_a_checkpoint_is_where_it_is_looked_for(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for number in (9, 1_234_567):
         Checkpoint(number, "adam", {"0.weight": torch.ones(1)}, {}).save(folder.checkpoint, None)
-        assert list(tmp_path.glob(CHECKPOINTS)) == [newest_round(folder.checkpoint)]
+        assert [path for name in CHECKPOINTS for path in tmp_path.glob(name)] == [newest_round(folder.checkpoint)]

@@ -95,6 +95,9 @@ def test_who_is_at_fault(states: list[State], verdict: Verdict) -> None:
         ([interrupted(0), lost(1)], Verdict(130, "interrupted")),
         ([interrupted(0), running(1)], Verdict(130, "interrupted")),
         ([interrupted(0), failed(1)], Verdict(2, "worker 1: it broke")),
+        ([finished(0), finished(1)], Verdict(0)),
+        ([State(0, 4), State(1, 4)], Verdict(4)),
+        ([finished(0), running(1)], Verdict(130, "interrupted")),
     ],
 )
 def test_after_an_interrupt(states: list[State], verdict: Verdict) -> None:

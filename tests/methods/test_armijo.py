@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from surmin.methods import armijo
 from surmin.methods.armijo import ArmijoDescent
+from surmin.methods.registry import build_method
 from tests.methods.cases import largest_difference, make_batch, make_model, make_pipeline
 
 
@@ -69,3 +70,9 @@ def test_an_accepted_trial_is_the_next_first_wave_only_while_nothing_changes() -
         next(model.parameters()).add_(0.1)
     changed = method.step(inputs, targets)
     assert changed.forward_waves == changed.tries + 1
+
+
+@pytest.mark.parametrize("lr", [0.0, -1.0, math.inf, math.nan])
+def test_first_lengths_that_are_refused(lr: float) -> None:
+    with pytest.raises(ValueError, match="lr must be a positive number"):
+        build_method("gd-armijo", make_pipeline(make_model()), {"lr": lr})

@@ -288,6 +288,17 @@ def test_the_state_of_other_stages_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_batches_under_way_that_do_not_divide_are_refused(name: str) -> None:
+    """There were 24 samples; new batches may divide by five, those that were saved do not."""
+    method = build_method(name, make_pipeline(make_model(), 3, 2), {})
+    for _ in range(3):
+        method.step(*make_batch())
+    other = build_method(name, make_pipeline(make_model(), 3, 5), {})
+    with pytest.raises(ValueError, match="a batch of 24 samples is under way, which 5 micro-batches do not divide"):
+        other.load_state_dict(method.state_dict())
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_what_cannot_be(name: str) -> None:
     pipeline = make_pipeline(make_model(), 2)
     with pytest.raises(ValueError, match="unknown optimizer 'lion': choose gd, sgd, adam"):

@@ -70,6 +70,19 @@ def test_surrogate_minimization_trains_with_it_where_steps_are_not_tested() -> N
     assert hidden_loss(model) < hidden_loss(make_model()) - 0.01
 
 
+@pytest.mark.parametrize("curvature", ["scalar", "sample", "factor"])
+def test_what_it_says_is_taken_in_the_network_s_precision(curvature: Any) -> None:
+    """Targets from NumPy are float64 as a rule."""
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
+    oracle = GradientOracle(lambda outputs, targets: outputs - targets, 1.0)
+    method = SurrogateMinimizer([model], oracle, adapt_damping=False, damping=0.5, curvature=curvature)
+    inputs, targets = torch.randn(6, 5), torch.randn(6, 3, dtype=torch.float64)
+    before = (model(inputs) - targets).square().mean()
+    for _ in range(3):
+        method.step(inputs, targets)
+    assert (model(inputs) - targets).square().mean() < before
+
+
 def test_safeguard_none_of_cgblock_takes_it() -> None:
     model = make_model()
     build_method("cgblock", make_pipeline(model), {"safeguard": "none", "inner_steps": 1}).step(*make_batch())

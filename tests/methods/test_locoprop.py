@@ -183,3 +183,12 @@ def test_values_that_are_refused(options: dict[str, Any]) -> None:
 def test_choices_that_are_refused() -> None:
     with pytest.raises(ValueError, match=r"locoprop takes inner_optimizer adam or gd .* got 'armijo'"):
         build_method("locoprop", make_pipeline(make_model()), {"inner_optimizer": "armijo"})
+
+
+def test_a_stage_without_layers_has_nothing_to_do() -> None:
+    model, other = make_model(), make_model()
+    lower, upper = partition(model, 2)
+    method = build_method("locoprop", InProcessPipeline([lower, nn.Sequential(), upper], CrossEntropy()), {})
+    expected = build_method("locoprop", make_pipeline(other), {})
+    assert method.step(*make_batch()).loss == pytest.approx(expected.step(*make_batch()).loss)
+    assert largest_difference(model, other) < 1e-12

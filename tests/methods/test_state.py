@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 
+from surmin.methods.first_order import FirstOrder
 from surmin.methods.registry import METHODS, build_method
 from tests.methods.cases import BY_STAGES, largest_difference, make_batch, make_model, make_pipeline
 
@@ -30,6 +31,40 @@ def test_a_foreign_state_is_refused(name: str) -> None:
     method = build_method(name, make_pipeline(make_model()), {})
     with pytest.raises(ValueError):
         method.load_state_dict({"99.weight": {"momentum_buffer": torch.zeros(3)}})
+
+
+@pytest.mark.parametrize("name", ["kfac", "cgblock-ggn"])
+def test_the_state_of_another_seed_is_refused(name: str) -> None:
+    """The samples and columns to come would be others."""
+    method, other = (build_method(name, make_pipeline(make_model()), {"rank": 2}, seed) for seed in (0, 1))
+    method.step(*make_batch())
+    with pytest.raises(ValueError, match="the state was saved with seed 0, this method has 1"):
+        other.load_state_dict(method.state_dict())
+
+
+def test_an_optimizer_of_the_users_may_have_other_parameters_in_any_order() -> None:
+    """A frozen layer comes first, and the biases have a group of their own."""
+    model, other = make_model(), make_model()
+    methods = []
+    for network in (model, other):
+        network[0].requires_grad_(requires_grad=False)
+        named = list(network.named_parameters())
+        if network is model:
+            groups = [{"params": [value for name, value in named if ("bias" in name) == is_bias]} for is_bias in (1, 0)]
+        else:
+            groups = [{"params": [value for _, value in named]}]
+        methods.append(FirstOrder(make_pipeline(network), torch.optim.Adam(groups, lr=0.01)))
+    method, resumed = methods
+    for _ in range(3):
+        method.step(*make_batch())
+    state = method.state_dict()
+    assert list(state) == list(method.pipeline.parameters)
+    assert all(values["exp_avg"].shape == method.pipeline.parameters[name].shape for name, values in state.items())
+    other.load_state_dict(model.state_dict())
+    resumed.load_state_dict(state)
+    for own in methods:
+        own.step(*make_batch())
+    assert largest_difference(model, other) == 0
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,21 @@ def test_where_the_loss_can_fall_no_more_a_round_is_one_try(options: OptionValue
     assert all(torch.equal(p, kept) for p, kept in zip(model.parameters(), before, strict=True))
 
 
+@pytest.mark.parametrize("options", [{}, {"preset": "trips"}, {"momentum_candidates": (0.0,)}], ids=str)
+def test_damping_under_which_steps_vanish_comes_down_again(options: OptionValues) -> None:
+    """A batch that drove λ up must not end the training on all that follow."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    batch = torch.randn(30, 4), torch.arange(30) % 2
+    sm = SurrogateMinimizer(partition(model, 2), CrossEntropy(), **options)
+    damping = sm.damping
+    sm.load_state_dict({**sm.state_dict(), "damping": 1e12})
+    first = sm.step(*batch)
+    assert not first.accepted and first.new_loss == first.loss
+    assert sm.damping == damping
+    assert sm.step(*batch).accepted
+
+
 def test_a_stationary_point_is_left_alone() -> None:
     case = BY_NAME["softplus"]
     network = case.network()
@@ -237,6 +252,19 @@ def test_where_all_curvature_is_negative_damping_rises_until_the_loss_falls(curv
     assert "negative curvature" in reports[0].note or reports[0].accepted
     assert reports[-1].damping > 0.01
     assert reports[-1].new_loss < 0.9 * reports[0].loss
+
+
+def test_damping_rises_over_rounds_where_one_is_not_enough() -> None:
+    """The curvature is about minus three thousand; eight tries of a round take λ from 0.01 to 164."""
+    network = nn.Sequential(nn.Linear(1, 1), nn.Tanh())
+    with torch.no_grad():
+        network[0].weight.fill_(1.0)
+        network[0].bias.fill_(0.5)
+    batch = torch.ones(4, 1), torch.full((4, 1), -1e4)
+    minimizer = SurrogateMinimizer(network, SquaredError(), curvature="scalar", damping=0.01)
+    reports = [minimizer.step(*batch) for _ in range(6)]
+    assert not reports[0].accepted and reports[0].note == "rejected, negative curvature"
+    assert any(report.accepted and report.damping > 164 for report in reports)
 
 
 def test_a_gradient_oracle_takes_the_same_steps_as_the_loss_it_describes() -> None:

@@ -144,7 +144,7 @@ BAD_NETWORKS: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
     "spectral norm": (lambda: [nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3))], "estimates its norm anew"),
     "two devices": (lambda: [nn.Linear(3, 2), nn.Linear(2, 2, device="meta")], "one device, got (cpu|cuda:0), meta"),
     "a parameter over itself": (lambda: [overlapping()], "'weight' of stage 0 has several entries in one place"),
-    "two parameters in one place": (lambda: [aliased()], "shared with"),
+    "two parameters in one place": (lambda: [aliased()], "overlaps in memory with"),
     "shared between stages": (lambda: list(shared())[::2], "shared with"),
     "shared within a stage": (lambda: [shared()], "shared with"),
     "a layer used twice": (lambda: [repeated()], "shared with"),
@@ -260,6 +260,13 @@ def test_forwards_that_draw_or_tie_samples_together_are_seen(module: nn.Module, 
     assert all(torch.equal(p, kept) for p, kept in zip(network.parameters(), before, strict=True))
 
 
+def test_samples_that_are_tied_are_seen_after_a_batch_of_one() -> None:
+    sm = minimizer(nn.Linear(3, 40), _Centred(), nn.Linear(40, 2))
+    sm.step(INPUTS[:1], LABELS[:1])
+    with pytest.raises(ValueError, match=r"layer 1 \(_Centred\) gives samples other outputs"):
+        sm.step(INPUTS, LABELS)
+
+
 def test_outputs_as_wide_as_a_batch_needs_are_seen() -> None:
     stage = Stage.of(_Trimmed())
     with pytest.raises(ValueError, match=r"layer 0 \(_Trimmed\) gives samples other outputs"):
@@ -335,6 +342,21 @@ def test_hooks_on_gradients_are_refused(register: str) -> None:
         sm.step(INPUTS, LABELS)
     with pytest.raises(ValueError, match=r"'1.bias' of stage 0 has a hook on its gradient"):
         minimizer(network)
+    handle.remove()
+    assert sm.step(INPUTS, LABELS).accepted
+
+
+@pytest.mark.parametrize("register", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+@pytest.mark.parametrize("place", ["0", "0.1"])
+def test_hooks_on_a_module_s_backward_pass_are_refused(register: str, place: str) -> None:
+    network = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)))
+    sm = minimizer(network)
+    handle = getattr(network.get_submodule(place), register)(lambda *_: None)
+    with pytest.raises(ValueError, match=rf"'{place}' in stage 0 has a hook on its backward pass"):
+        minimizer(network)
+    if place == "0.1":
+        with pytest.raises(ValueError, match=r"layer 1 \(Linear\) has a hook on its backward pass"):
+            sm.step(INPUTS, LABELS)
     handle.remove()
     assert sm.step(INPUTS, LABELS).accepted
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from surmin.solvers.cubic import CubicGradientDescent, CubicKrylov, solve_cubic_dense
+from surmin.solvers.cubic import CubicGradientDescent, CubicKrylov, _line_minimiser, solve_cubic_dense
 from surmin.solvers.result import Reason
 from tests.solvers.problems import quadratic, spectrum_problem, undamped_value
 
@@ -154,3 +154,28 @@ def test_zero_gradients_and_numbers_that_are_not_finite(solver: CubicGradientDes
     assert not still.step.any() and still.decrease == 0
     broken = solver.solve(quadratic(matrix, gradient * float("nan"), cubic=1.0))
     assert broken.reason is Reason.NON_FINITE
+
+
+def test_a_small_cubic_term_leaves_the_cauchy_length_exact_in_float32() -> None:
+    """The usual root of the quadratic equation cancels: 2.5e5 less nearly as much."""
+    norm, bend, rho = 1e-3, 1.0, 2e-6
+    found = _line_minimiser(torch.tensor(norm), torch.tensor(bend), rho)
+    length = torch.tensor(norm, dtype=torch.float64)
+    for _ in range(5):
+        length = norm / (bend + rho * length)
+    torch.testing.assert_close(found.double(), length, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("bend", [2.0, 1e-6, 0.0, -3.0])
+@pytest.mark.parametrize("rho", [0.5, 1e-3])
+def test_the_cauchy_length_is_where_the_line_is_flat(bend: float, rho: float) -> None:
+    norm = torch.tensor(0.7, dtype=torch.float64)
+    t = _line_minimiser(norm, torch.tensor(bend, dtype=torch.float64), rho)
+    assert t > 0
+    torch.testing.assert_close(bend * t + rho * t**2, norm)
+
+
+def test_small_curvature_and_a_large_gradient_have_a_solution() -> None:
+    step, code = solve_cubic_dense(torch.tensor([[1e-3]]), torch.tensor([1e5]), 0.0)
+    assert code == Reason.CONVERGED
+    torch.testing.assert_close(step, torch.tensor([-1e8]))

@@ -149,6 +149,27 @@ def test_products_equal_dense_jacobians(make: Callable[[], nn.Module], shape: tu
     assert point.input_vjp(r).shape == (2, *inputs.shape)
 
 
+@pytest.mark.parametrize(("make", "shape"), [(lambda: nn.Linear(4, 3), (4,)), (lambda: nn.Conv2d(2, 3, 2), (2, 3, 3))])
+def test_a_bias_registered_before_its_weight(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    """As `prune.remove` and `remove_weight_norm` leave it."""
+    first, second = make().double(), make().double()
+    weight = second.weight
+    del second.weight
+    second.weight = weight
+    second.load_state_dict(first.state_dict())
+    assert [name for name, _ in second.named_parameters()] == ["bias", "weight"]
+    inputs = torch.randn(SAMPLES, *shape, dtype=torch.float64)
+    layers = [Layer.of(module, "0") for module in (first, second)]
+    points = [linearize(layer, inputs) for layer in layers]
+    assert type(points[0]) is type(points[1])
+    cotangent = torch.randn_like(layers[0].forward(inputs).detach())
+    expected, found = (
+        layer.unflatten(point.parameter_vjp(cotangent)) for layer, point in zip(layers, points, strict=True)
+    )
+    assert list(found) == ["weight", "bias"]
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("make", [row[1] for row in TOKEN_LAYERS], ids=[row[0] for row in TOKEN_LAYERS])
 def test_parameter_products_with_token_inputs(make: Callable[[], nn.Module]) -> None:
     layer, _ = build(make, (4,))

@@ -111,6 +111,46 @@ def test_layers_that_share_a_parameter_are_refused() -> None:
         partition(model, 2)
 
 
+class _TwoWeights(nn.Module):
+    """Two parameters in the same memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.ones(4))
+        self.second = nn.Parameter(self.first.data)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * self.first * self.second
+
+
+def _overlapping(trains: bool) -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(2, 3))
+    model[2].weight = nn.Parameter(model[0].weight.data[:, 1:], requires_grad=trains)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        (nn.Sequential(_TwoWeights(), nn.Linear(4, 2)), r"'second' of layer 0 .* in memory with 'first' of layer 0"),
+        (_overlapping(trains=True), r"'weight' of layer 2 .* in memory with 'weight' of layer 0"),
+        (_overlapping(trains=False), r"'weight' of layer 2 .* in memory with 'weight' of layer 0"),
+    ],
+    ids=["in one layer", "both train", "one is frozen"],
+)
+def test_parameters_that_share_memory_are_refused(model: nn.Sequential, named: str) -> None:
+    with pytest.raises(ValueError, match=f"parameter {named}"):
+        partition(model, 2)
+
+
+def test_frozen_parameters_may_share_memory_and_neighbours_a_buffer() -> None:
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False), nn.Linear(3, 2))
+    model[1].weight = model[0].weight.requires_grad_(requires_grad=False)
+    together = torch.randn(8)
+    model[2].weight, model[2].bias = nn.Parameter(together[:6].view(2, 3)), nn.Parameter(together[6:])
+    assert len(partition(model, 1)) == 1
+
+
 def test_timing_a_model_leaves_it_and_random_numbers_as_they_were() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2))
     before, state = [buffer.clone() for buffer in model.buffers()], torch.get_rng_state()

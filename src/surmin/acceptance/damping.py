@@ -82,7 +82,11 @@ class Damping:
     def candidate(self, factor: float) -> "Damping":
         """Another λ; a bolder candidate uses less inflation as well where that may be adapted."""
         share = self.inflation_share * factor**INFLATION_POWER if self.adapts_inflation else self.inflation_share
-        return self._with(self.value * factor, share)
+        return self._with(min(max(self.value * factor, min(self.value, SMALLEST)), LARGEST), share)
+
+    def at_most(self, value: float) -> "Damping":
+        """λ, or this where it is above: so much damping that steps vanish would never be tested, nor come down."""
+        return self._with(min(self.value, value), self.inflation_share)
 
     def _with(self, value: float, share: float) -> "Damping":
         return replace(self, value=value, inflation_share=max(self.least_share, min(1.0, share)))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from surmin.acceptance.candidates import Candidate, Order, Point
-from surmin.acceptance.damping import Damping, is_acceptable, reduction_ratio
+from surmin.acceptance.damping import LARGEST, Damping, is_acceptable, reduction_ratio
 from surmin.errors import NonFiniteError
 from surmin.options import Options
 
@@ -70,6 +70,8 @@ class Search:
             damping = damping.after_rejection(best.ratio, max(candidates) / min(candidates))
             del trials  # their waves would lie beside the next ones
             best = replace(best, step=replace(best.step, wave=None))
+        if best.is_at_rest or (best.step.new_loss == best.loss and damping.value >= LARGEST):
+            damping = damping.at_most(self.options.damping)
         return best, tries, damping
 
     def _momenta(self, tries: int) -> Sequence[float]:

@@ -20,7 +20,7 @@ from surmin.checkpoints.round_folder import newest_round, open_round, position, 
 from surmin.checkpoints.tensor_tree import StoredTensors, merge, pack, unpack, without
 from surmin.methods.base import Method
 
-FORMAT = "surmin checkpoint 3"
+FORMAT = "surmin checkpoint 4"
 STATE = "method"
 WORKER = "worker"
 

@@ -4,12 +4,10 @@ from os import PathLike
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from surmin.checkpoints.checkpoint import Checkpoint
 from surmin.checkpoints.round_folder import newest_round, round_number
 from surmin.methods.base import Method
-from surmin.pipeline.in_process import InProcessPipeline
 
 
 def save_checkpoint(folder: str | PathLike[str], minimizer: Method, round: int) -> None:
@@ -51,8 +49,7 @@ def save_checkpoint(folder: str | PathLike[str], minimizer: Method, round: int) 
         for name, parameter in pipeline.parameters.items():
             if not bool(torch.isfinite(parameter).all()):
                 raise ValueError(f"parameter {name} is not finite: a checkpoint of it could not be continued")
-    group = None if isinstance(pipeline, InProcessPipeline) else dist.group.WORLD
-    Checkpoint.of(minimizer, round).save(Path(folder), group)
+    Checkpoint.of(minimizer, round).save(Path(folder), pipeline.group)
 
 
 def load_checkpoint(folder: str | PathLike[str], minimizer: Method, *, missing_ok: bool = False) -> int:
@@ -71,14 +68,15 @@ def load_checkpoint(folder: str | PathLike[str], minimizer: Method, *, missing_o
         How many rounds had been made: the number of the next one, counted from 0.
 
     Raises:
-        ValueError: on all workers, when there is no checkpoint, a file is damaged, or it is of another network, method
-            or seed; the parameters are as they were then. Where one worker of several refuses what the method
-            remembers, others may have it already: go on with a new pipeline and method.
+        ValueError: on all workers, when there is no checkpoint, they find different ones, a file is damaged, or it is
+            of another network, method or seed; the parameters are as they were then. Where one worker of several
+            refuses what the method remembers, others may have it already: go on with a new pipeline and method.
     """
     path = Path(folder)
-    if missing_ok and newest_round(path) is None:
+    pipeline, newest = minimizer.pipeline, newest_round(path)
+    pipeline.agree_on("no checkpoint" if newest is None else f"a checkpoint of round {round_number(newest)}")
+    if missing_ok and newest is None:
         return 0
-    pipeline = minimizer.pipeline
     with pipeline.agreeing():
         checkpoint = Checkpoint.load(path, pipeline.parameters)
         checkpoint.check(type(minimizer).__name__, pipeline.parameters)

@@ -14,6 +14,7 @@ from torch import Tensor
 from surmin.curvature.gauss_newton import FactorPiece, GaussNewton
 from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.layer import KroneckerPoint
+from surmin.stages.probe import all_equal, probe
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ Moments = KroneckerMoments | MeanDiagonal
 
 
 class InputMomentCache:
-    """The moment of the first trainable layer's input, kept while that stays the same tensors: a full batch, say.
+    """The moment of the first trainable layer's input, kept while that stays the same: a full batch, say.
+
+    The same are tensors at the same place, unchanged by their versions and by evenly spaced numbers of them.
 
     The tensors are held, so that no other can come to lie at their place in memory and pass for them.
 
@@ -49,6 +52,7 @@ class InputMomentCache:
         self._replicas = replicas
         self._inputs: list[Tensor] = []
         self._versions: list[int] = []
+        self._probes: list[Tensor] = []
         self._moment: Tensor | None = None
 
     def moment(self, inputs: Sequence[Tensor], samples: int, rows_of: Callable[[Tensor], Tensor]) -> Tensor:
@@ -66,6 +70,7 @@ class InputMomentCache:
             spaced = [part[-start % stride :: stride] for part, start in zip(whole, starts, strict=True)]
             self._moment = _input_moment([rows_of(part) for part in spaced])
             self._inputs, self._versions = whole, [part._version for part in whole]
+            self._probes = [probe(part) for part in whole]
         assert self._moment is not None
         return self._replicas.mean(self._moment)  # always: another replica may not have its own yet
 
@@ -79,11 +84,12 @@ class InputMomentCache:
                 _is_same(new, old) and new._version == version
                 for new, old, version in zip(inputs, self._inputs, self._versions, strict=True)
             )
+            and all_equal([probe(part) for part in inputs], self._probes)
         )
 
 
 def _is_same(new: Tensor, old: Tensor) -> bool:
-    """The same numbers in the same places, as long as nobody writes to them."""
+    """The same places in memory."""
     return (
         new.data_ptr() == old.data_ptr()
         and new.dtype == old.dtype

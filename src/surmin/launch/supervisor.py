@@ -18,7 +18,7 @@ from surmin.launch.worker import RENDEZVOUS_VARIABLE
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 INTERVAL = 0.05
-CHECKPOINTS = "checkpoint/round-*[0-9]"
+CHECKPOINTS = ("checkpoint/round-*[0-9]", "checkpoint/round-*.replaced")
 """What a run's folder has in it that can be continued; unfinished ones are named otherwise."""
 
 
@@ -123,6 +123,6 @@ def _end(workers: Sequence[LocalWorker], seconds: float) -> None:
 
 def _say(verdict: Verdict, folder: Path | None) -> None:
     if verdict.message:
-        can_continue = verdict.resumable and folder is not None and any(folder.glob(CHECKPOINTS))
+        can_continue = verdict.resumable and folder is not None and any(any(folder.glob(name)) for name in CHECKPOINTS)
         advice = f"; continue with --resume {folder}" if can_continue else ""
         print(f"surmin: {verdict.message}{advice}", file=sys.stderr)

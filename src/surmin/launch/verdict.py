@@ -83,7 +83,8 @@ def judge(states: Sequence[State], interrupted: bool, waiting: float) -> Verdict
 
     if found := those("killed") or those("error"):
         return _fault_of(found, states)
-    if interrupted or those("interrupted"):
+    ended = all(state.condition == "finished" for state in states)
+    if those("interrupted") or (interrupted and not ended):  # it may have come after the last round
         orderly = all(state.code in (SUCCESS, INTERRUPTED) and not state.report for state in states)
         return Verdict(INTERRUPTED, "" if orderly else "interrupted")
     if those("running") and (those("peer late") or those("finished")):

@@ -40,14 +40,14 @@ class GradientOracle:
         return outputs.new_full((len(outputs),), math.nan)
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What the oracle says; raises ValueError when it has another shape than the outputs."""
+        """What the oracle says, in the outputs' precision; raises ValueError unless it has their shape."""
         gradient = self.oracle(outputs, targets)
         if gradient.shape != outputs.shape:
             raise ValueError(
                 f"the gradient oracle returned shape {tuple(gradient.shape)} "
                 f"for outputs of shape {tuple(outputs.shape)}"
             )
-        return gradient
+        return gradient.to(outputs.dtype)
 
     def smoothness(self, outputs: Tensor) -> float:
         """The constant given."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from surmin.methods.common.checks import check_has_value
+from surmin.methods.common.checks import check_has_value, check_positive
 from surmin.methods.common.gradients import Gradients, squared_norm
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import StageParameters, Wave
@@ -99,10 +99,11 @@ class ArmijoDescent:
         lr: the very first α tried.
 
     Raises:
-        ValueError: for a loss without values.
+        ValueError: when `lr` is not positive; for a loss without values.
     """
 
     def __init__(self, pipeline: WorkerPipeline, *, lr: float = 1.0) -> None:
+        check_positive("lr", lr)
         check_has_value("gd-armijo", pipeline.loss)
         self.pipeline = pipeline
         self._search = ArmijoSearch(pipeline, lr)

@@ -12,7 +12,7 @@ from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.output_curvature import draw_seed
 from surmin.methods.blocks.block_vectors import own_values, to_blocks
 from surmin.methods.blocks.joint_search import JointSearch, search_jointly
-from surmin.methods.common.checks import check_columns, check_has_value, check_positive
+from surmin.methods.common.checks import check_columns, check_has_value, check_positive, check_seed
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import BlockWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline
@@ -100,13 +100,15 @@ class CgBlockGaussNewton:
         return self._adapt(found, found.report(meter, wave))
 
     def state_dict(self) -> dict[str, Any]:
-        """λ, the round, and the last step by parameter."""
-        return {"round": self._round, "damping": self.damping, "previous_step": dict(self._previous)}
+        """λ, the round, the seed, and the last step by parameter."""
+        state = {"round": self._round, "damping": self.damping, "seed": self.seed}
+        return {**state, "previous_step": dict(self._previous)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        if set(state) != {"round", "damping", "previous_step"}:
+        if set(state) != {"round", "damping", "previous_step", "seed"}:
             raise ValueError(f"not the state of cgblock-ggn: {sorted(state)}")
+        check_seed(state["seed"], self.seed)
         previous = own_values(state["previous_step"], self.pipeline) if state["round"] else {}
         self._round, self.damping, self._previous = int(state["round"]), float(state["damping"]), previous
 

@@ -30,8 +30,8 @@ VARIABLES = ("entering", "fed", "output", "dual")
 class DlAdmm:
     """A round updates every variable twice, from the last layer to the first and back, and then the dual variable.
 
-    Minimised is the augmented Lagrangian (1/n) Σ_j ℓ(z_L) + ⟨u, z_L - W_L a_{L-1} - b_L⟩
-    + ½ρ Σ_l ‖z_l - W_l a_{l-1} - b_l‖² + ½ρ Σ_{l<L} ‖a_l - f_l(z_l)‖², a_0 being the network's input.
+    Minimised is the augmented Lagrangian (1/n) Σ_j [ℓ(z_L) + ⟨u, z_L - W_L a_{L-1} - b_L⟩
+    + ½ρ Σ_l ‖z_l - W_l a_{l-1} - b_l‖² + ½ρ Σ_{l<L} ‖a_l - f_l(z_l)‖²], a_0 being the network's input.
     Backwards the order is z_l, b_l, W_l, a_{l-1}, and forwards a_{l-1}, W_l, b_l, z_l; at last
     u ← u + ρ(z_L - W_L a_{L-1} - b_L). W and a take a step on a quadratic model that lies above, b and z are minimised
     (`AdmmLayer`, `admm_outputs`). Between stages a travels down in the backward sweep and f(z) up in the forward one:
@@ -96,8 +96,9 @@ class DlAdmm:
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The variables by their layer's weight, and which batch they belong to."""
-        state: dict[str, Any] = {"batch": self._batch, **{name: {} for name in VARIABLES}}
+        """The variables by their layer's weight, and which batch they belong to, in tensors: replicas have others."""
+        digest = {"digest": torch.tensor(list(bytes.fromhex(self._batch)), dtype=torch.uint8)} if self._batch else {}
+        state: dict[str, Any] = {"batch": digest, **{name: {} for name in VARIABLES}}
         for name, own in self._variables() if self._batch else []:
             state[name][own.name] = getattr(own, name).clone()
         return state
@@ -110,7 +111,8 @@ class DlAdmm:
         missing = [own.name for name, own in wanted if own.name not in state[name]]
         if missing:
             raise ValueError(f"the state of dladmm has no variables of {missing[0]}")
-        self._batch, self._noted = str(state["batch"]), NotedBatch()
+        digest = state["batch"].get("digest")
+        self._batch, self._noted = "" if digest is None else bytes(digest.tolist()).hex(), NotedBatch()
         for name, own in wanted:
             setattr(own, name, state[name][own.name].to(own.weight, copy=True))
 

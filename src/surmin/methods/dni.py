@@ -151,13 +151,14 @@ class SyntheticGradients(LocalLearning):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
+        self.exchange.settle()  # before anything is refused: a worker that refuses would keep others waiting
         if set(state) != {"optimizer", "auxiliary", "shape", "lessons"}:
             raise ValueError(f"not the state of dni: {sorted(state)}")
         missing = [self._name(position) for position in self._guessing if self._name(position) not in state["lessons"]]
         if state["shape"] and missing:
             raise ValueError(f"the state has nothing for the stage that begins with layer {missing[0]} to learn from")
         super().load_state_dict({name: state[name] for name in ("optimizer", "auxiliary")})
-        self.exchange.start_anew()
+        self.exchange.forget()
         self._shape, self._lessons = torch.Size(state["shape"]), {}
         if self._shape:
             self.exchange.open(self._shape)

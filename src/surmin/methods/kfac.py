@@ -14,7 +14,7 @@ from surmin.curvature.moments import InputMomentCache, KroneckerMoments
 from surmin.curvature.output_curvature import draw_seed
 from surmin.methods.blocks.block_vectors import Blocks, BlockVectors, own_values, to_blocks
 from surmin.methods.blocks.quadratic_model import combine
-from surmin.methods.common.checks import check_columns, check_has_value, check_positive
+from surmin.methods.common.checks import check_columns, check_has_value, check_positive, check_seed
 from surmin.methods.hessian.columns import JointColumns
 from surmin.methods.hessian.wave import TangentWaves
 from surmin.pipeline.step_meter import StepMeter
@@ -104,7 +104,7 @@ class Kfac:
         return replace(report, damping=used, predicted_decrease=best.decrease, reduction_ratio=ratio)
 
     def state_dict(self) -> dict[str, Any]:
-        """λ, the round, the last step by parameter, and both moments by their layer's weight."""
+        """λ, the round, the seed, the last step by parameter, and both moments by their layer's weight."""
         named = [block.named(step) for block, step in self._previous.items()]
         moments = {
             f"{block.first_trainable_layer.name}.weight": {"inputs": own.inputs, "outputs": own.outputs}
@@ -113,14 +113,16 @@ class Kfac:
         return {
             "round": self._round,
             "damping": self.damping,
+            "seed": self.seed,
             "previous_step": {name: value.clone() for own in named for name, value in own.items()},
             "moments": moments,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`; what belongs to other workers' layers is ignored."""
-        if set(state) != {"round", "damping", "previous_step", "moments"}:
+        if set(state) != {"round", "damping", "previous_step", "moments", "seed"}:
             raise ValueError(f"not the state of kfac: {sorted(state)}")
+        check_seed(state["seed"], self.seed)
         moments: dict[Block, KroneckerMoments] = {}
         previous: BlockVectors = {}
         if state["round"]:

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from surmin.errors import NonFiniteError
 from surmin.methods.common.checks import check_has_value
+from surmin.methods.common.restoring import restored_on_failure
 from surmin.methods.quasi_newton.flat import FlatParameters
 from surmin.methods.quasi_newton.limited_memory import HISTORY, LimitedMemory, Projection
 from surmin.methods.quasi_newton.wolfe import strong_wolfe
@@ -83,7 +84,7 @@ class Lbfgs:
         self._last: Point | None = None
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
-        """One round on the batch.
+        """One round on the batch; one that fails changes nothing.
 
         Raises:
             NonFiniteError: when loss, gradient or parameters are not finite as it begins; nothing has changed then.
@@ -91,12 +92,12 @@ class Lbfgs:
         meter = StepMeter(self.pipeline)
         start = point = self._first_point(inputs, targets)
         waves = self.pipeline.traffic.forward_waves
-        for _ in range(self.inner_steps):
-            last, point = point, self._next_point(point, inputs, targets)
-            self._memory = point.memory
-            if point is last or min(point.distance, abs(point.loss - last.loss)) < SMALLEST_CHANGE:
-                break
-        self._last = point
+        with restored_on_failure(self.pipeline.parameters):
+            for _ in range(self.inner_steps):
+                last, point = point, self._next_point(point, inputs, targets)
+                if point is last or min(point.distance, abs(point.loss - last.loss)) < SMALLEST_CHANGE:
+                    break
+        self._last, self._memory = point, point.memory
         self.pipeline.accept(point.wave)
         return meter.report(
             point.wave.shape, start.loss, math.sqrt(start.squared_norm), new_loss=point.loss,
@@ -142,7 +143,7 @@ class Lbfgs:
         direction, slope = point.memory.direction(point.gradient, point.squared_norm, point.projection)
         if not slope <= -SMALLEST_CHANGE:
             return point
-        origin = end = self._parameters.position(direction)
+        origin = self._parameters.position(direction)
 
         def trial(length: float) -> Point:
             step = length * direction
@@ -151,11 +152,8 @@ class Lbfgs:
 
         start = replace(point, length=0.0, slope=slope, distance=0.0)
         first = self.lr * (1.0 if point.memory.steps else min(1.0, 1 / point.absolute_sum))
-        try:
-            found = strong_wolfe(trial, start, first)
-            end = origin + found.length * direction
-        finally:
-            self._parameters.move_to(end)
+        found = strong_wolfe(trial, start, first)
+        self._parameters.move_to(origin + found.length * direction)
         return point if found is start else found
 
     def _evaluate(
@@ -166,15 +164,16 @@ class Lbfgs:
         gradient = flatten([flat for stage in self.pipeline.stages for flat in gradients[stage]])
         step = torch.zeros_like(gradient) if step is None else step
         change = torch.zeros_like(gradient) if last is None else gradient - last.gradient
+        pairs = self._memory if last is None else last.memory
         is_finite = self._parameters.position(gradient).isfinite().all()
         distance = torch.linalg.vector_norm(step, dtype=torch.float64)
         absolute_sum = torch.linalg.vector_norm(gradient, 1, dtype=torch.float64)
         own = torch.stack([wave.loss.where(is_finite, torch.inf), distance.square(), absolute_sum])
-        shares = torch.cat([own, self._memory.products(step, change, gradient)])
+        shares = torch.cat([own, pairs.products(step, change, gradient)])
         numbers = self.pipeline.total(pad(shares, (0, NUMBERS - len(shares))))[: len(shares)]
         products = torch.tensor(numbers[3:], dtype=torch.float64)
         before = None if last is None else last.projection
-        memory, projection = self._memory.extended(step, change, products, before)
+        memory, projection = pairs.extended(step, change, products, before)
         return Point(
             loss=numbers[0] if all(map(math.isfinite, numbers)) else math.inf,
             gradient=gradient,
@@ -183,7 +182,7 @@ class Lbfgs:
             memory=memory,
             projection=projection,
             length=length,
-            slope=float(products[len(self._memory.steps)]) / length,
+            slope=float(products[len(pairs.steps)]) / length,
             distance=math.sqrt(numbers[1]),
             wave=replace(wave, tapes=[], gradients=gradients),
         )

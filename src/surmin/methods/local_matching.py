@@ -103,7 +103,7 @@ def local_layers(pipeline: WorkerPipeline, kind: Literal["squared", "matching"])
     """
     found = []
     for position, stage in enumerate(pipeline.stages):
-        if kind == "matching" and pipeline.has_below(position):
+        if kind == "matching" and stage.layers and pipeline.has_below(position):
             _check_first(stage.layers[0])
         for index, layer in enumerate(stage.layers):
             if layer.size:

@@ -68,7 +68,7 @@ class Options:
             block's last.
         top_factor: "hessian" of the loss, or its "smoothness" bound √L I.
         damping: λ of the first step.
-        adapt_damping: test every step and adapt λ; False keeps λ and accepts every step.
+        adapt_damping: test every step and adapt λ; False keeps λ and takes every finite step.
         accept_above: a step is taken when the actual decrease of the loss over the predicted one exceeds this. ¼ fits
             mini-batches too closely; where a rejected wave is dear, less is better.
         damping_candidates: multiples of λ that are solved for and tried in one forward wave; the best is taken.

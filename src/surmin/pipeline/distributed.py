@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 
 from surmin.losses import ConvexLoss
 from surmin.pipeline.channel import CPU, Route
 from surmin.pipeline.held_stages import Boundaries
 from surmin.pipeline.introduction import have_a_gpu_each, introduce
 from surmin.pipeline.process_links import ProcessLinks
-from surmin.pipeline.process_replicas import ProcessReplicas, pipes_of
+from surmin.pipeline.process_replicas import Mesh, ProcessReplicas, pipes_of
 from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
@@ -50,8 +49,9 @@ class Pipeline(WorkerPipeline):
         schedule: how the forward and the gradient wave of a new batch go: "gpipe" or "1f1b" by
             `torch.distributed.pipelining`, or "posted", which goes like GPipe but posts all receives ahead: over slow
             links a message then takes one latency instead of two or three.
-        timeout: seconds to wait for another worker.
-        mesh: of all processes, with dimensions ("dp", "pp"): replicas, and places in the pipe.
+        timeout: seconds to wait for another worker, also while a checkpoint is written.
+        mesh: of all processes: a row of ranks for the pipe of every replica, from its first stages to its last, or a
+            `DeviceMesh` with dimensions ("dp", "pp").
         device: where this worker's stages and its batches are; if not given, where its parameters are, and the
             processor where it has none.
 
@@ -63,7 +63,7 @@ class Pipeline(WorkerPipeline):
 
     def __init__(
         self, stages: nn.Module | Sequence[nn.Module], loss: ConvexLoss, *, microbatches: int = 1,
-        schedule: ScheduleName = "posted", timeout: float = TIMEOUT, mesh: DeviceMesh | None = None,
+        schedule: ScheduleName = "posted", timeout: float = TIMEOUT, mesh: Mesh | None = None,
         device: torch.device | None = None,
     ) -> None:  # fmt: skip
         if not dist.is_initialized():
@@ -105,6 +105,11 @@ class Pipeline(WorkerPipeline):
         from surmin.pipeline.scheduled import ScheduledGradients  # here: importing torch's schedules takes a second
 
         return ScheduledGradients(self, schedule, group, self._device)
+
+    @property
+    def group(self) -> dist.ProcessGroup:
+        """Of all workers, by their processors."""
+        return self._groups[0]
 
     @property
     def device(self) -> torch.device:

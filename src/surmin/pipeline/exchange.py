@@ -133,11 +133,6 @@ class Exchange:
         """Hold messages that were pending when training was interrupted, as if they had just come."""
         self._held[self._kind(channel, shape), position].extend(messages)
 
-    def start_anew(self) -> None:
-        """Let go of all messages, those on their way here too; all workers call this."""
-        self.settle()
-        self.forget()
-
     def forget(self) -> None:
         """Let go of all messages that are here and were not taken."""
         self._held.clear()

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from surmin.curvature.output_curvature import Message
 from surmin.losses import ConvexLoss
@@ -69,6 +70,11 @@ class HeldStages:
             for layer in stage.layers
             for name, parameter in layer.parameters.items()
         }
+
+    @property
+    def group(self) -> ProcessGroup | None:
+        """Of all workers, by their processors; None in one process."""
+        return None
 
     @property
     def device(self) -> torch.device:

@@ -1,4 +1,4 @@
-"""Replicas of a pipeline that are processes: a (dp, pp) device mesh, and what is averaged over dp."""
+"""Replicas of a pipeline that are processes: a (dp, pp) mesh, and what is averaged over dp."""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from surmin.pipeline.traffic import Traffic
 
 DIMENSIONS = ("dp", "pp")
+Mesh = DeviceMesh | Sequence[Sequence[int]]
+"""Of these dimensions; or its ranks, a row for every replica's pipe, for which torch makes no groups of its own."""
 SEED_STRIDE = 0x9E3779B9
 
 
@@ -58,18 +60,22 @@ class ProcessReplicas:
         return reduced.to(values.device)
 
 
-def pipes_of(mesh: DeviceMesh | None) -> list[list[int]]:
+def pipes_of(mesh: Mesh | None) -> list[list[int]]:
     """The ranks of every replica's pipe, from its first stages to its last; without a mesh one pipe of all processes.
 
     Raises:
-        ValueError: when the mesh does not have the dimensions dp and pp, or not every process.
+        ValueError: when the mesh does not have the dimensions dp and pp, rows of one length, or not every process.
     """
     everyone = list(range(dist.get_world_size()))
     if mesh is None:
         return [everyone]
-    if mesh.mesh_dim_names != DIMENSIONS:
-        raise ValueError(f"a mesh needs the dimensions {DIMENSIONS}, got {mesh.mesh_dim_names}")
-    pipes: list[list[int]] = mesh.mesh.tolist()
+    if isinstance(mesh, DeviceMesh):
+        if mesh.mesh_dim_names != DIMENSIONS:
+            raise ValueError(f"a mesh needs the dimensions {DIMENSIONS}, got {mesh.mesh_dim_names}")
+        mesh = mesh.mesh.tolist()
+    pipes = [list(pipe) for pipe in mesh]
+    if len({len(pipe) for pipe in pipes}) != 1:
+        raise ValueError(f"a mesh needs equally many processes in every pipe, got {pipes}")
     if sorted(rank for pipe in pipes for rank in pipe) != everyone:
         raise ValueError(f"a mesh needs all {len(everyone)} processes, each once, got {pipes}")
     return pipes

@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from surmin.pipeline.wave import Wave
+from surmin.stages.probe import all_equal, probe
 from surmin.stages.stage import Stage
 
 Noted = tuple[tuple[Tensor, int, int], ...]
 """Tensors, held so that no other can take their place in memory, with the place and version they had."""
-PROBES = 4096
-"""Numbers of each tensor of a batch that are compared."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +27,12 @@ class NotedBatch:
     @classmethod
     def of(cls, inputs: Tensor, targets: Tensor) -> "NotedBatch":
         """Note it as it is now."""
-        return cls(_note((inputs, targets)), tuple(_probe(tensor) for tensor in (inputs, targets)))
+        return cls(_note((inputs, targets)), tuple(probe(tensor) for tensor in (inputs, targets)))
 
     def is_same(self, inputs: Tensor, targets: Tensor) -> bool:
         """Whether these are the tensors that were noted, unchanged since."""
-        return _same_tensors(self.tensors, (inputs, targets)) and _equal(
-            [_probe(tensor) for tensor in (inputs, targets)], self.probes
+        return _same_tensors(self.tensors, (inputs, targets)) and all_equal(
+            [probe(tensor) for tensor in (inputs, targets)], self.probes
         )
 
 
@@ -65,7 +63,7 @@ class AcceptedWave:
         Parameters are compared with what the wave ran with: not every change of theirs shows in their versions, a
         `fused=True` optimizer's does not.
         """
-        return _same_tensors(self.held, _held(stages)) and _equal(_parameters(stages), self.values)
+        return _same_tensors(self.held, _held(stages)) and all_equal(_parameters(stages), self.values)
 
     def __deepcopy__(self, _memo: object) -> None:
         """Copies of a pipeline have parameters of their own, and run a wave there."""
@@ -81,19 +79,6 @@ def _same_tensors(noted: Noted, tensors: Sequence[Tensor]) -> bool:
         old is new and new.data_ptr() == place and new._version == version
         for (old, place, version), new in zip(noted, tensors, strict=True)
     )
-
-
-def _probe(tensor: Tensor) -> Tensor:
-    """The bytes of evenly spaced numbers in memory, an odd number apart so that every column of images comes up."""
-    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
-    numbers = tensor.detach().permute(order).reshape(-1)[:: tensor.numel() // PROBES | 1]
-    return numbers.clone(memory_format=torch.contiguous_format).view(torch.uint8)
-
-
-def _equal(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    """Whether all are equal, pair by pair, with one wait for the device."""
-    same = [(now == then).all() for now, then in zip(tensors, others, strict=True)]
-    return not same or bool(torch.stack(same).all())
 
 
 def _parameters(stages: Sequence[Stage]) -> list[Tensor]:

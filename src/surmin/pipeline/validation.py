@@ -117,10 +117,20 @@ def check_hooks(parameter: nn.Parameter, described: str) -> None:
         )
 
 
+def hooks_backward(module: nn.Module) -> bool:
+    """Whether the module has hooks on its backward pass, of which curvature would know nothing."""
+    return bool(module._backward_hooks or module._backward_pre_hooks)
+
+
 def check_mode(outer: nn.Module, place: str) -> None:
-    """Raise ValueError for modules that draw, that tie samples together, or that write in their forward pass."""
+    """Raise ValueError for modules that draw, tie samples together, or write in their forward pass; for their hooks."""
     for name, module in outer.named_modules():
         where = f"{type(module).__name__} {name!r} in {place}" if name else f"{place} ({type(module).__name__})"
+        if hooks_backward(module):
+            raise ValueError(
+                f"{where} has a hook on its backward pass, which curvature would not heed: remove it, or write what it "
+                "does as an autograd function in a module's forward"
+            )
         if _is_random(module):
             raise ValueError(
                 f"{where} is in training mode: it draws another network at every pass, so no bound and no comparison "

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from surmin.pipeline.independence import check_independence
-from surmin.pipeline.validation import check_hooks, check_mode
+from surmin.pipeline.validation import check_hooks, check_mode, hooks_backward
 from surmin.stages.layer import Layer
 from surmin.stages.stage import Stage
 from surmin.stages.tape import Tape
@@ -33,15 +33,16 @@ class NetworkWatch:
     def check(self) -> None:
         """Raise ValueError when a step cannot be made now.
 
-        Gradients are switched off or autocast is on, a module has gone to training mode that may not, or a parameter
-        has got a hook or is not the one that training began with, so that its gradient would be lost silently.
+        Gradients are switched off or autocast is on, a module has gone to training mode that may not or has got a hook
+        on its backward pass, or a parameter has got a hook or is not the one that training began with, so that its
+        gradient would be lost silently.
         """
         if not torch.is_grad_enabled():
             raise ValueError("gradients are switched off, by torch.no_grad() or inference_mode(): make steps outside")
         if any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
             raise ValueError("torch.autocast is on: curvature needs the parameters' own precision, make steps outside")
         modes = self._modes_now()
-        if modes != self._modes:
+        if modes != self._modes or any(map(hooks_backward, self._modules)):
             for layer in self._layers:
                 check_mode(layer.module, f"layer {layer.name}")
             self._check_samples_again()
@@ -66,7 +67,8 @@ class NetworkWatch:
         """
         if not self._inputs:
             check_independence(self._stages, tapes)
-            self._inputs = [tape.inputs[0].detach()[:ROWS].clone() for tape in tapes]
+            if all(len(tape.inputs[0]) > 1 for tape in tapes):  # a sample alone says nothing of others
+                self._inputs = [tape.inputs[0].detach()[:ROWS].clone() for tape in tapes]
 
     @torch.no_grad()
     def _check_samples_again(self) -> None:

@@ -114,7 +114,7 @@ def _solve_definite(values: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
     """-g/λ along every eigenvector that g has a part in, or zero when one of those λ is not positive."""
     eps = torch.finfo(values.dtype).eps
     needed = projected.abs() > eps * projected.norm()
-    positive = values > eps * (values.abs().max() + projected.norm() + torch.finfo(values.dtype).tiny)
+    positive = values > eps * values.abs().max()
     definite = (positive | ~needed).all()
     coefficients = torch.where(needed & positive & definite, -projected / values, 0.0)
     return coefficients, torch.where(definite, int(Reason.CONVERGED), int(Reason.NEGATIVE_CURVATURE))
@@ -153,6 +153,6 @@ def _cauchy_bound(beta: Tensor, norm: Tensor, rho: float) -> Tensor:
 
 def _line_minimiser(norm: Tensor, bend: Tensor, rho: float) -> Tensor:
     """Length t ≥ 0 minimising -t‖g‖ + ½ t² uᵀAu + (ρ̃/3) t³ along u = g/‖g‖."""
-    if rho == 0:
-        return torch.where(bend > 0, norm / bend.clamp_min(torch.finfo(norm.dtype).tiny), torch.zeros_like(norm))
-    return -bend / (2 * rho) + ((bend / (2 * rho)) ** 2 + norm / rho).sqrt()
+    root = torch.hypot(bend, 2 * (rho * norm).sqrt())
+    positive = 2 * norm / (bend + root).clamp_min(torch.finfo(norm.dtype).tiny)  # where root - bend would cancel
+    return torch.where(bend > 0, positive, (root - bend) / (2 * rho) if rho else torch.zeros_like(norm))

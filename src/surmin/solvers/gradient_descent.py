@@ -69,4 +69,4 @@ class ArmijoGradientDescent:
         plain = along - 2 * loss.cubic * step.norm() * step.dot(slope)
         change = -lengths * plain + 0.5 * lengths**2 * curved + cubic
         enough = change <= -self.sufficient * lengths * squared
-        return torch.where(enough.any(), lengths[enough.int().argmax()], torch.zeros_like(length))
+        return torch.where(enough, lengths, torch.zeros_like(lengths)).amax()

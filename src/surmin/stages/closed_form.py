@@ -28,5 +28,5 @@ def is_plain_elementwise(layer: Layer) -> bool:
 
 
 def _trains_weight_and_bias(layer: Layer) -> bool:
-    expected = {"weight"} if layer.module.bias is None else {"weight", "bias"}
-    return set(layer.parameters) == expected
+    expected = ["weight"] if layer.module.bias is None else ["weight", "bias"]
+    return list(layer.parameters) == expected

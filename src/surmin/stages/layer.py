@@ -25,8 +25,12 @@ class Layer:
 
     @classmethod
     def of(cls, module: nn.Module, name: str) -> "Layer":
-        """The layer of a leaf module; frozen parameters are left out and left alone."""
-        trainable = {key: value for key, value in module.named_parameters() if value.requires_grad}
+        """The layer of a leaf module; frozen parameters are left out and left alone.
+
+        A weight comes first, as closed forms have it: a bias may be registered before it (`prune.remove` does that).
+        """
+        named = sorted(module.named_parameters(), key=lambda own: own[0] != "weight")
+        trainable = {key: value for key, value in named if value.requires_grad}
         return cls(module, name, trainable, any(getattr(part, "inplace", False) for part in module.modules()))
 
     @cached_property

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from surmin.losses import ConvexLoss, CrossEntropy, LogisticLoss, SquaredError
+from surmin.losses import ConvexLoss, CrossEntropy, GradientOracle, LogisticLoss, SquaredError
 from surmin.methods.hessian import loss as module
 from surmin.methods.hessian.loss import loss_hessian
 from tests.oracles import loss_hessians
@@ -14,6 +14,22 @@ def make_targets(loss: ConvexLoss, shape: tuple[int, ...]) -> Tensor:
     if isinstance(loss, CrossEntropy):
         return torch.randint(shape[-1], shape[:-1])
     return torch.rand(shape, dtype=torch.float64)
+
+
+class ByAutograd(SquaredError):
+    """Its gradient is computed as a user's may be: no forward mode goes through that."""
+
+    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = outputs.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.sample_losses(leaf, targets).sum(), leaf)
+        return gradient
+
+
+@pytest.mark.parametrize("loss", [ByAutograd(), GradientOracle(lambda outputs, targets: outputs - targets, 1.0)])
+def test_where_outputs_are_many_an_unknown_loss_is_asked_for_its_factor(loss: ConvexLoss) -> None:
+    outputs, targets, tangents = torch.randn(3, 2, 70), torch.randn(2, 70), torch.randn(3, 2, 70)
+    torch.testing.assert_close(loss_hessian(loss, outputs[0], targets)(tangents), tangents)
 
 
 @pytest.mark.parametrize("limit", [0, 64])

@@ -26,6 +26,11 @@ class Position:
         replica, place = divmod(rank, length)
         return cls(replica, replicas, place, length)
 
+    @property
+    def pipes(self) -> list[range]:
+        """The ranks of every replica's pipe."""
+        return [range(replica * self.length, (replica + 1) * self.length) for replica in range(self.replicas)]
+
     def share(self, samples: int) -> slice:
         """This replica's part of so many samples: the replicas' parts follow each other.
 

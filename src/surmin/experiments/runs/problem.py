@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from surmin.data import Dataset, load_dataset
 from surmin.experiments.configs.run import ExperimentConfig
@@ -21,7 +20,6 @@ from surmin.models import build_model
 from surmin.pipeline.distributed import Pipeline
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.placement import spread
-from surmin.pipeline.process_replicas import DIMENSIONS
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.partition import partition
 from surmin.stages.stage import leaf_modules
@@ -144,7 +142,7 @@ def build_problem(config: ExperimentConfig, data: Dataset, team: Team) -> Proble
             microbatches=microbatches,
             schedule=config.schedule,
             timeout=config.waiting,
-            mesh=_mesh(position),
+            mesh=position.pipes,
             device=data.train_inputs.device,
         )
     return Problem(data, modules, count, pipeline, team, position)
@@ -158,13 +156,6 @@ def method_options(method: str, data: Dataset, given: Mapping[str, Any]) -> dict
     if options.get("rank") == EXACT:
         del options["rank"]
     return options
-
-
-def _mesh(position: Position) -> DeviceMesh | None:
-    """Of replicas and places in the pipe."""
-    if position.replicas == 1:
-        return None
-    return init_device_mesh("cpu", (position.replicas, position.length), mesh_dim_names=DIMENSIONS)
 
 
 def _trainable_layers(model: nn.Sequential) -> int:

@@ -62,12 +62,13 @@ class Auxiliary:
     def state_dict(self) -> dict[str, Any]:
         """Its weights, the optimizer's memory, and the shape it was made for."""
         weights = {name: value.detach().clone() for name, value in self.module.named_parameters()}
-        return {"shape": self._shape, "weights": weights, "optimizer": named_state(self._optimizer, weights)}
+        optimizer = named_state(self._optimizer, dict(self.module.named_parameters()))
+        return {"shape": self._shape, "weights": weights, "optimizer": optimizer}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.module.load_state_dict(state["weights"])
-        load_named_state(self._optimizer, state["weights"], state["optimizer"])
+        load_named_state(self._optimizer, dict(self.module.named_parameters()), state["optimizer"])
 
 
 class AuxiliaryNetworks:

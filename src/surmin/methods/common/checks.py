@@ -19,6 +19,12 @@ def check_columns(rank: int | None, fraction: float) -> None:
         raise ValueError(f"curvature_fraction must be in (0, 1], got {fraction}")
 
 
+def check_seed(saved: int, own: int) -> None:
+    """Raise ValueError unless a state was saved with this seed: the draws to come would be others."""
+    if saved != own:
+        raise ValueError(f"the state was saved with seed {saved}, this method has {own}")
+
+
 def check_has_value(name: str, loss: ConvexLoss, *instead: str) -> None:
     """Raise ValueError for a gradient oracle, naming what can train with it: more ways `instead`, and other methods."""
     if isinstance(loss, GradientOracle):

@@ -39,19 +39,20 @@ def step_along(optimizer: Optimizer, gradients: Gradients) -> None:
     optimizer.zero_grad()
 
 
-def named_state(optimizer: Optimizer, names: Iterable[str]) -> dict[str, Any]:
-    """A copy of what the optimizer remembers, by parameter; `names` in the order in which it got the parameters."""
-    names = list(names)
-    return {names[index]: deepcopy(values) for index, values in optimizer.state_dict()["state"].items()}
+def named_state(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A copy of what the optimizer remembers of these parameters, by their names."""
+    remembered = optimizer.state_dict()["state"]
+    places = _places(optimizer, parameters)
+    return {name: deepcopy(remembered[place]) for name, place in places.items() if place in remembered}
 
 
-def load_named_state(optimizer: Optimizer, names: Iterable[str], state: Mapping[str, Any]) -> None:
+def load_named_state(optimizer: Optimizer, parameters: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Take up a state that `named_state` returned.
 
     Raises:
         ValueError: when it belongs to other parameters or to another optimizer; nothing has changed then.
     """
-    index = {name: position for position, name in enumerate(names)}
+    index = _places(optimizer, parameters)
     foreign = sorted(set(state) - set(index))
     if foreign:
         raise ValueError(f"the optimizer's state is for parameters this network does not have: {', '.join(foreign)}")
@@ -66,6 +67,13 @@ def load_named_state(optimizer: Optimizer, names: Iterable[str], state: Mapping[
             )
     packed = {index[name]: deepcopy(values) for name, values in state.items()}
     optimizer.load_state_dict({"state": packed, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _places(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, int]:
+    """The number of each of these parameters in the optimizer's state: it may have others too, in any order."""
+    given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    place = {parameter: number for number, parameter in enumerate(given)}
+    return {name: place[parameter] for name, parameter in parameters.items() if parameter in place}
 
 
 def _remembered(optimizer: Optimizer) -> dict[int, dict[str, tuple[int, ...]]]:

@@ -111,9 +111,10 @@ class Delayed(Stagewise):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()` with the same stages; those of other workers are ignored."""
+        self.exchange.settle()  # before anything is refused: a worker that refuses would keep others waiting
         if set(state) != STATE:
             raise ValueError(f"not the state of a method with delayed gradients: {sorted(state)}")
-        stages = self.pipeline.stages
+        stages, microbatches = self.pipeline.stages, self.pipeline.microbatches
         own = [state["stages"].get(stage.layers[0].name) for stage in stages]
         for stage, found in zip(stages, own, strict=True):
             if found is None or found["layers"] != len(stage.layers):
@@ -121,10 +122,16 @@ class Delayed(Stagewise):
                     f"the state is of other stages, none of them of layers {stage.layers[0].name} to "
                     f"{stage.layers[-1].name}: gradients are under way, so resume with the stages of before"
                 )
+        for samples in {one["shape"][0] for found in own for one in (*found["underway"], *found["waiting"].values())}:
+            if samples % microbatches:
+                raise ValueError(
+                    f"a batch of {samples} samples is under way, which {microbatches} micro-batches do not divide: "
+                    "resume with the number of before"
+                )
         names = self.pipeline.parameters
         kept = {name: value for name, value in state["optimizer"].items() if name in names}
         load_named_state(self.optimizer, names, kept)
-        self.exchange.start_anew()
+        self.exchange.forget()
         self._shapes = [torch.Size(shape) for shape in state["shapes"]]
         for shape in dict.fromkeys(self._shapes):
             self.exchange.open(shape)

@@ -6,22 +6,24 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from surmin.losses import ConvexLoss
+from surmin.losses import ConvexLoss, CrossEntropy, LogisticLoss, SquaredError
 
 MAX_FACTOR_COLUMNS = 64
 """Outputs per sample up to which the loss's own factor S is used: a few small products, and S is kept."""
+DIFFERENTIABLE: tuple[type[ConvexLoss], ...] = (CrossEntropy, LogisticLoss, SquaredError)
+"""Losses whose `gradient` torch can differentiate; what that of another one does is not known."""
 
 
 @torch.no_grad()
 def loss_hessian(loss: ConvexLoss, outputs: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
-    """ż ↦ ∇²ℓ_j ż_j for every sample, as a function of columns (c, n, *out): by S Sᵀ, or forward mode where S is large.
+    """ż ↦ ∇²ℓ_j ż_j for every sample, as a function of columns (c, n, *out): by S Sᵀ, in forward mode where S is large.
 
     Args:
         loss: its gradient is differentiated, sample by sample, where the factor is not used.
         outputs: (n, *out).
         targets: of the same samples.
     """
-    if outputs[0].numel() > MAX_FACTOR_COLUMNS:
+    if outputs[0].numel() > MAX_FACTOR_COLUMNS and type(loss) in DIFFERENTIABLE:
         return lambda tangents: _forward_mode(loss, outputs, targets, tangents)
     factor = loss.factor(outputs, targets).flatten(2).movedim(0, 1).contiguous()
 
