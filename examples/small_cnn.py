@@ -13,7 +13,7 @@ ROUNDS = 15
 
 
 def stages() -> list[nn.Module]:
-    """Two stages; any modules will do whose parameters act on the output of the one before."""
+    """Two stages; any modules will do that make up the network when run one after the other."""
     torch.manual_seed(0)
     return [
         nn.Sequential(nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2)),
