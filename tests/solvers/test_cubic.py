@@ -175,6 +175,12 @@ def test_the_cauchy_length_is_where_the_line_is_flat(bend: float, rho: float) ->
     torch.testing.assert_close(bend * t + rho * t**2, norm)
 
 
+@pytest.mark.parametrize(("bend", "length"), [(0.5, 1.4), (1e-30, 7e29), (0.0, 0.0), (-1.0, 0.0)])
+def test_without_a_cubic_term_the_cauchy_length_is_the_parabola_s_or_none(bend: float, length: float) -> None:
+    """Also where the square of the curvature is no number of float32."""
+    torch.testing.assert_close(_line_minimiser(torch.tensor(0.7), torch.tensor(bend), 0.0), torch.tensor(length))
+
+
 def test_small_curvature_and_a_large_gradient_have_a_solution() -> None:
     step, code = solve_cubic_dense(torch.tensor([[1e-3]]), torch.tensor([1e5]), 0.0)
     assert code == Reason.CONVERGED
