@@ -26,7 +26,7 @@ def main() -> None:
     found: dict[str, float] = {}
     resent = _segments_sent_again()
     if rank < 2:
-        found["round_trip"] = _round_trip(rank)
+        found["round_trip"] = round_trip(rank)
         one_way(rank, WARM_UP_BYTES, -APART)  # opens the connection's window
         found["message"] = one_way(rank, MESSAGE_BYTES, -APART)
         found["posted_before"] = one_way(rank, 8, -APART)
@@ -59,8 +59,8 @@ def one_way(rank: int, size: int, posted: float) -> float:
     return time.monotonic() - start.item() - max(posted, 0)
 
 
-def _round_trip(rank: int) -> float:
-    """Of a few bytes from rank 0 to rank 1 and back, every receive posted at least a trip ahead."""
+def round_trip(rank: int) -> float:
+    """Of a few bytes from rank 0 to rank 1 and back, every receive posted at least a trip ahead; rank 0 knows it."""
     message, times = torch.zeros(1), []
     if rank == 1:
         for question in [_receive(0) for _ in range(TRIPS)]:

@@ -1,10 +1,11 @@
 """The model behind `surmin simulate` against what was measured over links, and by workers of this machine.
 
 Measured are all cells of `links.race` and `links.trips`, as saved. Rounds are recorded in one process and their time is
-computed for the same links. All four workers, and the relay that carries their packets, share this machine's cores, and
-so they do in the model. How fast the machine was, against when the rounds were recorded, and what a message cost it are
-found for each kind of links from the processor times that were kept: four numbers for fifteen tasks (three for the
-presets alone), and one for the relay. No time that passed is fitted.
+computed for the same links, whose latency is what gloo finds it to be. All four workers, and the relay that carries
+their packets, share this machine's cores, and so they do in the model. How fast the machine was, against when the
+rounds were recorded, and what a message cost it are found for each kind of links from the processor times that were
+kept: four numbers for fifteen tasks (three for the presets alone), and one for the relay, whose packets were counted.
+No time that passed is fitted.
 """
 
 import json
@@ -16,22 +17,25 @@ from typing import Any
 from benchmarks.harness import SAVED, Result, Settings, Table, Target, median, number
 from benchmarks.links import trips
 from benchmarks.links.entries import Entry, Need
+from benchmarks.links.latency import found_latencies, found_latency
 from benchmarks.links.modelled import Machine, Modelled, fit_machine, record_all
 from benchmarks.links.pages import keep_memory
 from benchmarks.links.race import SEED, WORKERS, median_entries, tasks_of
 from benchmarks.links.relay import packet_size
 from benchmarks.problems import mnist_mlp
-from surmin.simulation.operations import Overheads
 from surmin.simulation.seconds import Setting
 from surmin.simulation.wires import LinkKind
 
-LOOPBACK = LinkKind(5e-5, 1e11, 65_536)
-"""What this machine's own network adds to its processors' time: next to nothing."""
+LOOPBACK_RATE, LOOPBACK_PACKET = 1e11, 65_536
+"""Of this machine's own network: next to no time."""
 CORES = float(os.cpu_count() or 1)
 REPEATS = 7
 WITHIN = 0.2
 COLUMNS = ("latency", "Mbit/s", "method", "setting", "model, s", "measured, s", "error")
-COST_COLUMNS = ("latency", "Mbit/s", "work", "µs a message", "of torch's schedules", "ns a byte", "relay, ns a byte")
+COST_COLUMNS = (
+    *("latency", "Mbit/s", "found, ms", "work", "µs a message", "of torch's schedules", "ns a byte"),
+    "relay, µs a packet",
+)
 Row = tuple[str, str, str, str, float, float]
 
 
@@ -61,14 +65,17 @@ def run(settings: Settings) -> Result:
     modelled, presets = recorded[: len(tasks)], recorded[len(tasks) :]
     settings.note("on workers of this machine")
     local = median_entries(LocalWorkers(), tasks, needs, REPEATS)
+    loopback = LinkKind(found_latency(LocalWorkers()), LOOPBACK_RATE, LOOPBACK_PACKET)
+    settings.note("latencies")
+    latencies = found_latencies([(cell["latency"], cell["rate"]) for cell in race["cells"]], WORKERS)
     cells = [
-        [_of_cell(cell, own) for cell in saved]
+        [_of_cell(cell, own, latencies[cell["latency"], cell["rate"]]) for cell in saved]
         for saved, own in ((race["cells"], modelled), (_cells_of_presets(), presets))
     ]
     rows, preset_rows = ([row for own, _ in saved for row in own] for saved in cells)
     here, machine = ("workers of this machine", ""), machine_of(modelled, local)
-    own_rows = held_against(here, modelled, local, machine, Setting(LOOPBACK, cores=CORES))
-    costs = [cost for saved in cells for _, cost in saved] + [(*here, *_costs(machine), "")]
+    own_rows = held_against(here, modelled, local, machine, Setting(loopback, cores=CORES))
+    costs = [cost for saved in cells for _, cost in saved] + [(*here, *_costs(loopback, machine), "")]
     errors = [abs(_error(row)) for row in rows]
     everything = [rows, preset_rows, own_rows]
     return Result(
@@ -93,15 +100,17 @@ def _cells_of_presets() -> list[dict[str, Any]]:
     return [{**cell, "entries": [own[place] for own in cell["entries"].values()]} for cell in saved["cells"]]
 
 
-def _of_cell(cell: Mapping[str, Any], modelled: Sequence[Modelled]) -> tuple[list[Row], tuple[str, ...]]:
-    """Model and measurement over one kind of links, and what messages cost there."""
+def _of_cell(
+    cell: Mapping[str, Any], modelled: Sequence[Modelled], latency: float
+) -> tuple[list[Row], tuple[str, ...]]:
+    """Model and measurement over one kind of links, by the latency found, and what messages cost there."""
     where = f"{1e3 * cell['latency']:g} ms", f"{cell['rate'] / 1e6:g}"
     entries = [Entry(**entry) for entry in cell["entries"]]
-    links = LinkKind(cell["latency"], cell["rate"], packet_size(cell["rate"]))
-    relay = Overheads(byte=cell["relay"]["processor"] / cell["relay"]["bytes"])
+    links = LinkKind(latency, cell["rate"], packet_size(cell["rate"]))
+    packet = cell["relay"]["processor"] / cell["relay"]["packets"]
     machine = machine_of(modelled, entries)
-    rows = held_against(where, modelled, entries, machine, Setting(links, cores=CORES, carrier=relay))
-    return rows, (*where, *_costs(machine), number(1e9 * relay.byte, 2))
+    rows = held_against(where, modelled, entries, machine, Setting(links, cores=CORES, packet=packet))
+    return rows, (*where, *_costs(links, machine), number(1e6 * packet))
 
 
 def machine_of(modelled: Sequence[Modelled], entries: Sequence[Entry]) -> Machine:
@@ -128,7 +137,8 @@ def _table(rows: Sequence[Row]) -> Table:
     return Table("Seconds to 1e-3: model and measurement", COLUMNS, written)
 
 
-def _costs(machine: Machine) -> tuple[str, ...]:
-    """Work over that recorded; of a message of ours and of torch's; of a byte."""
+def _costs(links: LinkKind, machine: Machine) -> tuple[str, ...]:
+    """The latency found; work over that recorded; of a message of ours and of torch's; of a byte."""
     of_torchs = number(1e6 * machine.torchs_message) if machine.torchs_message else ""
-    return number(machine.slowness, 2), number(1e6 * machine.message), of_torchs, number(1e9 * machine.byte, 2)
+    latency = f"{1e3 * links.latency:.2f}"
+    return latency, number(machine.slowness, 2), number(1e6 * machine.message), of_torchs, number(1e9 * machine.byte, 2)

@@ -9,7 +9,7 @@ import pytest
 from surmin.simulation.operations import Hear, Overheads, Post, Program, Receive, Send, Tell, Total, Work, expand
 from surmin.simulation.schedules import reorder
 from surmin.simulation.seconds import Setting
-from surmin.simulation.sharing import share_cores
+from surmin.simulation.sharing import Carrier, share_cores
 from surmin.simulation.timing import replay
 from surmin.simulation.wires import HEADER_BYTES, LinkKind
 from tests.simulation.waves import gradient_step, reorder_all
@@ -94,10 +94,16 @@ def test_word_goes_behind_the_messages_on_its_link_and_before_those_that_leave_l
     assert share_cores(programs, links, 2) == pytest.approx([209.0, 259.0])
 
 
-def test_what_carries_messages_goes_before_the_workers() -> None:
+@pytest.mark.parametrize("carrier", [Carrier(packet=0.125), Carrier(packet=0.0625, byte=0.0025), Carrier(byte=0.005)])
+def test_what_carries_messages_goes_before_the_workers(carrier: Carrier) -> None:
     programs: list[Program] = [[Send(1, "forward", 100), Work(1.0)], [Receive(-1, "forward", 100), Work(1.0)]]
-    ends = share_cores(programs, LinkKind(0.0, 1e12), 2, Overheads(message=0.5))
+    ends = share_cores(programs, LinkKind(0.0, 1e12), 2, carrier)
     assert ends == pytest.approx([1.25, 1.25])  # half of each second core is gone for half a second
+
+
+@pytest.mark.parametrize(("size", "packets"), [(8, 4), (1448, 4), (1449, 6), (14_480, 22)])
+def test_a_message_is_packets_of_its_own_word_before_them_and_answers(size: int, packets: int) -> None:
+    assert LinkKind(0.0, 1e9, 1500).packets(size) == packets
 
 
 def test_a_sum_goes_up_the_pipe_and_straight_back() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from surmin.simulation.operations import NO_OVERHEADS, Operation, Overheads, Program, Work, expand
 from surmin.simulation.schedules import reorder
-from surmin.simulation.sharing import share_cores
+from surmin.simulation.sharing import Carrier, share_cores
 from surmin.simulation.team import Recorded
 from surmin.simulation.timing import replay, share_a_link_late
 from surmin.simulation.wires import LinkKind, Time
@@ -55,20 +55,19 @@ class Setting:
         links: between them, of one kind or (without `cores`) of several.
         overheads: of their messages.
         cores: that all of them share; None for a core each.
-        carrier: of what carries messages on the same machine, where cores are shared.
+        packet: seconds that a packet costs the same machine on its way, where cores are shared.
     """
 
     links: LinkKind
     overheads: Overheads = NO_OVERHEADS
     cores: float | None = None
-    carrier: Overheads = NO_OVERHEADS
+    packet: float = 0.0
 
     def end(self, programs: Sequence[Program]) -> Time:
         """When the last worker ends."""
         expanded = expand(programs, self.overheads)
         if self.cores is not None:
-            beside = Overheads(self.carrier.message, self.carrier.byte + self.overheads.byte)
-            return max(share_cores(expanded, self.links, self.cores, beside))
+            return max(share_cores(expanded, self.links, self.cores, Carrier(self.packet, self.overheads.byte)))
         if share_a_link_late(expanded):
             ends = [max(share_cores(expanded, links, len(expanded))) for links in self.links.each()]
             return np.array(ends).reshape(np.shape(self.links.latency))

@@ -4,8 +4,9 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from surmin.simulation.operations import NO_OVERHEADS, Operation, Overheads, Program, Send, Work
+from surmin.simulation.operations import Operation, Program, Send, Work
 from surmin.simulation.timing import carry_out, until_when
 from surmin.simulation.wires import LinkKind, Wires
 
@@ -13,8 +14,24 @@ NOTHING = 1e-12
 """Seconds that rounding can leave of a work that is done."""
 
 
+@dataclass(frozen=True)
+class Carrier:
+    """What carries messages on the machine of the workers, before they compute.
+
+    Attributes:
+        packet: seconds for every packet.
+        byte: seconds for every byte of a message, to read it for whom it is for.
+    """
+
+    packet: float = 0.0
+    byte: float = 0.0
+
+
+NO_CARRIER = Carrier()
+
+
 def share_cores(
-    programs: Sequence[Program], links: LinkKind, cores: float, carrier: Overheads = NO_OVERHEADS
+    programs: Sequence[Program], links: LinkKind, cores: float, carrier: Carrier = NO_CARRIER
 ) -> list[float]:
     """When each worker ends, all beginning at 0, where those that compute at a time share so many cores evenly.
 
@@ -22,12 +39,12 @@ def share_cores(
         programs: by worker, expanded.
         links: between them, of one kind.
         cores: of the machine that runs all workers.
-        carrier: what carrying and reading a message costs the same machine besides; it goes before the workers.
+        carrier: of messages on the same machine.
 
     Raises:
         RuntimeError: when workers wait for each other for ever.
     """
-    machine = _Machine(programs, Wires(links, len(programs), in_order=True), carrier)
+    machine = _Machine(programs, links, carrier)
     machine.go_on(0.0, range(len(programs)))
     now = 0.0
     while not machine.is_done:
@@ -52,9 +69,10 @@ class _Machine:
     `to_carry` those of what carries and reads messages.
     """
 
-    def __init__(self, programs: Sequence[Program], wires: Wires, carrier: Overheads) -> None:
+    def __init__(self, programs: Sequence[Program], links: LinkKind, carrier: Carrier) -> None:
         self._programs = programs
-        self._wires = wires
+        self._links = links
+        self._wires = Wires(links, len(programs), in_order=True)
         self._position = [0] * len(programs)
         self._carrier = carrier
         self._untimed: set[int] = set()  # wait for what nobody knows the time of yet
@@ -120,5 +138,6 @@ class _Machine:
             heapq.heappush(self._timed, (float(until), place))
             return False
         if isinstance(operation, Send):
-            self.to_carry += self._carrier.of(operation.bytes)
+            self.to_carry += self._carrier.packet * self._links.packets(operation.bytes)
+            self.to_carry += self._carrier.byte * operation.bytes
         return True

@@ -41,6 +41,10 @@ class LinkKind:
         """What a byte holds a link for, its share of the headers included."""
         return 8 / self.rate * self.packet / (self.packet - HEADER_BYTES)
 
+    def packets(self, size: int) -> int:
+        """Of a message, where links are of one kind: word that it is waited for, its own, and an answer to each."""
+        return 2 * (1 + math.ceil(size / (self.packet - HEADER_BYTES)))
+
     def each(self) -> "list[LinkKind]":
         """Its kinds, one by one."""
         columns = np.broadcast_arrays(*(np.atleast_1d(own) for own in (self.latency, self.rate, self.packet)))
