@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surmin.acceptance.damping import LARGEST, SMALLEST, Damping, is_acceptable, reduction_ratio
+from surmin.acceptance.damping import LARGEST, SMALLEST, Damping, adapted, is_acceptable, reduction_ratio
 
 
 @given(
@@ -19,6 +19,24 @@ def test_a_step_is_accepted_when_the_loss_fell_by_a_fair_part(
     assert reduction_ratio(loss, new_loss, predicted) == ratio
     asked = least if tries < 4 else min(least, 0.1)
     assert is_acceptable(loss, new_loss, predicted, least, tries) == (new_loss < loss and ratio > asked)
+
+
+@pytest.mark.parametrize(
+    ("damping", "ratio", "expected"),
+    [
+        (0.3, 0.76, 0.2),
+        (0.3, 0.75, 0.3),
+        (0.3, 0.25, 0.3),
+        (0.3, 0.24, 0.6),
+        (0.3, math.nan, 0.6),
+        (SMALLEST, 1.0, SMALLEST),
+        (1e-15, 1.0, 1e-15),
+        (LARGEST, -1.0, LARGEST),
+        (1e15, math.nan, 1e15),
+    ],
+)
+def test_levenberg_and_marquardt_s_rule_stays_within_bounds(damping: float, ratio: float, expected: float) -> None:
+    assert adapted(damping, ratio, 2 / 3, 2) == pytest.approx(expected, rel=1e-15)
 
 
 @pytest.mark.parametrize(

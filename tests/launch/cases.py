@@ -30,9 +30,10 @@ torch.set_num_threads(1)
 )
 
 SUPERVISOR = """
-import sys
+import signal, sys
 from pathlib import Path
 from surmin.launch.supervisor import supervise
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup make test` has it ignored
 count, timeout, script = sys.argv[1:]
 sys.exit(supervise(int(count), [sys.executable, script], timeout=float(timeout), folder=Path("run")))
 """

@@ -17,6 +17,7 @@ ENDING_IN_ORDER = (
 received = []
 signal.signal(signal.SIGINT, lambda *_: received.append("int"))
 signal.signal(signal.SIGTERM, lambda *_: received.append("term"))
+signal.signal(signal.SIGHUP, lambda *_: received.append("hup"))
 Path(f"ready-{worker.rank}").touch()
 while not received:
     time.sleep(0.01)
@@ -80,7 +81,7 @@ def test_one_that_does_not_end_with_the_others_is_named(launch: Launch) -> None:
     assert run.survivors() == []
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "int"), (signal.SIGTERM, "term")])
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "int"), (signal.SIGTERM, "term"), (signal.SIGHUP, "hup")])
 def test_an_interrupt_reaches_every_worker_once_and_is_waited_for(launch: Launch, number: int, name: str) -> None:
     run = launch(ENDING_IN_ORDER)
     run.wait_for("ready")

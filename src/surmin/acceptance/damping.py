@@ -20,9 +20,10 @@ def reduction_ratio(loss: float, new_loss: float, predicted: float) -> float:
     return (loss - new_loss) / predicted
 
 
-def damping_factor(ratio: float, lower: float, higher: float) -> float:
-    """By what to multiply λ (Levenberg and Marquardt): lower for a ratio above ¾, higher below ¼ or where it is NaN."""
-    return lower if ratio > GOOD else 1.0 if ratio >= POOR else higher
+def adapted(damping: float, ratio: float, lower: float, higher: float) -> float:
+    """The next λ, within bounds (Levenberg, Marquardt): `lower` times it above ¾, `higher` times below ¼ or at NaN."""
+    factor = lower if ratio > GOOD else 1.0 if ratio >= POOR else higher
+    return min(max(damping * factor, min(damping, SMALLEST)), max(damping, LARGEST))
 
 
 def is_acceptable(loss: float, new_loss: float, predicted: float, least: float, tries: int = 1) -> bool:

@@ -12,11 +12,11 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 
 from surmin.launch.deadlines import Deadlines
+from surmin.launch.interrupts import interrupts
 from surmin.launch.local_worker import LocalWorker
 from surmin.launch.verdict import State, Verdict, judge, patience
 from surmin.launch.worker import RENDEZVOUS_VARIABLE
 
-PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 INTERVAL = 0.05
 CHECKPOINTS = ("checkpoint/round-*[0-9]", "checkpoint/round-*.replaced")
 """What a run's folder has in it that can be continued; unfinished ones are named otherwise."""
@@ -25,7 +25,7 @@ CHECKPOINTS = ("checkpoint/round-*[0-9]", "checkpoint/round-*.replaced")
 def supervise(count: int, command: Sequence[str], *, timeout: float, folder: Path | None = None) -> int:
     """Run a command in `count` processes that are workers of one run, and return its exit code.
 
-    Worker 0 writes to the terminal, the others write nowhere. SIGINT and SIGTERM are passed on once to every
+    Worker 0 writes to the terminal, the others write nowhere. Interrupts are passed on once to every
     worker, which has nearly `timeout` seconds to end in order; after a second one they are ended. Otherwise a worker
     that is killed, fails or does not answer ends all others, and one line on stderr says which and why. No worker
     outlives this process. To be called in the main thread.
@@ -86,7 +86,7 @@ def _signals_received() -> Iterator[list[int]]:
     def receive(number: int, _frame: FrameType | None) -> None:
         received.append(number)
 
-    previous = {number: signal.signal(number, receive) for number in PASSED_ON}
+    previous = {number: signal.signal(number, receive) for number in interrupts()}
     try:
         yield received
     finally:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surmin.acceptance.damping import damping_factor, reduction_ratio
+from surmin.acceptance.damping import adapted, reduction_ratio
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.output_curvature import draw_seed
 from surmin.methods.blocks.block_vectors import own_values, to_blocks
@@ -134,5 +134,5 @@ class CgBlockGaussNewton:
         alpha, (model,), used = found.length, found.others, self.damping
         predicted = -alpha * (found.slope + alpha * (model - found.slope))
         ratio = reduction_ratio(found.loss, found.found.value, predicted) if alpha else 0.0
-        self.damping *= damping_factor(ratio, LOWER, RAISE)
+        self.damping = adapted(self.damping, ratio, LOWER, RAISE)
         return replace(report, damping=used, predicted_decrease=predicted, reduction_ratio=ratio)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surmin.acceptance.damping import damping_factor, reduction_ratio
+from surmin.acceptance.damping import adapted, reduction_ratio
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.moments import InputMomentCache, KroneckerMoments
 from surmin.curvature.output_curvature import draw_seed
@@ -100,7 +100,7 @@ class Kfac:
         self._round, self._moments, self._previous = self._round + 1, moments, best.step
         report = meter.report(wave.shape, best.loss, math.sqrt(best.square), new_loss=new_loss, tries=1)
         ratio, used = reduction_ratio(best.loss, new_loss, best.decrease), self.damping
-        self.damping *= damping_factor(ratio, LOWER, 1 / LOWER)
+        self.damping = adapted(self.damping, ratio, LOWER, 1 / LOWER)
         return replace(report, damping=used, predicted_decrease=best.decrease, reduction_ratio=ratio)
 
     def state_dict(self) -> dict[str, Any]:

@@ -36,6 +36,21 @@ def test_the_first_interrupt_is_noted_and_the_second_acts() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_hangup_interrupts_unless_nohup_has_it_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with deferred_interrupt() as is_interrupted:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert is_interrupted()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with deferred_interrupt() as is_interrupted:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not is_interrupted()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_other_threads_are_left_alone() -> None:
     seen: list[bool] = []
 
@@ -54,12 +69,16 @@ def count_lines(path: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_leaves_a_folder_that_resumes_exactly(tmp_path: Path, number: int) -> None:
     folder = tmp_path / "run"
     options = ["--train-samples", "60", "--layers", "3", "--width", "8", "--stages", "2", "--dtype", "float64"]
     process = subprocess.Popen(
-        [*COMMAND, *options, "--out", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *options, "--out", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # `nohup make test` has it ignored
     )
     try:
         while process.poll() is None and count_lines(folder / "metrics.jsonl") < 3:

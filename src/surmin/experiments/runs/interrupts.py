@@ -1,4 +1,4 @@
-"""Ctrl-C that lets the round in progress end."""
+"""Ctrl-C, or another interrupt, that lets the round in progress end."""
 
 import signal
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from surmin.launch.interrupts import interrupts
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def deferred_interrupt(on_receive: Callable[[], object] = lambda: None) -> Itera
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    previous = {number: signal.getsignal(number) for number in interrupts()}
 
     def restore() -> None:
         for number, handler in previous.items():
@@ -33,7 +33,7 @@ def deferred_interrupt(on_receive: Callable[[], object] = lambda: None) -> Itera
         restore()
         on_receive()
 
-    for number in SIGNALS:
+    for number in previous:
         signal.signal(number, receive)
     try:
         yield lambda: bool(received)
