@@ -18,7 +18,9 @@ def one_thread():
 
 
 def test_every_example_says_how_it_is_run():
-    for path in (Path(__file__).parent.parent / "examples").glob("*.py"):
+    paths = list((Path(__file__).parent.parent / "examples").glob("*.py"))
+    assert paths
+    for path in paths:
         assert f"Run it: python examples/{path.name}\n" in path.read_text(encoding="utf-8")
 
 

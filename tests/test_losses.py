@@ -133,6 +133,8 @@ def test_cross_entropy_at_extreme_logits(row: list[float], dtype: torch.dtype) -
         assert torch.isfinite(value).all() and torch.isfinite(gradient).all()
         found = gradient[0].double().cpu().numpy()
         np.testing.assert_allclose(found, expected.astype(float), rtol=tolerance, atol=1e-36)
+        exact_value = -np.log1p(-rest[label]) if rest[label] < 0.5 else -np.log(p[label])
+        np.testing.assert_allclose(float(value), float(exact_value), rtol=tolerance, atol=1e-36)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -144,9 +146,12 @@ def test_logistic_at_extreme_logits(dtype: torch.dtype, logit: float) -> None:
     tolerance = 50 * torch.finfo(dtype).eps * (1 + abs(logit))
     for target in (0.0, 0.3, 1.0):
         targets = torch.tensor([[target]], dtype=dtype)
-        assert torch.isfinite(loss.sample_losses(outputs, targets)).all()
-        gradient = 1 / (1 + np.exp(-z)) - np.longdouble(targets.item())
-        assert float(loss.gradient(outputs, targets)) == pytest.approx(float(gradient), abs=tolerance)
+        y = np.longdouble(targets.item())
+        value = y * np.log1p(np.exp(-z)) + (1 - y) * np.log1p(np.exp(z))
+        gradient = (1 - y) / (1 + np.exp(-z)) - y / (1 + np.exp(z))
+        assert float(loss.sample_losses(outputs, targets)) == pytest.approx(float(value), rel=tolerance, abs=1e-36)
+        near = {"rel": tolerance} if target in (0, 1) else {"abs": tolerance}
+        assert float(loss.gradient(outputs, targets)) == pytest.approx(float(gradient), **{"abs": 1e-36, **near})
     assert float(loss.factor(outputs, outputs)) ** 2 == pytest.approx(float(exact), rel=tolerance, abs=1e-36)
     assert float(loss.trace(outputs, outputs)) == pytest.approx(float(exact), rel=tolerance, abs=1e-36)
 
@@ -225,6 +230,13 @@ def test_targets_of_any_real_type(loss: ConvexLoss, dtype: torch.dtype) -> None:
         found = compute(outputs, targets.to(dtype))
         assert found.dtype == torch.float32
         assert torch.equal(found, compute(outputs, targets.float()))
+
+
+@by_loss
+def test_complex_outputs_are_refused(loss: ConvexLoss) -> None:
+    outputs, targets = outputs_and_targets(loss, (4, 3))
+    with pytest.raises(ValueError, match=r"outputs must be real numbers, got torch\.complex128"):
+        loss.check(outputs.to(torch.complex128), targets)
 
 
 def test_complex_targets_are_refused() -> None:

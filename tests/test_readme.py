@@ -44,5 +44,7 @@ def test_the_commands_parse() -> None:
 
 
 def test_the_pictures_are_there() -> None:
-    for target in re.findall(r"!\[.*?\]\((.*?)\)", README):
+    targets = re.findall(r"!\[.*?\]\((.*?)\)", README)
+    assert targets
+    for target in targets:
         assert (Path(__file__).parent.parent / target).is_file(), target

@@ -1,6 +1,7 @@
 import json
 import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from surmin.checkpoints.checkpoint import Checkpoint
+from surmin.checkpoints.round_folder import newest_round
+from surmin.checkpoints.saving import save_checkpoint
+from surmin.methods.registry import build_method
 from tests.experiments.runs.cases import contents
 from tests.experiments.runs.states import equal
+from tests.methods.cases import make_model, make_pipeline
 
 PARAMETERS = {"0.weight": torch.randn(3, 2, dtype=torch.float64), "0.bias": torch.randn(3, dtype=torch.float64)}
 STATE: dict[str, Any] = {
@@ -68,6 +73,21 @@ def test_a_round_that_is_written_again_replaces_the_first(tmp_path: Path) -> Non
     Checkpoint(7, "adam", {"0.weight": torch.ones(2)}, {}).save(tmp_path, None)
     assert equal(dict(Checkpoint.load(tmp_path).parameters), {"0.weight": torch.ones(2)})
     assert list(contents(tmp_path)) == [str(FILE)]
+
+
+def test_a_method_may_be_saved_again_at_the_same_round_but_not_at_an_earlier_one(tmp_path: Path) -> None:
+    method = build_method("sgd", make_pipeline(make_model()), {})
+    for _ in range(2):
+        save_checkpoint(tmp_path, method, 3)
+    with pytest.raises(ValueError, match="is of a later round than 2"):
+        save_checkpoint(tmp_path, method, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["round-000003"]
+
+
+def test_a_round_goes_before_the_one_that_it_replaced(tmp_path: Path) -> None:
+    for name in ("round-000005", "round-000005.replaced", "round-000004"):
+        (tmp_path / name).mkdir()
+    assert newest_round(tmp_path) == tmp_path / "round-000005"
 
 
 def test_a_crash_before_a_round_that_is_written_again_has_replaced_the_first(
@@ -129,10 +149,24 @@ def test_nothing_is_pickled_or_unpickled(tmp_path: Path, monkeypatch: pytest.Mon
 def test_parameters_are_restored_in_place(tmp_path: Path) -> None:
     make_checkpoint().save(tmp_path, None)
     parameters = {name: torch.zeros_like(value) for name, value in PARAMETERS.items()}
-    loaded = Checkpoint.load(tmp_path)
+    loaded = replace(Checkpoint.load(tmp_path), state={"length": 0.1})
     loaded.check("adam", parameters)
     loaded.restore(parameters)
     assert equal(parameters, PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    ("state", "place"),
+    [
+        ({"damping": math.nan}, "damping"),
+        ({"length": math.inf}, "length"),
+        ({"memory": {"0.weight": {"exp_avg": torch.tensor([1.0, math.nan])}}}, "memory/0.weight/exp_avg"),
+        ({"nested": [1, {"deep": (0.5, -math.inf)}]}, "nested/1/deep/1"),
+    ],
+)
+def test_what_the_method_remembers_must_be_finite(state: dict[str, Any], place: str) -> None:
+    with pytest.raises(ValueError, match=f"damaged: {place} of what the method remembers is not finite"):
+        Checkpoint(7, "adam", PARAMETERS, state).check("adam", PARAMETERS)
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.6, 0.99])

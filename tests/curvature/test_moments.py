@@ -10,6 +10,7 @@ from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.moments import InputMomentCache, KroneckerMoments, MeanDiagonal, estimate_moments
 from surmin.pipeline.wave import BlockWaves
+from surmin.stages.probe import probe
 from tests.cases import BY_NAME
 from tests.oracles import dense
 from tests.waves import block_waves
@@ -150,3 +151,27 @@ def test_the_network_s_own_moment_on_a_fraction_takes_evenly_spaced_rows_however
     expected = with_one(data[::4]).t() @ with_one(data[::4]) / 3
     for parts in (1, 2, 3, 4, 6):
         torch.testing.assert_close(InputMomentCache().moment(data.chunk(parts), 3, as_rows), expected)
+
+
+def test_a_change_between_the_numbers_that_are_looked_at_is_seen() -> None:
+    cache, data = InputMomentCache(), torch.randn(4000, 3, dtype=torch.float64)
+    looked_at = probe(data)
+    cache.moment([data], 4000, as_rows)
+    data[0, 1] += 100
+    assert torch.equal(probe(data), looked_at)
+    expected = with_one(data).t() @ with_one(data) / 4000
+    torch.testing.assert_close(cache.moment([data], 4000, as_rows), expected)
+
+
+def test_only_a_block_s_first_layer_has_the_network_s_own_moment() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 4)).double()
+    case = BY_NAME["tanh"]
+    (waves,) = block_waves([network], case, case.batch(), FactorCurvature(fraction=1), blocks="stage")
+    assert isinstance(waves.curvature, GaussNewton)
+    (tape,) = waves.tapes
+    moments = estimate_moments(waves.curvature, [tape.inputs[0]], InputMomentCache(), 0)
+    for moment, inputs in zip(moments, (tape.inputs[0], tape.inputs[2]), strict=True):
+        assert isinstance(moment, KroneckerMoments)
+        rows = with_one(inputs.detach())
+        torch.testing.assert_close(moment.inputs, rows.t() @ rows / len(rows))

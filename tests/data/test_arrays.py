@@ -105,6 +105,7 @@ def test_first_samples_and_too_many(tmp_path: Path) -> None:
         ({"y_train": np.zeros((30, 1), dtype=int)}, "labels must be one number per sample"),
         ({"y_train": -np.ones(30, dtype=int)}, "label -1 is out of range"),
         ({"y_test": np.full(12, 10**12)}, "label 1000000000000 is out of range"),
+        ({"y_test": np.full(12, 10**5)}, "label 100000 is out of range, labels end at 99999"),
         ({"y_train": np.zeros(30, dtype=int), "y_test": np.zeros(12, dtype=int)}, "at least two classes"),
         ({"y_test": np.array([0, 1, {}] * 4, dtype=object)}, "y_test: holds pickled objects"),
     ],
@@ -112,6 +113,10 @@ def test_first_samples_and_too_many(tmp_path: Path) -> None:
 def test_bad_arrays_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_dataset(write(tmp_path / "a.npz", **changes))
+
+
+def test_the_largest_label_there_can_be(tmp_path: Path) -> None:
+    assert load_dataset(write(tmp_path / "a.npz", y_test=np.full(12, 99_999))).classes == 100_000
 
 
 def test_a_missing_array_is_named(tmp_path: Path) -> None:

@@ -371,6 +371,89 @@ def test_what_a_pipeline_cannot_be_made_with(workers: Workers, schedule: Any, mi
     assert all(own.startswith(message) for own in found)
 
 
+def given_differently(setting: Setting, what: str) -> str:
+    """One worker alone is given something else, as a script may that builds each stage by itself."""
+    last = dist.get_rank() == setting.workers - 1
+    loss: Any = CrossEntropy() if last or what != "loss" else None
+    mesh = [[1, 0]] if last and what == "mesh" else None
+    microbatches = 2 if last and what == "microbatches" else 1
+    schedule: Any = "gpipe" if last and what == "schedule" else "posted"
+    stages = setting.modules()[2 * dist.get_rank() :][:2]
+    return error_of(lambda: Pipeline(stages, loss, microbatches=microbatches, schedule=schedule, mesh=mesh, timeout=9))
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("loss", "worker 0: NoneType is not a loss that stages can work with"),
+        ("microbatches", "the workers were given different numbers of micro-batches: give all of them the same"),
+        ("schedule", "the workers were given different schedules: give all of them the same"),
+        ("mesh", "the workers were given different meshes: give all of them the same"),
+    ],
+)
+def test_what_is_given_to_one_worker_alone_all_refuse(workers: Workers, what: str, message: str) -> None:
+    for found in workers.run(2, given_differently, SETTING, what):
+        assert found.startswith(message)
+
+
+def refused_pipelines(setting: Setting) -> list[int]:
+    """Sockets open after each."""
+    counts = []
+    for _ in range(4):
+        error_of(lambda: make_pipeline(replace(setting, microbatches=0), setting.modules()))
+        counts.append(open_sockets())
+    return counts
+
+
+def test_a_pipeline_that_is_refused_leaves_no_sockets(workers: Workers) -> None:
+    for counts in workers.run(2, refused_pipelines, SETTING):
+        assert counts[-1] <= counts[0]
+
+
+def with_timeout(timeout: float) -> str:
+    return error_of(lambda: Pipeline(nn.Linear(3, 2), CrossEntropy(), timeout=timeout))
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, math.nan, math.inf])
+def test_a_timeout_that_cannot_be(workers: Workers, timeout: float) -> None:
+    assert workers.run(1, with_timeout, timeout) == [f"timeout must be a positive number of seconds, got {timeout}"]
+
+
+def after_another_method(setting: Setting) -> tuple[str, bool]:
+    """The batch's shape is known by then, and so is the batch; the curvature that is asked for is not."""
+    modules = setting.modules()
+    modules[-1] = nn.Sequential(*modules[-1], nn.Linear(3, 1200).double())
+    with running(setting, modules) as pipeline:
+        batch = setting.case.batch(SAMPLES)
+        build_method("gd", pipeline, {}).step(*batch)
+        sm, before = SurrogateMinimizer(pipeline), values(pipeline)
+        message = error_of(lambda: sm.step(*batch))
+        untouched = same(before, values(pipeline))
+        build_method("gd", pipeline, {}).step(*batch)
+        return message, untouched
+
+
+def test_the_curvature_is_looked_at_after_another_method_too(workers: Workers) -> None:
+    for message, untouched in workers.run(2, after_another_method, SETTING):
+        assert message.startswith("worker 1: the exact factor would have 1200 columns") and untouched
+
+
+def convert_all(setting: Setting) -> str:
+    modules = setting.modules()
+    with running(setting, modules) as pipeline:
+        method = make_method(pipeline, setting)
+        inputs, targets = setting.case.batch(SAMPLES)
+        method.step(inputs, targets)
+        for module in modules:
+            module.float()
+        return error_of(lambda: method.step(inputs.float(), targets))
+
+
+def test_a_network_that_was_converted_needs_a_new_pipeline(workers: Workers) -> None:
+    for found in workers.run(2, convert_all, SETTING):
+        assert "was torch.float64 on cpu when the pipeline was made, and is torch.float32" in found
+
+
 def test_a_pipeline_needs_a_process_group() -> None:
     with pytest.raises(RuntimeError, match="torch's process group is not initialised: start with `surmin train"):
         Pipeline(nn.Linear(3, 2), CrossEntropy(), timeout=TIMEOUT)

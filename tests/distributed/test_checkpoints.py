@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 import surmin
 from surmin.checkpoints.checkpoint import Checkpoint
@@ -180,6 +180,25 @@ def alone_in_a_group(folder: Path) -> None:
         first, _ = train(setting_of("sm", 1), folder)
         assert first == ROUNDS
     dist.barrier()
+
+
+def load_into_a_live_pipeline(folder: Path) -> list[float]:
+    """The first worker's stage is frozen, so that nothing changes there; the losses before and after."""
+    modules = [nn.Linear(4, 5).requires_grad_(False), nn.Sequential(nn.Tanh(), nn.Linear(5, 3))]
+    pipeline = surmin.Pipeline(modules[dist.get_rank()], surmin.CrossEntropy(), timeout=TIMEOUT)
+    trained = surmin.SurrogateMinimizer(pipeline)
+    batch = torch.ones(6, 4), torch.arange(6) % 3
+    surmin.save_checkpoint(folder, trained, round=0)
+    losses = [trained.step(*batch).new_loss for _ in range(2)]
+    surmin.load_checkpoint(folder, trained)
+    losses.append(trained.step(*batch).new_loss)
+    pipeline.flush()
+    return losses
+
+
+def test_a_checkpoint_is_loaded_in_the_middle_of_training(workers: Workers, tmp_path: Path) -> None:
+    for first, second, again in workers.run(2, load_into_a_live_pipeline, tmp_path):
+        assert second < first == pytest.approx(again, rel=1e-6)
 
 
 def test_one_process_saves_by_itself_whatever_group_it_is_in(workers: Workers, tmp_path: Path) -> None:

@@ -1,13 +1,19 @@
 """What a step that fails midway leaves behind, and a state that is loaded into a method that has gone on."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from surmin.errors import NonFiniteError
+from surmin.losses import SquaredError
 from surmin.methods.registry import METHODS, build_method
+from surmin.pipeline.in_process import InProcessPipeline
+from surmin.stages.partition import partition
 from tests.methods.cases import BY_STAGES, largest_difference, make_batch, make_model, make_pipeline
 
 LOSS_GRADIENT = "surmin.losses.cross_entropy.CrossEntropy.gradient"
@@ -114,3 +120,41 @@ def test_batches_may_come_in_the_same_tensors(name: str) -> None:
         method.step(inputs, targets)
         other.step(*batch)
     assert largest_difference(*models) == 0
+
+
+@pytest.mark.parametrize("name", ["sm", "gd-armijo", "cgblock", "cgblock-ggn", "newton", "kfac", "lbfgs"])
+def test_a_batch_whose_loss_overflows_moves_nothing(name: str) -> None:
+    """Its inner products are finite still, so that steps could be made, to a loss that is infinite too."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    before = deepcopy(model)
+    method = build_method(name, InProcessPipeline(partition(model, 2), SquaredError()), {})
+    inputs, targets = torch.randn(6, 3), torch.randn(6, 2)
+    with pytest.raises(NonFiniteError):
+        method.step(inputs, targets.index_fill(0, torch.tensor([2]), 1e20))
+    assert largest_difference(model, before) == 0
+    assert method.step(inputs, targets).new_loss < float("inf")
+
+
+def test_kfac_refuses_a_step_that_is_not_finite() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    before = deepcopy(model)
+    method = build_method("kfac", InProcessPipeline(partition(model, 2), SquaredError()), {})
+    inputs, targets = torch.randn(6, 3), torch.randn(6, 2)
+    with pytest.raises(NonFiniteError):
+        method.step(inputs.index_fill(0, torch.tensor([2]), 1e20), targets)
+    assert largest_difference(model, before) == 0
+    fresh = build_method("kfac", InProcessPipeline(partition(before, 2), SquaredError()), {})
+    assert method.step(inputs, targets).new_loss == fresh.step(inputs, targets).new_loss
+
+
+def test_a_line_search_on_a_fitted_batch_keeps_its_length() -> None:
+    """Twice the length at every one of many rounds in which there is nothing to do would soon be useless."""
+    model = nn.Sequential(nn.Linear(3, 2))
+    method = build_method("gd-armijo", InProcessPipeline([model], SquaredError()), {})
+    inputs = torch.randn(6, 3)
+    for _ in range(3):
+        report = method.step(inputs, model(inputs).detach())
+        assert not report.accepted and report.tries == 0
+    assert method.state_dict() == {"length": 1.0}

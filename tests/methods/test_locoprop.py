@@ -18,7 +18,7 @@ from tests.cases import BY_NAME, Case
 from tests.methods.cases import SAMPLES, WIDTH, largest_difference, make_batch, make_model, make_pipeline
 from tests.methods.plain_losses import plain_mean
 
-ROUNDS, INNER_STEPS = 3, 4
+ROUNDS, INNER_STEPS = 3, 6
 Integral = Callable[[Tensor], Tensor]
 
 

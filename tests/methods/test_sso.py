@@ -169,6 +169,16 @@ def test_a_search_that_finds_nothing_leaves_all_as_it_was() -> None:
     assert not report.accepted and report.tries == 0 and math.isnan(report.loss)
 
 
+@pytest.mark.parametrize(("gap", "moves"), [(1e-4, True), (1e-8, False)])
+def test_a_round_ends_where_the_gradient_is_below_a_millionth(gap: float, moves: bool) -> None:
+    case = BY_NAME["softplus"]
+    model, pipeline = piped(case, 2, 1)
+    inputs, _ = case.batch()
+    report = Sso(pipeline).step(inputs, model(inputs).detach() + gap)
+    assert 0.1 * gap < report.gradient_norm < 100 * gap
+    assert report.accepted is moves
+
+
 def test_it_has_no_state() -> None:
     method = Sso(make_pipeline(make_model()))
     method.step(*make_batch())

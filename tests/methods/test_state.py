@@ -8,6 +8,8 @@ from surmin.methods.first_order import FirstOrder
 from surmin.methods.registry import METHODS, build_method
 from tests.methods.cases import BY_STAGES, largest_difference, make_batch, make_model, make_pipeline
 
+STEP = torch.tensor(1.0)
+
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_saved_method_continues_exactly_on_other_stages(name: str) -> None:
@@ -58,8 +60,9 @@ def test_an_optimizer_of_the_users_may_have_other_parameters_in_any_order() -> N
     for _ in range(3):
         method.step(*make_batch())
     state = method.state_dict()
-    assert list(state) == list(method.pipeline.parameters)
-    assert all(values["exp_avg"].shape == method.pipeline.parameters[name].shape for name, values in state.items())
+    memory = state["memory"]
+    assert list(memory) == list(method.pipeline.parameters)
+    assert all(values["exp_avg"].shape == method.pipeline.parameters[name].shape for name, values in memory.items())
     other.load_state_dict(model.state_dict())
     resumed.load_state_dict(state)
     for own in methods:
@@ -70,9 +73,10 @@ def test_an_optimizer_of_the_users_may_have_other_parameters_in_any_order() -> N
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
-        ({"momentum_buffer": torch.zeros(4, 4)}, r"'momentum_buffer': \(4, 4\)} where Adam has {'step': \(\)"),
-        ({"step": 1.0, "exp_avg": torch.zeros(4), "exp_avg_sq": torch.zeros(4)}, r"'exp_avg': \(4,\)"),
-        ({"step": 1.0}, r"the shapes {'step': \(\)} where"),
+        ({"momentum_buffer": torch.zeros(4, 4)}, r"'momentum_buffer': \(torch.float32, \[4, 4\]\)} where Adam has"),
+        ({"step": STEP, "exp_avg": torch.zeros(4), "exp_avg_sq": torch.zeros(4)}, r"'exp_avg': \(torch.float32, \[4\]"),
+        ({"step": STEP}, r"has {'step': \(torch.float32, \[\]\)} where"),
+        ({"step": STEP, **dict.fromkeys(["exp_avg", "exp_avg_sq"], torch.zeros(3, 4, dtype=torch.int32))}, "int32"),
     ],
 )
 def test_the_state_of_another_optimizer_or_network_is_refused(values: dict[str, Any], complaint: str) -> None:
@@ -81,8 +85,34 @@ def test_the_state_of_another_optimizer_or_network_is_refused(values: dict[str, 
     method.step(*make_batch())
     before = method.state_dict()
     with pytest.raises(ValueError, match=complaint):
-        method.load_state_dict({next(iter(before)): values})
-    torch.testing.assert_close(method.state_dict(), before)
+        method.load_state_dict({**before, "memory": {next(iter(before["memory"])): values}})
+    torch.testing.assert_close(method.state_dict()["memory"], before["memory"])
+
+
+@pytest.mark.parametrize(("saved", "own"), [("gd", "adam"), ("gd", "sgd"), ("sgd", "gd"), ("adam", "sgd")])
+def test_the_state_of_another_first_order_method_is_refused(saved: str, own: str) -> None:
+    """All three are one class, and gradient descent remembers nothing that could tell it from the others."""
+    method, other = (build_method(name, make_pipeline(make_model()), {}) for name in (saved, own))
+    method.step(*make_batch())
+    with pytest.raises(ValueError, match=r"the state is of (SGD|Adam).*, this method has (SGD|Adam)"):
+        other.load_state_dict(method.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "complaint"),
+    [
+        ("gd-armijo", {"length": -1.0}, "length must be a positive number"),
+        ("kfac", {"damping": -5.0}, "damping must be a positive number"),
+        ("cgblock-ggn", {"damping": 0.0}, "damping must be a positive number"),
+        ("kfac", {"round": -2}, "round must be a whole number from 0 up"),
+        ("cgblock-ggn", {"round": 1.5}, "round must be a whole number from 0 up"),
+    ],
+)
+def test_numbers_of_a_state_that_cannot_be_are_refused(name: str, changes: dict[str, Any], complaint: str) -> None:
+    method = build_method(name, make_pipeline(make_model()), {})
+    method.step(*make_batch())
+    with pytest.raises(ValueError, match=complaint):
+        method.load_state_dict({**method.state_dict(), **changes})
 
 
 def test_checking_a_state_leaves_the_network_alone() -> None:

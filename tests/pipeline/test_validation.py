@@ -39,6 +39,7 @@ BAD_BATCHES: dict[str, tuple[Tensor, Tensor, str]] = {
     "empty": (INPUTS[:0], LABELS[:0], "the batch is empty"),
     "a single number": (torch.tensor(1.0), LABELS, "the batch is empty"),
     "from inference mode": (FROM_INFERENCE, LABELS, r"made in torch.inference_mode\(\), .* \.clone"),
+    "complex": (INPUTS.to(torch.complex64), LABELS, r"inputs are complex \(torch.complex64\): give real and"),
     "wrong width": (torch.randn(8, 4), LABELS, "mat1 and mat2"),
 }
 
@@ -463,6 +464,21 @@ def test_a_step_needs_gradients(name: str, mode: Callable[[], AbstractContextMan
         with mode(), pytest.raises(ValueError, match="gradients are switched off"):
             method.step(INPUTS, LABELS)
         method.step(INPUTS, LABELS)
+
+
+def test_complex_parameters_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"parameter 'weight' of stage 0 is complex \(torch\.complex64\)"):
+        minimizer(nn.Linear(3, 2, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_predictions_may_be_made_in_inference_mode(mode: Callable[[], AbstractContextManager[None]]) -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    pipeline = InProcessPipeline(partition(network, 2), CrossEntropy())
+    with mode():
+        inputs = INPUTS.clone()
+        found = pipeline.predict(inputs)
+        torch.testing.assert_close(found, network(inputs))
 
 
 def test_a_parameter_made_trainable_later_is_refused() -> None:

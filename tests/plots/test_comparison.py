@@ -90,6 +90,24 @@ def test_several_numbers_of_an_option(tmp_path: Path) -> None:
     assert ["damping_candidates", "0.1 1.0"] in settings
 
 
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        (10, "median and range over 2 seeds"),
+        (3, "median and range over up to 2 seeds"),
+        (1, "seed 0"),
+    ],
+)
+def test_pictures_tell_how_many_seeds_there_are(
+    kept: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr("surmin.plots.comparison.draw_curves", lambda path, title, *_: titles.append(title))
+    monkeypatch.setattr("surmin.plots.comparison.write_page", lambda *_: None)
+    draw_comparison(tmp_path, COMPARISON, make_results()[:kept])
+    assert titles and all(title.endswith(f": {words}") for title in titles)
+
+
 def test_names_are_escaped(tmp_path: Path) -> None:
     draw_comparison(tmp_path, replace(COMPARISON, data="a<b>&.npz"), make_results())
     page = (tmp_path / "report.html").read_text()

@@ -40,6 +40,22 @@ def test_divergence_is_marked(tmp_path: Path, figures: list[Figure]) -> None:
     assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["gd", "diverged"]
 
 
+@pytest.mark.parametrize("target", [None, 0.1])
+@pytest.mark.parametrize("losses", [[200.0, 150.0], [150.0, 1e6], [150.0, 300.0, None], [1e-12, 1e-13]])
+def test_losses_that_are_all_beyond_what_is_shown_are_shown(
+    tmp_path: Path, figures: list[Figure], losses: list[float | None], target: float | None
+) -> None:
+    draw_curves(tmp_path / "curves.png", "", [(AXES[0], [loss_curve("gd", [make_rows(losses)], AXES[0])])], target)
+    low, high = figures[0].axes[0].get_ylim()
+    assert low < min(filter(None, losses)) < max(filter(None, losses)) < high
+
+
+def test_dollars_in_a_name_are_no_formula(tmp_path: Path) -> None:
+    for name in ("a$b_{c$d", "a$b", "a$$b$x$"):
+        draw_run(tmp_path / "curves.png", tiny_run(data=f"{name}.npz"), make_rows([2, 1]))
+        assert picture_size(tmp_path / "curves.png")[0] > 500
+
+
 @pytest.mark.parametrize("losses", [[2.0], [None], [2.0, None]])
 def test_runs_that_hardly_began_can_be_drawn(tmp_path: Path, losses: list[float | None]) -> None:
     draw_run(tmp_path / "curves.png", tiny_run(), make_rows(losses))

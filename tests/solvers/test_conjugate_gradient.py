@@ -82,6 +82,12 @@ def test_underflow_is_not_taken_for_negative_curvature(dtype: torch.dtype) -> No
         assert ConjugateGradient(3000).solve(quadratic(matrix, 1e-6 * gradient)).reason is Reason.CONVERGED
 
 
+def test_without_a_tolerance_it_goes_on_to_rounding_errors() -> None:
+    matrix, gradient = spectrum_problem((10 ** torch.linspace(-3, 0, 12)).tolist())
+    result = ConjugateGradient(400).solve(quadratic(matrix, gradient))
+    assert (matrix @ result.step + gradient).norm() < 1e-11 * gradient.norm()
+
+
 def test_negative_curvature_is_named_and_the_step_before_it_kept() -> None:
     matrix, gradient = spectrum_problem([1.0, 2.0, 3.0, -0.1, 4.0])
     result = ConjugateGradient(5).solve(quadratic(matrix, gradient))
@@ -93,8 +99,9 @@ def test_negative_curvature_is_named_and_the_step_before_it_kept() -> None:
     assert result.decrease > 0
 
 
-def test_negative_curvature_along_the_gradient_leaves_no_step() -> None:
-    matrix, gradient = spectrum_problem([-1.0, -2.0])
+@pytest.mark.parametrize("spectrum", [[-1.0, -2.0], [0.0, 0.0, 0.0]], ids=str)
+def test_no_positive_curvature_along_the_gradient_leaves_no_step(spectrum: list[float]) -> None:
+    matrix, gradient = spectrum_problem(spectrum)
     result = ConjugateGradient(3).solve(quadratic(matrix, gradient))
     assert result.reason is Reason.NEGATIVE_CURVATURE
     assert not result.step.any()

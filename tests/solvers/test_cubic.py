@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from surmin.solvers.cubic import CubicGradientDescent, CubicKrylov, _line_minimiser, solve_cubic_dense
+from surmin.solvers.cubic import CubicGradientDescent, CubicKrylov, _cauchy_bound, _line_minimiser, solve_cubic_dense
 from surmin.solvers.result import Reason
+from surmin.surrogates.local_loss import LocalLoss
 from tests.solvers.problems import quadratic, spectrum_problem, undamped_value
 
 spectra = st.lists(st.floats(-5, 5).map(lambda x: round(x, 2)), min_size=1, max_size=6)
@@ -185,3 +186,47 @@ def test_small_curvature_and_a_large_gradient_have_a_solution() -> None:
     step, code = solve_cubic_dense(torch.tensor([[1e-3]]), torch.tensor([1e5]), 0.0)
     assert code == Reason.CONVERGED
     torch.testing.assert_close(step, torch.tensor([-1e8]))
+
+
+def test_without_a_cubic_term_directions_that_the_gradient_has_no_part_in_need_no_curvature() -> None:
+    matrix = torch.diag(torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64))
+    step, code = solve_cubic_dense(matrix, torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64), 0.0)
+    assert code == Reason.CONVERGED
+    torch.testing.assert_close(step, torch.tensor([0.0, -1.0, -2 / 3], dtype=torch.float64))
+
+
+def test_at_the_bound_on_the_minimiser_s_norm_the_cubic_slope_makes_up_for_all_others() -> None:
+    """ρ̃ R² - β R - ‖g‖ = 0."""
+    beta, norm = torch.tensor(3.0, dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)
+    radius = _cauchy_bound(beta, norm, 0.5)
+    assert float(0.5 * radius**2 - 3 * radius - 2) == pytest.approx(0, abs=1e-9)
+
+
+def test_one_step_of_gradient_descent_has_carmon_and_duchi_s_size() -> None:
+    matrix, gradient = spectrum_problem([0.5, 1.0, 3.0])
+    rho, beta, norm = 1.4, 1.5 * 3.0, gradient.norm()
+    radius = beta / (2 * rho) + ((beta / (2 * rho)) ** 2 + norm / rho).sqrt()
+    unit = gradient / norm
+    bend = unit @ matrix @ unit
+    start = (bend - (bend**2 + 4 * rho * norm).sqrt()) / (2 * rho) * unit
+    slope = gradient + matrix @ start + rho * start.norm() * start
+    result = CubicGradientDescent(1, power_steps=200).solve(quadratic(matrix, gradient, cubic=rho / 2))
+    torch.testing.assert_close(result.step, start - slope / (4 * (beta + rho * radius)))
+
+
+def test_gradient_descent_counts_every_product() -> None:
+    matrix, gradient = spectrum_problem([0.5, 1.0, 3.0])
+    asked: list[Tensor] = []
+
+    def product(vector: Tensor) -> Tensor:
+        asked.append(vector)
+        return matrix @ vector
+
+    assert CubicGradientDescent(5).solve(LocalLoss(gradient, product, cubic=1.0)).products == len(asked)
+
+
+def test_the_krylov_basis_is_orthonormal_whatever_the_spectrum() -> None:
+    matrix, gradient = spectrum_problem((10 ** torch.linspace(-6, 6, 60)).tolist())
+    basis, _ = CubicKrylov(60)._lanczos(quadratic(matrix, gradient, cubic=1e-3))
+    basis = basis[basis.norm(dim=1) > 0]
+    assert (basis @ basis.t() - torch.eye(len(basis), dtype=torch.float64)).abs().max() < 1e-13

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.output_curvature import Message
-from surmin.solvers.gauss_newton_descent import GaussNewtonDescent, _share
+from surmin.solvers.gauss_newton_descent import GaussNewtonDescent, Model, _share
 from surmin.solvers.nonlinear import Adam, Lbfgs
-from surmin.solvers.result import Reason
+from surmin.solvers.result import Reason, SolverResult
 from surmin.stages.partition import partition
-from surmin.surrogates.nonlinear import NonlinearLocalLoss
+from surmin.surrogates.nonlinear import LossPoint, NonlinearLocalLoss
 from surmin.surrogates.output_surrogate import QuadraticSurrogate
 from tests.cases import BY_NAME
 from tests.waves import block_waves, local_loss_of
@@ -68,6 +68,26 @@ def test_lbfgs_and_gauss_newton_agree_on_the_minimum() -> None:
         with torch.no_grad():
             left, right = Lbfgs(300).solve(loss), GaussNewtonDescent(80).solve(loss)
         torch.testing.assert_close(loss(left.step), loss(right.step), rtol=1e-6, atol=1e-10)
+
+
+def test_no_limit_of_evaluations_cuts_ordinary_l_bfgs_iterations_short() -> None:
+    loss, evaluations = local_loss("tanh", 1), 0
+    step = loss.block.vector().zero_().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [step], max_iter=8, max_eval=1000, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        value, step.grad = loss.value_and_gradient(step.detach())
+        return value
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        result = Lbfgs(8).solve(loss)
+    assert result.products == evaluations
+    torch.testing.assert_close(result.step, step.detach())
 
 
 @by_solver
@@ -199,6 +219,27 @@ def test_the_damping_after_a_failed_step_is_the_quadratic_s_curvature_along_it()
     share = float(found.dot(second) / second.dot(second))
     assert 0.1 - 1e-9 <= share <= 0.5
     torch.testing.assert_close(found, share * second, rtol=1e-6, atol=1e-9)
+
+
+def test_the_damping_that_a_failed_step_brought_goes_again_by_thirds(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, dampings, make = top_of_a_network(1e-3), [], GaussNewtonDescent._model
+
+    def recorded(solver: GaussNewtonDescent, loss: NonlinearLocalLoss, point: LossPoint, number: int) -> Model:
+        minimise = make(solver, loss, point, number)
+
+        def noted(gradient: Tensor, damping: float) -> SolverResult:
+            dampings.append(damping)
+            return minimise(gradient, damping)
+
+        return noted
+
+    monkeypatch.setattr(GaussNewtonDescent, "_model", recorded)
+    with torch.no_grad():
+        GaussNewtonDescent(12, products=40).solve(underestimated(loss, 30))
+    extras = [damping - loss.damping for damping in dampings]
+    falls = [(before, after) for before, after in pairwise(extras) if after < before]
+    assert falls
+    assert all(after == pytest.approx(before / 3) for before, after in falls)
 
 
 @given(slope=st.floats(-1e3, -1e-3), change=st.floats(0, 1e3))

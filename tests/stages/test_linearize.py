@@ -277,16 +277,35 @@ def test_checkpoints_are_refused_where_blocks_are_minimised_through_their_layers
         sm.step(torch.randn(6, 4), torch.arange(6) % 2)
 
 
+def weight_normed(inputs: int, outputs: int) -> nn.Module:
+    return nn.utils.parametrizations.weight_norm(nn.Linear(inputs, outputs))
+
+
+def test_weight_norm_trains_where_no_second_derivative_is_needed() -> None:
+    torch.manual_seed(0)
+    sm = SurrogateMinimizer([nn.Sequential(weight_normed(4, 3), nn.Linear(3, 2))], CrossEntropy())
+    inputs, targets = torch.randn(6, 4), torch.arange(6) % 2
+    reports = [sm.step(inputs, targets) for _ in range(5)]
+    assert reports[-1].new_loss < reports[0].loss / 2
+
+
 @pytest.mark.parametrize(
     ("kind", "curvature", "expected"),
     [
         (CubedOnce, "factor", r"^layer 0 \(CubedOnce\) cannot .*: the backward of CubeOnce is not differentiable"),
         (CubedOnce, "sample", r"^layer 0 \(CubedOnce\) cannot .*: CubeOnce, written by hand, may hide a part of its "),
+        (
+            weight_normed,
+            "sample",
+            r"^layer 0 \(.*Linear\) cannot .*: torch's second derivative of weight_norm is wrong",
+        ),
         (Checkpointed, "factor", r"^layer 0 \(Checkpointed\) cannot .*: activation checkpoints cannot be"),
         (Checkpointed, "sample", r"^layer 0 \(Checkpointed\) cannot .*: activation checkpoints cannot be"),
     ],
 )
-def test_what_cannot_be_differentiated_twice_is_refused(kind: type[nn.Linear], curvature: Any, expected: str) -> None:
+def test_what_cannot_be_differentiated_twice_is_refused(
+    kind: Callable[[int, int], nn.Module], curvature: Any, expected: str
+) -> None:
     network = nn.Sequential(kind(4, 3), nn.Linear(3, 2))
     before = [parameter.detach().clone() for parameter in network.parameters()]
     sm = SurrogateMinimizer([network], CrossEntropy(), curvature=curvature)

@@ -8,6 +8,7 @@ whose tensors stand beside the parameters under `method/` and the path to them. 
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from surmin.checkpoints.round_folder import newest_round, open_round, position, round_number, write_round
-from surmin.checkpoints.tensor_tree import StoredTensors, merge, pack, unpack, without
+from surmin.checkpoints.tensor_tree import StoredTensors, leaves, merge, pack, unpack, without
 from surmin.methods.base import Method
 
-FORMAT = "surmin checkpoint 4"
+FORMAT = "surmin checkpoint 5"
 STATE = "method"
 WORKER = "worker"
 
@@ -107,12 +108,23 @@ class Checkpoint:
                     f"the checkpoint is of another network: parameter {name} is {_describe(stored.get(name))} there "
                     f"and {_describe(wanted.get(name))} here"
                 )
+        for path, leaf in leaves(self.state):
+            if not _is_finite(leaf):
+                raise ValueError(f"the checkpoint is damaged: {path} of what the method remembers is not finite")
 
     @torch.no_grad()
     def restore(self, parameters: Mapping[str, Tensor]) -> None:
         """Copy the parameters into a network's; `check` first."""
         for name, parameter in parameters.items():
             parameter.copy_(self.parameters[name])
+
+
+def _is_finite(value: object) -> bool:
+    return (
+        bool(torch.isfinite(value).all())
+        if isinstance(value, Tensor)
+        else not isinstance(value, float) or isfinite(value)
+    )
 
 
 def _copy(tensor: Tensor) -> Tensor:

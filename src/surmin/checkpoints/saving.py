@@ -86,6 +86,7 @@ def load_checkpoint(folder: str | PathLike[str], minimizer: Method, *, missing_o
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path}: {error}") from error
     checkpoint.restore(pipeline.parameters)
+    pipeline.forget()
     return checkpoint.round
 
 

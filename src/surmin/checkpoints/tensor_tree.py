@@ -1,7 +1,7 @@
 """Nested states with tensors in them, as JSON and a table of tensors, each under the path that leads to it."""
 
 import json
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +24,15 @@ def pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, list | tuple):
         return [pack(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]
     return value
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """What is nested in a value, each with the path that leads to it."""
+    if isinstance(value, Mapping | list | tuple):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from leaves(item, f"{path}/{key}" if path else str(key))
+    else:
+        yield path, value
 
 
 def unpack(value: Any, tensors: StoredTensors) -> Any:

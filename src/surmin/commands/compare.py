@@ -6,7 +6,7 @@ from surmin.commands.progress import RoundProgress
 from surmin.commands.tables import print_table
 from surmin.exit_codes import INTERRUPTED, SUCCESS, UNEXPECTED
 from surmin.experiments.comparisons.compare import Comparison
-from surmin.experiments.comparisons.results import Result, summarize
+from surmin.experiments.comparisons.results import Result, several_seeds, summarize
 from surmin.experiments.configs.run import CompareConfig
 from surmin.experiments.runs.folder import default_folder
 from surmin.plots.comparison import draw_comparison
@@ -21,9 +21,10 @@ def compare(config: CompareConfig, out: Path | None, resume: Path | None) -> int
     if not results:
         raise ValueError("; ".join(f"{method} failed: {reason}" for method, reason in comparison.failed.items()))
     draw_comparison(path, config, results, {**comparison.left_out, **comparison.failed})
-    print_table(summary_table(summarize(results), ranges=False))
-    if config.seeds > 1:
-        print(f"medians over {config.seeds} seeds; the page has the ranges")
+    summaries = summarize(results)
+    print_table(summary_table(summaries, ranges=False))
+    if seeds := several_seeds(summaries):
+        print(f"medians over {seeds}; the page has the ranges")
     for method, reason in comparison.left_out.items():
         print(f"left out: {method} cannot run here: {reason}")
     for method, reason in comparison.failed.items():

@@ -14,7 +14,7 @@ from surmin.stages.block import Block
 from surmin.stages.closed_form import is_plain_elementwise, is_plain_linear
 from surmin.stages.elementwise import elementwise_derivative, elementwise_second_derivative
 from surmin.stages.layer import Layer, flatten
-from surmin.stages.recorded import naming, pull, recording, require_functions_of_torch
+from surmin.stages.recorded import naming, pull, recording, require_second_derivatives
 
 HessianProducts = Literal["exact", "finite-difference"]
 
@@ -135,7 +135,7 @@ class GenericHessian:
         self._gradient = gradient = SurrogateGradient(block, inputs, cotangent, curvature)
         self.inputs, self.parameters = gradient.inputs, gradient.parameters
         with naming(*block.layers):
-            require_functions_of_torch(gradient.output)
+            require_second_derivatives(gradient.output)
         self._own, self._below = gradient.pulled(self.inputs, self.parameters, gradient.output, record=True)
 
     def input_product(self, direction: Tensor) -> Tensor:

@@ -39,9 +39,10 @@ class CrossEntropy:
             )
 
     def sample_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """log Σ exp z - z_y, mean over positions."""
-        logs = _padded(outputs).log_softmax(-1)
-        losses = -logs.gather(-1, targets.long().unsqueeze(-1))
+        """log Σ exp z - z_y, mean over positions; for a likely label -log(1 - Σ of the others' p): nothing cancels."""
+        logs, labels = _padded(outputs).log_softmax(-1), targets.long().unsqueeze(-1)
+        others = logs.exp().scatter(-1, labels, 0.0).sum(-1, keepdim=True)
+        losses = torch.where(others < 0.5, -torch.log1p(-others.clamp_max(0.5)), -logs.gather(-1, labels))
         return losses.view(len(outputs), -1).mean(1)
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:

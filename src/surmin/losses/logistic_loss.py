@@ -25,13 +25,15 @@ class LogisticLoss:
             )
 
     def sample_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """log(1 + eᶻ) - y z, mean over positions."""
-        losses = F.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype), reduction="none")
+        """log(1 + eᶻ) - y z as y log(1 + e⁻ᶻ) + (1 - y) log(1 + eᶻ), where nothing cancels; mean over positions."""
+        labels = targets.to(outputs.dtype)
+        losses = -(labels * F.logsigmoid(outputs) + (1 - labels) * F.logsigmoid(-outputs))
         return losses.sum(-1).view(len(outputs), -1).mean(1)
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """(σ(z) - y) / positions."""
-        return (outputs.sigmoid() - targets.to(outputs.dtype)) / positions(outputs)
+        """σ(z) - y as (1 - y) σ(z) - y σ(-z), where nothing cancels, / positions."""
+        labels = targets.to(outputs.dtype)
+        return ((1 - labels) * outputs.sigmoid() - labels * (-outputs).sigmoid()) / positions(outputs)
 
     def smoothness(self, outputs: Tensor) -> float:
         """¼ / positions."""

@@ -12,9 +12,11 @@ def positions(outputs: Tensor) -> int:
 
 
 def check_outputs(outputs: Tensor) -> None:
-    """Raise ValueError for outputs without an axis of classes."""
+    """Raise ValueError for outputs without an axis of classes, or of complex numbers."""
     if outputs.dim() < 2:
         raise ValueError(f"the network's outputs must have shape (n, ..., classes), got {tuple(outputs.shape)}")
+    if outputs.is_complex():
+        raise ValueError(f"the network's outputs must be real numbers, got {outputs.dtype}")
 
 
 def check_real_targets(outputs: Tensor, targets: Tensor) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from surmin.errors import NonFiniteError
 from surmin.methods.common.checks import check_has_value, check_positive
 from surmin.methods.common.gradients import Gradients, squared_norm
 from surmin.pipeline.step_meter import StepMeter
@@ -55,7 +56,7 @@ class ArmijoSearch:
         self, inputs: Tensor, targets: Tensor, direction: Gradients, slope: float, value: float,
         evaluate: Callable[[Wave], Tensor],
     ) -> SearchResult:  # fmt: skip
-        """Search against a direction, at most `MAX_TRIES` trials.
+        """Search against a direction, at most `MAX_TRIES` trials; none where it leads nowhere down.
 
         Args:
             inputs: the batch.
@@ -64,7 +65,14 @@ class ArmijoSearch:
             slope: ⟨∇f, d⟩ over all workers.
             value: f(θ) over all workers.
             evaluate: this worker's share of f after a forward wave, 0-dimensional.
+
+        Raises:
+            NonFiniteError: when value or slope is not finite: no trial could be told from another.
         """
+        if not (math.isfinite(value) and math.isfinite(slope)):
+            raise NonFiniteError(f"the line search cannot begin at a value of {value} with a slope of {slope}")
+        if slope <= 0:
+            return SearchResult(None, value, 0)
         for tries in range(1, MAX_TRIES + 1):
             moved = self._moved(direction)
             (trial,) = self.pipeline.forward_candidates(inputs, targets, [moved])
@@ -130,4 +138,5 @@ class ArmijoDescent:
         """Continue from `state_dict()`."""
         if set(state) != {"length"}:
             raise ValueError(f"not the state of a line search: {sorted(state)}")
+        check_positive("the state's length", state["length"])
         self._search.length = float(state["length"])

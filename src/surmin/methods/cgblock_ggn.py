@@ -12,7 +12,7 @@ from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.output_curvature import draw_seed
 from surmin.methods.blocks.block_vectors import own_values, to_blocks
 from surmin.methods.blocks.joint_search import JointSearch, search_jointly
-from surmin.methods.common.checks import check_columns, check_has_value, check_positive, check_seed
+from surmin.methods.common.checks import check_columns, check_has_value, check_positive, check_progress, check_seed
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import BlockWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline
@@ -109,6 +109,7 @@ class CgBlockGaussNewton:
         if set(state) != {"round", "damping", "previous_step", "seed"}:
             raise ValueError(f"not the state of cgblock-ggn: {sorted(state)}")
         check_seed(state["seed"], self.seed)
+        check_progress(state)
         previous = own_values(state["previous_step"], self.pipeline) if state["round"] else {}
         self._round, self.damping, self._previous = int(state["round"]), float(state["damping"]), previous
 

@@ -36,12 +36,21 @@ class FirstOrder:
         return meter.report(wave.shape, loss, math.sqrt(float(squared_norm(gradients))))
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's memory by parameter."""
-        return named_state(self.optimizer, self.pipeline.parameters)
+        """What kind of optimizer it is, and its memory by parameter."""
+        return {"kind": self._kind, "memory": named_state(self.optimizer, self.pipeline.parameters)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        load_named_state(self.optimizer, self.pipeline.parameters, state)
+        if set(state) != {"kind", "memory"}:
+            raise ValueError(f"not the state of a first-order method: {sorted(state)}")
+        if state["kind"] != self._kind:
+            raise ValueError(f"the state is of {state['kind']}, this method has {self._kind}")
+        load_named_state(self.optimizer, self.pipeline.parameters, state["memory"])
+
+    @property
+    def _kind(self) -> str:
+        momentum = any(group.get("momentum") for group in self.optimizer.param_groups)
+        return type(self.optimizer).__name__ + " with momentum" * momentum
 
 
 def gradient_descent(pipeline: WorkerPipeline, *, lr: float = 0.1) -> FirstOrder:

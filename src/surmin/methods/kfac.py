@@ -12,9 +12,10 @@ from surmin.acceptance.damping import adapted, reduction_ratio
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.moments import InputMomentCache, KroneckerMoments
 from surmin.curvature.output_curvature import draw_seed
+from surmin.errors import NonFiniteError
 from surmin.methods.blocks.block_vectors import Blocks, BlockVectors, own_values, to_blocks
 from surmin.methods.blocks.quadratic_model import combine
-from surmin.methods.common.checks import check_columns, check_has_value, check_positive, check_seed
+from surmin.methods.common.checks import check_columns, check_has_value, check_positive, check_progress, check_seed
 from surmin.methods.hessian.columns import JointColumns
 from surmin.methods.hessian.wave import TangentWaves
 from surmin.pipeline.step_meter import StepMeter
@@ -95,6 +96,8 @@ class Kfac:
         there = moved_parameters(self.pipeline.stages, best.step.items())
         (trial,) = self.pipeline.forward_candidates(inputs, targets, [there])
         (new_loss,) = self.pipeline.total(trial.loss.reshape(1))
+        if not (math.isfinite(best.decrease) and math.isfinite(new_loss)):
+            raise NonFiniteError(f"kfac's step is refused: it leads from a loss of {best.loss} to one of {new_loss}")
         self.pipeline.move_to(there)
         self.pipeline.accept(trial)
         self._round, self._moments, self._previous = self._round + 1, moments, best.step
@@ -123,6 +126,7 @@ class Kfac:
         if set(state) != {"round", "damping", "previous_step", "moments", "seed"}:
             raise ValueError(f"not the state of kfac: {sorted(state)}")
         check_seed(state["seed"], self.seed)
+        check_progress(state)
         moments: dict[Block, KroneckerMoments] = {}
         previous: BlockVectors = {}
         if state["round"]:

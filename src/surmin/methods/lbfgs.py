@@ -19,7 +19,6 @@ from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
-from surmin.stages.layer import flatten
 
 SMALLEST_GRADIENT = 1e-7
 SMALLEST_CHANGE = 1e-9
@@ -161,7 +160,8 @@ class Lbfgs:
     ) -> Point:
         """The point of a wave, reached by `step` from the last one, or by none."""
         gradients = self.pipeline.backward(wave)
-        gradient = flatten([flat for stage in self.pipeline.stages for flat in gradients[stage]])
+        flat = [own for stage in self.pipeline.stages for own in gradients[stage]]
+        gradient = torch.cat(flat or [torch.zeros(0, device=self.pipeline.device)])
         step = torch.zeros_like(gradient) if step is None else step
         change = torch.zeros_like(gradient) if last is None else gradient - last.gradient
         pairs = self._memory if last is None else last.memory

@@ -1,5 +1,6 @@
 """The pipeline over processes: every one holds its stages, and runs the same waves at its place."""
 
+import math
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
@@ -8,10 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from surmin.launch.group import answer_from
 from surmin.losses import ConvexLoss
 from surmin.pipeline.channel import CPU, Route
 from surmin.pipeline.held_stages import Boundaries
-from surmin.pipeline.introduction import have_a_gpu_each, introduce
+from surmin.pipeline.introduction import Setup, have_a_gpu_each, introduce
 from surmin.pipeline.process_links import ProcessLinks
 from surmin.pipeline.process_replicas import Mesh, ProcessReplicas, pipes_of
 from surmin.pipeline.traffic import Traffic
@@ -71,15 +73,26 @@ class Pipeline(WorkerPipeline):
                 "torch's process group is not initialised: start with `surmin train --workers`, or with torchrun and "
                 "torch.distributed.init_process_group()"
             )
+        if not 0 < timeout < math.inf:
+            raise ValueError(f"timeout must be a positive number of seconds, got {timeout}")
         modules = modules_of(stages)
-        self._patience, traffic = timedelta(seconds=timeout), Traffic()
+        setup = Setup(loss, microbatches, schedule, pipes_of(mesh))
+        self._patience = timedelta(seconds=timeout)
         self._groups: list[dist.ProcessGroup] = []
-        self._device = device = device or _device(modules)
-        pipes = pipes_of(mesh)
+        self._device = device or _device(modules)
+        try:
+            self._join(modules, setup)
+        except BaseException:
+            self._drop_groups()
+            raise
+
+    def _join(self, modules: Sequence[nn.Module], setup: Setup) -> None:
+        """Meet the other workers, and be linked to them."""
+        device, pipes, traffic = self._device, setup.pipes, Traffic()
         pipe = next(pipe for pipe in pipes if dist.get_rank() in pipe)
         everyone = [range(dist.get_world_size())]
         control = Route.of_processor(self._group("gloo", everyone))
-        told = introduce(modules, schedule, device, control.group, pipes)
+        told = introduce(modules, setup, device, control.group)
         is_direct = have_a_gpu_each(told)
         held = [told[rank] for rank in pipe]
         first_layer = sum(own.layers for own in held[: pipe.index(dist.get_rank())])
@@ -97,9 +110,13 @@ class Pipeline(WorkerPipeline):
             same_place = list(zip(*pipes, strict=True))
             replicas = ProcessReplicas(self._group(backend, same_place), device if is_direct else CPU, traffic)
         links = ProcessLinks(pipes, blocks, routes, replicas)
-        super().__init__(stages_of(modules, first_layer), loss, microbatches, links, frozenset(), replicas, traffic)
+        own = stages_of(modules, first_layer)
+        super().__init__(own, setup.loss, setup.microbatches, links, frozenset(), replicas, traffic)
+        self._kinds = {name: (value.dtype, value.device) for name, value in self.parameters.items()}
         self._processes = links
-        self._scheduled = None if schedule == "posted" else self._by_torch(schedule, self._group(backend, pipes))
+        self._scheduled = None
+        if setup.schedule != "posted":
+            self._scheduled = self._by_torch(setup.schedule, self._group(backend, pipes))
 
     def _by_torch(self, schedule: str, group: dist.ProcessGroup) -> "ScheduledGradients":
         from surmin.pipeline.scheduled import ScheduledGradients  # here: importing torch's schedules takes a second
@@ -116,6 +133,17 @@ class Pipeline(WorkerPipeline):
         """Where this worker's stages and batches are."""
         return self._device
 
+    def batch_error(self, batch: tuple[Tensor, Tensor] | None) -> ValueError | TypeError | None:
+        """Also that no parameter was converted: what workers send each other keeps its type."""
+        for name, parameter in self.parameters.items():
+            now, then = (parameter.dtype, parameter.device), self._kinds[name]
+            if now != then:
+                return ValueError(
+                    f"parameter {name} was {then[0]} on {then[1]} when the pipeline was made, and is {now[0]} on "
+                    f"{now[1]}: make a new one"
+                )
+        return super().batch_error(batch)
+
     def flush(self) -> None:
         """Wait until everything has been sent; to be called, by all, before the process group is destroyed."""
         for exchange in self._exchanges:
@@ -129,13 +157,17 @@ class Pipeline(WorkerPipeline):
         """
         self.flush()
         dist.barrier(self._groups[0])
+        self._drop_groups()
+
+    def _drop_groups(self) -> None:
         while self._groups:
             dist.destroy_process_group(self._groups.pop())
 
     def _group(self, backend: str, sets: Sequence[Sequence[int]]) -> dist.ProcessGroup:
         """A new group for each of these sets of ranks, made in the same order everywhere; this worker's own."""
         own = [list(ranks) for ranks in sets]
-        group, _ = dist.new_subgroups_by_enumeration(own, timeout=self._patience, backend=backend)
+        with answer_from(None):
+            group, _ = dist.new_subgroups_by_enumeration(own, timeout=self._patience, backend=backend)
         assert isinstance(group, dist.ProcessGroup)
         self._groups.append(group)
         return group

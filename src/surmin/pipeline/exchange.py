@@ -14,7 +14,7 @@ from torch import Tensor
 
 from surmin.curvature.output_curvature import Message
 from surmin.pipeline.batch_check import BatchCheck
-from surmin.pipeline.held_stages import HeldStages
+from surmin.pipeline.held_stages import HeldStages, apart_from
 from surmin.pipeline.links import Kind, Links
 
 
@@ -53,7 +53,7 @@ class Exchange:
         self._sent: Counter[Kind] = Counter()
         self._received: Counter[Kind] = Counter()
         self._batch_check = BatchCheck(pipeline, links)
-        self._shape = torch.Size()
+        self._inputs = torch.empty(0)
         self._device: torch.device | None = None
 
     def begin(self, inputs: Tensor, targets: Tensor) -> None:
@@ -69,7 +69,7 @@ class Exchange:
         if self._device is None:
             self._device = inputs.device
             self.stages_below, self.stages_above = self._stages_beyond("up"), self._stages_beyond("down")
-        self._shape = inputs.shape
+        self._inputs = inputs
         self.open(inputs.shape)
 
     def open(self, shape: torch.Size) -> None:
@@ -91,7 +91,7 @@ class Exchange:
             message: tensors that are not written to afterwards.
             shape: of the inputs of the batch it belongs to, where that is not the current one.
         """
-        kind = self._kind(channel, self._shape if shape is None else shape)
+        kind = self._kind(channel, self._inputs.shape if shape is None else shape)
         neighbour = position + (1 if kind[0] == "up" else -1)
         if 0 <= neighbour < len(self._pipeline.stages):
             if max(position, neighbour) in self._crossings:
@@ -99,7 +99,7 @@ class Exchange:
             self._held[kind, neighbour].append(message)
         else:
             self._pipeline.traffic.send(message)
-            self._links.send(kind, message)
+            self._links.send(kind, tuple(apart_from(self._inputs, tensor) for tensor in message))
             self._sent[kind] += 1
 
     def take(self, channel: str, position: int, shape: torch.Size | None = None) -> Message:
@@ -110,7 +110,7 @@ class Exchange:
             position: of the stage that receives.
             shape: of the inputs of the batch it belongs to, where that is not the current one.
         """
-        kind = self._kind(channel, self._shape if shape is None else shape)
+        kind = self._kind(channel, self._inputs.shape if shape is None else shape)
         held = self._held[kind, position]
         return held.popleft() if held else self._receive(kind, position)
 

@@ -15,7 +15,7 @@ from surmin.losses import ConvexLoss
 from surmin.pipeline.links import Kind, Links
 from surmin.pipeline.tracing import NULL_TRACER, Tracer
 from surmin.pipeline.traffic import Traffic
-from surmin.pipeline.validation import check_batch, check_loss
+from surmin.pipeline.validation import check_batch, check_loss, check_microbatches
 from surmin.pipeline.watch import NetworkWatch
 from surmin.pipeline.wave import StageParameters, Wave, part_shape
 from surmin.replicas import Replicas
@@ -48,8 +48,7 @@ class HeldStages:
         crossings: AbstractSet[int], replicas: Replicas, traffic: Traffic,
     ) -> None:  # fmt: skip
         check_loss(loss)
-        if isinstance(microbatches, bool) or not isinstance(microbatches, int) or microbatches < 1:
-            raise ValueError(f"microbatches must be a whole number from 1 up, got {microbatches!r}")
+        check_microbatches(microbatches)
         self.stages = list(stages)
         self.loss = loss
         self.microbatches = microbatches
@@ -252,17 +251,19 @@ class HeldStages:
         means = iter(self.replicas.means([flat for own in gradients.values() for flat in own]))
         return {stage: list(islice(means, len(own))) for stage, own in gradients.items()}
 
+    @torch.inference_mode(False)  # what is made here, receives posted ahead among it, may be trained on later
     @torch.no_grad()
     def pass_through(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """What enters and what leaves the stages here for a batch; leaves no tapes and is not counted."""
         kind = ("prediction", inputs.shape)
         self._links.prepare(kind, 1)
-        state = entering = inputs if self.is_first else self._receive(kind)[0]
+        given = inputs.clone() if inputs.is_inference() else inputs
+        state = entering = given if self.is_first else self._receive(kind)[0]
         for stage in self.stages:
             for layer in stage.layers:
                 state = layer.forward(state)
         if not self.is_last:
-            self._links.send(kind, (state,))
+            self._links.send(kind, (apart_from(inputs, state),))
         return entering, state
 
     def predict(self, inputs: Tensor) -> Tensor | None:
@@ -290,6 +291,11 @@ class HeldStages:
     def _receive(self, kind: Kind, number: int | None = None) -> Message:
         with self.tracer.span("W", number):
             return self._links.receive(kind)
+
+
+def apart_from(batch: Tensor, state: Tensor) -> Tensor:
+    """A state; a copy of one in the batch's own memory, which may hold the next one while this is being sent."""
+    return state.clone() if state.untyped_storage().data_ptr() == batch.untyped_storage().data_ptr() else state
 
 
 def stacked(tensors: Sequence[Tensor]) -> Tensor:

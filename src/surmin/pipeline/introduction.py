@@ -9,10 +9,16 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from surmin.launch.group import answer_from
+from surmin.losses import ConvexLoss
 from surmin.pipeline.comparison import decode_status, encode_status
-from surmin.pipeline.validation import check_modules
+from surmin.pipeline.validation import check_loss, check_microbatches, check_modules
 from surmin.stages.block import cut_blocks
 from surmin.stages.stage import Stage
+
+SCHEDULES = ("posted", "gpipe", "1f1b")
+GIVEN = {"microbatches": "numbers of micro-batches", "schedule": "schedules", "mesh": "meshes"}
+GPU_WITHOUT_NCCL = -1
 
 
 class Held(NamedTuple):
@@ -23,74 +29,122 @@ class Held(NamedTuple):
         layer_blocks: how many blocks with parameters, where every layer is one.
         stage_blocks: the same, where every stage is one.
         fingerprint: of all parameters and buffers.
+        microbatches: into how many it would cut a batch.
         schedule: a number for its name.
-        gpu: a number for the one of all machines' that it computes on; 0 for a processor, and without NCCL.
+        mesh: a number for that.
+        gpu: a number for the one of all machines' that it computes on; 0 for a processor, `GPU_WITHOUT_NCCL` otherwise.
     """
 
     layers: int
     layer_blocks: int
     stage_blocks: int
     fingerprint: int
+    microbatches: int
     schedule: int
+    mesh: int
     gpu: int
 
     @classmethod
-    def of(cls, modules: Sequence[nn.Module], schedule: str, device: torch.device) -> "Held":
+    def of(cls, modules: Sequence[nn.Module], setup: "Setup", device: torch.device) -> "Held":
         """What a worker with these stages tells."""
         stages = [Stage.of(module) for module in modules]
         layer_blocks, stage_blocks = (
             sum(block.size > 0 for own in cut_blocks(stages, kind) for block in own) for kind in ("layer", "stage")
         )
         layers = sum(len(stage.layers) for stage in stages)
-        return cls(layers, layer_blocks, stage_blocks, _fingerprint(stages), crc32(schedule.encode()), _gpu(device))
+        schedule, mesh = (crc32(repr(own).encode()) for own in (setup.schedule, setup.pipes))
+        fingerprint = _fingerprint(stages)
+        return cls(layers, layer_blocks, stage_blocks, fingerprint, setup.microbatches, schedule, mesh, _gpu(device))
 
 
-def introduce(
-    modules: Sequence[nn.Module], schedule: str, device: torch.device, group: dist.ProcessGroup,
-    pipes: Sequence[Sequence[int]],
-) -> list[Held]:  # fmt: skip
+class Setup(NamedTuple):
+    """What all workers are to be given alike.
+
+    Attributes:
+        loss: of the network's output.
+        microbatches: equal parts that a batch is cut into.
+        schedule: name of one.
+        pipes: ranks of every pipe's workers.
+    """
+
+    loss: ConvexLoss
+    microbatches: int
+    schedule: str
+    pipes: list[list[int]]
+
+    def check(self) -> None:
+        """Raise ValueError or TypeError for what cannot be."""
+        check_loss(self.loss)
+        check_microbatches(self.microbatches)
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"unknown schedule {self.schedule!r}: choose one of {', '.join(SCHEDULES)}; zero-bubble schedules do "
+                "not work with the autograd functions used here"
+            )
+        workers = len(self.pipes[0])
+        if self.schedule == "1f1b" and self.microbatches < workers:
+            raise ValueError(
+                f"1F1B needs at least as many micro-batches as workers, got {self.microbatches} for {workers}"
+            )
+
+
+def introduce(modules: Sequence[nn.Module], setup: Setup, device: torch.device, group: dist.ProcessGroup) -> list[Held]:
     """Tell all workers what this one holds; returns what all hold, by rank.
 
     Raises:
-        ValueError: on all of them, when one cannot train what it holds, replicas or schedules differ, or none has
-            anything to train.
+        ValueError: on all of them, when one cannot train what it holds, replicas or what they were given differ, a
+            schedule of torch's lacks GPUs, or none has anything to train.
     """
-    complaint, own = _tell(modules, schedule, device)
+    complaint, own = _tell(modules, setup, device)
     told = encode_status((complaint, ",".join(map(str, own))))
     everyone = [torch.empty_like(told) for _ in range(dist.get_world_size())]
-    dist.all_gather(everyone, told, group=group)
+    with answer_from(None):
+        dist.all_gather(everyone, told, group=group)
     statuses = [decode_status(answer) for answer in everyone]
     everything = [Held(*map(int, text.split(","))) for _, text in statuses]
-    trouble = [f"worker {rank}: {complaint}" for rank, (complaint, _) in enumerate(statuses) if complaint]
+    complaints = [complaint for complaint, _ in statuses]
+    trouble = [f"worker {rank}: {complaint}" for rank, complaint in enumerate(complaints) if complaint]
+    if complaints[0] and len(set(complaints)) == 1:
+        trouble = complaints[:1]
+    trouble = trouble or [
+        f"the workers were given different {words}: give all of them the same"
+        for name, words in GIVEN.items()
+        if len({getattr(own, name) for own in everything}) > 1
+    ]
     trouble = trouble or [
         f"worker {rank} does not begin with the parameters of worker {first}, its replica: build both from the same "
         "seed, or load the same checkpoint"
-        for first, *others in zip(*pipes, strict=True)
+        for first, *others in zip(*setup.pipes, strict=True)
         for rank in others
         if everything[rank]._replace(gpu=0) != everything[first]._replace(gpu=0)
     ]
-    if len({own.schedule for own in everything}) > 1:
-        trouble.append("the workers were given different schedules: give all of them the same")
+    if setup.schedule != "posted" and any(own.gpu for own in everything) and not have_a_gpu_each(everything):
+        trouble.append(
+            f"schedule {setup.schedule} needs a GPU for every worker, and NCCL: take schedule posted, or device cpu"
+        )
+    if not trouble and not any(own.layer_blocks for own in everything):
+        trouble.append("no parameter of the network requires a gradient: there is nothing to train")
     if trouble:
+        with answer_from(None):
+            dist.barrier(group)  # before anybody lets the group go
         raise ValueError("; ".join(trouble))
-    if not any(own.layer_blocks for own in everything):
-        raise ValueError("no parameter of the network requires a gradient: there is nothing to train")
     return everything
 
 
 def have_a_gpu_each(told: Sequence[Held]) -> bool:
     """Whether every worker computes on a GPU that no other one uses, and can send from it."""
     gpus = [own.gpu for own in told]
-    return 0 not in gpus and len(set(gpus)) == len(gpus)
+    return not {0, GPU_WITHOUT_NCCL}.intersection(gpus) and len(set(gpus)) == len(gpus)
 
 
-def _tell(modules: Sequence[nn.Module], schedule: str, device: torch.device) -> tuple[str, Held]:
+def _tell(modules: Sequence[nn.Module], setup: Setup, device: torch.device) -> tuple[str, Held]:
     """A complaint, empty for none, and what is held."""
     try:
         check_modules(modules, others_train=True)
-        return "", Held.of(modules, schedule, device)
+        setup.check()
+        return "", Held.of(modules, setup, device)
     except Exception as error:  # whatever it is, the others wait for word of it
-        return str(error) or type(error).__name__, Held(0, 0, 0, 0, crc32(schedule.encode()), 0)
+        return str(error) or type(error).__name__, Held(0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def _fingerprint(stages: Sequence[Stage]) -> int:
@@ -104,6 +158,8 @@ def _fingerprint(stages: Sequence[Stage]) -> int:
 
 
 def _gpu(device: torch.device) -> int:
-    if device.type != "cuda" or not dist.is_nccl_available():
+    if device.type != "cuda":
         return 0
+    if not dist.is_nccl_available():
+        return GPU_WITHOUT_NCCL
     return 1 + crc32(str(torch.cuda.get_device_properties(device).uuid).encode())

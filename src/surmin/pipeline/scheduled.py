@@ -17,7 +17,7 @@ from surmin.pipeline.validation import outputs_error
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 
-SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+OF_TORCH = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 
 
 class ScheduledGradients:
@@ -28,26 +28,9 @@ class ScheduledGradients:
         name: "gpipe" or "1f1b".
         group: of the workers, used for nothing else.
         device: of the stages.
-
-    Raises:
-        ValueError: for an unknown schedule, for GPUs that workers share, or fewer micro-batches than 1F1B needs.
     """
 
     def __init__(self, pipeline: WorkerPipeline, name: str, group: dist.ProcessGroup, device: torch.device) -> None:
-        if name not in SCHEDULES:
-            raise ValueError(
-                f"unknown schedule {name!r}: choose one of posted, {', '.join(SCHEDULES)}; zero-bubble "
-                "schedules do not work with the autograd functions used here"
-            )
-        if device.type == "cuda" and dist.get_backend(group) != "nccl":
-            raise ValueError(
-                f"schedule {name} needs a GPU for every worker, and NCCL: take schedule posted, or device cpu"
-            )
-        workers = dist.get_world_size(group)
-        if name == "1f1b" and pipeline.microbatches < workers:
-            raise ValueError(
-                f"1F1B needs at least as many micro-batches as workers, got {pipeline.microbatches} for {workers}"
-            )
         self._pipeline = pipeline
         self._name = name
         self._group = group
@@ -83,7 +66,7 @@ class ScheduledGradients:
             group=self._group,
         )
         # torch takes a schedule without a loss for one without a gradient wave, on every worker
-        schedule = SCHEDULES[self._name](stage, self._pipeline.microbatches, loss_fn=module.loss, scale_grads=False)
+        schedule = OF_TORCH[self._name](stage, self._pipeline.microbatches, loss_fn=module.loss, scale_grads=False)
         return schedule, module
 
 

@@ -38,6 +38,12 @@ def check_loss(loss: object) -> None:
         )
 
 
+def check_microbatches(count: object) -> None:
+    """Raise ValueError for what is no number of micro-batches."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"microbatches must be a whole number from 1 up, got {count!r}")
+
+
 def _check_placement(inputs: Tensor, targets: Tensor, parameter: Tensor) -> None:
     """Raise ValueError for a batch on another device than the network, or of another precision."""
     if {inputs.device, targets.device} != {parameter.device}:
@@ -69,6 +75,8 @@ def check_batch(inputs: Tensor, targets: Tensor, microbatches: int, parameter: T
             f"a batch of {len(inputs)} samples cannot be cut into {microbatches} equal micro-batches: "
             "change the batch size or the number of micro-batches"
         )
+    if inputs.is_complex():
+        raise ValueError(f"inputs are complex ({inputs.dtype}): give real and imaginary parts as real numbers")
     if parameter is not None:
         _check_placement(inputs, targets, parameter)
     if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
@@ -169,6 +177,11 @@ def _check_parameters(stages: Sequence[nn.Module], others_train: bool) -> None:
                 raise ValueError(
                     f"parameter {name!r} of stage {position} has dtype {parameter.dtype}: "
                     "the solvers need float32 or float64"
+                )
+            if parameter.is_complex():
+                raise ValueError(
+                    f"parameter {name!r} of stage {position} is complex ({parameter.dtype}): the solvers need real "
+                    "numbers, keep real and imaginary parts as two of them"
                 )
             if parameter.requires_grad:
                 check_hooks(parameter, f"parameter {name!r} of stage {position}")

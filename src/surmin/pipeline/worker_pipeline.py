@@ -15,7 +15,7 @@ from torch import Tensor
 from surmin.curvature.output_curvature import Message, OutputCurvature, draw_seed
 from surmin.pipeline.descent import Descent
 from surmin.pipeline.exchange import Exchange
-from surmin.pipeline.held_stages import Boundaries, Candidates, stacked
+from surmin.pipeline.held_stages import Boundaries, Candidates, apart_from, stacked
 from surmin.pipeline.links import Kind
 from surmin.pipeline.reuse import AcceptedWave, NotedBatch
 from surmin.pipeline.solving_wave import SolvingWave
@@ -29,8 +29,8 @@ class WorkerPipeline(SolvingWave):
     """The waves, at one worker's place in the pipe; made like `HeldStages`."""
 
     _checked = NotedBatch()
-    _outputs: Mapping[str, Tensor] = MappingProxyType({})
-    """What stands for the network's outputs, by the description of a batch: its first sample's for every sample."""
+    _outputs: Mapping[tuple[str, str], Tensor] = MappingProxyType({})
+    """What stands for the network's outputs, by batch and curvature as described: its first sample's for all."""
     _accepted: AcceptedWave | None = None
     _exchanges: tuple[Exchange, ...] = ()
 
@@ -53,22 +53,23 @@ class WorkerPipeline(SolvingWave):
             ValueError: on every worker, when the batch does not fit the network, the loss or the number of
                 micro-batches, or is not the same on all workers; and when the curvature cannot be that of its outputs.
         """
-        is_known = self._checked.is_same(inputs, targets)
+        described = describe_batch(inputs, targets, self.microbatches)
+        wanted = (described, repr(curvature))
+        is_known = self._checked.is_same(inputs, targets) and wanted in self._outputs
         reused = self._reused(spent) if is_known else None
         self._accepted = None
-        described = describe_batch(inputs, targets, self.microbatches)
         complaint = self.batch_error(None if is_known else (inputs, targets))
-        if not is_known and described in self._outputs:
-            complaint = complaint or self._outputs_error([self._outputs[described]], [targets], curvature)
+        if not is_known and wanted in self._outputs:
+            complaint = complaint or self._outputs_error([self._outputs[wanted]], [targets], curvature)
         known = ["the last batch again"] * is_known + ["the accepted wave"] * (reused is not None)
         self._links.compare(", ".join([described, *known]), complaint, wait=not is_known)
         if reused is not None:
             return reused
         wave = self._run_first(inputs, targets, boundaries or {})
-        if described not in self._outputs:
+        if wanted not in self._outputs:
             self._links.compare("", self._wave_error(wave, curvature), wait=True)
             like = wave.outputs[0][:1].clone().expand(len(inputs), *wave.outputs[0].shape[1:])
-            self._outputs = {**self._outputs, described: like}
+            self._outputs = {**self._outputs, wanted: like}
         if not is_known:
             self._checked = NotedBatch.of(inputs, targets)
         wave.loss = self.mean_loss(wave)
@@ -201,7 +202,8 @@ class WorkerPipeline(SolvingWave):
             states = [part] * len(candidates) if self.is_first else self._receive(kind, number)[0].unbind()
             by_part.append(self.forward_part(states, candidates, number, part.shape))
             if not self.is_last:
-                self._send(kind, (stacked([tapes[-1].output.detach() for tapes in by_part[-1]]),))
+                leaving = stacked([tapes[-1].output.detach() for tapes in by_part[-1]])
+                self._send(kind, (apart_from(inputs, leaving),))
         self.traffic.forward_waves += 1
         return [
             Wave(inputs.shape, labels, [list(tapes) for tapes in zip(*own, strict=True)])

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from surmin.experiments.comparisons.results import CHOICE_RULE, Result, Summary, summarize
+from surmin.experiments.comparisons.results import CHOICE_RULE, Result, Summary, several_seeds, summarize
 from surmin.experiments.configs.run import CompareConfig
 from surmin.plots.curves import draw_curves
 from surmin.plots.page import Picture, Section, write_page
@@ -55,7 +55,8 @@ def _draw_pictures(folder: Path, config: CompareConfig, summaries: Sequence[Summ
         (axis, [loss_curve(summary.label, [result.rows for result in summary.results], axis) for summary in summaries])
         for axis in visible_axes([result.rows for summary in summaries for result in summary.results])
     ]
-    seeds = f"median and range over {config.seeds} seeds" if config.seeds > 1 else f"seed {config.seed}"
+    several = several_seeds(summaries)
+    seeds = f"median and range over {several}" if several else f"seed {config.seed}"
     title = f"{describe(config)}: {seeds}"
     overview = Picture(folder / "curves.png", f"Training loss against what it cost; {seeds}.")
     draw_curves(overview.path, title, panels, config.target_loss)

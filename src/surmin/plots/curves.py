@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -78,8 +79,9 @@ def draw_curve(axes: Axes, curve: Curve, style: LineStyle) -> None:
     )
     if curve.runs > 1:
         axes.fill_between(curve.x, curve.low, curve.high, color=style.color, alpha=0.18, linewidth=0)
+    highest = math.inf if curve.low.min() > HIGHEST_SHOWN else HIGHEST_SHOWN
     for x, end in curve.ends:
-        axes.plot([x], [min(end, HIGHEST_SHOWN)], color=style.color, marker="x", markersize=9, markeredgewidth=2.5)
+        axes.plot([x], [min(end, highest)], color=style.color, marker="x", markersize=9, markeredgewidth=2.5)
 
 
 def explain_crosses(axes: Axes, meaning: str) -> None:
@@ -101,10 +103,21 @@ def _scale_x(axes: Axes, curves: Sequence[Curve]) -> bool:
 
 
 def scale_losses(axes: Axes) -> None:
-    """A logarithmic scale from the lowest loss shown to the highest at most."""
+    """A logarithmic scale from the lowest loss shown to the highest at most, unless all losses are beyond it."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, LOWEST_SHOWN), min(high, HIGHEST_SHOWN))
+    least, most = _extremes(axes)
+    axes.set_ylim(
+        low if most < LOWEST_SHOWN else max(low, LOWEST_SHOWN),
+        high if least > HIGHEST_SHOWN else min(high, HIGHEST_SHOWN),
+    )
+
+
+def _extremes(axes: Axes) -> tuple[float, float]:
+    """The least and the largest value of all curves. The target's line is none: its x is no data."""
+    curves = [line.get_ydata() for line in axes.lines if line.get_transform() is axes.transData]
+    values = [float(value) for curve in curves for value in np.asarray(curve) if value > 0]
+    return (min(values), max(values)) if values else (LOWEST_SHOWN, HIGHEST_SHOWN)
 
 
 def label_figure(figure: Figure, title: str, columns: int) -> None:

@@ -16,6 +16,9 @@ from torch.autograd.function import BackwardCFunction
 from surmin.stages.attention_kernel import math_attention
 from surmin.stages.layer import Layer
 
+WRONG_TWICE = {"WeightNormInterfaceBackward0"}
+"""Functions of torch's whose own derivative is differentiated wrongly."""
+
 
 def without_checkpoints() -> AbstractContextManager[None]:
     """Inside, activation checkpoints are refused: they would compute values again at the module's own parameters."""
@@ -95,26 +98,35 @@ def functions_by_hand(output: Tensor) -> set[str]:
 
     Torch's own functions raise when they cannot be differentiated twice; these may give zeros instead.
     """
-    found: set[str] = set()
-    seen: set[Any] = {None}
+    by_hand = [node for node in _functions(output) if isinstance(node, BackwardCFunction) or "CppNode" in node.name()]
+    return {node.name().removesuffix("Backward") for node in by_hand}
+
+
+def _functions(output: Tensor) -> set[Any]:
+    """All autograd functions in a record."""
+    seen: set[Any] = set()
     waiting: list[Any] = [output.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node in seen:
+        if node is None or node in seen:
             continue
         seen.add(node)
-        if isinstance(node, BackwardCFunction) or "CppNode" in node.name():
-            found.add(node.name().removesuffix("Backward"))
         waiting += [following for following, _ in node.next_functions]
-    return found
+    return seen
 
 
-def require_functions_of_torch(output: Tensor) -> None:
-    """Refuse autograd functions written by hand where no product could be checked.
+def require_second_derivatives(output: Tensor) -> None:
+    """Refuse what may give wrong ones silently: functions by hand, whose products are not checked, and some of torch's.
 
     Raises:
         RuntimeError: when there is one in a record.
     """
+    if WRONG_TWICE.intersection(node.name() for node in _functions(output)):
+        raise RuntimeError(
+            "torch's second derivative of weight_norm is wrong: it takes norms for constants; remove it "
+            '(torch.nn.utils.parametrize.remove_parametrizations), take curvature="factor", or a method that needs no '
+            "Hessian"
+        )
     if by_hand := functions_by_hand(output):
         raise RuntimeError(
             f"{', '.join(sorted(by_hand))}, written by hand, may hide a part of its second derivative; take "

@@ -180,6 +180,28 @@ def test_nothing_is_offered_where_another_method_would_not_help(tmp_path: Path) 
     assert refusal(tmp_path / "all", methods="sm,gd", microbatches=7).startswith("60 samples cannot be cut into 7")
 
 
+def test_every_learning_rate_is_checked_before_anything_is_written(tmp_path: Path) -> None:
+    options = {"rounds": 3, "dtype": "float32"}
+    said = refusal(tmp_path / "all", methods="gd,sm", lr=("gd=0.1,1e39",), **options)
+    assert said.startswith("gd cannot run here: lr must be at most 1e+38 in float32, got 1e+39")
+    assert said.endswith(". Of the methods named, sm can")
+    said = refusal(tmp_path / "all", methods="gd", lr=("0.1,1e39",), **options)  # others with a rate have the same one
+    assert said == "lr must be at most 1e+38 in float32, got 1e+39"
+
+
+def test_medians_are_said_to_be_over_the_seeds_that_were_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_comparison(methods="sm,gd-armijo", seeds=2, rounds=2)
+    monkeypatch.setattr("surmin.commands.compare.draw_comparison", lambda *_: None)
+    for number, words in ((1, None), (3, "medians over up to 2 seeds;"), (9, "medians over 2 seeds;")):
+        with monkeypatch.context() as patch:
+            patch.setattr(completing, "Run", interrupt_during(number))
+            compare(config, tmp_path / str(number), None)
+        output = capfd.readouterr().out
+        assert words in output if words else "medians over" not in output
+
+
 def test_results_of_another_version_are_not_continued(tmp_path: Path) -> None:
     config = tiny_comparison(methods="adam", rounds=1)
     Comparison.start(config, tmp_path / "all").run()

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from surmin.experiments.comparisons.grid import plan_runs
-from surmin.experiments.configs.run import CompareConfig
+from surmin.experiments.configs.run import MOST, CompareConfig
 from tests.experiments.runs.cases import tiny_comparison
 
 
@@ -31,6 +31,7 @@ def test_methods_rates_and_seeds() -> None:
         ({"methods": "gd", "lr": ("nan",)}, "'nan' is not a positive number"),
         ({"methods": "gd,adam", "damping": 0.1}, "none of the methods gd, adam takes --damping"),
         ({"seeds": 0}, "seeds must be at least 1"),
+        ({"seed": MOST["seed"], "seeds": 2}, "seed must be at most"),
     ],
 )
 def test_impossible_comparisons(options: dict[str, Any], message: str) -> None:

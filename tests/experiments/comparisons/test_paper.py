@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from surmin.cli import main, parse
 from surmin.exit_codes import INTERRUPTED, UNEXPECTED
 from surmin.experiments.comparisons import completing
 from surmin.experiments.comparisons.claims import judge
-from surmin.experiments.comparisons.paper import estimate, run_paper, runs_left
+from surmin.experiments.comparisons.paper import estimate, finished, run_paper, runs_left
 from surmin.experiments.comparisons.paper_results import write_milestones, write_paper_results
 from surmin.experiments.comparisons.paper_runs import (
     TUNING_SEED,
@@ -23,6 +24,7 @@ from surmin.experiments.comparisons.paper_runs import (
     tuning_runs,
 )  # fmt: skip
 from surmin.experiments.configs.paper import PaperConfig
+from surmin.experiments.configs.run import MOST
 from surmin.experiments.runs.metrics import Row
 from surmin.experiments.runs.run import Status
 from surmin.plots.paper import draw_paper
@@ -41,6 +43,10 @@ def made(layers: int, contender: str, steps: int | None, losses: list[float | No
     run = result_runs(replace(TINY, seeds=1), Cell(layers, contender, steps), [])[0]
     rows = [Row(number, loss, 0.5, messages=rate * number) for number, loss in enumerate(losses)]
     return PaperResult(run, rows, "diverged" if losses[-1] is None else "finished")
+
+
+def reached(*arguments: Any) -> PaperResult:
+    return replace(made(*arguments), status="reached")
 
 
 def verdicts(results: list[PaperResult]) -> dict[tuple[str, str], bool | None]:
@@ -118,6 +124,16 @@ def test_what_is_finished_stays_in_the_table_while_more_is_made(
     assert lines[0].startswith("2,gd-armijo,,,result,0,2,")
 
 
+def test_where_tuning_is_not_complete_its_results_are_not_known(tmp_path: Path) -> None:
+    config = replace(TINY, methods="gd,gd-armijo", depths=(2,), rounds=1, seeds=1)
+    results = run_paper(config, tmp_path)
+    assert finished(config, tmp_path) == results
+    shutil.rmtree(tmp_path / "runs" / results[0].run.name)
+    assert [result.run.name for result in finished(config, tmp_path)] == [
+        result.run.name for result in results if result not in (results[0], results[-2])
+    ]
+
+
 @pytest.mark.slow
 def test_several_jobs_find_the_same(tmp_path: Path) -> None:
     config = replace(TINY, methods="gd", depths=(2,), rounds=2)
@@ -169,14 +185,16 @@ def test_a_method_that_cannot_run_is_refused_with_those_that_can(
 
 def test_milestones(tmp_path: Path) -> None:
     results = [
-        made(2, "sm", 1, [2.0, 1e-4], rate=10), made(2, "gd", None, [2.0, *[1.0] * 49, 0.5, 0.25]),
+        reached(2, "sm", 1, [2.0, 1e-4], 10), made(2, "gd", None, [2.0, *[1.0] * 49, 0.5, 0.25]),
+        made(2, "gd", None, [2.0, *[1.0] * 49]), made(2, "gd", None, [2.0, None]),
         replace(made(2, "gd", None, [1.0]), run=tuning_runs(TINY, Cell(2, "gd", None))[0]),
     ]  # fmt: skip
     write_milestones(tmp_path / "milestones.csv", results)
     names, *lines = (line.split(",") for line in (tmp_path / "milestones.csv").read_text().splitlines())
-    first, second = (dict(zip(names, line, strict=True)) for line in lines)
+    first, second, *rest = (dict(zip(names, line, strict=True)) for line in lines)
     assert (first["loss_at_50"], first["messages_to_0.001"], first["round_to_0.001"]) == ("0.0001", "10", "1")
     assert (second["loss_at_50"], second["messages_to_0.001"]) == ("0.5", "")
+    assert [line["loss_at_50"] for line in rest] == ["", "inf"]  # given 49 rounds; diverged
 
 
 def test_claims_that_hold_and_claims_that_do_not() -> None:
@@ -204,7 +222,7 @@ def test_claims_that_hold_and_claims_that_do_not() -> None:
 def test_losses_below_the_target_are_equal() -> None:
     """Where SM stopped at the target, its gap could be larger; where both did, there is nothing to tell."""
     claim, ahead = "the gap grows with N, at every depth", "SM is ahead of the paper's other methods"
-    stopped = [made(2, "gd", None, [1.0]), made(2, "sm", 1, [1e-7]), made(2, "sm", 2, [1e-8])]
+    stopped = [made(2, "gd", None, [1.0]), reached(2, "sm", 1, [1e-7]), reached(2, "sm", 2, [1e-8])]
     assert verdicts(stopped)[claim, "our SM"] is None and verdicts(stopped)[ahead, "our SM"] is True
     assert "(2, 1) at least +6.00" in next(each.figures for each in judge(stopped))
     grew = [stopped[0], made(2, "sm", 1, [1e-4]), stopped[2]]
@@ -213,6 +231,9 @@ def test_losses_below_the_target_are_equal() -> None:
     assert verdicts(fell)[claim, "our SM"] is False
     both = [made(2, "gd", None, [1e-7]), *stopped[1:]]
     assert verdicts(both)[ahead, "our SM"] is None
+    less = [both[0], made(2, "sm", 1, [1e-4]), made(2, "sm", 2, [1e-5])]
+    assert verdicts(less)[claim, "our SM"] is None
+    assert "(2, 1) at most -2.00, (2, 2) at most -1.00" in next(each.figures for each in judge(less))
     behind = [made(2, "gd", None, [1e-7]), made(2, "sm", 1, [1e-4])]
     assert verdicts(behind)[ahead, "our SM"] is False
     early = next(key for key in verdicts(both) if "no more messages" in key[0])
@@ -221,10 +242,6 @@ def test_losses_below_the_target_are_equal() -> None:
 
 def test_gaps_are_compared_before_the_first_run_stops() -> None:
     """Where all end at the target, what had been reached by then still tells them apart."""
-
-    def reached(*arguments: Any) -> PaperResult:
-        return replace(made(*arguments), status="reached")
-
     results = [
         made(2, "gd", None, [2.0] * 5), made(3, "gd", None, [2.0] * 5),
         reached(2, "sm", 1, [2.0, 0.2, 0.02, 1e-7]), reached(2, "sm", 2, [2.0, 0.1, 0.01, 1e-3, 1e-7]),
@@ -235,11 +252,46 @@ def test_gaps_are_compared_before_the_first_run_stops() -> None:
         assert found[f"the gap grows with {claim}", "our SM"] is None
         assert found[f"the gap grows with {claim}, after 2 rounds", "our SM"] is holds
     assert not any("rounds" in claim and "gap" in claim for claim, _ in verdicts([results[0], made(2, "sm", 1, [1.0])]))
+    shorter = [made(2, "gd", None, [2.0, 2.0]), made(2, "adam", None, [2.0, None]), *results[2:4]]
+    assert ("the gap grows with N, at every depth, after 2 rounds", "our SM") in verdicts(shorter)
+
+
+def test_equal_losses_are_neither_growth_nor_a_lead() -> None:
+    same = [made(2, "gd", None, [1.0]), made(2, "sm", 1, [0.1]), made(2, "sm", 2, [0.1])]
+    assert verdicts(same)["the gap grows with N, at every depth", "our SM"] is False
+    level = [made(2, "gd", None, [1.0]), made(2, "sm", 1, [1.0])]
+    assert verdicts(level)["SM is ahead of the paper's other methods", "our SM"] is False
+    blocks = [made(2, "gd-armijo", None, [1.0]), made(2, "cgblock", 1, [1.0])]
+    assert verdicts(blocks)["CGBlock as the paper describes it is worse than GD + Armijo", "CGBlock"] is False
+
+
+def test_rivals_that_take_inner_steps_are_those_at_the_same_number() -> None:
+    results = [made(2, "gd", None, [1.0]), made(2, "sm", 1, [0.1]), made(2, "cgblock", 2, [0.01])]
+    assert verdicts(results)["SM is ahead of the paper's other methods", "our SM"] is True
+
+
+def test_our_own_claims_are_of_the_greatest_depth() -> None:
+    found = verdicts([made(layers, "sm", 1, [2.0, 0.5, 1e-4]) for layers in (2, 3)])
+    assert {subject for _, subject in found if "layers" in subject} == {"our SM, 3 layers, N = 1"}
+
+
+def test_runs_of_fewer_rounds_have_no_early_loss() -> None:
+    """Where a run was given no 50 rounds, its last loss is not the loss after 50; where it stopped before, it is."""
+
+    def early(*results: PaperResult) -> tuple[bool | None, str]:
+        return next((each.holds, each.figures) for each in judge(results) if "no more messages" in each.claim)
+
+    adam = made(2, "adam", None, [2.0, *[0.1] * 49])
+    short, long = (made(2, "sm", 1, [2.0, *[0.01] * rounds]) for rounds in (49, 50))
+    assert early(short, adam) == (None, "it was given fewer than 50 rounds")
+    assert early(long, adam)[0] is True and early(long, short, adam)[0] is None
+    assert early(reached(2, "sm", 1, [2.0, 1e-7]), adam)[0] is True
+    assert early(made(2, "sm", 1, [2.0, None]), adam)[0] is False
 
 
 def test_claims_on_messages() -> None:
     subject = "our SM, 2 layers, N = 1"
-    sm = made(2, "sm", 1, [2.0, 0.5, 1e-4], rate=10)
+    sm = made(2, "sm", 1, [2.0, 0.5, *[1e-4] * 49], rate=10)
     sixth = next(each for each in judge([sm]) if "sixth" in each.claim)
     assert sixth.holds and sixth.figures == "20 messages; no other gets there"
     claim = sixth.claim
@@ -357,6 +409,7 @@ def test_an_interrupted_grid_gives_no_verdicts(
         (["--depths", "0"], "depths must be one or more different positive whole numbers"),
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--target-loss", "0"], "target_loss must be a positive number"),
+        (["--seed", str(MOST["seed"] - 999)], "seed must be at most"),
         (["--data", "nowhere"], "nowhere"),
         (["--activation", "cube"], "cube"),
     ],

@@ -1,10 +1,13 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from surmin.cli import parse
 from surmin.experiments.configs.run import CompareConfig, RunConfig
+from surmin.experiments.configs.simulate import SimulateConfig
+from surmin.experiments.configs.theory import TheoryConfig
 from surmin.experiments.configs.timeline import TimelineConfig
 
 
@@ -95,6 +98,7 @@ def test_only_options_that_were_given_reach_the_method() -> None:
         ({"workers": 99999999999}, "workers must be at most 1,024"),
         ({"threads": 10**6}, "threads must be at most 1,024"),
         ({"seed": 2**70}, "seed must be at most"),
+        ({"seed": 2**32}, "seed must be at most 4,294,967,295, got 4,294,967,296"),
         ({"workers": 5, "layers": 3}, "5 workers cannot share 3 layers"),
         ({"lr": 1e300, "method": "adam"}, "lr must be at most 1e[+]38 in float32"),
     ],
@@ -102,6 +106,20 @@ def test_only_options_that_were_given_reach_the_method() -> None:
 def test_what_would_overflow_or_flood_the_machine_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RunConfig(**options).check()
+
+
+def test_seeds_counted_up_are_no_smaller_ones_again() -> None:
+    RunConfig(seed=2**32 - 1).check()
+    TheoryConfig(seed=2**32 - 3, seeds=3).check()
+    with pytest.raises(ValueError, match="seed must be at most 4,294,967,295, got 4,294,967,296"):
+        TheoryConfig(seed=2**32 - 2, seeds=3).check()
+
+
+def test_rates_of_a_simulation_are_finite_in_its_dtype() -> None:
+    config = SimulateConfig(methods="sm,adam", lr=("adam=0.1,1e300",))
+    with pytest.raises(ValueError, match=r"lr must be at most 1e[+]38 in float32, got 1e[+]300"):
+        config.check()
+    replace(config, dtype="float64").check()
 
 
 def test_a_timeline_takes_no_part_of_a_batch() -> None:

@@ -14,7 +14,7 @@ from surmin.checkpoints.checkpoint import Checkpoint
 from surmin.data import Dataset
 from surmin.errors import NonFiniteError
 from surmin.experiments.runs import run as run_module
-from surmin.experiments.runs.folder import written_by_one
+from surmin.experiments.runs.folder import check_unclaimed, written_by_one
 from surmin.experiments.runs.problem import method_options
 from surmin.experiments.runs.run import Run
 from surmin.methods.registry import METHODS
@@ -340,6 +340,32 @@ def test_rows_are_what_the_report_says(tmp_path: Path) -> None:
     run.train()
     row = asdict(run.rows[1])
     assert row["accepted"] is True and row["damping"] > 0 and row["reduction_ratio"] > 0 and row["seconds"] > 0
+
+
+def test_of_two_runs_started_into_one_new_folder_the_second_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    before: dict[str, bytes] = {}
+
+    def overtaken(path: Path) -> None:
+        check_unclaimed(path)
+        if not before:
+            before["config.json"] = b""  # the one that overtakes is not overtaken
+            start(tiny_run(seed=1), folder)
+            before.update(contents(folder))
+
+    monkeypatch.setattr("surmin.experiments.runs.folder.check_unclaimed", overtaken)
+    with pytest.raises(ValueError, match="is not empty: name another folder with --out"):
+        start(tiny_run(seed=2), folder)
+    assert contents(folder) == before and json.loads(before["config.json"])["options"]["seed"] == 1
+
+
+def test_a_run_does_not_start_where_another_is_about_to_write(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with written_by_one(tmp_path / "run"), pytest.raises(ValueError, match="is being written by another run"):
+        start(tiny_run(), tmp_path / "run")
+    assert not any((tmp_path / "run").iterdir())
 
 
 def test_a_folder_that_another_run_writes_is_left_alone(tmp_path: Path) -> None:

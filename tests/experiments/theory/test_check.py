@@ -160,6 +160,11 @@ def test_a_bound_that_cannot_hold_fails_almost_always(monkeypatch: pytest.Monkey
     assert all(bound.worst_excess > 0 for bound in result.bound)
 
 
+def test_a_radius_at_which_the_loss_is_not_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^radius 1e\+200: the loss or its bound is not finite so far away"):
+        check(BY_NAME["tanh"], radii=(0.1, 1e200))
+
+
 def test_a_cubic_term_makes_the_bound_safer() -> None:
     case = BY_NAME["parameter-free"]
     plain, cubic = check(case, trials=30), check(case, trials=30, cubic=100.0)
@@ -293,6 +298,7 @@ def test_too_few_power_steps_break_lemma_1_and_the_command_says_what_to_do(
 
 @pytest.mark.parametrize(("words", "message"), [
     (["--width", "64"], "more than the 2,000 that dense matrices are made of"), (["--trials", "0"], "trials must be"),
+    (["--radii", "1e200"], "radius 1e+200: the loss or its bound is not finite"),
     (["--layers", "0"], "layers must be at least 1"), (["--curvature", "zzz"], "curvature"), (["--rank", "2"], "rank"),
 ], ids=str)  # fmt: skip
 def test_the_command_refuses_in_one_line(

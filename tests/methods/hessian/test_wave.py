@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.functional import hessian
+from torch.nn.utils.parametrizations import weight_norm
 
 from surmin.losses import CrossEntropy
 from surmin.methods.hessian.columns import BlockColumns, Columns, JointColumns
@@ -112,9 +113,17 @@ def test_recurrent_layers(columns: Columns) -> None:
         torch.testing.assert_close(found[name], expected, rtol=1e-10, atol=1e-12)
 
 
-def test_functions_written_by_hand_are_refused() -> None:
-    network = nn.Sequential(Cubed(4, 3), nn.Linear(3, 2)).double()
+@pytest.mark.parametrize(
+    ("layer", "complaint"),
+    [
+        (Cubed(4, 3), r"layer 0 \(Cubed\) cannot .*: Cube, written by hand, may hide"),
+        (weight_norm(nn.Linear(4, 3)), r"layer 0 \(.*Linear\) cannot .*: torch's second derivative of weight_norm is"),
+    ],
+    ids=["written by hand", "wrong in torch"],
+)
+def test_functions_whose_second_derivative_may_be_wrong_are_refused(layer: nn.Module, complaint: str) -> None:
+    network = nn.Sequential(layer, nn.Linear(3, 2)).double()
     pipeline = InProcessPipeline([network], CrossEntropy())
     batch = torch.randn(5, 4, dtype=torch.float64), torch.arange(5) % 2
-    with pytest.raises(RuntimeError, match=r"layer 0 \(Cubed\) cannot .*: Cube, written by hand, may hide"):
+    with pytest.raises(RuntimeError, match=complaint):
         hessian_of(pipeline, batch, BlockColumns())

@@ -25,7 +25,7 @@ LOSS = 1e-3
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """A claim, whether it holds (None where runs stopped too early to tell), and the figures that say so."""
+    """A claim, whether it holds (None where runs ended too early to tell), and the figures that say so."""
 
     claim: str
     subject: str
@@ -72,7 +72,13 @@ def final_loss(results: Sequence[PaperResult]) -> float:
     return statistics.median(max(result.quality[1], _target(result)) for result in results)
 
 
-def loss_after(result: PaperResult, rounds: int = EARLY) -> float:
+def early_loss(result: PaperResult) -> float | None:
+    """The loss after `EARLY` rounds, or at the end of a run that stopped earlier; None where it was given fewer."""
+    ran_out = result.status == "finished" and result.rows[-1].round < EARLY
+    return None if ran_out else _loss_after(result, EARLY)
+
+
+def _loss_after(result: PaperResult, rounds: int) -> float:
     """The loss after so many rounds, or at the end of a run that has fewer."""
     loss = result.rows[min(rounds, len(result.rows) - 1)].loss
     return math.inf if loss is None else max(loss, _target(result))
@@ -195,13 +201,16 @@ def _own_claims(groups: Mapping[Cell, Sequence[PaperResult]]) -> list[ClaimVerdi
 
 
 def _early(cell: Cell, others: Sequence[Cell], groups: Mapping[Cell, Sequence[PaperResult]]) -> ClaimVerdict:
-    mine = _median(groups[cell], loss_after)
+    claim = f"loss after {EARLY} rounds below the last loss of every method that sends no more messages a round"
+    losses = [loss for loss in map(early_loss, groups[cell]) if loss is not None]
+    if len(losses) < len(groups[cell]):
+        return ClaimVerdict(claim, _subject(cell), None, f"it was given fewer than {EARLY} rounds")
+    mine = statistics.median(losses)
     rate = _median(groups[cell], _messages_per_round)
     rivals = {
         other: final_loss(groups[other]) for other in others if _median(groups[other], _messages_per_round) <= rate
     }
     best = min(rivals, key=rivals.__getitem__, default=None)
-    claim = f"loss after {EARLY} rounds below the last loss of every method that sends no more messages a round"
     figures = f"{mine:.2g} with {rate:.0f} messages a round" + (
         f"; the best of those others is {best.label} with {rivals[best]:.2g}" if best else "; no other sends so few"
     )
@@ -236,7 +245,7 @@ def _messages_per_round(result: PaperResult) -> float:
 
 
 def _median_after(rounds: int, results: Sequence[PaperResult]) -> float:
-    return statistics.median(loss_after(result, rounds) for result in results)
+    return statistics.median(_loss_after(result, rounds) for result in results)
 
 
 def _median(results: Sequence[PaperResult], figure: Callable[[PaperResult], float]) -> float:

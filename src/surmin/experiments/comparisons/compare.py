@@ -120,20 +120,37 @@ class Comparison:
         planned = plan_runs(config)
         data = load_data(config, ALONE)
         left_out: dict[str, str] = {}
-        first_runs = {run.method: run for run in reversed(planned)}
-        for method, first in reversed(first_runs.items()):
+        for method, runs in _by_method(planned).items():
             try:
-                Run(first.config, path, data=data)  # raises what is wrong before anything is written
+                _check_runs(runs, path, data)
             except ValueError as error:
                 left_out[method] = str(error)
-        able = [method for method in first_runs if method not in left_out]
+        able = list(dict.fromkeys(run.method for run in planned if run.method not in left_out))
         if left_out and not (able and config.takes_all):
-            others = [] if able else _others_that_can(config, path, data, first_runs)
+            others = [] if able else _others_that_can(config, path, data, left_out)
             raise ValueError(_refusal(left_out, sorted(able), sorted(others)))
         return cls(config, path, data, [run for run in planned if run.method in able], left_out)
 
     def _write_config(self) -> None:
         write_config(self.path / "config.json", self.config, self.data.train_inputs.device)
+
+
+def _by_method(planned: Sequence[PlannedRun]) -> dict[str, list[PlannedRun]]:
+    groups: dict[str, list[PlannedRun]] = {}
+    for run in planned:
+        groups.setdefault(run.method, []).append(run)
+    return groups
+
+
+def _check_runs(runs: Sequence[PlannedRun], path: Path, data: Dataset) -> None:
+    """Check the options of one method at each of its learning rates, and build its first run; nothing is written.
+
+    Raises:
+        ValueError: what is wrong.
+    """
+    for config in {run.lr: run.config for run in runs}.values():
+        config.check()
+    Run(runs[0].config, path, data=data)
 
 
 def _others_that_can(config: CompareConfig, path: Path, data: Dataset, named: Collection[str]) -> list[str]:
@@ -143,8 +160,7 @@ def _others_that_can(config: CompareConfig, path: Path, data: Dataset, named: Co
         if method in named:
             continue
         try:
-            first, *_ = plan_runs(replace(config, methods=method, seeds=1))
-            Run(first.config, path, data=data)
+            _check_runs(plan_runs(replace(config, methods=method, seeds=1)), path, data)
         except (ValueError, RuntimeError):  # not what was asked for: why it cannot run is nobody's question
             continue
         able.append(method)

@@ -1,7 +1,7 @@
 """Which runs a comparison consists of."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from surmin.experiments.configs.choices import parse_methods, parse_rates
@@ -30,9 +30,10 @@ def plan_runs(config: CompareConfig) -> list[PlannedRun]:
     """All runs, method by method, rate by rate, seed by seed.
 
     Raises:
-        ValueError: for an unknown method, a rate that is none, or an option that no method takes.
+        ValueError: for an unknown method, a rate that is none, an option that no method takes, or too large a seed.
     """
     config.check()
+    replace(config, seed=config.seed + config.seeds - 1).check()
     methods = parse_methods(config.methods)
     given = config.given_options()
     for option in given:

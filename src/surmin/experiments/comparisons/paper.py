@@ -13,6 +13,7 @@ from surmin.data import Dataset
 from surmin.experiments.comparisons.completing import FailedRunError, complete, finished_rows
 from surmin.experiments.comparisons.jobs import each
 from surmin.experiments.comparisons.paper_runs import (
+    TUNING_SEED,
     Cell,
     PaperResult,
     PaperRun,
@@ -117,8 +118,9 @@ def check_grid(config: PaperConfig) -> None:
     """Build every method at every depth once.
 
     Raises:
-        ValueError: when one cannot run there, saying which and why, and which can.
+        ValueError: for too large a seed; when one cannot run there, saying which and why, and which can.
     """
+    replace(config, seed=config.seed + max(config.seeds - 1, TUNING_SEED)).check()
     complaints: dict[str, str] = {}
     for cell in cells(config):
         first = result_runs(config, cell, [])[0]

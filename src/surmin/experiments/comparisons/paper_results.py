@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from surmin.experiments.comparisons.claims import EARLY, LOSS, loss_after, spent_until
+from surmin.experiments.comparisons.claims import EARLY, LOSS, early_loss, spent_until
 from surmin.experiments.comparisons.paper_runs import PaperResult
 from surmin.experiments.configs.contenders import write_value
 from surmin.experiments.files import write_table
@@ -23,14 +23,14 @@ def write_paper_results(path: Path, results: Sequence[PaperResult]) -> None:
 def write_milestones(path: Path, results: Sequence[PaperResult]) -> None:
     """Replace `milestones.csv`: of every run the early loss, and what had been spent at the first row with `LOSS`.
 
-    Runs that only tuned are left out; what a run never reached is empty.
+    Runs that only tuned are left out; what a run never reached, in loss or in rounds, is empty.
     """
     rows = []
     for result in results:
         if result.run.seed is not None:
             reached = spent_until(result.rows, LOSS)
             spent = {f"{name}_to_{LOSS:g}": reached and getattr(reached, name) for name in SPENT}
-            rows.append({**_describe(result), f"loss_at_{EARLY}": loss_after(result), **spent})
+            rows.append({**_describe(result), f"loss_at_{EARLY}": early_loss(result), **spent})
     write_table(path, list(rows[0]) if rows else RUN, rows)
 
 

@@ -103,6 +103,14 @@ def summarize(results: Sequence[Result]) -> list[Summary]:
     ]
 
 
+def several_seeds(summaries: Sequence[Summary]) -> str:
+    """How many seeds medians are over: "3 seeds", "up to 3 seeds" where methods differ; empty where all have one."""
+    counts = {len(summary.results) for summary in summaries}
+    if counts == {1}:
+        return ""
+    return f"{'up to ' if len(counts) > 1 else ''}{max(counts)} seeds"
+
+
 def write_results(path: Path, results: Sequence[Result]) -> None:
     """Replace `results.csv`: one line a run with its last row's figures; empty where a figure does not apply."""
     chosen = {id(result) for group in choose(results).values() for result in group}

@@ -23,11 +23,13 @@ METHOD_OPTIONS = (
 
 MOST = {
     "layers": 100_000, "width": 1_000_000, "stages": 100_000, "workers": 1024, "microbatches": 1_000_000,
-    "threads": 1024, "rounds": 10**12, "batch_size": 10**12, "inner_steps": 10**9, "rank": 10**9, "seed": 2**62,
+    "threads": 1024, "rounds": 10**12, "batch_size": 10**12, "inner_steps": 10**9, "rank": 10**9, "seed": 2**32 - 1,
     "seeds": 10_000, "jobs": 1024, "trials": 10**9, "training_rounds": 10**9, "directions": 10**6,
     "lanczos_steps": 10**6,
 }  # fmt: skip
-"""Largest values of options: beyond them something overflows, or a machine is flooded."""
+"""Largest values of options: beyond them something overflows, or a machine is flooded.
+
+Of a seed torch's generator on the processor uses 32 bits: a larger one is a smaller one's network again."""
 LARGEST_RATE = 1e38
 """Learning rates beyond are infinite in float32."""
 LEAST_TIMEOUT = 10.0
@@ -92,8 +94,8 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
         check_most(self)
         for name in ("lr", "inner_lr"):
             value = getattr(self, name, None)
-            if isinstance(value, float) and LARGEST_RATE < value < math.inf and self.dtype == "float32":
-                raise ValueError(f"{name} must be at most {LARGEST_RATE:g} in float32, got {value:g}")
+            if isinstance(value, float) and value < math.inf:
+                check_rate(name, value, self.dtype)
         if self.target_loss is not None and not math.isfinite(self.target_loss):
             raise ValueError(f"target_loss must be a finite number, got {self.target_loss}")
         if not LEAST_TIMEOUT <= self.timeout < math.inf:
@@ -225,3 +227,9 @@ def check_most(config: Any) -> None:
         value = getattr(config, name, None)
         if isinstance(value, int) and value > bound:
             raise ValueError(f"{name} must be at most {bound:,}, got {value:,}")
+
+
+def check_rate(name: str, rate: float, dtype: str) -> None:
+    """Raise ValueError for a learning rate, the option of that name, that is infinite in this dtype."""
+    if rate > LARGEST_RATE and dtype == "float32":
+        raise ValueError(f"{name} must be at most {LARGEST_RATE:g} in float32, got {rate:g}")

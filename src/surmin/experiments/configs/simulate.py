@@ -8,7 +8,7 @@ from tyro.conf import arg
 
 from surmin.experiments.configs.choices import parse_rates
 from surmin.experiments.configs.problem import ProblemConfig, values_of
-from surmin.experiments.configs.run import ExperimentConfig
+from surmin.experiments.configs.run import ExperimentConfig, check_rate
 from surmin.experiments.configs.surrogate import SURROGATE_OPTIONS, SurrogateConfig
 from surmin.methods.registry import flag, takes
 
@@ -81,7 +81,9 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
             if name not in SIMULATED:
                 raise ValueError(f"methods: {name!r} cannot be simulated; known are {', '.join(SIMULATED)}")
         if self.lr != DEFAULT_RATES:
-            parse_rates(self.lr, self.method_names)
+            for rates in parse_rates(self.lr, self.method_names).values():
+                for rate in filter(None, rates):
+                    check_rate("lr", rate, self.dtype)
         for name in names(self.schedules):
             if name not in SCHEDULES:
                 raise ValueError(f"schedules: unknown {name!r}; known are {', '.join(SCHEDULES)}")

@@ -1,7 +1,7 @@
 """What `surmin theory` is asked to try. Importing this imports no torch, so that options can be refused at once."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from surmin.experiments.configs.run import ExperimentConfig, check_most
@@ -67,6 +67,7 @@ class TheoryConfig:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+        check_most(replace(self, seed=self.seed + self.seeds - 1))
         for name in ("inner_steps", "depths"):
             values = getattr(self, name)
             if not values or min(values) < 1 or len(set(values)) < len(values):

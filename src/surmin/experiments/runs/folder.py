@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -40,8 +41,13 @@ class RunFolder:
 
 
 def default_folder(command: str, data: str) -> Path:
-    """A new folder under runs/, named by what is run and when."""
-    return Path("runs") / f"{command}-{Path(data).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    """A new folder under runs/, named by what is run, when, and in which process, and by a number where that is taken.
+
+    It is not made yet, so that a command that is refused leaves nothing: other processes choose other names.
+    """
+    name = f"{command}-{Path(data).stem}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    paths = (Path("runs") / f"{name}{ending}" for ending in chain([""], (f"-{number}" for number in count(2))))
+    return next(path for path in paths if not path.exists())
 
 
 def claim_folder(path: Path) -> None:
@@ -63,6 +69,19 @@ def check_unclaimed(path: Path) -> None:
         raise ValueError(
             f"{path} is not empty: name another folder with --out" + continued * RunFolder(path).config.exists()
         )
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """An empty folder, made if need be, that nobody else claims or writes into meanwhile.
+
+    Raises:
+        ValueError: when something is there already, or another process is about to write there.
+    """
+    claim_folder(path)
+    with written_by_one(path):
+        check_unclaimed(path)  # once more: another may have claimed and left it since
+        yield
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from surmin.errors import NonFiniteError
 from surmin.experiments.configs.run import RunConfig
 from surmin.experiments.runs.batches import Batches
 from surmin.experiments.runs.caveats import caveats
-from surmin.experiments.runs.folder import RunFolder, claim_folder, write_config, written_by_one
+from surmin.experiments.runs.folder import RunFolder, claimed, write_config, written_by_one
 from surmin.experiments.runs.interrupts import deferred_interrupt
 from surmin.experiments.runs.metrics import Row, append_row, write_rows
 from surmin.experiments.runs.problem import build_problem, load_data, method_options
@@ -86,11 +86,11 @@ class Run:
         """Make the folder and record the starting point.
 
         Raises:
-            ValueError: when the folder has something in it already.
+            ValueError: when the folder has something in it already, or another run is about to write there.
         """
-        self._claim()
         self.rows = [Row.start(self.problem.evaluate())]
-        self._record()
+        with self._claimed_folder():
+            self._record()
 
     def resume(self, saved: SavedRun) -> None:
         """Take up a run where its checkpoint is, in its own folder or in a copy; then this folder must be empty.
@@ -106,9 +106,8 @@ class Run:
             load_checkpoint(saved.folder.checkpoint, self._method)
             self._tell_caveats(saved.config)
         self.rows = saved.rows or [Row.start(self.problem.evaluate())]
-        if self.folder.path != saved.folder.path:
-            self._claim()
-        with self._alone_in_folder():
+        is_own = self.folder.path == saved.folder.path
+        with self._alone_in_folder() if is_own else self._claimed_folder():
             self._record()
 
     def train(self, on_row: Callable[[Row], None] = lambda row: None) -> Status:
@@ -143,11 +142,8 @@ class Run:
     def _alone_in_folder(self) -> AbstractContextManager[None]:
         return written_by_one(self.folder.path) if self._writes else nullcontext()
 
-    def _claim(self) -> None:
-        """Make the folder, before any member writes into it."""
-        if self._writes:
-            claim_folder(self.folder.path)
-        self.team.sum(0.0)
+    def _claimed_folder(self) -> AbstractContextManager[None]:
+        return claimed(self.folder.path) if self._writes else nullcontext()
 
     def _next_row(self) -> Row:
         last = self.rows[-1]
@@ -173,7 +169,8 @@ class Run:
         return replace(report, gradient_equivalents=work / units, messages=int(messages), bytes_sent=int(sent))
 
     def _record(self) -> None:
-        """Write the files anew from what is known now."""
+        """Write the files anew from what is known now, every member once the folder is there and nobody else's."""
+        self.team.sum(0.0)
         if self._writes:
             write_config(self.folder.config, self.config, self.problem.data.train_inputs.device)
             write_rows(self.folder.metrics, self.rows)

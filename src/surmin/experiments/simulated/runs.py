@@ -101,17 +101,24 @@ class Measuring:
         return list(dict.fromkeys(sizes)) or [None]
 
     def _runs_of(self, method: str, batch_size: int | None, inner_steps: int | None) -> Iterator[MeasuredRun]:
+        """By every cut that can be made, with the learning rate that is best by the first that reaches the loss."""
         rates = self._rates[method]
-        cuts = list(product(self.measured_stages(), counts("microbatches", self._config.microbatches)))
-        tried = [self._run(method, rate, batch_size, inner_steps, *cuts[0]) for rate in rates]
-        best = min(filter(None, tried), key=lambda run: run.trained.rounds, default=None)
-        if best is None:
-            return
-        yield best
-        for cut in cuts[1:]:
-            run = self._run(method, best.lr, batch_size, inner_steps, *cut)
-            if run is not None:
-                yield run
+        for workers, microbatches in product(self.measured_stages(), self._microbatches(batch_size)):
+            tried = [self._run(method, rate, batch_size, inner_steps, workers, microbatches) for rate in rates]
+            best = min(filter(None, tried), key=lambda run: run.trained.rounds, default=None)
+            if best is not None:
+                rates = [best.lr]
+                yield best
+
+    def _microbatches(self, batch_size: int | None) -> list[int]:
+        """Numbers of them that a batch can be cut into, of those asked for; says which it cannot."""
+        found = []
+        for number in counts("microbatches", self._config.microbatches):
+            if batch_size is None or number <= batch_size:
+                found.append(number)
+            else:
+                self._warn(f"batch size {batch_size}: cannot be cut into {number} micro-batches; left out")
+        return found
 
     def _run(
         self, method: str, lr: float | None, batch_size: int | None, inner_steps: int | None,
@@ -127,9 +134,6 @@ class Measuring:
             if value is not None
         ]
         size = None if batch_size is None else batch_size // microbatches * microbatches
-        if size == 0:
-            self._warn(f"batch size {batch_size}: cannot be cut into {microbatches} micro-batches; left out")
-            return None
         most_rounds = config.rounds * (len(inputs) // size if size else 1)
         name = f"{method}{''.join(given)}, {workers} stages, {microbatches} micro-batches"
         trained = train(

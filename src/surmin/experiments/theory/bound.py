@@ -1,5 +1,6 @@
 """How often the sum of local losses fails to bound the loss, over random steps of all blocks together."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,11 @@ class BoundCheck:
 def check_bound(
     dense: DenseNetwork, found: Sequence[DecoupledBlock], radii: Sequence[float], trials: int, options: Options
 ) -> tuple[BoundCheck, ...]:
-    """One entry per radius; directions are uniform on the sphere, the same for every radius."""
+    """One entry per radius; directions are uniform on the sphere, the same for every radius.
+
+    Raises:
+        ValueError: for a radius at which the loss or its bound is not finite.
+    """
     start = [block.vector() for block in dense.blocks]
     norm = torch.cat(start).norm()
     here = float(dense.value(start))
@@ -44,6 +49,8 @@ def check_bound(
         generator = torch.Generator().manual_seed(options.seed)
         directions = (_direction(start, generator) for _ in range(trials))
         excesses = [_excess(dense, found, start, here, radius * norm, own, options.cubic) for own in directions]
+        if not all(map(math.isfinite, excesses)):
+            raise ValueError(f"radius {radius:g}: the loss or its bound is not finite so far away; try smaller radii")
         failures = sum(excess > ROUNDING * max(1.0, abs(here)) for excess in excesses)
         checks.append(BoundCheck(float(radius), trials, failures, max(excesses)))
     return tuple(checks)

@@ -24,9 +24,15 @@ def trace_runs(config: TimelineConfig, team: Team) -> dict[str, Timeline] | None
 
     Returns:
         On worker 0 what all workers recorded, by run: first the schedule's name, then "sm". None on the others.
+
+    Raises:
+        ValueError: when there are too few samples for the micro-batches, or the network cannot be built or cut.
     """
     set_up_processor(config.threads)
     data = load_data(config, team)
+    samples = len(data.train_inputs)
+    if samples < config.microbatches:
+        raise ValueError(f"{samples} samples cannot be cut into {config.microbatches} equal micro-batches")
     runs = {
         config.schedule: _trace(config, data, team, "gd", {}, config.gradient_steps),
         "sm": _trace(config, data, team, "sm", method_options("sm", data, config.given_options()), config.rounds),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from surmin.errors import NonFiniteError
 from surmin.methods.armijo import ArmijoSearch, SearchResult
 from surmin.methods.blocks.block_vectors import Blocks, BlockVectors, inner, to_layers
 from surmin.pipeline.step_meter import StepMeter
@@ -60,9 +61,14 @@ def search_jointly(
         gradients: ∇h.
         steps: d.
         others: this worker's shares of other numbers to be summed, 0-dimensional.
+
+    Raises:
+        NonFiniteError: when the loss is not finite, or its slope.
     """
     shares = [wave.loss, inner(gradients, gradients), inner(gradients, steps), *others]
     loss, square, slope, *sums = pipeline.total(torch.stack([share.to(wave.loss) for share in shares]))
+    if not math.isfinite(loss):
+        raise NonFiniteError(f"no step can be tested against a loss of {loss}")
     search, length, found = ArmijoSearch(pipeline, 1.0), 0.0, SearchResult(None, loss, 0)
     if slope < 0:
         against = to_layers(blocks, {block: -step for block, step in steps.items()})

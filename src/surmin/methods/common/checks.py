@@ -1,6 +1,8 @@
 """Values of options that several methods take, and what they ask of the loss."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from surmin.losses import ConvexLoss, GradientOracle
 
@@ -23,6 +25,13 @@ def check_seed(saved: int, own: int) -> None:
     """Raise ValueError unless a state was saved with this seed: the draws to come would be others."""
     if saved != own:
         raise ValueError(f"the state was saved with seed {saved}, this method has {own}")
+
+
+def check_progress(state: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a state's round and damping can be those of a run."""
+    if type(state["round"]) is not int or state["round"] < 0:
+        raise ValueError(f"the state's round must be a whole number from 0 up, got {state['round']!r}")
+    check_positive("the state's damping", state["damping"])
 
 
 def check_has_value(name: str, loss: ConvexLoss, *instead: str) -> None:

@@ -58,11 +58,11 @@ def load_named_state(optimizer: Optimizer, parameters: Mapping[str, Tensor], sta
         raise ValueError(f"the optimizer's state is for parameters this network does not have: {', '.join(foreign)}")
     remembered = _remembered(optimizer)
     for name, values in state.items():
-        found, wanted = _shapes(values), remembered.get(index[name], {})
+        found, wanted = _kinds(values), remembered.get(index[name], {})
         if found != wanted:
             kind = type(optimizer).__name__
             raise ValueError(
-                f"the optimizer's state of {name} has the shapes {found} where {kind} has {wanted} here: it is of "
+                f"the optimizer's state of {name} has {found} where {kind} has {wanted} here: it is of "
                 "another optimizer or another network"
             )
     packed = {index[name]: deepcopy(values) for name, values in state.items()}
@@ -76,15 +76,18 @@ def _places(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> dict[str,
     return {name: place[parameter] for name, parameter in parameters.items() if parameter in place}
 
 
-def _remembered(optimizer: Optimizer) -> dict[int, dict[str, tuple[int, ...]]]:
-    """The shapes of what it remembers of each parameter after a step, which copies take."""
+def _remembered(optimizer: Optimizer) -> dict[int, dict[str, Any]]:
+    """The types and shapes of what it remembers of each parameter after a step, which copies take."""
     trial = deepcopy(optimizer)
     for group in trial.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
     trial.step()
-    return {index: _shapes(values) for index, values in trial.state_dict()["state"].items()}
+    return {index: _kinds(values) for index, values in trial.state_dict()["state"].items()}
 
 
-def _shapes(values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) if isinstance(value, Tensor) else () for name, value in values.items()}
+def _kinds(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: (value.dtype, list(value.shape)) if isinstance(value, Tensor) else type(value)
+        for name, value in values.items()
+    }

@@ -19,7 +19,7 @@ from surmin.stages.elementwise import PIECEWISE_LINEAR, ElementwiseAtPoint, elem
 from surmin.stages.layer import Layer
 from surmin.stages.linear import LinearAtPoint
 from surmin.stages.linearize import linearize
-from surmin.stages.recorded import naming, pull, pull_columns, recording, require_functions_of_torch
+from surmin.stages.recorded import naming, pull, pull_columns, recording, require_second_derivatives
 
 
 class LayerTangents(Protocol):
@@ -125,7 +125,7 @@ class GenericTangents:
         with naming(layer):
             with recording():
                 self.output = layer.forward(self.inputs, dict(zip(parameters, self.parameters, strict=True)))
-            require_functions_of_torch(self.output)
+            require_second_derivatives(self.output)
             gradients = pull([self.output], [*moved, *self.parameters], [self.cotangent], record=True)
         self.input_gradient, self.parameter_gradient = gradients[: len(moved)], gradients[len(moved) :]
 
