@@ -228,6 +228,7 @@ def test_a_comparison_goes_on_with_the_same_cut(tmp_path: Path) -> None:
         Comparison.resume(tmp_path / "compared", replace(config, stages=1), tmp_path / "compared")
 
 
+@pytest.mark.slow
 def test_a_method_that_torch_cannot_go_on_with_does_not_end_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -330,6 +330,7 @@ WORDS = [
 ]
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "grid"
     assert main([*WORDS, "--methods", "sm,gd-armijo", "--out", str(folder)]) == 0
