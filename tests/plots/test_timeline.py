@@ -33,6 +33,11 @@ def test_the_papers_figure(tmp_path: Path, figures: list[Figure]) -> None:
     assert width > 1400 and height > 500
 
 
+def test_dollars_in_a_name_are_no_formula(tmp_path: Path) -> None:
+    draw_timelines(tmp_path / "timeline.png", "cost_$a_{$b.npz", {"SM": surrogate_round()})
+    assert picture_size(tmp_path / "timeline.png")[0] > 1000
+
+
 def test_boxes_lie_where_the_spans_do(tmp_path: Path, figures: list[Figure]) -> None:
     timeline = Timeline.merge([row(0, "F|FWUUU", start=100), row(1, "...B", start=100)])
     draw_timelines(tmp_path / "timeline.png", "", {"SM": timeline})

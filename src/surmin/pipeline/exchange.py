@@ -14,7 +14,8 @@ from torch import Tensor
 
 from surmin.curvature.output_curvature import Message
 from surmin.pipeline.batch_check import BatchCheck
-from surmin.pipeline.held_stages import HeldStages, apart_from
+from surmin.pipeline.held_stages import HeldStages
+from surmin.pipeline.leaving import apart_from
 from surmin.pipeline.links import Kind, Links
 
 

@@ -1,8 +1,8 @@
 """The consecutive stages that one worker holds, and what they do with a micro-batch: timed, and its work counted."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import islice
 from typing import Literal
 
@@ -12,7 +12,8 @@ from torch.distributed import ProcessGroup
 
 from surmin.curvature.output_curvature import Message
 from surmin.losses import ConvexLoss
-from surmin.pipeline.links import Kind, Links
+from surmin.pipeline.leaving import apart_from
+from surmin.pipeline.links import Kind, Links, agreeing
 from surmin.pipeline.tracing import NULL_TRACER, Tracer
 from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.validation import check_batch, check_loss, check_microbatches
@@ -117,24 +118,13 @@ class HeldStages:
                 for name, value in own.items():
                     layer.parameters[name].copy_(value)
 
-    @contextmanager
-    def agreeing(self) -> Iterator[None]:
+    def agreeing(self) -> AbstractContextManager[None]:
         """A context that all workers go through, once they know more of the network.
 
         Raises:
             ValueError: on all of them, when one has raised anything in there; where that was another error, that one.
         """
-        failure: Exception | None = None
-        try:
-            yield
-        except Exception as error:
-            failure = error
-        if failure is None or isinstance(failure, ValueError | TypeError):
-            self._links.compare("", failure, wait=True)
-            return
-        with suppress(ValueError):
-            self._links.compare("", ValueError(f"{type(failure).__name__}: {failure}"), wait=True)
-        raise failure
+        return agreeing(self._links)
 
     def agree_on(self, description: str) -> None:
         """Raise ValueError on all workers unless they describe the same."""
@@ -291,13 +281,3 @@ class HeldStages:
     def _receive(self, kind: Kind, number: int | None = None) -> Message:
         with self.tracer.span("W", number):
             return self._links.receive(kind)
-
-
-def apart_from(batch: Tensor, state: Tensor) -> Tensor:
-    """A state; a copy of one in the batch's own memory, which may hold the next one while this is being sent."""
-    return state.clone() if state.untyped_storage().data_ptr() == batch.untyped_storage().data_ptr() else state
-
-
-def stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """On a new first dimension; a single one is not copied."""
-    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))

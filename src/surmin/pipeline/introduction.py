@@ -31,7 +31,7 @@ class Held(NamedTuple):
         fingerprint: of all parameters and buffers.
         microbatches: into how many it would cut a batch.
         schedule: a number for its name.
-        mesh: a number for that.
+        mesh: a number for the ranks of its pipes.
         gpu: a number for the one of all machines' that it computes on; 0 for a processor, `GPU_WITHOUT_NCCL` otherwise.
     """
 

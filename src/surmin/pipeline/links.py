@@ -1,6 +1,7 @@
 """What links a worker's stages to those of the others, as the waves see it; and one process, which has no others."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -88,3 +89,19 @@ class NoLinks:
         for _ in range(2 * (self._workers - 1)):
             traffic.send((values,))
         return [float(value) for value in values.tolist()]
+
+
+@contextmanager
+def agreeing(links: Links) -> Iterator[None]:
+    """Have all workers hear of what one raises inside; what is no ValueError or TypeError is raised as it is there."""
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    if failure is None or isinstance(failure, ValueError | TypeError):
+        links.compare("", failure, wait=True)
+        return
+    with suppress(ValueError):
+        links.compare("", ValueError(f"{type(failure).__name__}: {failure}"), wait=True)
+    raise failure

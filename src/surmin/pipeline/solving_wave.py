@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from surmin.pipeline.held_stages import HeldStages, stacked
+from surmin.pipeline.held_stages import HeldStages
+from surmin.pipeline.leaving import stacked
 from surmin.pipeline.wave import Wave
 from surmin.stages.stage import Stage
 from surmin.stages.tape import LayerParameters, Tape, joined

@@ -15,7 +15,8 @@ from torch import Tensor
 from surmin.curvature.output_curvature import Message, OutputCurvature, draw_seed
 from surmin.pipeline.descent import Descent
 from surmin.pipeline.exchange import Exchange
-from surmin.pipeline.held_stages import Boundaries, Candidates, apart_from, stacked
+from surmin.pipeline.held_stages import Boundaries, Candidates
+from surmin.pipeline.leaving import apart_from, stacked
 from surmin.pipeline.links import Kind
 from surmin.pipeline.reuse import AcceptedWave, NotedBatch
 from surmin.pipeline.solving_wave import SolvingWave

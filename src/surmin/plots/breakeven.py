@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from surmin.experiments.simulated.outcomes import Cell
-from surmin.plots.style import RC, save
+from surmin.plots.style import RC, entitle, save
 
 COLORS = "PuOr_r"  # purple and orange: told apart by all eyes, and white between them
 FURTHEST = 3.0
@@ -38,11 +38,11 @@ def draw_breakeven(path: Path, method: str, problem: str, panels: Sequence[Seque
         grid = figure.subplots(len(panels), 1, squeeze=False)
         for axes, cells in zip(grid.flat, panels, strict=True):
             _draw_panel(axes, cells, latencies, rates)
-        figure.suptitle(
+        entitle(
+            figure,
             f"Seconds to a loss of {target:g}: {method} over the best other method\n{problem}; "
             "below 1 (purple) it is faster, above 1 (orange) it loses",
             fontsize=11,
-            wrap=True,
         )
         scale = ScalarMappable(Normalize(-FURTHEST, FURTHEST), COLORS)
         ticks = range(-3, 4)

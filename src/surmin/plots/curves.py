@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from surmin.plots.series import Axis, Curve
-from surmin.plots.style import RC, LineStyle, save
+from surmin.plots.style import RC, LineStyle, entitle, save
 
 MARKERS_PER_CURVE = 12
 COMPRESS_ABOVE = 4.0
@@ -126,5 +126,5 @@ def label_figure(figure: Figure, title: str, columns: int) -> None:
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.suptitle(title, wrap=True)
+    entitle(figure, title)
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(columns, len(handles)))

@@ -13,7 +13,7 @@ from surmin.experiments.configs.theory import TheoryConfig
 from surmin.experiments.theory.theorem import TheoremRun
 from surmin.experiments.theory.theory import NetworkTightness
 from surmin.plots.series import Values
-from surmin.plots.style import PALETTE, RC, LineStyle, save
+from surmin.plots.style import PALETTE, RC, LineStyle, entitle, save
 
 ROWS = (
     ("random_ratio", "ℍ over G,\nrandom directions"),
@@ -62,7 +62,7 @@ def draw_theorem(path: Path, config: TheoryConfig, runs: Sequence[TheoremRun]) -
             axes.set_xlabel("rounds T")
         figure.axes[0].set_ylabel("‖∇h‖², squared norm of the mean loss's gradient")
         title = f"Theorem 1: Algorithm 1 with inner steps of size 1/β; {describe(config, config.layers)}"
-        figure.suptitle(title, wrap=True)
+        entitle(figure, title)
         _add_legend(figure, columns=3)
         save(figure, path)
 
@@ -84,7 +84,7 @@ def draw_tightness(path: Path, config: TheoryConfig, found: Sequence[NetworkTigh
             axes.set_xlabel("layer, 1 = at the input")
         seeds = f"median and range over {config.seeds} seeds" if config.seeds > 1 else f"seed {config.seed}"
         title = f"Local losses' curvature ℍ over the Gauss-Newton matrix G; {describe(config)}; {seeds}"
-        figure.suptitle(title, wrap=True)
+        entitle(figure, title)
         _add_legend(figure, columns=3)
         save(figure, path)
 

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from surmin.experiments.traces.timeline import Timeline
 from surmin.pipeline.tracing import LETTERS, Letter, Span
-from surmin.plots.style import PALETTE, RC, save
+from surmin.plots.style import PALETTE, RC, entitle, save
 from surmin.plots.tables import percent
 
 COLORS: dict[Letter, tuple[str, str]] = {
@@ -75,7 +75,7 @@ def _label_panel(axes: Axes, name: str, timeline: Timeline) -> None:
 def _label(figure: Figure, title: str, panels: Mapping[str, Timeline]) -> None:
     seen = {span.letter for timeline in panels.values() for span in timeline.spans}
     patches = [_legend_patch(letter) for letter in LETTERS if letter in seen]
-    figure.suptitle(title, wrap=True)
+    entitle(figure, title)
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
 
 
