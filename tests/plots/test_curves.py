@@ -41,7 +41,7 @@ def test_divergence_is_marked(tmp_path: Path, figures: list[Figure]) -> None:
 
 
 @pytest.mark.parametrize("target", [None, 0.1])
-@pytest.mark.parametrize("losses", [[200.0, 150.0], [150.0, 1e6], [150.0, 300.0, None], [1e-12, 1e-13]])
+@pytest.mark.parametrize("losses", [[200.0, 150.0], [150.0, 1e6], [150.0, 300.0, None], [1e-17, 1e-18]])
 def test_losses_that_are_all_beyond_what_is_shown_are_shown(
     tmp_path: Path, figures: list[Figure], losses: list[float | None], target: float | None
 ) -> None:

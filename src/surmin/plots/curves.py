@@ -16,7 +16,7 @@ from surmin.plots.style import RC, LineStyle, entitle, save
 
 MARKERS_PER_CURVE = 12
 COMPRESS_ABOVE = 4.0
-LOWEST_SHOWN, HIGHEST_SHOWN = 1e-9, 1e2
+LOWEST_SHOWN, HIGHEST_SHOWN = 1e-15, 1e2
 """Losses beyond are off the picture, or all others would shrink to a strip: rounding decides about those below, and
 above are runs that diverge, whose crosses are drawn at the edge."""
 LEGEND_LINE = 0.23  # inches
