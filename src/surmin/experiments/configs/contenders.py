@@ -43,14 +43,17 @@ CONTENDERS: Mapping[str, Contender] = {
     "sso": Contender("sso", "paper", True, tuned={"lr": (10.0, 50.0, 200.0), "inner_lr": (1.0, 10.0)}),
     "cgblock": Contender("cgblock", "paper", True, {"safeguard": "none"}),
     "cgblock-damping": Contender(
-        "cgblock", "paper", True, {"safeguard": "damping"}, {"damping": (0.01, 0.1, 1.0, 10.0)}
+        "cgblock", "paper", True, {"safeguard": "damping"}, {"damping": (0.001, 0.01, 0.1, 1.0, 10.0)}
     ),
     "cgblock-armijo": Contender("cgblock", "curvature", True, {"safeguard": "armijo"}),
-    "cgblock-ggn": Contender("cgblock-ggn", "curvature", True, tuned={"damping": (1e-3, 1e-2, 1e-1, 1.0)}),
+    "cgblock-ggn": Contender("cgblock-ggn", "curvature", True, tuned={"damping": (1e-4, 1e-3, 1e-2, 1e-1, 1.0)}),
     "locoprop": Contender(
-        "locoprop", "first-order", True, tuned={"lr": (1.0, 10.0, 100.0), "inner_lr": (1e-3, 3e-3, 1e-2, 3e-2)}
+        "locoprop",
+        "first-order",
+        True,
+        tuned={"lr": (0.1, 0.3, 1.0, 10.0, 100.0), "inner_lr": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)},
     ),
-    "kfac": Contender("kfac", "curvature", tuned={"damping": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)}),
+    "kfac": Contender("kfac", "curvature", tuned={"damping": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)}),
     "dgl": Contender("dgl", "first-order", tuned={"lr": LOCAL_RATES}),
     "interlocking": Contender("interlocking", "first-order", tuned={"lr": LOCAL_RATES}),
     "adam": Contender("adam", "first-order", tuned={"lr": (1e-3, 3e-3, 5e-3, 1e-2, 2e-2, 5e-2)}),
@@ -58,7 +61,7 @@ CONTENDERS: Mapping[str, Contender] = {
     "features-replay": Contender("features-replay", "first-order", tuned={"lr": RATES}),
     "fdg": Contender("fdg", "first-order", tuned={"lr": RATES}),
     "dni": Contender("dni", "first-order", tuned={"lr": RATES}),
-    "dladmm": Contender("dladmm", "first-order", tuned={"penalty": (1e-3, 1e-2, 1e-1, 1.0)}),
+    "dladmm": Contender("dladmm", "first-order", tuned={"penalty": (1e-4, 1e-3, 1e-2, 1e-1, 1.0)}),
 }
 """By the name under which it stands in tables."""
 
