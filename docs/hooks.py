@@ -13,7 +13,7 @@ from mkdocs.structure.pages import Page
 
 SAVED = "benchmarks/results/saved"
 FROM_README = {"when.md": "## When to use it, and when not"}
-"""Pages that end with a section of the README."""
+"""Pages that are a section of the README under their title."""
 LINK = re.compile(rf"\]\((?:\.\./)+{SAVED}/([\w.-]+)\)")
 
 
@@ -30,6 +30,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if heading := FROM_README.get(page.file.src_uri):
         readme = (Path(config.config_file_path).parent / "README.md").read_text(encoding="utf-8")
         section = readme.partition(f"{heading}\n")[2].partition("\n## ")[0]
-        markdown += section.replace("](docs/", "](").replace("](benchmarks/", "](../benchmarks/")
+        title = markdown.partition("\n")[0]
+        markdown = title + "\n" + section.replace("](docs/", "](").replace("](benchmarks/", "](../benchmarks/")
     here = posixpath.dirname(page.file.src_uri) or "."
     return LINK.sub(lambda found: f"]({posixpath.relpath(f'{SAVED}/{found[1]}', here)})", markdown)

@@ -61,14 +61,15 @@ def test_without_a_good_trial_the_parameters_stay(monkeypatch: pytest.MonkeyPatc
     assert largest_difference(model, make_model()) == 0
 
 
-@pytest.mark.parametrize(("short_of_two", "tries"), [(1.5e-4, 2), (2.5e-4, 1)])
+@pytest.mark.parametrize(("short_of_two", "tries"), [(0.0, 2), (1.5e-4, 2), (2.5e-4, 1)])
 def test_a_longer_step_has_to_lower_the_loss_by_more(short_of_two: float, tries: int) -> None:
-    """½w² from w = 1 by α: the loss falls by α(2 - α)/2, which is asked to be 10⁻⁴ α."""
+    """½w² from w = 1 by α: the loss falls by α(2 - α)/2, which is asked to be 10⁻⁴ α. By 2 it stays: half of it does."""
     model = nn.Sequential(nn.Linear(1, 1, bias=False)).double()
     nn.init.ones_(model[0].weight)
     method = ArmijoDescent(InProcessPipeline(partition(model, 1), SquaredError()), lr=2 - short_of_two)
     one = torch.ones(1, 1, dtype=torch.float64)
-    assert method.step(one, torch.zeros_like(one)).tries == tries
+    report = method.step(one, torch.zeros_like(one))
+    assert report.accepted and report.tries == tries
 
 
 def test_an_accepted_trial_is_the_next_first_wave_only_while_nothing_changes() -> None:

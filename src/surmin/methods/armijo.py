@@ -73,6 +73,7 @@ class ArmijoSearch:
             raise NonFiniteError(f"the line search cannot begin at a value of {value} with a slope of {slope}")
         if slope <= 0:
             return SearchResult(None, value, 0)
+        tied = False
         for tries in range(1, MAX_TRIES + 1):
             moved = self._moved(direction)
             (trial,) = self.pipeline.forward_candidates(inputs, targets, [moved])
@@ -82,8 +83,9 @@ class ArmijoSearch:
                 self.length *= 2
                 return SearchResult(trial, new_value, tries)
             self.length *= 0.5
-            if new_value == value:  # what is left to gain is below rounding errors
+            if tied and new_value == value:  # twice in a row: what is left to gain is below rounding errors
                 return SearchResult(None, value, tries)
+            tied = new_value == value
         return SearchResult(None, value, MAX_TRIES)
 
     def _moved(self, direction: Gradients) -> StageParameters:

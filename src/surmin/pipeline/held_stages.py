@@ -214,8 +214,11 @@ class HeldStages:
             return self.stages[position].backward(tape, cotangent, wanted)
 
     def top_cotangent(self, wave: Wave, number: int) -> Tensor:
-        """The gradient of the mean loss in the network's output, for one micro-batch."""
-        return self.output_gradient(wave.outputs[number], wave.targets[number], wave.shape[0])
+        """The gradient of the mean loss in the network's output, for one micro-batch; the loss is asked once a wave."""
+        if number not in wave.cotangents:
+            output = wave.tapes[-1][number].output
+            wave.cotangents[number] = self.output_gradient(output, wave.targets[number], wave.shape[0])
+        return wave.cotangents[number]
 
     @torch.no_grad()
     def output_gradient(self, outputs: Tensor, targets: Tensor, samples: int) -> Tensor:

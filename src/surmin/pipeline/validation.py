@@ -145,8 +145,9 @@ def check_mode(outer: nn.Module, place: str) -> None:
                 "of losses would hold; call .eval() on it or remove it"
             )
         if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
+            why = "is in training mode" if module.training else "keeps no running statistics"
             raise ValueError(
-                f"{where} is in training mode: batch statistics tie the samples of a batch together, and local "
+                f"{where} {why}: batch statistics tie the samples of a batch together, and local "
                 "losses need one sample's output to depend on that sample alone; call .eval() on it, or use LayerNorm "
                 "or GroupNorm"
             )

@@ -31,6 +31,7 @@ class Wave:
         loss: the mean loss h, 0-dimensional; summed in float64, so that small decreases are seen. Where the network's
             last stage is held by another worker, 0: `total` then gives the loss to all.
         gradients: where the gradient wave came with the forward wave, what it found.
+        cotangents: of the mean loss in the outputs, by number of the micro-batch, as far as they have been asked for.
     """
 
     shape: torch.Size
@@ -38,6 +39,7 @@ class Wave:
     tapes: list[list[Tape]]
     loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     gradients: dict[Stage, list[Tensor]] | None = None
+    cotangents: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def part_shape(self) -> torch.Size:
