@@ -42,7 +42,9 @@ def make_method(
 
 def initial_weights(method: LocalLearning, inputs: Tensor) -> dict[str, dict[str, Tensor]]:
     """Of the networks beside the stages, by the name of the stage's first layer, as leaves that can be trained."""
-    method.auxiliary.prepare(inputs)
+    outputs = method.pipeline.predict(inputs)
+    assert outputs is not None
+    method.auxiliary.prepare(inputs, outputs.shape[1:])
     stages = method.state_dict()["auxiliary"]["stages"]
     return {
         stage: {name: value.clone().requires_grad_() for name, value in own["weights"].items()}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.methods.cases import largest_difference
 from tests.methods.local_cases import (
@@ -112,6 +112,23 @@ def test_nothing_below_the_last_stage_moves_at_first() -> None:
     method.step(*case.batch())
     moved = [largest_difference(own, old) > 0 for own, old in zip(stages, start, strict=True)]
     assert moved == [False, True, True]
+
+
+def test_the_next_batch_may_be_put_into_the_last_one_s_tensors() -> None:
+    """The first stage only looks at the batch in another shape, and its synthesizer learns a round later."""
+    case = case_of("tanh")
+    found = []
+    for refills in (False, True):
+        stages = [nn.Flatten(), *make_stages(case, (0, 4, 7))]
+        method = make_method("dni", stages, case)
+        inputs, targets = case.batch()
+        for seed in range(3):
+            batch = case.batch(seed=seed)
+            inputs, targets = (inputs.copy_(batch[0]), targets.copy_(batch[1])) if refills else batch
+            method.step(inputs, targets)
+        found.append(method.auxiliary[0].state_dict()["weights"])
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name]), name
 
 
 @pytest.mark.parametrize(

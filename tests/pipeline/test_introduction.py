@@ -18,19 +18,26 @@ CPU = torch.device("cpu")
     ids=str,
 )
 def test_a_gpu_each(gpus: list[int], each: bool) -> None:
-    assert have_a_gpu_each([Held(1, 1, 1, 0, 1, 0, 0, gpu) for gpu in gpus]) is each
+    assert have_a_gpu_each([Held(1, 1, 1, 1, 0, 1, 0, 0, gpu) for gpu in gpus]) is each
 
 
 def test_what_a_worker_on_a_processor_tells() -> None:
     modules = [nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)), nn.Tanh()]
     own, again = (Held.of(modules, POSTED, CPU) for _ in range(2))
-    assert (own.layers, own.layer_blocks, own.stage_blocks, own.gpu) == (4, 2, 1, 0)
+    assert (own.stages, own.layers, own.layer_blocks, own.stage_blocks, own.gpu) == (2, 4, 2, 1, 0)
     assert own == again
     for other in ({"microbatches": 2}, {"schedule": "gpipe"}, {"pipes": [[1, 0]]}):
         assert own != Held.of(modules, POSTED._replace(**other), CPU), other
+
+
+def test_parameters_are_only_told_to_replicas() -> None:
+    modules = [nn.Linear(2, 3)]
+    replicated = POSTED._replace(pipes=[[0], [1]])
+    before = [Held.of(modules, setup, CPU).fingerprint for setup in (POSTED, replicated)]
     with torch.no_grad():
-        modules[0][0].weight[0, 0] += 1  # type: ignore[index]
-    assert own.fingerprint != Held.of(modules, POSTED, CPU).fingerprint
+        modules[0].weight[0, 0] += 1
+    after = [Held.of(modules, setup, CPU).fingerprint for setup in (POSTED, replicated)]
+    assert before[0] == after[0] and before[1] != after[1]
 
 
 def test_a_gpu_without_nccl_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The wave that accepted a step is used again for the very same batch and parameters, and for nothing else."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -167,6 +168,13 @@ def test_batches_with_missing_numbers_are_known_again() -> None:
     assert noted.is_same(inputs, targets)
     inputs.data[7, 4, 3] += 1
     assert not noted.is_same(inputs, targets)
+
+
+def test_a_copy_of_a_pipeline_does_not_copy_the_batch() -> None:
+    pipeline, (inputs, targets) = InProcessPipeline([network()], SquaredError()), batch()
+    attached = inputs.requires_grad_() * 1.0
+    pipeline.forward(attached, targets)
+    assert copy.deepcopy(pipeline).batches._last == NotedBatch()
 
 
 def test_lbfgs_looks_at_the_parameters_too() -> None:

@@ -76,7 +76,7 @@ class DlAdmm:
             with torch.no_grad(), restored_on_failure(self.pipeline.parameters):
                 loss = self._sweep(inputs, targets)
         except BaseException:
-            self._exchange.forget()
+            self._exchange.abandon()
             self._batch, self._noted = "", NotedBatch()  # the variables are made anew
             raise
         return meter.report(inputs.shape, loss, math.nan)

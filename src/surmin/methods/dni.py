@@ -13,6 +13,7 @@ from surmin.methods.auxiliary_networks.local_learning import LocalLearning
 from surmin.methods.auxiliary_networks.synthesizer import Synthesizer, check_targets
 from surmin.methods.common.optimizers import make_optimizer
 from surmin.methods.common.stagewise import GRADIENT, Round, parts_of
+from surmin.pipeline.leaving import apart_from, memory_of
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.tape import Tape
 
@@ -58,7 +59,7 @@ class SyntheticGradients(LocalLearning):
         lr: learning rate of the stages.
         inner_lr: learning rate of the synthesizers.
         inner_steps: N.
-        optimizer: of the stages, "sgd" (momentum 0.9) or "adam".
+        optimizer: of the stages, "sgd" (momentum 0.9), "gd" or "adam".
         seed: of the synthesizers' initial weights.
 
     Raises:
@@ -109,7 +110,7 @@ class SyntheticGradients(LocalLearning):
                 with self.pipeline.tracer.span("B", number):
                     self._descend(position, tapes[number][position], part, labels, len(inputs), found)
         for position in self._guessing:
-            outputs = [by_position[position].output.detach() for by_position in tapes]
+            outputs = [apart_from(memory_of(inputs), by_position[position].output.detach()) for by_position in tapes]
             self._lessons[position] = _Lesson(outputs, [labels.clone() for _, labels in parts])
         self._shape = inputs.shape
 

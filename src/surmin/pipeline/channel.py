@@ -17,6 +17,7 @@ DTYPES = (
     torch.float64,
     torch.int64,
     torch.int32,
+    torch.int16,
     torch.uint8,
     torch.bfloat16,
     torch.float16,
@@ -101,7 +102,7 @@ class Sender(_End):
             RuntimeError: when its shapes are not those of the first message.
             PeerError: when the other worker is gone.
         """
-        tensors = [tensor.detach().to(self.route.device).contiguous() for tensor in message]
+        tensors = self._brought(message)
         shapes = _shapes(tensors)
         while len(self._underway) >= self._most:
             self._finish_oldest()
@@ -113,6 +114,13 @@ class Sender(_End):
             raise RuntimeError(f"a message of shapes {shapes} after others of {self.shapes}")
         begun += [self._begin(tensor, self._message_tag) for tensor in tensors]
         self._underway.append(begun)
+
+    def _brought(self, message: Message) -> list[Tensor]:
+        """Where the route takes them from, whole; from a GPU to the processor with one wait for all."""
+        tensors = [tensor.detach().to(self.route.device, non_blocking=True) for tensor in message]
+        if self.route.device == CPU and any(tensor.is_cuda for tensor in message):
+            torch.cuda.current_stream(self.route.home).synchronize()
+        return [tensor.contiguous() for tensor in tensors]
 
     def flush(self) -> None:
         """Wait until all has been sent."""
@@ -185,6 +193,8 @@ def _shapes(tensors: Sequence[Tensor]) -> list[Shape]:
 
 
 def _header(shapes: Sequence[Shape], device: torch.device) -> Tensor:
+    if len(shapes) > MAX_TENSORS:
+        raise ValueError(f"a message between stages has at most {MAX_TENSORS} tensors, got {len(shapes)}")
     numbers = [len(shapes)]
     for dtype, shape in shapes:
         if len(shape) > MAX_DIMENSIONS or dtype not in DTYPES:

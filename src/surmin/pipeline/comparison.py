@@ -68,10 +68,11 @@ class StatusComparison:
         if _trouble(self._told) is not None:
             self._listen(None)
         trouble = _trouble(self._told)
+        has_begun = in_wave and not all(complaint for complaint, _ in self._told.values())  # who complains begins none
         if len(self._told) == len(self._places):
             self._told = {}
         if trouble is not None:
-            self._broken = trouble if in_wave else None
+            self._broken = trouble if has_begun else None
             raise ValueError(trouble)
 
     def flush(self) -> None:

@@ -109,19 +109,19 @@ class Pipeline(WorkerPipeline):
         if len(pipes) > 1:
             same_place = list(zip(*pipes, strict=True))
             replicas = ProcessReplicas(self._group(backend, same_place), device if is_direct else CPU, traffic)
-        links = ProcessLinks(pipes, blocks, routes, replicas)
+        self._processes = ProcessLinks(pipes, [own.stages for own in held], blocks, routes, replicas)
         own = stages_of(modules, first_layer)
-        super().__init__(own, setup.loss, setup.microbatches, links, frozenset(), replicas, traffic)
-        self._kinds = {name: (value.dtype, value.device) for name, value in self.parameters.items()}
-        self._processes = links
+        super().__init__(own, setup.loss, setup.microbatches, self._processes, frozenset(), replicas, traffic)
+        self.batches.watch.keep_kinds()
         self._scheduled = None
         if setup.schedule != "posted":
+            self._hears_all = True  # once a schedule of torch's runs nobody can be told that another worker does not
             self._scheduled = self._by_torch(setup.schedule, self._group(backend, pipes))
 
     def _by_torch(self, schedule: str, group: dist.ProcessGroup) -> "ScheduledGradients":
         from surmin.pipeline.scheduled import ScheduledGradients  # here: importing torch's schedules takes a second
 
-        return ScheduledGradients(self, schedule, group, self._device)
+        return ScheduledGradients(self, schedule, group)
 
     @property
     def group(self) -> dist.ProcessGroup:
@@ -132,17 +132,6 @@ class Pipeline(WorkerPipeline):
     def device(self) -> torch.device:
         """Where this worker's stages and batches are."""
         return self._device
-
-    def batch_error(self, batch: tuple[Tensor, Tensor] | None) -> ValueError | TypeError | None:
-        """Also that no parameter was converted: what workers send each other keeps its type."""
-        for name, parameter in self.parameters.items():
-            now, then = (parameter.dtype, parameter.device), self._kinds[name]
-            if now != then:
-                return ValueError(
-                    f"parameter {name} was {then[0]} on {then[1]} when the pipeline was made, and is {now[0]} on "
-                    f"{now[1]}: make a new one"
-                )
-        return super().batch_error(batch)
 
     def flush(self) -> None:
         """Wait until everything has been sent; to be called, by all, before the process group is destroyed."""
@@ -164,24 +153,25 @@ class Pipeline(WorkerPipeline):
             dist.destroy_process_group(self._groups.pop())
 
     def _group(self, backend: str, sets: Sequence[Sequence[int]]) -> dist.ProcessGroup:
-        """A new group for each of these sets of ranks, made in the same order everywhere; this worker's own."""
-        own = [list(ranks) for ranks in sets]
+        """A new group for each of these sets of ranks, made in the same order everywhere; this worker's own.
+
+        Ranks in a group go by their order in its set, as places in a pipe do.
+        """
         with answer_from(None):
-            group, _ = dist.new_subgroups_by_enumeration(own, timeout=self._patience, backend=backend)
+            made = [
+                dist.new_group(list(ranks), timeout=self._patience, backend=backend, sort_ranks=False) for ranks in sets
+            ]
+        (group,) = [group for group, ranks in zip(made, sets, strict=True) if dist.get_rank() in ranks]
         assert isinstance(group, dist.ProcessGroup)
         self._groups.append(group)
         return group
 
-    def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries) -> Wave:
-        """By torch's schedule where one was asked for and a gradient wave is to follow.
-
-        Once that runs nobody can be told that another worker has no part in it: all are heard before.
-        """
-        if self._scheduled is None or not torch.is_grad_enabled():
-            return super()._run_first(inputs, targets, boundaries)
-        self._processes.hear()
+    def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries, *, is_checked: bool) -> Wave:
+        """By torch's schedule, and its gradient wave with it, where one was asked for."""
+        if self._scheduled is None:
+            return super()._run_first(inputs, targets, boundaries, is_checked=is_checked)
         self.traffic.forward_waves += 1
-        return self._scheduled.run(inputs, targets, boundaries)
+        return self._scheduled.run(inputs, targets, boundaries, is_checked=is_checked)
 
 
 def _device(modules: Sequence[nn.Module]) -> torch.device:

@@ -6,16 +6,16 @@ order of its messages and holds them until they are taken, so that a method may 
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
 import torch
 from torch import Tensor
 
 from surmin.curvature.output_curvature import Message
-from surmin.pipeline.batch_check import BatchCheck
+from surmin.pipeline.batch_check import check_without_wave
 from surmin.pipeline.held_stages import HeldStages
-from surmin.pipeline.leaving import apart_from
+from surmin.pipeline.leaving import apart_from, memory_of
 from surmin.pipeline.links import Kind, Links
 
 
@@ -34,11 +34,12 @@ class Exchange:
         number: tells this exchange's messages from those of others on the same links, which may still be under way.
 
     Attributes:
-        stages_below: how many stages the network has below those here; known since the first batch.
-        stages_above: how many it has above them; known since the first batch.
+        stages_below: how many stages the network has below those here.
+        stages_above: how many it has above them.
+        output_shape: of one sample of the network's output; known since the first batch.
     """
 
-    stages_below = stages_above = 0
+    output_shape = torch.Size()
 
     def __init__(
         self, pipeline: HeldStages, links: Links, crossings: AbstractSet[int],
@@ -53,9 +54,10 @@ class Exchange:
         self._opened: dict[Kind, None] = {}
         self._sent: Counter[Kind] = Counter()
         self._received: Counter[Kind] = Counter()
-        self._batch_check = BatchCheck(pipeline, links)
-        self._inputs = torch.empty(0)
-        self._device: torch.device | None = None
+        self._shape = torch.Size()
+        self._memory = 0
+        self._is_lost = False
+        self.stages_below, self.stages_above = links.stages_beyond()
 
     def begin(self, inputs: Tensor, targets: Tensor) -> None:
         """A step on a batch begins, on all workers.
@@ -65,12 +67,15 @@ class Exchange:
 
         Raises:
             ValueError: when the batch does not fit; on every worker for the first one of a shape.
+            RuntimeError: when a step was abandoned here before.
         """
-        self._batch_check.check(inputs, targets)
-        if self._device is None:
-            self._device = inputs.device
-            self.stages_below, self.stages_above = self._stages_beyond("up"), self._stages_beyond("down")
-        self._inputs = inputs
+        if self._is_lost:
+            raise RuntimeError(
+                "a step failed in the middle on this worker, and messages of it may still come: make the method anew, "
+                "on all workers"
+            )
+        self.output_shape = check_without_wave(self._pipeline, self._links, inputs, targets)
+        self._shape, self._memory = inputs.shape, memory_of(inputs)
         self.open(inputs.shape)
 
     def open(self, shape: torch.Size) -> None:
@@ -92,7 +97,7 @@ class Exchange:
             message: tensors that are not written to afterwards.
             shape: of the inputs of the batch it belongs to, where that is not the current one.
         """
-        kind = self._kind(channel, self._inputs.shape if shape is None else shape)
+        kind = self._kind(channel, self._shape if shape is None else shape)
         neighbour = position + (1 if kind[0] == "up" else -1)
         if 0 <= neighbour < len(self._pipeline.stages):
             if max(position, neighbour) in self._crossings:
@@ -100,7 +105,7 @@ class Exchange:
             self._held[kind, neighbour].append(message)
         else:
             self._pipeline.traffic.send(message)
-            self._links.send(kind, tuple(apart_from(self._inputs, tensor) for tensor in message))
+            self._links.send(kind, tuple(apart_from(self._memory, tensor) for tensor in message))
             self._sent[kind] += 1
 
     def take(self, channel: str, position: int, shape: torch.Size | None = None) -> Message:
@@ -111,7 +116,7 @@ class Exchange:
             position: of the stage that receives.
             shape: of the inputs of the batch it belongs to, where that is not the current one.
         """
-        kind = self._kind(channel, self._inputs.shape if shape is None else shape)
+        kind = self._kind(channel, self._shape if shape is None else shape)
         held = self._held[kind, position]
         return held.popleft() if held else self._receive(kind, position)
 
@@ -138,17 +143,33 @@ class Exchange:
         """Let go of all messages that are here and were not taken."""
         self._held.clear()
 
+    def abandon(self) -> None:
+        """A step has failed in the middle. Where there are other workers no other can begin before all `settle`."""
+        self.forget()
+        self._is_lost = not (self._pipeline.is_first and self._pipeline.is_last)
+
     def settle(self) -> None:
         """Receive what other workers have sent to this one, so that they need not wait for that; all call this."""
         self._settle("up", 0)
         self._settle("down", len(self._pipeline.stages) - 1)
+        self._is_lost = False
 
     def _settle(self, way: str, receiver: int) -> None:
         kinds = [kind for kind in self._opened if kind[0] == way]
-        sent = self._hand_on(way, "sent", len(kinds), lambda _: [self._sent[kind] for kind in kinds])
+        sent = self._told_of([self._sent[kind] for kind in kinds], way)
         for kind, count in zip(kinds, sent, strict=True):
             while self._received[kind] < count:
                 self._held[kind, receiver].append(self._receive(kind, receiver))
+
+    def _told_of(self, sent: list[int], way: str) -> list[int]:
+        """What the worker before this one in that direction has sent of every kind; the next one is told of this."""
+        ends = (self._pipeline.is_first, self._pipeline.is_last)
+        begins_here, ends_here = ends if way == "up" else reversed(ends)
+        kind = (way, "sent", len(sent), self._number)
+        self._links.prepare(kind, 1)
+        if sent and not ends_here:
+            self._links.send(kind, (torch.tensor(sent),))
+        return [0] * len(sent) if begins_here or not sent else self._links.receive(kind)[0].tolist()
 
     def _receive(self, kind: Kind, position: int) -> Message:
         sender = position + (-1 if kind[0] == "up" else 1)
@@ -161,23 +182,3 @@ class Exchange:
 
     def _kind(self, channel: str, shape: torch.Size) -> Kind:
         return (self._directions[channel], channel, shape, self._number)
-
-    def _stages_beyond(self, way: str) -> int:
-        """How many stages of other workers a message on its way has come through when it comes here."""
-        here = len(self._pipeline.stages)
-        (beyond,) = self._hand_on(way, "stages", 1, lambda numbers: [numbers[0] + here])
-        return beyond
-
-    def _hand_on(self, way: str, name: str, count: int, outgoing: Callable[[list[int]], list[int]]) -> list[int]:
-        """Whole numbers from the worker before this one in that direction, zeros where there is none.
-
-        What `outgoing` makes of them goes to the next one.
-        """
-        ends = (self._pipeline.is_first, self._pipeline.is_last)
-        begins_here, ends_here = ends if way == "up" else reversed(ends)
-        kind = (way, name, count, self._number)
-        self._links.prepare(kind, 1)
-        numbers = [0] * count if begins_here or not count else self._links.receive(kind)[0].tolist()
-        if count and not ends_here:
-            self._links.send(kind, (torch.tensor(outgoing(numbers), device=self._device),))
-        return list(numbers)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Literal
 
@@ -12,12 +12,12 @@ from torch.distributed import ProcessGroup
 
 from surmin.curvature.output_curvature import Message
 from surmin.losses import ConvexLoss
-from surmin.pipeline.leaving import apart_from
+from surmin.pipeline.leaving import apart_from, memory_of
 from surmin.pipeline.links import Kind, Links, agreeing
+from surmin.pipeline.seen_batches import SeenBatches
 from surmin.pipeline.tracing import NULL_TRACER, Tracer
 from surmin.pipeline.traffic import Traffic
-from surmin.pipeline.validation import check_batch, check_loss, check_microbatches
-from surmin.pipeline.watch import NetworkWatch
+from surmin.pipeline.validation import check_loss, check_microbatches
 from surmin.pipeline.wave import StageParameters, Wave, part_shape
 from surmin.replicas import Replicas
 from surmin.stages.block import Block, cut_blocks
@@ -59,7 +59,7 @@ class HeldStages:
         self.tracer: Tracer = NULL_TRACER
         self._links = links
         self._crossings = crossings
-        self._watch = NetworkWatch(self.stages)
+        self.batches = SeenBatches(self.stages, microbatches)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -129,25 +129,6 @@ class HeldStages:
     def agree_on(self, description: str) -> None:
         """Raise ValueError on all workers unless they describe the same."""
         self._links.compare(description, None, wait=True)
-
-    def batch_error(self, batch: tuple[Tensor, Tensor] | None) -> ValueError | TypeError | None:
-        """What is wrong with the network and a new batch, if there is one, as far as this worker can see."""
-        try:
-            self._watch.check()
-            if batch is not None:
-                check_batch(*batch, self.microbatches, next(iter(self.parameters.values()), None))
-        except (ValueError, TypeError) as error:
-            return error
-        return None
-
-    def samples_error(self, tapes: Sequence[Tape]) -> ValueError | None:
-        """What is wrong with the way of a micro-batch through the stages here, by its tapes."""
-        try:
-            with suppress(RuntimeError):  # a module that takes no other samples than these
-                self._watch.check_samples(tapes)
-        except ValueError as error:
-            return error
-        return None
 
     def forward_part(
         self, states: Sequence[Tensor], candidates: Candidates, number: int, part: torch.Size
@@ -250,13 +231,16 @@ class HeldStages:
         """What enters and what leaves the stages here for a batch; leaves no tapes and is not counted."""
         kind = ("prediction", inputs.shape)
         self._links.prepare(kind, 1)
-        given = inputs.clone() if inputs.is_inference() else inputs
-        state = entering = given if self.is_first else self._receive(kind)[0]
+        if self.is_first:
+            entering = inputs.clone() if inputs.is_inference() else inputs
+        else:
+            (entering,) = self._receive(kind)
+        state = entering
         for stage in self.stages:
             for layer in stage.layers:
                 state = layer.forward(state)
         if not self.is_last:
-            self._links.send(kind, (apart_from(inputs, state),))
+            self._links.send(kind, (apart_from(memory_of(inputs), state),))
         return entering, state
 
     def predict(self, inputs: Tensor) -> Tensor | None:
@@ -271,11 +255,6 @@ class HeldStages:
         up = [("forward", part, position) for position in places]
         down = [("backward", part, position) for position in places if self.trainable_below(position + 1)]
         return max(1, self.microbatches * sum(map(self.work.known, [*up, *down])))
-
-    def count_sent(self, tensor: Tensor, *, upwards: bool) -> None:
-        """Count what somebody else sends to the next stage, or to the one before."""
-        if not (self.is_last if upwards else self.is_first):
-            self.traffic.send((tensor,))
 
     def _send(self, kind: Kind, message: Message) -> None:
         self.traffic.send(message)

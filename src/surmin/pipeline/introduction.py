@@ -25,16 +25,18 @@ class Held(NamedTuple):
     """What the others need to know of a worker's stages.
 
     Attributes:
-        layers: how many it holds.
+        stages: how many it holds.
+        layers: how many layers these have.
         layer_blocks: how many blocks with parameters, where every layer is one.
         stage_blocks: the same, where every stage is one.
-        fingerprint: of all parameters and buffers.
+        fingerprint: of all parameters and buffers, where replicas are to have the same.
         microbatches: into how many it would cut a batch.
         schedule: a number for its name.
         mesh: a number for the ranks of its pipes.
         gpu: a number for the one of all machines' that it computes on; 0 for a processor, `GPU_WITHOUT_NCCL` otherwise.
     """
 
+    stages: int
     layers: int
     layer_blocks: int
     stage_blocks: int
@@ -53,8 +55,11 @@ class Held(NamedTuple):
         )
         layers = sum(len(stage.layers) for stage in stages)
         schedule, mesh = (crc32(repr(own).encode()) for own in (setup.schedule, setup.pipes))
-        fingerprint = _fingerprint(stages)
-        return cls(layers, layer_blocks, stage_blocks, fingerprint, setup.microbatches, schedule, mesh, _gpu(device))
+        fingerprint = _fingerprint(stages) if len(setup.pipes) > 1 else 0
+        return cls(
+            len(stages), layers, layer_blocks, stage_blocks, fingerprint, setup.microbatches, schedule, mesh,
+            _gpu(device),
+        )  # fmt: skip
 
 
 class Setup(NamedTuple):
@@ -144,7 +149,7 @@ def _tell(modules: Sequence[nn.Module], setup: Setup, device: torch.device) -> t
         setup.check()
         return "", Held.of(modules, setup, device)
     except Exception as error:  # whatever it is, the others wait for word of it
-        return str(error) or type(error).__name__, Held(0, 0, 0, 0, 0, 0, 0, 0)
+        return str(error) or type(error).__name__, Held(*[0] * len(Held._fields))
 
 
 def _fingerprint(stages: Sequence[Stage]) -> int:

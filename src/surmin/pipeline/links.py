@@ -28,6 +28,9 @@ class Links(Protocol):
     def trainable_blocks(self, blocks: Literal["layer", "stage"]) -> tuple[int, int]:
         """How many blocks with parameters the workers before this one hold, and all together (0: only this one)."""
 
+    def stages_beyond(self) -> tuple[int, int]:
+        """How many stages the network has below those here, and how many above."""
+
     def prepare(self, kind: Kind, count: int) -> None:
         """A wave of so many messages of a kind is about to begin."""
 
@@ -66,6 +69,10 @@ class NoLinks:
 
     def trainable_blocks(self, blocks: Literal["layer", "stage"]) -> tuple[int, int]:
         """None elsewhere."""
+        return 0, 0
+
+    def stages_beyond(self) -> tuple[int, int]:
+        """None."""
         return 0, 0
 
     def prepare(self, kind: Kind, count: int) -> None:

@@ -32,17 +32,20 @@ class ProcessLinks:
     Args:
         pipes: ranks of every pipe's workers, from the one with the first stage to the one with the last; all pipes hold
             the same stages, and this worker is in one of them.
+        stages: how many every worker holds.
         blocks: by kind ("layer", "stage") how many blocks with parameters every worker holds.
         routes: "activations", "curvature", "channels" and "control".
         replicas: that hold the same stages; with all their workers batches are compared.
     """
 
     def __init__(
-        self, pipes: Sequence[Sequence[int]], blocks: dict[str, list[int]], routes: dict[str, Route], replicas: Replicas
+        self, pipes: Sequence[Sequence[int]], stages: Sequence[int], blocks: dict[str, list[int]],
+        routes: dict[str, Route], replicas: Replicas,
     ) -> None:  # fmt: skip
         places = {rank: place for pipe in pipes for place, rank in enumerate(pipe)}
         self._place = places[dist.get_rank()]
         self._ranks = next(list(pipe) for pipe in pipes if dist.get_rank() in pipe)
+        self._stages = stages
         self._blocks = blocks
         self._routes = routes
         self._replicas = replicas
@@ -57,6 +60,10 @@ class ProcessLinks:
         """Known since all workers told each other."""
         counts = self._blocks[blocks]
         return sum(counts[: self._place]), sum(counts)
+
+    def stages_beyond(self) -> tuple[int, int]:
+        """Known since all workers told each other."""
+        return sum(self._stages[: self._place]), sum(self._stages[self._place + 1 :])
 
     def prepare(self, kind: Kind, count: int) -> None:
         """Number the kind, as all workers do in the same order, post receives, and hear whether messages will come."""
@@ -86,10 +93,6 @@ class ProcessLinks:
         self._comparison.tell(description, "" if complaint is None else str(complaint) or type(complaint).__name__)
         if wait or complaint is not None:
             self._comparison.hear(in_wave=not wait)
-
-    def hear(self) -> None:
-        """Wait for what all others have told, before any wave."""
-        self._comparison.hear(in_wave=False)
 
     def total(self, values: Tensor, traffic: Traffic) -> list[float]:
         """Up the pipe, worker by worker, and from the last one directly to all: the last one waits for nothing else."""

@@ -24,6 +24,10 @@ class NotedBatch:
     tensors: Noted = ()
     probes: tuple[Tensor, ...] = ()
 
+    def __deepcopy__(self, _memo: object) -> "NotedBatch":
+        """Copies of who has noted it would not meet it again: these would be other tensors."""
+        return NotedBatch()
+
     @classmethod
     def of(cls, inputs: Tensor, targets: Tensor) -> "NotedBatch":
         """Note it as it is now."""

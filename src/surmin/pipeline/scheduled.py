@@ -27,23 +27,21 @@ class ScheduledGradients:
         pipeline: whose stages it runs.
         name: "gpipe" or "1f1b".
         group: of the workers, used for nothing else.
-        device: of the stages.
     """
 
-    def __init__(self, pipeline: WorkerPipeline, name: str, group: dist.ProcessGroup, device: torch.device) -> None:
+    def __init__(self, pipeline: WorkerPipeline, name: str, group: dist.ProcessGroup) -> None:
         self._pipeline = pipeline
         self._name = name
         self._group = group
-        self._device = device
         self._schedules: dict[tuple[torch.Size, torch.dtype], tuple[Any, _StageModule]] = {}
 
-    def run(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries) -> Wave:
-        """A forward wave with its gradients, and those in the inputs of some layers kept."""
+    def run(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries, *, is_checked: bool) -> Wave:
+        """A forward wave with its gradients, those in the inputs of some layers kept."""
         key = (inputs.shape, inputs.dtype)
         if key not in self._schedules:
             self._schedules[key] = self._build(inputs)
         schedule, module = self._schedules[key]
-        wave = module.begin(inputs, targets, boundaries)
+        wave = module.begin(inputs, targets, boundaries, is_checked=is_checked)
         arguments = (inputs,) if self._pipeline.is_first else ()
         with self._pipeline.tracer.span("W"), answer_from(None):  # F and B are spans inside
             schedule.step(*arguments, target=targets if self._pipeline.is_last else None, return_outputs=False)
@@ -55,12 +53,12 @@ class ScheduledGradients:
     def _build(self, inputs: Tensor) -> tuple[Any, "_StageModule"]:
         entering, leaving = self._pipeline.pass_through(inputs[:1])
         samples = len(inputs) // self._pipeline.microbatches
-        module = _StageModule(self._pipeline, self._device)
+        module = _StageModule(self._pipeline)
         stage = PipelineStage(
             module,
             dist.get_rank(self._group),
             dist.get_world_size(self._group),
-            self._device,
+            self._pipeline.device,
             input_args=_example(entering, samples, root=self._pipeline.is_first),
             output_args=_example(leaving, samples, root=False),
             group=self._group,
@@ -73,16 +71,18 @@ class ScheduledGradients:
 class _StageModule(nn.Module):
     """All stages of a worker as torch sees them: a function of one tensor that records its tapes and gradients."""
 
-    def __init__(self, pipeline: WorkerPipeline, device: torch.device) -> None:
+    def __init__(self, pipeline: WorkerPipeline) -> None:
         super().__init__()
-        self.anchor = nn.Parameter(torch.zeros((), device=device))
+        self.anchor = nn.Parameter(torch.zeros((), device=pipeline.device))
         self.pipeline = pipeline
         self.wave: Wave | None = None
         self.boundaries: Boundaries = {}
+        self.is_checked = False
 
-    def begin(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries) -> Wave:
+    def begin(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries, *, is_checked: bool) -> Wave:
         """A new wave, empty yet."""
         self.boundaries = boundaries
+        self.is_checked = is_checked
         labels = targets.chunk(self.pipeline.microbatches)
         self.wave = Wave(inputs.shape, labels, [[] for _ in self.pipeline.stages], gradients={})
         return self.wave
@@ -99,7 +99,8 @@ class _StageModule(nn.Module):
         """
         assert self.wave is not None
         number = len(self.wave.tapes[-1]) - 1
-        fits = outputs_error(self.pipeline.loss, [(output.detach(), self.wave.targets[number])]) is None
+        pair = output.detach(), self.wave.targets[number]
+        fits = self.is_checked or outputs_error(self.pipeline.loss, [pair]) is None
         gradient = self.pipeline.top_cotangent(self.wave, number) if fits else torch.zeros_like(output)
         value: Tensor = _LossGradient.apply(output, gradient)  # type: ignore[no-untyped-call]
         return value
@@ -118,6 +119,11 @@ class _StageModule(nn.Module):
         assert self.wave is not None and self.wave.gradients is not None
         return self.pipeline.backward_part(self.wave, number, cotangent, self.boundaries, self.wave.gradients)
 
+    def count_sent(self, tensor: Tensor, *, upwards: bool) -> None:
+        """What torch's schedule sends to the next stage, or to the one before."""
+        if not (self.pipeline.is_last if upwards else self.pipeline.is_first):
+            self.pipeline.traffic.send((tensor,))
+
 
 class _StageFunction(torch.autograd.Function):
     @staticmethod
@@ -127,7 +133,7 @@ class _StageFunction(torch.autograd.Function):
             # torch receives into the same memory at the next step, unseen by version counters, and inputs are cached
             ctx.number, output = module.record(state.detach() if module.pipeline.is_first else state.detach().clone())
         ctx.entered = state.shape
-        module.pipeline.count_sent(output, upwards=True)
+        module.count_sent(output, upwards=True)
         return output
 
     @staticmethod
@@ -136,7 +142,7 @@ class _StageFunction(torch.autograd.Function):
         if below is None and not ctx.module.pipeline.is_first:
             below = cotangents[0].new_zeros(ctx.entered)  # nothing trains there, but torch's schedule sends it
         if below is not None:
-            ctx.module.pipeline.count_sent(below, upwards=False)
+            ctx.module.count_sent(below, upwards=False)
         return below, torch.zeros_like(ctx.module.anchor), None
 
 

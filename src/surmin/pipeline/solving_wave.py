@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from surmin.pipeline.held_stages import HeldStages
-from surmin.pipeline.leaving import stacked
 from surmin.pipeline.wave import Wave
 from surmin.stages.stage import Stage
-from surmin.stages.tape import LayerParameters, Tape, joined
+from surmin.stages.tape import LayerParameters, Tape, joined, stacked
 
 Solve = Callable[[Stage, int, Tensor | None], tuple[LayerParameters | None, Tensor]]
 """Of a stage, a candidate's number and what enters the stage then (None where that has not changed), the stage's

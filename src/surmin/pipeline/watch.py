@@ -29,14 +29,25 @@ class NetworkWatch:
         self._parameters = [(layer, *named) for layer in self._layers for named in layer.module.named_parameters()]
         self._modes = self._modes_now()
         self._inputs: list[Tensor] = []
+        self._kinds: list[tuple[torch.dtype, torch.device]] = []
+
+    def keep_kinds(self) -> None:
+        """From now on parameters must keep their types and devices as well: other workers know them."""
+        self._kinds = [(parameter.dtype, parameter.device) for _, _, parameter in self._parameters]
 
     def check(self) -> None:
         """Raise ValueError when a step cannot be made now.
 
         Gradients are switched off or autocast is on, a module has gone to training mode that may not or has got a hook
         on its backward pass, or a parameter has got a hook or is not the one that training began with, so that its
-        gradient would be lost silently.
+        gradient would be lost silently; or it was converted, where it must not be.
         """
+        for (layer, name, parameter), (dtype, device) in zip(self._parameters, self._kinds, strict=False):
+            if (parameter.dtype, parameter.device) != (dtype, device):
+                raise ValueError(
+                    f"{_described(layer, name)} was {dtype} on {device} when the pipeline was made, and is "
+                    f"{parameter.dtype} on {parameter.device}: make a new one"
+                )
         if not torch.is_grad_enabled():
             raise ValueError("gradients are switched off, by torch.no_grad() or inference_mode(): make steps outside")
         if any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -16,24 +15,24 @@ from surmin.curvature.output_curvature import Message, OutputCurvature, draw_see
 from surmin.pipeline.descent import Descent
 from surmin.pipeline.exchange import Exchange
 from surmin.pipeline.held_stages import Boundaries, Candidates
-from surmin.pipeline.leaving import apart_from, stacked
+from surmin.pipeline.leaving import apart_from, memory_of
 from surmin.pipeline.links import Kind
-from surmin.pipeline.reuse import AcceptedWave, NotedBatch
+from surmin.pipeline.reuse import AcceptedWave
 from surmin.pipeline.solving_wave import SolvingWave
-from surmin.pipeline.validation import describe_batch, outputs_error
+from surmin.pipeline.validation import outputs_error
 from surmin.pipeline.wave import BlockWaves, StageParameters, Wave
 from surmin.stages.block import Block
 from surmin.stages.stage import Stage
+from surmin.stages.tape import stacked
 
 
 class WorkerPipeline(SolvingWave):
     """The waves, at one worker's place in the pipe; made like `HeldStages`."""
 
-    _checked = NotedBatch()
-    _outputs: Mapping[tuple[str, str], Tensor] = MappingProxyType({})
-    """What stands for the network's outputs, by batch and curvature as described: its first sample's for all."""
     _accepted: AcceptedWave | None = None
     _exchanges: tuple[Exchange, ...] = ()
+    _hears_all = False
+    """Whether no first wave of a batch begins before all workers have agreed to it."""
 
     def forward(
         self, inputs: Tensor, targets: Tensor, boundaries: Boundaries | None = None,
@@ -54,25 +53,22 @@ class WorkerPipeline(SolvingWave):
             ValueError: on every worker, when the batch does not fit the network, the loss or the number of
                 micro-batches, or is not the same on all workers; and when the curvature cannot be that of its outputs.
         """
-        described = describe_batch(inputs, targets, self.microbatches)
-        wanted = (described, repr(curvature))
-        is_known = self._checked.is_same(inputs, targets) and wanted in self._outputs
-        reused = self._reused(spent) if is_known else None
+        seen = self.batches.see(inputs, targets, repr(curvature))
+        like, complaint = seen.like, seen.complaint
+        reused = self._reused(spent) if seen.is_known else None
         self._accepted = None
-        complaint = self.batch_error(None if is_known else (inputs, targets))
-        if not is_known and wanted in self._outputs:
-            complaint = complaint or self._outputs_error([self._outputs[wanted]], [targets], curvature)
-        known = ["the last batch again"] * is_known + ["the accepted wave"] * (reused is not None)
-        self._links.compare(", ".join([described, *known]), complaint, wait=not is_known)
+        if like is not None and not seen.is_known:
+            complaint = complaint or self._outputs_error([like], [targets], curvature)
+        known = ["the last batch again"] * seen.is_known + ["the accepted wave"] * (reused is not None)
+        wait = not seen.is_known or (self._hears_all and reused is None)
+        self._links.compare(", ".join([seen.described, *known]), complaint, wait=wait)
         if reused is not None:
             return reused
-        wave = self._run_first(inputs, targets, boundaries or {})
-        if wanted not in self._outputs:
+        wave = self._run_first(inputs, targets, boundaries or {}, is_checked=like is not None)
+        if like is None:
             self._links.compare("", self._wave_error(wave, curvature), wait=True)
             like = wave.outputs[0][:1].clone().expand(len(inputs), *wave.outputs[0].shape[1:])
-            self._outputs = {**self._outputs, wanted: like}
-        if not is_known:
-            self._checked = NotedBatch.of(inputs, targets)
+        self.batches.note(seen, inputs, targets, like)
         wave.loss = self.mean_loss(wave)
         return wave
 
@@ -177,7 +173,7 @@ class WorkerPipeline(SolvingWave):
 
     def _wave_error(self, wave: Wave, curvature: OutputCurvature | None) -> ValueError | TypeError | None:
         """What is wrong with the way of a batch through the stages here, or with where it ends."""
-        complaint = self.samples_error([tapes[0] for tapes in wave.tapes])
+        complaint = self.batches.samples_error([tapes[0] for tapes in wave.tapes])
         return complaint or self._outputs_error(wave.outputs, wave.targets, curvature)
 
     @torch.no_grad()
@@ -190,7 +186,8 @@ class WorkerPipeline(SolvingWave):
         complaint = outputs_error(self.loss, zip(outputs, targets, strict=True))
         return complaint or (curvature.outputs_error(outputs[0]) if curvature else None)
 
-    def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries) -> Wave:
+    def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries, *, is_checked: bool) -> Wave:
+        """A forward wave, which may bring its gradients along; targets are checked, or will be after it."""
         (wave,) = self._run(inputs, targets, [None])
         return wave
 
@@ -204,7 +201,7 @@ class WorkerPipeline(SolvingWave):
             by_part.append(self.forward_part(states, candidates, number, part.shape))
             if not self.is_last:
                 leaving = stacked([tapes[-1].output.detach() for tapes in by_part[-1]])
-                self._send(kind, (apart_from(inputs, leaving),))
+                self._send(kind, (apart_from(memory_of(inputs), leaving),))
         self.traffic.forward_waves += 1
         return [
             Wave(inputs.shape, labels, [list(tapes) for tapes in zip(*own, strict=True)])

@@ -85,6 +85,10 @@ class RecordedLinks:
         """Counted when the network was cut."""
         return sum(self._blocks[blocks][: self._place]), sum(self._blocks[blocks])
 
+    def stages_beyond(self) -> tuple[int, int]:
+        """Every worker has one."""
+        return self._place, self._exchange.workers - 1 - self._place
+
     def prepare(self, kind: Kind, count: int) -> None:
         """Receives are posted a round ahead, which costs nothing; others are heard as in `ProcessLinks`."""
         self._hear(_step(kind))

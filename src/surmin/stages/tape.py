@@ -69,3 +69,8 @@ def layer_inputs(tapes: Sequence[Tape], index: int) -> Tensor:
 def joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Put together; a single part is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
+
+
+def stacked(parts: Sequence[Tensor]) -> Tensor:
+    """On a new first dimension; a single one is not copied."""
+    return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(list(parts))

@@ -20,7 +20,6 @@ from surmin.replicas import Replicas
 from surmin.stages.layer import flatten
 from surmin.stages.stage import Stage
 
-MOST_AXES = 8
 Shape = Sequence[int]
 """Of one sample."""
 Build = Callable[[Shape, Shape], nn.Module]
@@ -103,8 +102,8 @@ class AuxiliaryNetworks:
         """Whether the stage at a position has one."""
         return position in self._networks
 
-    def prepare(self, inputs: Tensor) -> None:
-        """Make them all at the first batch; that costs a sum over all workers, which tells them the output's shape.
+    def prepare(self, inputs: Tensor, outputs: Shape) -> None:
+        """Make them all at the first batch, for a network whose output has that shape.
 
         Raises:
             ValueError: on every worker, when there is none for a stage of one, saying which and why.
@@ -112,12 +111,11 @@ class AuxiliaryNetworks:
         if self.outputs is not None:
             return
         states = self._states(inputs[:1])
-        outputs = self._shape_of_outputs(states[-1])
         networks: dict[int, Auxiliary] = {}
         with self._pipeline.agreeing():
             for position in self._positions:
                 networks[position] = self._make(position, states[position].shape[1:], outputs, states[position])
-        self._networks, self.outputs = networks, outputs
+        self._networks, self.outputs = networks, list(outputs)
 
     def abandon(self) -> None:
         """Let go of the gradients added since the last step."""
@@ -193,15 +191,6 @@ class AuxiliaryNetworks:
                 state = layer.forward(state)
             states.append(state)
         return states
-
-    def _shape_of_outputs(self, output: Tensor) -> list[int]:
-        """The shape of one sample of the network's output, known to all from the worker that has it."""
-        told = torch.zeros(1 + MOST_AXES, dtype=torch.float64)
-        if self._pipeline.is_last:
-            shape = output.shape[1:]
-            told[: 1 + len(shape)] = torch.tensor([len(shape), *shape])
-        axes, *sizes = self._pipeline.total(told)
-        return [int(size) for size in sizes[: int(axes)]]
 
 
 def _name(stage: Stage) -> str:

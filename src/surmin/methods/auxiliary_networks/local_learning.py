@@ -17,7 +17,7 @@ class LocalLearning(Stagewise):
 
     Args:
         pipeline: the network.
-        optimizer: of the stages, "sgd" (momentum 0.9) or "adam".
+        optimizer: of the stages, "sgd" (momentum 0.9), "gd" or "adam".
         lr: its learning rate.
         build: makes the network beside a stage.
         positions: of the stages here that get one.
@@ -40,7 +40,7 @@ class LocalLearning(Stagewise):
             ValueError: on all workers, when there is none for a stage.
         """
         super().prepare(inputs, targets)
-        self.auxiliary.prepare(inputs)
+        self.auxiliary.prepare(inputs, self.exchange.output_shape)
 
     def abandon(self) -> None:
         """Gradients that the networks were given are let go as well."""

@@ -84,7 +84,7 @@ class Stagewise(ABC):
 
     def abandon(self) -> None:
         """A round has failed midway: nothing of it may reach the next one."""
-        self.exchange.forget()
+        self.exchange.abandon()
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One round on the batch."""

@@ -33,7 +33,7 @@ class Delayed(Stagewise):
 
     Args:
         pipeline: the network.
-        optimizer: "sgd" (momentum 0.9) or "adam".
+        optimizer: "sgd" (momentum 0.9), "gd" or "adam".
         lr: its learning rate.
 
     Raises:
@@ -95,7 +95,7 @@ class Delayed(Stagewise):
         stages = {
             stage.layers[0].name: {
                 "layers": len(stage.layers),
-                "underway": [batch.packed(stage) for batch in self._underway[position]],
+                "underway": [batch.packed() for batch in self._underway[position]],
                 "waiting": {channel: self._pending(channel, position, shape) for channel, at, shape in self._waiting
                             if at == position},
             }
@@ -162,8 +162,9 @@ class Delayed(Stagewise):
         return age < len(self._shapes)
 
     def _enter(self, position: int, shape: torch.Size) -> Underway:
-        weights = self.weights(self.pipeline.stages[position]) if self.delay(position) else None
-        self._underway[position].append(Underway(shape, weights))
+        stage = self.pipeline.stages[position]
+        weights = self.weights(stage) if self.delay(position) else None
+        self._underway[position].append(Underway(shape, stage, weights))
         return self._underway[position][-1]
 
     def _go_up(self, inputs: Tensor, entering: Mapping[int, Underway]) -> None:

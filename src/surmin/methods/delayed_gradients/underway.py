@@ -1,6 +1,7 @@
 """What a stage keeps of a batch until its gradient comes."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,23 +18,38 @@ class Underway:
 
     Attributes:
         shape: of the network's inputs.
+        stage: that it went through.
         weights: that it went up with, where the gradient is to be that at those.
         inputs: of the stage, by micro-batch.
         tapes: by micro-batch, where they are kept; otherwise the stage runs again on the inputs.
     """
 
     shape: torch.Size
+    stage: Stage
     weights: LayerParameters | None
     inputs: list[Tensor] = field(default_factory=list)
     tapes: list[Tape] = field(default_factory=list)
 
-    def packed(self, stage: Stage) -> dict[str, Any]:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Underway":
+        """Tapes hold graphs, which cannot be copied: those of a copy are made anew."""
+        stage, weights, inputs = deepcopy((self.stage, self.weights, self.inputs), memo)
+        batch = Underway(self.shape, stage, weights, inputs)
+        if self.tapes:
+            batch.run_again()
+        return batch
+
+    def run_again(self) -> None:
+        """Make the tapes anew."""
+        with torch.enable_grad():
+            self.tapes = [self.stage.forward(state, self.weights) for state in self.inputs]
+
+    def packed(self) -> dict[str, Any]:
         """As whole tensors, which do not depend on the number of micro-batches; weights by global name."""
         packed: dict[str, Any] = {"shape": list(self.shape), "inputs": torch.cat(self.inputs)}
         if self.weights is not None:
             packed["weights"] = {
                 f"{layer.name}.{name}": value.detach()
-                for layer, values in zip(stage.layers, self.weights, strict=True)
+                for layer, values in zip(self.stage.layers, self.weights, strict=True)
                 for name, value in values.items()
             }
         return packed
@@ -41,7 +57,7 @@ class Underway:
     @classmethod
     def unpack(cls, packed: Mapping[str, Any], stage: Stage, microbatches: int, device: torch.device) -> "Underway":
         """What was packed; tapes are made anew."""
-        batch = cls(torch.Size(packed["shape"]), None, list(packed["inputs"].to(device).chunk(microbatches)))
+        batch = cls(torch.Size(packed["shape"]), stage, None, list(packed["inputs"].to(device).chunk(microbatches)))
         if "weights" in packed:
             batch.weights = [
                 {
@@ -50,6 +66,5 @@ class Underway:
                 }
                 for layer in stage.layers
             ]
-            with torch.enable_grad():
-                batch.tapes = [stage.forward(state, batch.weights) for state in batch.inputs]
+            batch.run_again()
         return batch

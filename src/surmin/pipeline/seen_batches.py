@@ -1,0 +1,81 @@
+"""What a worker knows of the batches it has seen: which is there again, and what stands for their outputs."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from surmin.pipeline.reuse import NotedBatch
+from surmin.pipeline.validation import check_batch, describe_batch
+from surmin.pipeline.watch import NetworkWatch
+from surmin.stages.stage import Stage
+from surmin.stages.tape import Tape
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A batch that has come, before anything is sent.
+
+    Attributes:
+        described: what has to be the same on all workers.
+        purpose: what is to be done with it.
+        is_known: whether it is the last one, unchanged, and has been through for this purpose.
+        like: what stands for its outputs, where one of its description has been through for this purpose.
+        complaint: what is wrong with the network or, where it is not known, with the batch, as far as this worker sees.
+    """
+
+    described: str
+    purpose: str
+    is_known: bool
+    like: Tensor | None
+    complaint: ValueError | TypeError | None
+
+
+class SeenBatches:
+    """One worker's; a batch it knows is not looked through again.
+
+    Args:
+        stages: that the worker holds.
+        microbatches: equal parts that a batch is cut into.
+
+    Attributes:
+        watch: of the stages.
+    """
+
+    def __init__(self, stages: Sequence[Stage], microbatches: int) -> None:
+        self.watch = NetworkWatch(stages)
+        self._microbatches = microbatches
+        parameters = (value for stage in stages for layer in stage.layers for value in layer.parameters.values())
+        self._parameter = next(parameters, None)
+        self._outputs: dict[tuple[str, str], Tensor] = {}
+        self._last = NotedBatch()
+
+    def see(self, inputs: Tensor, targets: Tensor, purpose: str) -> Seen:
+        """Look at a batch and at the network."""
+        described = describe_batch(inputs, targets, self._microbatches)
+        like = self._outputs.get((described, purpose))
+        is_known = like is not None and self._last.is_same(inputs, targets)
+        complaint = None
+        try:
+            self.watch.check()
+            if not is_known:
+                check_batch(inputs, targets, self._microbatches, self._parameter)
+        except (ValueError, TypeError) as error:
+            complaint = error
+        return Seen(described, purpose, is_known, like, complaint)
+
+    def note(self, seen: Seen, inputs: Tensor, targets: Tensor, like: Tensor) -> None:
+        """All workers went through with it; `like` stands for the outputs of batches of its description from now on."""
+        self._outputs.setdefault((seen.described, seen.purpose), like)
+        if not seen.is_known:
+            self._last = NotedBatch.of(inputs, targets)
+
+    def samples_error(self, tapes: Sequence[Tape]) -> ValueError | None:
+        """What is wrong with the way of a micro-batch through the stages here, by its tapes."""
+        try:
+            with suppress(RuntimeError):  # a module that takes no other samples than these
+                self.watch.check_samples(tapes)
+        except ValueError as error:
+            return error
+        return None

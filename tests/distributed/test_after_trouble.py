@@ -1,0 +1,160 @@
+"""After a step that failed workers go on where they can; where they cannot, each says why."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from surmin.losses import SquaredError
+from surmin.methods.registry import build_method
+from surmin.pipeline.distributed import Pipeline
+from tests.distributed.settings import SAMPLES, TIMEOUT, Setting, make_method, running, values
+from tests.distributed.test_bad_input import SETTING, error_of, same
+from tests.distributed.workers import Workers
+
+
+def without_gradients(setting: Setting) -> tuple[str, bool]:
+    """All workers make the same mistake on a batch that they know."""
+    with running(setting) as pipeline:
+        method, batch = make_method(pipeline, setting), setting.case.batch(SAMPLES)
+        method.step(*batch)
+        with torch.no_grad():
+            message = error_of(lambda: method.step(*batch))
+        before = values(pipeline)
+        method.step(*batch)
+        return message, not same(before, values(pipeline))
+
+
+@pytest.mark.parametrize("schedule", ["posted", "1f1b"])
+def test_a_mistake_of_all_workers_spoils_nothing(workers: Workers, schedule: Any) -> None:
+    for message, goes_on in workers.run(2, without_gradients, replace(SETTING, method="adam", schedule=schedule)):
+        assert message.startswith("gradients are switched off") and goes_on
+
+
+def freeze_and_thaw(setting: Setting) -> tuple[str, bool]:
+    """Worker 1 freezes a stage before a batch that all know, and then thinks better of it."""
+    with running(setting) as pipeline:
+        method, batch = make_method(pipeline, setting), setting.case.batch(SAMPLES)
+        method.step(*batch)
+        module, before = pipeline.stages[0].layers[0].module, values(pipeline)
+        module.requires_grad_(dist.get_rank() == 0)
+        message = error_of(lambda: method.step(*batch))
+        module.requires_grad_(True)
+        untouched = same(before, values(pipeline))
+        method.step(*batch)
+        return message, untouched and not same(before, values(pipeline))
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+def test_what_is_wrong_before_a_schedule_of_torch_s_runs_can_be_mended(workers: Workers, schedule: Any) -> None:
+    for message, goes_on in workers.run(2, freeze_and_thaw, replace(SETTING, method="adam", schedule=schedule)):
+        assert message.startswith("worker 1: ") and "was frozen since" in message and goes_on
+
+
+class Failing(nn.Module):
+    """Fails when it is told to."""
+
+    fails = False
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.fails:
+            raise RuntimeError("out of memory")
+        return inputs * 1.0
+
+
+def fail_in_the_middle(setting: Setting) -> list[str]:
+    """Of the last worker's program, which goes on after an error; the first has sent its messages by then."""
+    modules = setting.modules()
+    failing = Failing()
+    modules[3] = nn.Sequential(failing, modules[3])
+    said = []
+    with running(setting, modules) as pipeline:
+        method, batch = make_method(pipeline, setting), setting.case.batch(SAMPLES)
+        method.step(*batch)
+        failing.fails = pipeline.is_last
+        for _ in range(2 if pipeline.is_last else 1):
+            try:
+                method.step(*batch)
+            except RuntimeError as error:
+                said.append(str(error))
+            failing.fails = False
+    return said
+
+
+@pytest.mark.parametrize("method", ["dgl", "ddg"])
+def test_messages_of_a_step_that_failed_are_not_taken_for_the_next_one_s(workers: Workers, method: str) -> None:
+    first, last = workers.run(2, fail_in_the_middle, replace(SETTING, method=method))
+    assert first == []
+    assert last[0] == "out of memory" and last[1].startswith("a step failed in the middle on this worker")
+
+
+class Cut(torch.autograd.Function):
+    """Cannot be gone back through."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        return inputs * 2
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Tensor:
+        raise RuntimeError("no way back")
+
+
+class OneWay(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        doubled: Tensor = Cut.apply(inputs)  # type: ignore[no-untyped-call]
+        return doubled
+
+
+class Whole(nn.Module):
+    """Whole numbers of a kind that is not sent between workers."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.to(torch.uint16)
+
+
+def error_with(setting: Setting, last: Callable[[], nn.Module]) -> str:
+    modules = setting.modules()
+    modules[3] = nn.Sequential(modules[3], last())
+    with running(setting, modules) as pipeline:
+        try:
+            make_method(pipeline, setting).step(*setting.case.batch(SAMPLES))
+        except (RuntimeError, ValueError) as error:
+            return str(error)
+    raise AssertionError("no error")
+
+
+@pytest.mark.parametrize("method", ["dgl", "ddg"])
+def test_what_fails_when_a_batch_is_tried_out_all_workers_hear_of(workers: Workers, method: str) -> None:
+    first, last = workers.run(2, error_with, replace(SETTING, method=method), OneWay)
+    assert (first, last) == ("worker 1: RuntimeError: no way back", "no way back")
+    for found in workers.run(2, error_with, replace(SETTING, method=method), Whole):
+        assert found.startswith("worker 1: CrossEntropy cannot be computed for these outputs")
+
+
+def train_backwards(schedule: Any) -> float:
+    """The last process holds the network's first stage."""
+    torch.manual_seed(0)
+    stages = [nn.Linear(3, 4).double(), nn.Sequential(nn.Tanh(), nn.Linear(4, 2)).double()]
+    inputs, targets = torch.randn(6, 3).double(), torch.randn(6, 2).double()
+    place = 1 - dist.get_rank()
+    pipeline = Pipeline(
+        stages[place], SquaredError(), microbatches=2, schedule=schedule, mesh=[[1, 0]], timeout=TIMEOUT
+    )
+    method = build_method("gd", pipeline, {})
+    for _ in range(2):
+        method.step(inputs, targets)
+    predicted = pipeline.predict(inputs)
+    pipeline.close()
+    return 0.0 if predicted is None else float((predicted - targets).square().sum())
+
+
+def test_a_pipe_may_go_through_the_processes_in_any_order(workers: Workers) -> None:
+    found = {schedule: workers.run(2, train_backwards, schedule) for schedule in ("posted", "gpipe", "1f1b")}
+    assert found["posted"][0] > 0 == found["posted"][1]
+    for schedule in ("gpipe", "1f1b"):
+        assert found[schedule] == pytest.approx(found["posted"], rel=1e-12)
