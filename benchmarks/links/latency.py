@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from benchmarks.links.answers import answers_of
 from benchmarks.links.laboratory import PROJECT_ROOT, Laboratory
 from benchmarks.links.probe import round_trip
 from benchmarks.links.race import Workers
@@ -35,10 +36,7 @@ def _round_trip(workers: Workers) -> float:
     command = [sys.executable, "-m", "benchmarks.links.latency"]
     two = {"WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     both = [workers.popen(rank, command, two, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True) for rank in range(2)]
-    answers = [worker.communicate(timeout=SECONDS)[0] for worker in both]
-    if any(worker.returncode for worker in both):
-        raise RuntimeError("a probe of the links failed: what it wrote to stderr says why")
-    return float(json.loads(answers[0]))
+    return float(json.loads(answers_of(both, SECONDS)[0]))
 
 
 def main() -> None:

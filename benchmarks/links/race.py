@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.pyplot import subplots
 
 from benchmarks.harness import Result, Settings, Table, Target, number
+from benchmarks.links.answers import answers_of
 from benchmarks.links.entries import FAR, NEAR, Entry, Need, median_entry, read_answers
 from benchmarks.links.laboratory import PROJECT_ROOT, Laboratory
 from benchmarks.links.racer import Task
@@ -184,9 +185,7 @@ def run_tasks(laboratory: Workers, tasks: Sequence[Task]) -> list[list[dict[str,
             laboratory.popen(rank, command, environment, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True)
             for rank in range(laboratory.workers)
         ]
-        said = [worker.communicate(timeout=RACE_SECONDS)[0] for worker in workers]
-    if any(worker.returncode for worker in workers):
-        raise RuntimeError("a worker of the race failed: what it wrote to stderr says why")
+        said = answers_of(workers, RACE_SECONDS)
     by_worker = [[json.loads(line) for line in text.splitlines()] for text in said]
     return [list(answers) for answers in zip(*by_worker, strict=True)]
 

@@ -94,7 +94,7 @@ def train(task: Task, problem: Problem) -> dict[str, Any]:
         losses.append(report.new_loss)
         sent.append(pipeline.traffic.bytes - before.bytes)
         waves.append(pipeline.traffic.forward_waves - before.forward_waves)
-    pipeline.flush()
+    pipeline.close()
     return {"ends": ends, "losses": losses, "bytes": sent, "waves": waves, "processor": processor}
 
 
