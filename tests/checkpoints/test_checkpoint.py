@@ -12,7 +12,7 @@ from torch import Tensor
 
 from surmin.checkpoints.checkpoint import Checkpoint
 from surmin.checkpoints.round_folder import newest_round
-from surmin.checkpoints.saving import save_checkpoint
+from surmin.checkpoints.saving import load_checkpoint, save_checkpoint
 from surmin.methods.registry import build_method
 from tests.experiments.runs.cases import contents
 from tests.experiments.runs.states import equal
@@ -82,6 +82,20 @@ def test_a_method_may_be_saved_again_at_the_same_round_but_not_at_an_earlier_one
     with pytest.raises(ValueError, match="is of a later round than 2"):
         save_checkpoint(tmp_path, method, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["round-000003"]
+
+
+@pytest.mark.parametrize(("is_frozen", "trainable"), [(True, 2), (False, 4)])
+def test_a_checkpoint_with_more_than_trains_here(tmp_path: Path, is_frozen: bool, trainable: int) -> None:
+    """Layers that are frozen would stay as they are, those that are not there would be forgotten."""
+    save_checkpoint(tmp_path, build_method("sgd", make_pipeline(make_model()), {}), 3)
+    model = make_model(seed=1)
+    if is_frozen:
+        model[:-1].requires_grad_(False)
+    method = build_method("sgd", make_pipeline(model if is_frozen else model[:-1], stages=1), {})
+    before = {name: value.detach().clone() for name, value in method.pipeline.parameters.items()}
+    with pytest.raises(ValueError, match=f"the checkpoint has 6 parameters, and {trainable} train here: it is of"):
+        load_checkpoint(tmp_path, method)
+    assert equal(before, method.pipeline.parameters)
 
 
 def test_a_round_goes_before_the_one_that_it_replaced(tmp_path: Path) -> None:

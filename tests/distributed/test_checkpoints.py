@@ -136,6 +136,15 @@ def refuse(folder: Path) -> None:
         other: Any = build_method("adam", pipeline, {})
         with refused("the checkpoint is of method SurrogateMinimizer, not FirstOrder"):
             surmin.load_checkpoint(folder, other)
+        other.step(*batch(setting, 0))
+        if dist.get_rank() == 1:
+            next(iter(other.optimizer.state.values()))["exp_avg_sq"].fill_(torch.inf)
+        with refused("^worker 1: memory.*exp_avg_sq of what the method remembers is not finite: a checkpoint of it"):
+            surmin.save_checkpoint(folder, other, 5)
+    modules = setting.modules()
+    modules[0].requires_grad_(False)
+    with pipeline_of(setting, modules) as pipeline, refused(r"^the checkpoint has 16 parameters, and \d+ train here: "):
+        surmin.load_checkpoint(folder, surmin.SurrogateMinimizer(pipeline))
     with pipeline_of(setting, partition(mlp((5,), 3, 8, 7, "tanh").double().to(here()), 2)) as pipeline:
         before = values(pipeline)
         with refused("the checkpoint is of another network: parameter .* is float64 .* there"):
@@ -242,6 +251,22 @@ def test_written_by_two_workers_and_continued_by_one_process(workers: Workers, t
     expected = Checkpoint.load(tmp_path / "whole" / "checkpoint").parameters
     for name, value in continued.problem.pipeline.parameters.items():
         torch.testing.assert_close(value.detach().cpu(), expected[name], rtol=0, atol=1e-9)
+
+
+def continue_what_each_has_read(saved: list[SavedRun], folder: Path) -> None:
+    own = saved[dist.get_rank()]
+    team = Team(dist.get_rank(), dist.get_world_size(), dist.get_rank(), TIMEOUT)
+    run = Run(replace(saved[0].config, workers=2), folder, team)
+    with refused("^worker 0: .*: the run went on meanwhile: wait for its end, then resume again$"):
+        run.resume(own)
+
+
+def test_a_run_that_went_on_before_one_worker_read_it_is_refused_on_all(workers: Workers, tmp_path: Path) -> None:
+    start(tiny_run(method="adam", rounds=1), tmp_path / "run").train()
+    early = SavedRun.read(tmp_path / "run")
+    resume(tmp_path / "run", rounds=2).train()
+    workers.run(2, continue_what_each_has_read, [early, SavedRun.read(tmp_path / "run")], tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def continue_with_other_stages(source: Path, folder: Path) -> None:

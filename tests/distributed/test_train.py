@@ -1,5 +1,6 @@
 """`surmin train --workers`: the same rows as one process, and what is left when a worker is killed."""
 
+import itertools
 import json
 import os
 import random
@@ -9,18 +10,22 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch.distributed as dist
 
 from surmin.checkpoints.round_folder import newest_round, round_number
 from surmin.experiments.configs.run import RunConfig
+from surmin.experiments.runs import run as run_module
 from surmin.experiments.runs.run import Run
 from surmin.experiments.runs.saved import SavedRun
 from surmin.experiments.runs.team import Workers as Team
 from tests.distributed.settings import TIMEOUT
 from tests.distributed.workers import Workers
+from tests.experiments.runs.cases import tiny_run
 from tests.processes import is_running
 
 KILLS = int(os.environ.get("SURMIN_KILLS", "5"))
@@ -65,6 +70,19 @@ def test_workers_write_what_one_process_writes(tmp_path: Path) -> None:
         assert (alone["messages"], alone["bytes"]) == (together["messages"], together["bytes"])
     run("--resume", str(tmp_path / "two"), "--workers", "1", "--rounds", "6", "--out", str(tmp_path / "on"))
     assert rows(tmp_path / "on")[6]["loss"] == pytest.approx(one[6]["loss"], rel=1e-9)
+
+
+def test_the_seconds_are_those_of_the_worker_that_took_longest(workers: Workers, tmp_path: Path) -> None:
+    workers.run(2, train_by_own_clock, tmp_path / "run")
+    assert [row["seconds"] for row in rows(tmp_path / "run")] == [0.0, 2.0, 4.0]
+
+
+def train_by_own_clock(folder: Path) -> None:
+    """By worker 0's a round takes a second, by worker 1's two."""
+    ticks = itertools.count(step=1.0 + dist.get_rank())
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks), monotonic=time.monotonic)
+    with patch.object(run_module, "time", clock):
+        train_here(tiny_run(method="adam", workers=2, rounds=2), folder, None)
 
 
 @pytest.mark.slow

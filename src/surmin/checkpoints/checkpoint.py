@@ -32,12 +32,15 @@ class Checkpoint:
 
     On several workers, parameters and the state's tensors are those of one worker, under the parameters' global names;
     everything else in the state is the same on all.
+
+    `others` says how many parameters are in it besides, which were not asked for when it was read.
     """
 
     round: int
     method: str
     parameters: Mapping[str, Tensor]
     state: Mapping[str, Any]
+    others: int = 0
 
     @classmethod
     def of(cls, method: Method, round: int) -> "Checkpoint":
@@ -89,7 +92,8 @@ class Checkpoint:
                 everything = {name for name in stored if not name.startswith((f"{STATE}/", f"{WORKER}/"))}
                 own = everything if names is None else everything.intersection(names)
                 state = unpack(without(document["state"], everything - own), stored)
-                return cls(document["round"], document["method"], {name: stored[name]() for name in own}, state)
+                parameters = {name: stored[name]() for name in own}
+                return cls(document["round"], document["method"], parameters, state, len(everything - own))
             except (SafetensorError, KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path}: not a checkpoint that can be read: {error}") from error
 
@@ -97,9 +101,6 @@ class Checkpoint:
         """Raise ValueError unless this is a checkpoint of that method for a network with these parameters."""
         if self.method != method:
             raise ValueError(f"the checkpoint is of method {self.method}, not {method}")
-        for name, value in self.parameters.items():
-            if not bool(torch.isfinite(value).all()):
-                raise ValueError(f"the checkpoint is damaged: parameter {name} is not finite")
         stored = {name: (tuple(value.shape), value.dtype) for name, value in self.parameters.items()}
         wanted = {name: (tuple(value.shape), value.dtype) for name, value in parameters.items()}
         for name in sorted(stored.keys() | wanted.keys()):
@@ -108,9 +109,15 @@ class Checkpoint:
                     f"the checkpoint is of another network: parameter {name} is {_describe(stored.get(name))} there "
                     f"and {_describe(wanted.get(name))} here"
                 )
-        for path, leaf in leaves(self.state):
-            if not _is_finite(leaf):
-                raise ValueError(f"the checkpoint is damaged: {path} of what the method remembers is not finite")
+        broken = self.not_finite()
+        if broken is not None:
+            raise ValueError(f"the checkpoint is damaged: {broken} is not finite")
+
+    def not_finite(self) -> str | None:
+        """What in it is not finite, if anything: training could not be continued from there."""
+        parts: dict[str, Any] = {f"parameter {name}": value for name, value in self.parameters.items()}
+        parts |= {f"{path} of what the method remembers": leaf for path, leaf in leaves(self.state)}
+        return next((name for name, value in parts.items() if not _is_finite(value)), None)
 
     @torch.no_grad()
     def restore(self, parameters: Mapping[str, Tensor]) -> None:

@@ -26,7 +26,8 @@ def save_checkpoint(folder: str | PathLike[str], minimizer: Method, round: int) 
         round: how many rounds it has made; no fewer than at the checkpoint that is there.
 
     Raises:
-        ValueError: for such a round, or parameters that are not finite; the last checkpoint is still there then.
+        ValueError: on all workers, for such a round, or where a parameter or something that the method remembers is not
+            finite; the last checkpoint is still there then.
         OSError: when a worker could not write its part; the last checkpoint is still there.
 
     Examples:
@@ -46,10 +47,12 @@ def save_checkpoint(folder: str | PathLike[str], minimizer: Method, round: int) 
     pipeline = minimizer.pipeline
     with pipeline.agreeing():
         _check_round(Path(folder), round)
-        for name, parameter in pipeline.parameters.items():
-            if not bool(torch.isfinite(parameter).all()):
-                raise ValueError(f"parameter {name} is not finite: a checkpoint of it could not be continued")
-    Checkpoint.of(minimizer, round).save(Path(folder), pipeline.group)
+    checkpoint = Checkpoint.of(minimizer, round)
+    with pipeline.agreeing():
+        broken = checkpoint.not_finite()
+        if broken is not None:
+            raise ValueError(f"{broken} is not finite: a checkpoint of it could not be continued")
+    checkpoint.save(Path(folder), pipeline.group)
 
 
 def load_checkpoint(folder: str | PathLike[str], minimizer: Method, *, missing_ok: bool = False) -> int:
@@ -69,17 +72,20 @@ def load_checkpoint(folder: str | PathLike[str], minimizer: Method, *, missing_o
 
     Raises:
         ValueError: on all workers, when there is no checkpoint, they find different ones, a file is damaged, or it is
-            of another network, method or seed; the parameters are as they were then. Where one worker of several
-            refuses what the method remembers, others may have it already: go on with a new pipeline and method.
+            of another network, method or seed, or has parameters that are frozen here; the parameters are as they were
+            then. Where one worker of several refuses what the method remembers, others may have it already: go on with
+            a new pipeline and method.
     """
     path = Path(folder)
     pipeline, newest = minimizer.pipeline, newest_round(path)
     pipeline.agree_on("no checkpoint" if newest is None else f"a checkpoint of round {round_number(newest)}")
     if missing_ok and newest is None:
         return 0
+    (trainable,) = pipeline.total(torch.tensor([len(pipeline.parameters)]))
     with pipeline.agreeing():
         checkpoint = Checkpoint.load(path, pipeline.parameters)
         checkpoint.check(type(minimizer).__name__, pipeline.parameters)
+        _check_all_wanted(checkpoint, int(trainable))
     with pipeline.agreeing():
         try:
             minimizer.load_state_dict(checkpoint.state)
@@ -88,6 +94,16 @@ def load_checkpoint(folder: str | PathLike[str], minimizer: Method, *, missing_o
     checkpoint.restore(pipeline.parameters)
     pipeline.forget()
     return checkpoint.round
+
+
+def _check_all_wanted(checkpoint: Checkpoint, trainable: int) -> None:
+    """Raise ValueError where it has more than all workers train: some would be left out, and nobody told."""
+    stored = len(checkpoint.parameters) + checkpoint.others
+    if stored != trainable:
+        raise ValueError(
+            f"the checkpoint has {stored} parameters, and {trainable} train here: it is of another network, or some "
+            "are frozen here; load it with these unfrozen, then freeze them and make a new pipeline and method"
+        )
 
 
 def _check_round(folder: Path, round: int) -> None:

@@ -12,6 +12,7 @@ from surmin.commands.compare import compare
 from surmin.exit_codes import SUCCESS, UNEXPECTED
 from surmin.experiments.comparisons import completing
 from surmin.experiments.comparisons.compare import Comparison
+from surmin.experiments.runs.folder import written_by_one
 from surmin.experiments.runs.metrics import Row, read_rows, write_rows
 from surmin.experiments.runs.run import Run, Status
 from surmin.methods.registry import METHODS
@@ -116,6 +117,27 @@ def test_a_run_cut_off_before_its_first_checkpoint_starts_over(tmp_path: Path) -
     write_rows(folder / "metrics.jsonl", [])
     Comparison.resume(tmp_path / "all", config, tmp_path / "all").run()
     assert rows_of(folder) == expected
+
+
+def test_a_checkpoint_that_cannot_be_continued_does_not_end_the_others(tmp_path: Path) -> None:
+    config = tiny_comparison(methods="adam,sgd", rounds=1)
+    comparison = Comparison.start(config, tmp_path / "all")
+    comparison.run()
+    folder = tmp_path / "all" / "runs" / comparison.planned[0].name
+    next(folder.rglob("*.safetensors")).write_bytes(b"")
+    continued = Comparison.resume(tmp_path / "all", replace(config, rounds=2), tmp_path / "all")
+    assert [(result.run.method, result.status) for result in continued.run()] == [("sgd", "finished")]
+    assert continued.failed["adam"].startswith(f"{folder} cannot be continued, remove it to begin that run anew: ")
+
+
+def test_a_folder_that_another_process_has_just_claimed_is_not_emptied(tmp_path: Path) -> None:
+    comparison = Comparison.start(tiny_comparison(methods="adam", rounds=1), tmp_path / "all")
+    folder = tmp_path / "all" / "runs" / comparison.planned[0].name
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    with written_by_one(folder), pytest.raises(ValueError, match="is being written by another run"):
+        comparison.run()
+    assert contents(folder) == {"config.json": b"{}"}
 
 
 def test_more_rounds_methods_and_seeds_continue_what_is_there(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from surmin.data import Dataset
 from surmin.errors import NonFiniteError
 from surmin.experiments.runs import run as run_module
 from surmin.experiments.runs.folder import check_unclaimed, written_by_one
+from surmin.experiments.runs.metrics import Row
 from surmin.experiments.runs.problem import method_options
 from surmin.experiments.runs.run import Run
+from surmin.experiments.runs.saved import SavedRun
 from surmin.methods.registry import METHODS
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
@@ -179,6 +182,33 @@ def test_checkpoints_are_written_on_the_way(tmp_path: Path, seconds: float, expe
     assert rounds == expected
 
 
+def test_what_could_not_be_continued_is_not_saved(tmp_path: Path) -> None:
+    """Adam's memory overflows where gradients are large, and the loss may still be finite."""
+    run = start(tiny_run(method="adam", checkpoint_seconds=0.0), tmp_path / "run")
+    method: Any = run._method
+
+    def overflow(row: Row) -> None:
+        if row.round == 2:
+            next(iter(method.optimizer.state.values()))["exp_avg_sq"].fill_(math.inf)
+
+    assert run.train(overflow) == "finished"
+    assert Checkpoint.load(tmp_path / "run" / "checkpoint").round == 1
+    assert resume(tmp_path / "run").train() == "finished"
+
+
+@pytest.mark.parametrize("target", ["run", "copy"])
+def test_a_run_that_went_on_since_it_was_read_is_not_continued(tmp_path: Path, target: str) -> None:
+    """Its rows would be those of one round, and its parameters those of another."""
+    start(tiny_run(method="adam", rounds=2), tmp_path / "run").train()
+    saved = SavedRun.read(tmp_path / "run")
+    resume(tmp_path / "run", rounds=4).train()
+    before = contents(tmp_path)
+    for known in (saved, replace(saved, rows=[])):
+        with pytest.raises(ValueError, match="run: the run went on meanwhile: wait for its end, then resume again"):
+            Run(saved.config, tmp_path / target).resume(known)
+    assert contents(tmp_path) == before and not (tmp_path / "copy").exists()
+
+
 @pytest.mark.parametrize("lost", [("checkpoint",), ("checkpoint", "metrics.jsonl")])
 def test_a_run_cut_off_before_its_first_checkpoint_begins_anew(tmp_path: Path, lost: tuple[str, ...]) -> None:
     start(tiny_run(method="adam"), tmp_path / "whole").train()
@@ -274,7 +304,7 @@ def test_a_folder_in_use_is_not_written_to(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unwritable for root")
 def test_an_unwritable_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError):
+    with pytest.raises(ValueError, match=f"nothing may be written in {tmp_path}"):
         start(tiny_run(), tmp_path / "run")
 
 

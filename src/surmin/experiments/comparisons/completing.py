@@ -8,7 +8,7 @@ from pathlib import Path
 from surmin.checkpoints.round_folder import newest_round
 from surmin.data import Dataset
 from surmin.experiments.configs.run import RunConfig
-from surmin.experiments.runs.folder import RunFolder
+from surmin.experiments.runs.folder import RunFolder, written_by_one
 from surmin.experiments.runs.metrics import Row, read_rows
 from surmin.experiments.runs.run import Run, Status, status_of
 from surmin.experiments.runs.saved import SavedRun
@@ -42,6 +42,7 @@ def complete(
 
     Raises:
         FailedRunError: when it cannot go on; where a person debugs and it is torch that cannot, torch's own error.
+        ValueError: when another process trains it.
     """
     rows = finished_rows(path, config)
     if rows is not None:
@@ -56,13 +57,38 @@ def complete(
 
 def _train(path: Path, config: RunConfig, data: Dataset, on_row: Callable[[Row], None]) -> tuple[Sequence[Row], Status]:
     run = Run(config, path, data=data)
-    if newest_round(RunFolder(path).checkpoint):
-        run.resume(SavedRun.read(path))
-    else:
-        shutil.rmtree(path, ignore_errors=True)  # cut off before its first checkpoint
-        run.start()
+    _clear_unless_saved(path)
     try:
+        if newest_round(RunFolder(path).checkpoint):
+            _resume(run, path)
+        else:
+            run.start()
         status = run.train(on_row)
-    except ValueError as error:  # what only the first batch shows
+    except ValueError as error:  # what only the first batch shows, say
         raise FailedRunError(str(error)) from error
     return run.rows, status
+
+
+def _clear_unless_saved(path: Path) -> None:
+    """Empty the folder of a run that was cut off before its first checkpoint.
+
+    Raises:
+        ValueError: when another process writes there.
+    """
+    if not path.is_dir():
+        return
+    with written_by_one(path):
+        if newest_round(RunFolder(path).checkpoint):
+            return
+        for entry in path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+
+def _resume(run: Run, path: Path) -> None:
+    try:
+        run.resume(SavedRun.read(path))
+    except ValueError as error:
+        raise FailedRunError(f"{path} cannot be continued, remove it to begin that run anew: {error}") from error

@@ -5,6 +5,7 @@ from typing import Any
 
 from surmin.curvature.sampling import part_of, usual_fraction
 from surmin.experiments.configs.run import RunConfig
+from surmin.experiments.runs.saved import SavedRun
 from surmin.methods.base import Method
 from surmin.methods.registry import default_option, takes
 from surmin.minimizer import SurrogateMinimizer
@@ -15,22 +16,26 @@ REMEMBERS_SAMPLES = ("dni", "dladmm", "ddg", "features-replay", "fdg")
 
 
 def caveats(
-    before: RunConfig, now: RunConfig, method: Method, options: Mapping[str, Any], batch_size: int
+    saved: SavedRun, now: RunConfig, method: Method, options: Mapping[str, Any], batch_size: int
 ) -> Iterator[str]:
     """One line for each reason.
 
     Args:
-        before: the options of the run until now.
-        now: those it continues with.
+        saved: the run until now.
+        now: the options that it continues with.
         method: that continues it.
         options: that it was built with.
         batch_size: samples per round, of all replicas.
     """
-    if before.replicas != now.replicas and _draws(now.method, method, options, batch_size):
+    before, device_type = saved.config, method.pipeline.device.type
+    draws = _draws(now.method, method, options, batch_size)
+    if draws and before.replicas != now.replicas:
         yield (
             f"resumed with {now.replicas} replicas, not {before.replicas}: each draws by itself what its curvature is "
             f"made of, from its own share of the batch, so that {OTHERWISE}"
         )
+    if saved.device_type not in (None, device_type) and (draws or _starts_at_random(method)):
+        yield f"resumed on {device_type}, not {saved.device_type}: random numbers are others there, so that {OTHERWISE}"
     if now.method in REMEMBERS_SAMPLES and (before.replicas > 1 or (now.method == "dladmm" and now.replicas > 1)):
         yield f"{now.method} remembers samples, and a checkpoint has those of one replica alone, so that {OTHERWISE}"
     if before.stages != now.stages and isinstance(method, SurrogateMinimizer) and method.options.blocks == "stage":
@@ -38,7 +43,7 @@ def caveats(
 
 
 def _draws(name: str, method: Method, options: Mapping[str, Any], batch_size: int) -> bool:
-    """Whether replicas draw samples or columns, each its own."""
+    """Whether samples or columns are drawn, by every replica its own."""
     if isinstance(method, SurrogateMinimizer):
         own = method.options
         inner = own.inner_fraction or usual_fraction(part_of(batch_size, own.curvature_fraction))
@@ -47,3 +52,8 @@ def _draws(name: str, method: Method, options: Mapping[str, Any], batch_size: in
         return False
     fraction = options.get("curvature_fraction", default_option(name, "curvature_fraction"))
     return bool(fraction < 1 or options.get("rank") is not None)
+
+
+def _starts_at_random(method: Method) -> bool:
+    """Whether the eigenvalues in its curvature are looked for from a vector that is drawn, on all replicas the same."""
+    return isinstance(method, SurrogateMinimizer) and method.options.curvature != "factor"

@@ -45,9 +45,15 @@ def default_folder(command: str, data: str) -> Path:
 
     It is not made yet, so that a command that is refused leaves nothing: other processes choose other names.
     """
-    name = f"{command}-{Path(data).stem}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    name = f"{command}-{data_name(data)}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
     paths = (Path("runs") / f"{name}{ending}" for ending in chain([""], (f"-{number}" for number in count(2))))
     return next(path for path in paths if not path.exists())
+
+
+def data_name(data: str) -> str:
+    """What folders and titles call the data: a word as it is, a file without .npz, a folder by its name, "." too."""
+    path = Path(os.path.abspath(os.path.expanduser(data)))  # follows no link: a folder mnist may be one
+    return path.stem if path.suffix == ".npz" else path.name
 
 
 def claim_folder(path: Path) -> None:
@@ -61,7 +67,7 @@ def claim_folder(path: Path) -> None:
 
 
 def check_unclaimed(path: Path) -> None:
-    """Raise ValueError when something is there already."""
+    """Raise ValueError when something is there already, or no folder can be made there."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file, not a folder to write a run into")
     if path.is_dir() and any(path.iterdir()):
@@ -69,6 +75,11 @@ def check_unclaimed(path: Path) -> None:
         raise ValueError(
             f"{path} is not empty: name another folder with --out" + continued * RunFolder(path).config.exists()
         )
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{path} cannot be made, {nearest} is a file: name another folder with --out")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"{path} cannot be made, nothing may be written in {nearest}: name another folder with --out")
 
 
 @contextmanager
@@ -123,5 +134,6 @@ def write_config(path: Path, config: Config, device: "torch.device") -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "device_type": device.type,
     }
     write_json(path, {"command": config.command, "options": config.to_json(), "environment": environment})

@@ -27,7 +27,7 @@ class Row:
         round: outer iterations done.
         loss: training loss, over the whole training set.
         test_accuracy: share of test labels the network gets right.
-        seconds: time spent training, evaluation excluded.
+        seconds: time spent training, until the last worker was done, evaluation excluded.
         gradient_equivalents: work, in forward and backward passes over the batch, counted from operations.
         messages: sent between stages.
         bytes: sent between stages.

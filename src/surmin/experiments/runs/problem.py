@@ -108,16 +108,14 @@ def _digest(tensor: Tensor) -> list[int]:
     return [*tensor.shape, int((rows * torch.arange(1, len(rows) + 1)).sum())]
 
 
-def build_problem(config: ExperimentConfig, data: Dataset, team: Team) -> Problem:
-    """The network of the configuration's seed, the same on every device and in every dtype (up to rounding).
-
-    A worker keeps its own stages of it.
+def build_network(config: ExperimentConfig, data: Dataset) -> nn.Sequential:
+    """The network of the configuration's seed, on the processor and in torch's default dtype.
 
     Raises:
-        ValueError: when the network cannot be built for this data or cut into so many stages.
+        ValueError: when it cannot be built for this data.
     """
     torch.manual_seed(config.seed)
-    model = build_model(
+    return build_model(
         config.model,
         input_shape=data.input_shape,
         outputs=data.classes,
@@ -126,8 +124,24 @@ def build_problem(config: ExperimentConfig, data: Dataset, team: Team) -> Proble
         activation=config.activation,
         tokens=data.has_tokens,
     )
+
+
+def trainable_layers(model: nn.Sequential) -> int:
+    """Into how many stages it can be cut."""
+    return sum(any(parameter.requires_grad for parameter in leaf.parameters()) for leaf in leaf_modules(model))
+
+
+def build_problem(config: ExperimentConfig, data: Dataset, team: Team) -> Problem:
+    """The network of the configuration's seed, the same on every device and in every dtype (up to rounding).
+
+    A worker keeps its own stages of it.
+
+    Raises:
+        ValueError: when the network cannot be built for this data or cut into so many stages.
+    """
+    model = build_network(config, data)
     position = Position.of(team.rank, team.count, config.replicas)
-    count = config.stages or max(position.length, min(DEFAULT_STAGES, _trainable_layers(model)))
+    count = config.stages or max(position.length, min(DEFAULT_STAGES, trainable_layers(model)))
     own = spread(count, position.length)[position.place]
     modules = partition(model, count)[own.start : own.stop]
     for module in modules:
@@ -156,7 +170,3 @@ def method_options(method: str, data: Dataset, given: Mapping[str, Any]) -> dict
     if options.get("rank") == EXACT:
         del options["rank"]
     return options
-
-
-def _trainable_layers(model: nn.Sequential) -> int:
-    return sum(any(parameter.requires_grad for parameter in leaf.parameters()) for leaf in leaf_modules(model))

@@ -17,6 +17,7 @@ from surmin.checkpoints.saving import load_checkpoint
 from surmin.data import Dataset
 from surmin.errors import NonFiniteError
 from surmin.experiments.configs.run import RunConfig
+from surmin.experiments.configs.saved import check_unchanged
 from surmin.experiments.runs.batches import Batches
 from surmin.experiments.runs.caveats import caveats
 from surmin.experiments.runs.folder import RunFolder, claimed, write_config, written_by_one
@@ -99,13 +100,16 @@ class Run:
         here on, worker 0 says so on stderr.
 
         Raises:
-            ValueError: when checkpoint or options do not fit; no file has changed then.
+            ValueError: when checkpoint or options do not fit, or the run has gone on since it was read; no file has
+                changed then.
         """
-        saved.check_continues(self.config)
-        if saved.rows:
-            load_checkpoint(saved.folder.checkpoint, self._method)
-            self._tell_caveats(saved.config)
-        self.rows = saved.rows or [Row.start(self.problem.evaluate())]
+        check_unchanged(saved.config, self.config)
+        loaded = load_checkpoint(saved.folder.checkpoint, self._method, missing_ok=True)
+        with self.problem.pipeline.agreeing():  # each has read the folder itself, one perhaps later than another
+            saved.check_round(loaded)
+        if saved.rows and self._writes:
+            self._tell_caveats(saved)
+        self.rows = saved.rows if loaded else [Row.start(self.problem.evaluate())]
         is_own = self.folder.path == saved.folder.path
         with self._alone_in_folder() if is_own else self._claimed_folder():
             self._record()
@@ -155,7 +159,7 @@ class Run:
             return last.lost()
         if inputs.is_cuda:
             torch.cuda.synchronize(inputs.device)
-        seconds = time.perf_counter() - start
+        seconds = self.team.largest(time.perf_counter() - start)
         return last.next(self._summed(report, inputs.shape), seconds, self.problem.evaluate())
 
     def _summed(self, report: StepReport, shape: torch.Size) -> StepReport:
@@ -177,18 +181,19 @@ class Run:
         self._save()
 
     def _save(self) -> None:
-        """Write the first replica's checkpoint; a network that has diverged does not replace the last good one."""
+        """Write the first replica's checkpoint; one that could not be continued does not replace the last good one."""
         if self._writes:
             sync_file(self.folder.metrics)  # a checkpoint whose rows are lost could not be continued
-        if self.status != "diverged" and self.problem.position.replica == 0:
-            checkpoint = Checkpoint.of(self._method, self.rows[-1].round)
+        if self.status == "diverged":
+            return
+        checkpoint = Checkpoint.of(self._method, self.rows[-1].round)
+        (broken,) = self.team.sum(checkpoint.not_finite() is not None)
+        if not broken and self.problem.position.replica == 0:
             checkpoint.save(self.folder.checkpoint, self._writers)
 
-    def _tell_caveats(self, before: RunConfig) -> None:
-        if not self._writes:
-            return
+    def _tell_caveats(self, saved: SavedRun) -> None:
         batch_size = self._batches.size * self.config.replicas
-        for line in caveats(before, self.config, self._method, self._options, batch_size):
+        for line in caveats(saved, self.config, self._method, self._options, batch_size):
             print(f"surmin: {line}", file=sys.stderr)
 
 

@@ -2,22 +2,32 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from surmin.checkpoints.checkpoint import Checkpoint
 from surmin.checkpoints.round_folder import newest_round
 from surmin.experiments.configs.run import RunConfig
-from surmin.experiments.configs.saved import check_unchanged, read_config
+from surmin.experiments.configs.saved import read_config
+from surmin.experiments.files import read_json
 from surmin.experiments.runs.folder import RunFolder
 from surmin.experiments.runs.metrics import Row, read_rows
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run's options and its rows up to the round of its checkpoint; no rows when it was cut off before its first."""
+    """A run as far as it can be continued.
+
+    Attributes:
+        folder: its own.
+        config: its options.
+        rows: up to the round of its checkpoint; none when it was cut off before its first.
+        device_type: what it ran on, cpu or cuda; None where the folder does not say.
+    """
 
     folder: RunFolder
     config: RunConfig
     rows: list[Row]
+    device_type: str | None
 
     @classmethod
     def read(cls, path: Path) -> "SavedRun":
@@ -28,21 +38,28 @@ class SavedRun:
         """
         folder = RunFolder(path)
         config = read_config(path, RunConfig)
+        device_type = read_json(folder.config, _device_type)
         if newest_round(folder.checkpoint) is None and not _has_begun(folder):
-            return cls(folder, config, [])
+            return cls(folder, config, [], device_type)
         rows = read_rows(folder.metrics)
         last = Checkpoint.load(folder.checkpoint, names=()).round
         if last >= len(rows):
             raise ValueError(f"{folder.metrics} ends before round {last}, where the checkpoint is")
         if rows[-1].loss is None:
             raise ValueError(f"{path}: the run diverged in round {rows[-1].round}, there is nothing to continue")
-        return cls(folder, config, rows[: last + 1])
+        return cls(folder, config, rows[: last + 1], device_type)
 
-    def check_continues(self, config: RunConfig) -> None:
-        """Raise ValueError when these options would make it another run."""
-        check_unchanged(self.config, config)
+    def check_round(self, loaded: int) -> None:
+        """Raise ValueError unless the rows end in the round that was loaded: another process may have gone on."""
+        if loaded != (self.rows[-1].round if self.rows else 0):
+            raise ValueError(f"{self.folder.path}: the run went on meanwhile: wait for its end, then resume again")
 
 
 def _has_begun(folder: RunFolder) -> bool:
     """Whether there are rows beyond the starting point, after whose first checkpoint they are written."""
     return folder.metrics.exists() and len(read_rows(folder.metrics)) > 1
+
+
+def _device_type(document: Any) -> str | None:
+    environment = document.get("environment")
+    return environment.get("device_type") if isinstance(environment, dict) else None

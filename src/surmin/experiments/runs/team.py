@@ -31,6 +31,9 @@ class Team(Protocol):
     def sum(self, *numbers: float) -> list[float]:
         """Numbers added up over all members: the same for each. Not part of any method, so not on its clock."""
 
+    def largest(self, number: float) -> float:
+        """The largest of the members' numbers: the same for each."""
+
     def gather(self, text: str) -> list[str]:
         """What every member says, by rank."""
 
@@ -49,6 +52,10 @@ class Alone:
     def sum(self, *numbers: float) -> list[float]:
         """They are summed already."""
         return list(numbers)
+
+    def largest(self, number: float) -> float:
+        """There are no others."""
+        return number
 
     def gather(self, text: str) -> list[str]:
         """Nobody else speaks."""
@@ -75,6 +82,12 @@ class Workers:
         summed = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(summed)
         return [float(number) for number in summed.tolist()]
+
+    def largest(self, number: float) -> float:
+        """By an all-reduce."""
+        found = torch.tensor(number, dtype=torch.float64)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return float(found)
 
     def gather(self, text: str) -> list[str]:
         """By two all-gathers, of the lengths and of the bytes."""

@@ -11,6 +11,9 @@ from surmin.simulation.operations import Overheads
 from surmin.simulation.seconds import Setting, on_many_workers
 from surmin.simulation.wires import LinkKind, Time
 
+Place = tuple[int, float, float]
+"""Workers, latency in seconds and rate in bits per second."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -35,6 +38,11 @@ class Outcome:
     seconds: float
     messages: float
     bytes: float
+
+    @property
+    def place(self) -> Place:
+        """Where it was simulated."""
+        return self.stages, self.latency, self.rate
 
     @property
     def is_stretched(self) -> bool:
@@ -118,9 +126,10 @@ def compare(config: SimulateConfig, found: Sequence[Outcome]) -> list[Cell]:
     Where a number of workers was measured, runs stretched to it do not count.
     """
     own = config.method_names[0]
+    found_at = by_place(eligible(found))
     cells = []
     for stages, (latency, rate) in product(counts("stages", config.stages), cells_of(config)):
-        here = [item for item in eligible(found) if (item.stages, item.latency, item.rate) == (stages, latency, rate)]
+        here = found_at.get((stages, latency, rate), [])
         best = {
             is_own: min(
                 (item for item in here if (item.run.method == own) == is_own),
@@ -138,3 +147,11 @@ def eligible(found: Sequence[Outcome]) -> list[Outcome]:
     for item in found:
         largest[item.stages] = max(largest.get(item.stages, 0), item.run.workers)
     return [item for item in found if item.run.workers == largest[item.stages]]
+
+
+def by_place(found: Sequence[Outcome]) -> dict[Place, list[Outcome]]:
+    """What was found for every number of workers and kind of links."""
+    places: dict[Place, list[Outcome]] = {}
+    for item in found:
+        places.setdefault(item.place, []).append(item)
+    return places

@@ -8,20 +8,16 @@ import torch
 
 from surmin.data import Dataset
 from surmin.experiments.configs.choices import parse_rates
-from surmin.experiments.configs.simulate import MINI_BATCHES, SimulateConfig, counts, numbers
+from surmin.experiments.configs.simulate import INNER_STEPS, MINI_BATCHES, SimulateConfig, counts, numbers
 from surmin.experiments.runs.batches import Batches
-from surmin.experiments.runs.problem import load_data, method_options
+from surmin.experiments.runs.problem import build_network, load_data, method_options, trainable_layers
 from surmin.experiments.runs.processor import set_up_processor
 from surmin.experiments.runs.team import ALONE
 from surmin.losses import CrossEntropy
 from surmin.methods.registry import takes
-from surmin.models import build_model
 from surmin.simulation.measuring import Trained, train
 from surmin.stages.partition import partition
-from surmin.stages.stage import leaf_modules
 
-INNER = ("sm", "sm-paper", "cgblock")
-"""Methods that are given inner steps. L-BFGS has one iteration a round: where rounds end means nothing to it."""
 LEAST_STRETCHED = 3
 """Workers that a run needs to be stretched to more: a first, a last, and one between them to be repeated."""
 Tell = Callable[[str, int, float], None]
@@ -70,9 +66,7 @@ class Measuring:
             raise ValueError(f"microbatches: {samples} samples cannot be cut into {most}")
         self._tell = tell
         self._warn = warn
-        self._layers = sum(
-            any(parameter.requires_grad for parameter in leaf.parameters()) for leaf in leaf_modules(self._network())
-        )
+        self._layers = trainable_layers(self._network())
 
     def measured_stages(self) -> list[int]:
         """Worker counts to train with: those asked for that the network can be cut into, or one to be stretched."""
@@ -88,7 +82,7 @@ class Measuring:
         """Every method by its best learning rate, in every combination."""
         for method in self._config.method_names:
             steps: Sequence[int | None] = [None]
-            if method in INNER:
+            if method in INNER_STEPS:
                 steps = counts("inner_steps", self._config.inner_steps, may_be_empty=True) or [None]
             for inner_steps, batch_size in product(steps, self._batch_sizes(method)):
                 yield from self._runs_of(method, batch_size, inner_steps)
@@ -149,13 +143,8 @@ class Measuring:
         return MeasuredRun(method, lr, size, inner_steps, workers, microbatches, trained)
 
     def _network(self) -> torch.nn.Sequential:
-        config, data = self._config, self._data
-        torch.manual_seed(config.seed)
-        model = build_model(
-            config.model, input_shape=data.input_shape, outputs=data.classes, layers=config.layers,
-            width=config.width, activation=config.activation, tokens=data.has_tokens,
-        )  # fmt: skip
-        return model.to(data.train_inputs.device, getattr(torch, config.dtype))
+        model = build_network(self._config.experiment, self._data)
+        return model.to(self._data.train_inputs.device, getattr(torch, self._config.dtype))
 
 
 def _rates(config: SimulateConfig, method: str) -> Sequence[float | None]:
