@@ -77,3 +77,4 @@ def test_the_problem_in_words() -> None:
         "digits, first 60 samples, mlp 3 × 8, tanh, batches of 1,000"
     )
     assert describe(tiny_run(data="a/b.npz", train_samples=None)) == "b, mlp 3 × 8"
+    assert describe(tiny_run(data="faces-v1.1")).startswith("faces-v1.1, first")

@@ -1,4 +1,7 @@
-from surmin.plots.paper_tables import Groups, cost_table, final_table
+from dataclasses import replace
+
+from surmin.experiments.runs.metrics import Row
+from surmin.plots.paper_tables import Groups, cell_table, cost_table, final_table
 from tests.experiments.comparisons.test_paper import made
 
 GROUPS: Groups = {
@@ -31,3 +34,11 @@ def test_what_a_loss_cost() -> None:
         ["sm", "1", "2 of 2", "1.5\n1 to 2", "9\n6 to 12"],
         ["adam", "–", "1 of 2", "–\n2 to –", "–\n12 to –"],
     ]
+
+
+def test_a_seed_that_diverged_does_not_raise_the_accuracy() -> None:
+    ends = [Row(1, 0.2, 0.95), Row(1, 0.1, 0.9), Row(1, None, None)]
+    results = [replace(made(2, "gd", None, [2.0]), rows=[row]) for row in ends]
+    groups = {results[0].run.cell: results}
+    assert final_table(groups).rows == [["gd", "0.2, 90.0 %\n0.1 to –"]]
+    assert "90.0 %\n– to 95.0 %" in cell_table(groups).rows[0]

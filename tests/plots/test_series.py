@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from surmin.experiments.runs.metrics import Row
-from surmin.plots.series import AXES, loss_curve, visible_axes
+from surmin.plots.series import AXES, accuracy_curve, loss_curve, visible_axes
 from tests.plots.cases import make_rows
 
 ROUNDS, SECONDS, _, BYTES, *_ = AXES
@@ -40,6 +40,15 @@ def test_where_runs_diverged() -> None:
     curve = loss_curve("gd", [make_rows([2, 8, None]), make_rows([2, 1, 1])], ROUNDS)
     assert curve.ends == [(1.0, pytest.approx(8))]
     assert np.isfinite(curve.high).all()
+
+
+def test_a_run_that_failed_before_its_first_row_leaves_the_others_to_be_seen() -> None:
+    failed = [Row(-1, None, None).lost()]
+    for make in (loss_curve, accuracy_curve):
+        others = [make_rows([4, 1]), make_rows([4, 3])]
+        alone, curve = make("sm", others, ROUNDS), make("sm", [others[0], failed, others[1]], ROUNDS)
+        np.testing.assert_array_equal([curve.low, curve.median, curve.high], [alone.low, alone.median, alone.high])
+        assert np.isfinite(curve.median).all() and (curve.runs, curve.ends) == (2, [])
 
 
 def test_losses_that_cannot_be_drawn() -> None:

@@ -7,10 +7,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Dataset:
-    """Training and test samples of a classification problem, in memory on the CPU.
+    """Training and test samples of a classification problem, in memory: the CPU's, as `load_dataset` returns them.
 
     Attributes:
-        name: what the data is called in run folders and figures.
+        name: digits, mnist or text, else that of the file or folder.
         train_inputs: (samples, ...), floating point, or int64 token ids for text.
         train_targets: int64 class numbers below `classes`: (samples,), or (samples, context) for text.
         test_inputs: as `train_inputs`.

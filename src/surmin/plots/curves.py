@@ -22,7 +22,13 @@ above are runs that diverge, whose crosses are drawn at the edge."""
 LEGEND_LINE = 0.23  # inches
 
 
-def draw_curves(path: Path, title: str, panels: Sequence[tuple[Axis, Sequence[Curve]]], target: float | None) -> None:
+def draw_curves(
+    path: Path,
+    title: str,
+    panels: Sequence[tuple[Axis, Sequence[Curve]]],
+    target: float | None,
+    crosses: str = "diverged",
+) -> None:
     """Replace a PNG file: one panel an axis, side by side in rows of two, with one legend below them all.
 
     Args:
@@ -30,6 +36,7 @@ def draw_curves(path: Path, title: str, panels: Sequence[tuple[Axis, Sequence[Cu
         title: the first line.
         panels: the same curves against each axis.
         target: a loss to mark.
+        crosses: what a cross at the end of a curve means.
     """
     with matplotlib.rc_context(RC):
         columns = min(2, len(panels))
@@ -42,18 +49,18 @@ def draw_curves(path: Path, title: str, panels: Sequence[tuple[Axis, Sequence[Cu
             if index >= len(panels):
                 axes.set_axis_off()
                 continue
-            _draw_panel(axes, *panels[index], target)
+            _draw_panel(axes, *panels[index], target, crosses)
             if index % columns == 0:
                 axes.set_ylabel("training loss, log scale")
         label_figure(figure, title, 2 * columns)
         save(figure, path)
 
 
-def _draw_panel(axes: Axes, axis: Axis, curves: Sequence[Curve], target: float | None) -> None:
+def _draw_panel(axes: Axes, axis: Axis, curves: Sequence[Curve], target: float | None, crosses: str) -> None:
     for index, curve in enumerate(curves):
         draw_curve(axes, curve, LineStyle.number(index))
     if any(curve.ends for curve in curves):
-        explain_crosses(axes, "diverged")
+        explain_crosses(axes, crosses)
     if target is not None:
         axes.axhline(target, color="#666666", linewidth=1, linestyle=(0, (1, 2)), label=f"target {target:g}")
     scale_losses(axes)
@@ -64,7 +71,7 @@ def _draw_panel(axes: Axes, axis: Axis, curves: Sequence[Curve], target: float |
 
 
 def draw_curve(axes: Axes, curve: Curve, style: LineStyle) -> None:
-    """A curve with its range, and a cross where a run diverged."""
+    """A curve with its range, and a cross where a run diverged or failed."""
     every = max(1, len(curve.x) // MARKERS_PER_CURVE)
     axes.plot(
         curve.x,

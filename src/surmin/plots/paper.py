@@ -8,8 +8,10 @@ from matplotlib.figure import Figure
 
 from surmin.experiments.comparisons.claims import judge
 from surmin.experiments.comparisons.paper_runs import Cell, PaperResult, by_cell, cells
+from surmin.experiments.comparisons.results import count_seeds
 from surmin.experiments.configs.contenders import CONTENDERS, Family
 from surmin.experiments.configs.paper import PaperConfig
+from surmin.experiments.runs.folder import data_name
 from surmin.plots.curves import draw_curve, draw_curves, explain_crosses, label_figure, scale_losses
 from surmin.plots.markdown import write_markdown
 from surmin.plots.page import Picture, Section, write_page
@@ -54,12 +56,13 @@ def draw_paper(folder: Path, config: PaperConfig, results: Sequence[PaperResult]
             write_page(folder / f"layers{layers}.html", section.heading, [section])
             write_markdown(folder / f"layers{layers}.md", section)
             sections.append(section)
-    title = f"The paper's grid on {config.data}, width {config.width}"
+    title = f"The paper's grid on {data_name(config.data)}, width {config.width}"
     write_page(folder / "report.html", title, [Section("What holds", [verdict_table(judge(results))]), *sections])
 
 
 def _draw_depth(folder: Path, config: PaperConfig, layers: int, groups: Groups) -> Section:
-    title = f"{describe(config.experiment(layers))}: {config.seeds} seeds"
+    seeds = count_seeds(map(len, groups.values())) or f"seed {config.seed}"
+    title = f"{describe(config.experiment(layers))}: {seeds}"
     pictures = []
     for family, text in FAMILIES.items():
         own = {cell: group for cell, group in groups.items() if CONTENDERS[cell.contender].family == family}
@@ -92,9 +95,8 @@ def _draw_grid(path: Path, title: str, config: PaperConfig, groups: Groups) -> N
             losses.set_ylabel(f"N = {steps}\ntraining loss, log scale")
             accuracies.set_ylabel("test accuracy (%)")
         scale_losses(grid[0, 0])
-        ends = {result.status for group in groups.values() for result in group if result.rows[-1].loss is None}
-        if ends:
-            explain_crosses(grid[0, 0], " or ".join(sorted(ends)))
+        if crosses := _meaning_of_crosses(groups):
+            explain_crosses(grid[0, 0], crosses)
         for axes in grid[-1]:
             axes.set_xlabel(ROUNDS.label)
             axes.set_xlim(left=0)
@@ -110,8 +112,14 @@ def _draw_costs(path: Path, title: str, text: str, config: PaperConfig, steps: i
         (axis, [loss_curve(cell.contender, [r.rows for r in group], axis) for cell, group in shown.items()])
         for axis in axes
     ]
-    draw_curves(path, f"{title}, N = {steps}", panels, config.target_loss)
+    draw_curves(path, f"{title}, N = {steps}", panels, config.target_loss, _meaning_of_crosses(shown))
     return Picture(path, f"Training loss at N = {steps} against what it cost, {text}; median and range.")
+
+
+def _meaning_of_crosses(groups: Groups) -> str:
+    """How runs ended that have no last loss; empty where all have one."""
+    last = [(result.rows[-1], result.status) for group in groups.values() for result in group]
+    return " or ".join(sorted({status for row, status in last if row.loss is None}))
 
 
 def _at(steps: int, groups: Groups) -> dict[Cell, Sequence[PaperResult]]:

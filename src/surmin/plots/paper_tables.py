@@ -74,8 +74,8 @@ def _final(group: Sequence[PaperResult]) -> str:
             return "–"
         return f"≤ {target:g}" if loss <= target else f"{loss:.2g}"
 
-    losses = Spread.of([result.quality[1] for result in group])
-    accuracy = Spread.of([result.rows[-1].test_accuracy for result in group])
+    last = [result.rows[-1] for result in group]
+    losses, accuracy = Spread.of("loss", last), Spread.of("test_accuracy", last)
     median, *range_below = write_spread(losses, write).split("\n")
     return "\n".join([f"{median}, {percent(accuracy.median)}", *range_below])
 
@@ -86,5 +86,4 @@ def _described(cell: Cell, group: Sequence[PaperResult]) -> list[str]:
 
 
 def _figures(rows: Sequence[Row | None], columns: Sequence[FigureColumn]) -> list[str]:
-    values = {name: Spread.of([getattr(row, name, None) for row in rows]) for name, _, _ in columns}
-    return [write_spread(values[name], write) for name, _, write in columns]
+    return [write_spread(Spread.of(name, rows), write) for name, _, write in columns]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from surmin.experiments.configs.run import ExperimentConfig, RunConfig
+from surmin.experiments.runs.folder import data_name
 from surmin.experiments.runs.metrics import Row
 from surmin.plots.curves import draw_curves
 from surmin.plots.series import loss_curve, visible_axes
@@ -20,4 +21,4 @@ def describe(config: ExperimentConfig) -> str:
     samples = f", first {config.train_samples:,} samples" if config.train_samples else ""
     activation = f", {config.activation}" if config.activation else ""
     batch = f", batches of {config.batch_size:,}" if config.batch_size else ""
-    return f"{Path(config.data).stem}{samples}, {config.model} {config.layers} × {config.width}{activation}{batch}"
+    return f"{data_name(config.data)}{samples}, {config.model} {config.layers} × {config.width}{activation}{batch}"

@@ -47,8 +47,8 @@ class Curve:
         median: over the runs; a run that has stopped counts with its last value.
         low: least over the runs.
         high: largest over the runs.
-        ends: last finite point of every run that diverged, (x, value).
-        runs: how many.
+        ends: last finite point of every run that diverged or failed, (x, value).
+        runs: how many; one that failed before its first row counts only where all did.
     """
 
     label: str
@@ -77,16 +77,17 @@ def _curve(
     shown: Callable[[Values], Values],
 ) -> Curve:  # fmt: skip
     """Of a value that is interpolated linearly, and then made into what is shown."""
-    points = [_points(rows, axis, value) for rows in runs]
+    begun = [rows for rows in runs if any(value(row) is not None for row in rows)] or runs[:1]
+    points = [_points(rows, axis, value) for rows in begun]
     x = np.unique(np.concatenate([xs for xs, _ in points]))
     values = np.array([np.interp(x, xs, ys) for xs, ys in points])
     ends = [
         (float(xs[-1]), float(shown(ys[-1:])[0]))
-        for (xs, ys), rows in zip(points, runs, strict=True)
+        for (xs, ys), rows in zip(points, begun, strict=True)
         if rows[-1].loss is None
     ]
     median, low, high = (shown(function(values, axis=0)) for function in (np.median, np.min, np.max))
-    return Curve(label, x, median, low, high, ends, len(runs))
+    return Curve(label, x, median, low, high, ends, len(begun))
 
 
 def visible_axes(runs: Sequence[Sequence[Row]]) -> list[Axis]:

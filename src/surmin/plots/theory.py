@@ -1,5 +1,6 @@
 """Pictures of `surmin theory`: Theorem 1's line, and tightness by layer and depth."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from surmin.experiments.comparisons.results import count_seeds
 from surmin.experiments.configs.theory import TheoryConfig
+from surmin.experiments.runs.folder import data_name
 from surmin.experiments.theory.theorem import TheoremRun
 from surmin.experiments.theory.theory import NetworkTightness
 from surmin.plots.series import Values
@@ -82,7 +85,8 @@ def draw_tightness(path: Path, config: TheoryConfig, found: Sequence[NetworkTigh
             axes.set_title(f"{depth} layers")
         for axes in grid[-1]:
             axes.set_xlabel("layer, 1 = at the input")
-        seeds = f"median and range over {config.seeds} seeds" if config.seeds > 1 else f"seed {config.seed}"
+        several = count_seeds(Counter((network.depth, network.rounds) for network in found).values())
+        seeds = f"median and range over {several}" if several else f"seed {config.seed}"
         title = f"Local losses' curvature ℍ over the Gauss-Newton matrix G; {describe(config)}; {seeds}"
         entitle(figure, title)
         _add_legend(figure, columns=3)
@@ -92,7 +96,7 @@ def draw_tightness(path: Path, config: TheoryConfig, found: Sequence[NetworkTigh
 def describe(config: TheoryConfig, layers: int | None = None) -> str:
     """The problem in a few words."""
     size = f"width {config.width}" if layers is None else f"{layers} × {config.width}"
-    return f"{Path(config.data).stem}, {config.train_samples:,} samples, mlp {size}, {config.activation}"
+    return f"{data_name(config.data)}, {config.train_samples:,} samples, mlp {size}, {config.activation}"
 
 
 def _draw_run(axes: Axes, run: TheoremRun, style: LineStyle) -> None:

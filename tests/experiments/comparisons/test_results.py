@@ -1,8 +1,9 @@
 import csv
+import math
 from pathlib import Path
 
 from surmin.experiments.comparisons.grid import PlannedRun
-from surmin.experiments.comparisons.results import Result, Status, choose, summarize, write_results
+from surmin.experiments.comparisons.results import Result, Spread, Status, choose, summarize, write_results
 from surmin.experiments.runs.metrics import Row
 from tests.experiments.runs.cases import tiny_run
 
@@ -41,6 +42,12 @@ def test_summaries_are_medians_with_extremes() -> None:
     assert (rounds.median, rounds.low, rounds.high) == (12, 10, 14)
     assert sm.statuses == "reached"
     assert summarize(RESULTS[8:])[0].statuses == "1 diverged, 1 finished"
+
+
+def test_a_run_that_diverged_has_the_worst_of_every_figure() -> None:
+    rows = [Row(9, 0.5, 0.95), Row(9, 0.1, 0.9), Row(4, None, None)]
+    found = {figure: Spread.of(figure, rows) for figure in ("loss", "test_accuracy")}
+    assert found == {"loss": Spread(0.5, 0.1, math.inf), "test_accuracy": Spread(0.9, -math.inf, 0.95)}
 
 
 def test_the_table_lists_every_run(tmp_path: Path) -> None:

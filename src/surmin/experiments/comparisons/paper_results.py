@@ -23,7 +23,8 @@ def write_paper_results(path: Path, results: Sequence[PaperResult]) -> None:
 def write_milestones(path: Path, results: Sequence[PaperResult]) -> None:
     """Replace `milestones.csv`: of every run the early loss, and what had been spent at the first row with `LOSS`.
 
-    Runs that only tuned are left out; what a run never reached, in loss or in rounds, is empty.
+    Runs that only tuned are left out; what a run never reached, in loss or in rounds, is empty. The early loss of one
+    that diverged or failed before is infinite.
     """
     rows = []
     for result in results:

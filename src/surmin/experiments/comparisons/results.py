@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,9 +46,11 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, values: Sequence[float | None]) -> "Spread":
-        """None counts as infinite."""
-        numbers = [math.inf if value is None else float(value) for value in values]
+    def of(cls, figure: str, rows: Sequence[Row | None]) -> "Spread":
+        """Of a figure over rows, one a seed; where there is none, it counts as the worst there is."""
+        worst = -math.inf if figure == "test_accuracy" else math.inf
+        values = [getattr(row, figure, None) for row in rows]
+        numbers = [worst if value is None else float(value) for value in values]
         return cls(statistics.median(numbers), min(numbers), max(numbers))
 
 
@@ -97,18 +99,23 @@ def summarize(results: Sequence[Result]) -> list[Summary]:
             method,
             group[0].run.lr,
             group,
-            {name: Spread.of([getattr(r.last, name) for r in group]) for name in FIGURES},
+            {name: Spread.of(name, [result.last for result in group]) for name in FIGURES},
         )
         for method, group in choose(results).items()
     ]
 
 
 def several_seeds(summaries: Sequence[Summary]) -> str:
-    """How many seeds medians are over: "3 seeds", "up to 3 seeds" where methods differ; empty where all have one."""
-    counts = {len(summary.results) for summary in summaries}
-    if counts == {1}:
+    """How many seeds the medians of these methods are over, as `count_seeds` says it."""
+    return count_seeds(len(summary.results) for summary in summaries)
+
+
+def count_seeds(counts: Iterable[int]) -> str:
+    """How many seeds medians are over: "3 seeds", "up to 3 seeds" where counts differ; empty where all are one."""
+    found = set(counts)
+    if found == {1}:
         return ""
-    return f"{'up to ' if len(counts) > 1 else ''}{max(counts)} seeds"
+    return f"{'up to ' if len(found) > 1 else ''}{max(found)} seeds"
 
 
 def write_results(path: Path, results: Sequence[Result]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
+from surmin.experiments.configs.check import CheckConfig
 from surmin.experiments.files import finite
 from surmin.experiments.theory.bound import BoundCheck, check_bound
 from surmin.experiments.theory.decoupled import DecoupledBlock, decoupled_blocks
@@ -20,8 +21,6 @@ from surmin.losses import ConvexLoss
 from surmin.options import OptionValues
 from surmin.options.presets import resolve_options
 from surmin.pipeline.in_process import InProcessPipeline
-
-RADII = (0.001, 0.01, 0.1, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class CheckResult:
 
 def check_network(
     stages: Sequence[nn.Module], loss: ConvexLoss, inputs: Tensor, targets: Tensor, *,
-    radii: Sequence[float] = RADII, trials: int = 50, **options: Unpack[OptionValues],
+    radii: Sequence[float] = CheckConfig.radii, trials: int = CheckConfig.trials, **options: Unpack[OptionValues],
 ) -> CheckResult:  # fmt: skip
     """Check a small network on one batch. The network is left as it is.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +47,11 @@ def try_theorem(config: TheoryConfig, tell: Tell) -> list[TheoremRun]:
     Raises:
         ValueError: for data or a network that cannot be used.
     """
-    runs = []
-    for curvature in CURVATURES:
-        for inner_steps in config.inner_steps:
-            pipeline, inputs, targets = _problem(config, config.layers, config.seed)
-            tell_rounds = partial(_tell_rounds, tell, f"{curvature}, N = {inner_steps}", config.rounds)
-            runs.append(
-                run_theorem(
-                    pipeline, inputs, targets, local_options(config, curvature, inner_steps, config.seed),
-                    rounds=config.rounds, lanczos_steps=config.lanczos_steps, tell=tell_rounds,
-                )
-            )  # fmt: skip
-    return runs
+    return [
+        _run_theorem(config, curvature, inner_steps, tell)
+        for curvature in CURVATURES
+        for inner_steps in config.inner_steps
+    ]
 
 
 def try_tightness(config: TheoryConfig, tell: Tell) -> list[NetworkTightness]:
@@ -85,8 +77,13 @@ def local_options(config: TheoryConfig, curvature: Curvature, inner_steps: int, 
     })  # fmt: skip
 
 
-def _tell_rounds(tell: Tell, what: str, total: int, done: int) -> None:
-    tell(what, done, total)
+def _run_theorem(config: TheoryConfig, curvature: Curvature, inner_steps: int, tell: Tell) -> TheoremRun:
+    pipeline, inputs, targets = _problem(config, config.layers, config.seed)
+    return run_theorem(
+        pipeline, inputs, targets, local_options(config, curvature, inner_steps, config.seed),
+        rounds=config.rounds, lanczos_steps=config.lanczos_steps,
+        tell=lambda done: tell(f"{curvature}, N = {inner_steps}", done, config.rounds),
+    )  # fmt: skip
 
 
 def _before_and_after(config: TheoryConfig, depth: int, seed: int) -> list[NetworkTightness]:

@@ -63,7 +63,7 @@ class LayerTightness:
 
 def measure_tightness(
     pipeline: InProcessPipeline, inputs: Tensor, targets: Tensor, options: Options, *,
-    directions: int, lanczos_steps: int, curvatures: Sequence[Curvature] = CURVATURES,
+    directions: int, lanczos_steps: int,
 ) -> list[LayerTightness]:  # fmt: skip
     """Every layer under every curvature, at the network's current parameters.
 
@@ -74,7 +74,6 @@ def measure_tightness(
         options: δ, blocks, how λ_max(H_zz) is found; and the seed of the directions.
         directions: random ones, the same for every curvature.
         lanczos_steps: products spent on each λ_max of ℍ_i and G_i.
-        curvatures: which.
 
     Raises:
         ValueError: for a number of directions or steps below 1.
@@ -88,7 +87,7 @@ def measure_tightness(
         for own, hessian in zip(exact, hessians, strict=True)
     ]
     found = []
-    for curvature in curvatures:
+    for curvature in CURVATURES:
         blocks = expand(pipeline, inputs, targets, replace(options, curvature=curvature)).blocks
         for layer, (own, truth) in enumerate(zip(blocks, truths, strict=True), start=1):
             found.append(_compare(curvature, layer, own, truth, lanczos_steps))

@@ -1,0 +1,53 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from surmin.experiments.comparisons.paper_runs import PaperResult
+from surmin.experiments.runs.run import Status
+from surmin.plots.paper import draw_paper
+from tests.experiments.comparisons.test_paper import TINY, made
+
+CONFIG = replace(TINY, depths=(2,), inner_steps=(1,), methods="gd,gd-armijo", seeds=3)
+SUCCESS = made(2, "gd", None, [2.0, 1.0])
+LOST = made(2, "gd", None, [2.0, None])
+
+
+@pytest.fixture
+def titles(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Of pages; nothing is written."""
+    kept: list[str] = []
+    monkeypatch.setattr("surmin.plots.paper.write_page", lambda path, title, sections: kept.append(title))
+    for name in ("paper.write_markdown", "paper.save", "curves.save"):
+        monkeypatch.setattr(f"surmin.plots.{name}", lambda *_: None)
+    return kept
+
+
+@pytest.mark.usefixtures("titles")
+@pytest.mark.parametrize(("ends", "words"), [
+    (["finished", "diverged"], "diverged"), (["finished", "failed"], "failed"),
+    (["failed", "diverged"], "diverged or failed"),
+])  # fmt: skip
+def test_all_pictures_say_alike_what_crosses_are(
+    ends: list[Status], words: str, tmp_path: Path, figures: list[Figure]
+) -> None:
+    draw_paper(tmp_path, CONFIG, [replace(SUCCESS if end == "finished" else LOST, status=end) for end in ends])
+    legends = [{text.get_text() for text in figure.legends[0].get_texts()} for figure in figures]
+    assert [legend - {"gd", f"target {CONFIG.target_loss:g}"} for legend in legends] == [{words}] * 2
+
+
+@pytest.mark.parametrize(("others", "words"), [
+    ([], "seed 0"), ([SUCCESS], "2 seeds"), ([SUCCESS, made(2, "gd-armijo", None, [2.0, 1.0])], "up to 2 seeds"),
+])  # fmt: skip
+def test_titles_tell_how_many_seeds_are_drawn(
+    others: list[PaperResult], words: str, tmp_path: Path, titles: list[str], figures: list[Figure]
+) -> None:
+    draw_paper(tmp_path, CONFIG, [SUCCESS, *others])
+    assert titles[0].endswith(f": {words}")
+    assert figures and all(f": {words}, " in figure.get_suptitle() for figure in figures)
+
+
+def test_the_grid_is_called_by_its_datas_name(tmp_path: Path, titles: list[str]) -> None:
+    draw_paper(tmp_path, replace(CONFIG, data="some/faces-v1.2"), [SUCCESS])
+    assert titles[0].startswith("faces-v1.2, ") and titles[-1] == "The paper's grid on faces-v1.2, width 6"
