@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from surmin.experiments.configs.timeline import TimelineConfig
 from surmin.experiments.runs.problem import load_data
 from surmin.experiments.runs.team import Alone, Workers
 from surmin.launch.worker import Worker
+from surmin.options.presets import PRESETS
 from tests.experiments.runs.cases import start, tiny_run
 
 TWO = Workers(rank=0, count=2, place=0, timeout=9)
@@ -60,7 +62,8 @@ def test_workers_get_the_same_options_and_only_a_run_can_be_continued(
     calls: list[tuple[int, list[str], float, Path | None]] = []
 
     def supervise(count: int, command: list[str], *, timeout: float, folder: Path | None) -> int:
-        calls.append((count, command[1:4], timeout, folder))
+        at = command.index("-m")
+        calls.append((count, command[at : at + 3], timeout, folder))
         return 3
 
     monkeypatch.setattr(launching, "supervise", supervise)
@@ -74,6 +77,56 @@ def test_workers_get_the_same_options_and_only_a_run_can_be_continued(
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is not empty"):
         launch(RunConfig(workers=3), tmp_path)
+
+
+@pytest.mark.parametrize(("is_found", "flags"), [(True, []), (False, ["-P"])])
+def test_workers_look_into_the_working_folder_where_this_process_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_found: bool, flags: list[str]
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(launching, "supervise", lambda count, command, **_: commands.append(command) or 0)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*[os.getcwd()] * is_found, *filter(None, sys.path)])
+    launch(RunConfig(workers=2), Path("new"))
+    assert commands[0][: len(flags) + 3] == [sys.executable, *flags, "-m", "surmin"]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"delta": 2.0}, "delta does nothing with curvature factor: leave it out, or choose --curvature scalar"),
+        ({"preset": "trips", "delta": 2.0}, "delta does nothing with curvature factor"),
+        ({"curvature": "scalar", "rank": 4}, "rank does nothing with curvature scalar: leave it out, or choose"),
+        ({"curvature": "sample", "curvature_fraction": 0.5}, "curvature_fraction does nothing with curvature sample"),
+        ({"preset": "paper", "rank": 4}, "rank does nothing with curvature scalar"),
+    ],
+)
+def test_options_that_do_nothing_are_refused_at_the_start(
+    tmp_path: Path, options: dict[str, Any], complaint: str
+) -> None:
+    for config in (RunConfig(**options), TimelineConfig(workers=1, **options)):
+        with pytest.raises(ValueError, match=complaint):
+            launch(config, tmp_path / "new")
+    launch(RunConfig(**options), tmp_path / "new", resume=tmp_path / "old")  # it keeps what it has
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"curvature": "sample", "delta": 2.0}, {"preset": "paper", "delta": 2.0}, {"method": "sm-paper", "delta": 2.0},
+        {"rank": 4}, {"curvature_fraction": 0.5}, {"preset": "paper", "curvature": "factor", "rank": 4},
+        {"method": "kfac", "rank": 4},
+    ],
+)  # fmt: skip
+def test_options_that_do_something_are_taken(tmp_path: Path, options: dict[str, Any]) -> None:
+    assert launch(RunConfig(**options), tmp_path / "new") is None
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_s_curvature_is_known_without_torch(preset: Any) -> None:
+    idle = {"delta": 1.0} if PRESETS[preset].curvature == "factor" else {"rank": 1}
+    with pytest.raises(ValueError, match="does nothing"):
+        RunConfig(preset=preset, **idle).check_effects()
 
 
 @pytest.mark.slow

@@ -1,6 +1,13 @@
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
 import pytest
 
-from surmin.commands.progress import RoundProgress
+from surmin.commands import progress as progress_module
+from surmin.commands.progress import RoundProgress, terminal_bar, terminal_line
 from surmin.experiments.runs.metrics import Row
 
 
@@ -9,7 +16,6 @@ def show_some_rounds() -> None:
         progress.show("1/2 sm", 10, Row(0, 2.5, 0.1))
         for number in range(1, 4):
             progress.show("1/2 sm", 10, Row(number, 0.125, 0.1))
-            progress._drawn = 0.0
         progress.show("2/2 gd", 10, Row(1, None, None))
 
 
@@ -18,6 +24,7 @@ def test_a_terminal_sees_loss_rate_and_time_left(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(progress_module, "REFRESH_SECONDS", 0.0)
     show_some_rounds()
     output, errors = capfd.readouterr()
     assert output == ""
@@ -28,4 +35,33 @@ def test_a_terminal_sees_loss_rate_and_time_left(
 def test_anything_else_sees_nothing(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     show_some_rounds()
+    with terminal_line("timing"), terminal_bar() as bar:
+        bar.update(bar.add_task("rounds"), refresh=True)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"), [(RoundProgress, "0/?"), (terminal_bar, ""), (partial(terminal_line, "timing"), "timing")]
+)
+def test_what_is_timed_is_not_disturbed_by_a_thread_that_draws(
+    shown: Callable[[], AbstractContextManager[Any]], text: str, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    before = set(threading.enumerate())
+    with shown():
+        assert set(threading.enumerate()) <= before
+        assert text in capfd.readouterr().err
+
+
+def test_a_bar_is_drawn_when_it_is_told_but_not_for_every_round(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(progress_module, "REFRESH_SECONDS", 1e9)
+    with terminal_bar() as bar:
+        task = bar.add_task("rounds", total=9)
+        bar.update(task, completed=1)
+        assert "1/9" not in capfd.readouterr().err
+        bar.update(task, completed=2, refresh=True)
+        assert "2/9" in capfd.readouterr().err

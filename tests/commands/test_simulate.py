@@ -98,11 +98,15 @@ def test_the_summary_says_where_it_loses_most() -> None:
         )
 
     cells = [Cell(4, 0.01, 1e8, outcome(own), outcome(2.0)) for own in (1.0, 3.0, 5.0)]
-    assert summary("sm", [*cells, Cell(4, 0.1, 1e8, None, outcome(1.0))]) == (
-        "sm is faster in 1 of 3 cells and loses most with 4 stages over 10 ms and 100 Mbit/s: "
-        "2.5 times the seconds of the best other"
+    missed = Cell(4, 0.1, 1e8, None, outcome(1.0))
+    assert summary("sm", [*cells, missed]) == (
+        "sm is faster in 1 of 4 cells, does not reach the loss in 1 and loses most with "
+        "4 stages over 10 ms and 100 Mbit/s: 2.5 times the seconds of the best other"
     )
     assert summary("sm", cells[:1]) == "sm is faster in 1 of 1 cells"
+    assert summary("sm", [missed] * 2) == "sm is faster in 0 of 2 cells, does not reach the loss in 2"
+    alone, nobody = Cell(4, 0.1, 1e8, outcome(1.0), None), Cell(4, 0.1, 1e8, None, None)
+    assert summary("sm", [alone, nobody]) == "sm is faster in 1 of 1 cells"
 
 
 def test_cores_that_are_shared_make_it_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +137,7 @@ def test_cores_that_are_shared_make_it_slower(tmp_path: Path, monkeypatch: pytes
         (["--cores", "0"], "cores must be a positive number"),
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--methods", "adam,lbfgs", "--preset", "links"], "none of the methods adam,lbfgs takes --preset"),
+        (["--methods", "adam,lbfgs", "--inner-steps", "5"], "inner_steps are for sm, sm-paper, cgblock, none of them"),
         (["--layers", "2", "--stages", "9"], "a network of 2 layers cannot stand for 9 stages"),
         (["--lr", "adam=fast"], "'fast' is not a positive number"),
     ],

@@ -9,7 +9,7 @@ import pytest
 from surmin.simulation.operations import Hear, Overheads, Post, Program, Receive, Send, Tell, Total, Work, expand
 from surmin.simulation.schedules import reorder
 from surmin.simulation.seconds import Setting
-from surmin.simulation.sharing import Carrier, share_cores
+from surmin.simulation.sharing import NO_CARRIER, Carrier, share_cores
 from surmin.simulation.timing import replay
 from surmin.simulation.wires import HEADER_BYTES, LinkKind
 from tests.simulation.waves import gradient_step, reorder_all
@@ -99,6 +99,19 @@ def test_what_carries_messages_goes_before_the_workers(carrier: Carrier) -> None
     programs: list[Program] = [[Send(1, "forward", 100), Work(1.0)], [Receive(-1, "forward", 100), Work(1.0)]]
     ends = share_cores(programs, LinkKind(0.0, 1e12), 2, carrier)
     assert ends == pytest.approx([1.25, 1.25])  # half of each second core is gone for half a second
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("carrier", [NO_CARRIER, Carrier(packet=1e-4, byte=1e-9)])
+@pytest.mark.parametrize("cores", [1, 4])
+def test_an_end_is_found_however_late_it_is(cores: int, carrier: Carrier) -> None:
+    """Over links so slow, the clock shows no less than what rounding leaves of a work."""
+    work = [0.013, 0.007, 0.011, 0.017]
+    programs = gradient_step(work, work, 4, SIZE, after=0.01)
+    links = LinkKind(0.01, 0.3)
+    apart = max(replay(programs, links))
+    assert apart > 1e5
+    assert max(share_cores(programs, links, cores, carrier)) == pytest.approx(float(apart), rel=1e-3)
 
 
 @pytest.mark.parametrize(("size", "packets"), [(8, 4), (1448, 4), (1449, 6), (14_480, 22)])

@@ -1,5 +1,6 @@
 """Starting a command's work on workers of this machine. Importing this imports no torch: they do that, once each."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -26,11 +27,21 @@ def launch(config: ExperimentConfig, path: Path, resume: Path | None = None) -> 
     worker = this_worker()
     if worker is None:
         config.check()
+    if resume is None:
+        config.check_effects()
     if path != resume and (worker is None or worker.rank == 0):
         check_unclaimed(path)
     if worker is not None or config.workers == 1:
         return None
     words = [*config.to_words(), "--out", str(path), *(["--resume", str(resume)] if resume else [])]
-    command = [sys.executable, "-m", "surmin", config.command, *words]
+    command = [sys.executable, *_safe_path(), "-m", "surmin", config.command, *words]
     resumable = path if isinstance(config, RunConfig) else None
     return supervise(config.workers, command, timeout=config.timeout, folder=resumable)
+
+
+def _safe_path() -> list[str]:
+    """What keeps the working folder off the workers' path, as it is off this process's: `-m` puts it first.
+
+    A person's `code.py` or `queue.py` there would be imported for Python's own.
+    """
+    return ["-P"] if {"", os.getcwd()}.isdisjoint(sys.path) else []

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import TimeElapsedColumn, TimeRemainingColumn
 
-from surmin.commands.progress import terminal_bar
+from surmin.commands.progress import terminal_bar, terminal_line
 from surmin.commands.tables import print_table
 from surmin.exit_codes import INTERRUPTED, SUCCESS, UNEXPECTED
 from surmin.experiments.comparisons.claims import judge
@@ -71,12 +71,11 @@ def _check(config: PaperConfig, path: Path, resume: Path | None) -> None:
 
 def _announce(config: PaperConfig, path: Path) -> None:
     """Time a few rounds of everything that is left, and say how long that will take at most."""
-    console = Console(stderr=True)
     left = sum(len(runs_left(config, cell, path)) for cell in cells(config))
     if not left:
         print(f"all {run_count(config)} runs are there")
         return
-    with tempfile.TemporaryDirectory() as scratch, console.status("timing three rounds of every method"):
+    with tempfile.TemporaryDirectory() as scratch, terminal_line("timing three rounds of every method"):
         seconds = estimate(config, path, Path(scratch))
     slowest = max(seconds, key=seconds.__getitem__)
     most = _minutes(sum(seconds.values()) / config.jobs)
@@ -95,7 +94,7 @@ def _run(config: PaperConfig, path: Path) -> list[PaperResult]:
         def show(result: PaperResult) -> None:
             known[result.run.name] = result
             write_paper_results(path / "results.csv", list(known.values()))
-            progress.update(task, advance=1, description=result.run.name)
+            progress.update(task, advance=1, description=result.run.name, refresh=True)
 
         return run_paper(config, path, show)
 

@@ -1,10 +1,21 @@
-"""Progress bars, on the terminal only."""
+"""Progress bars, on the terminal only. What they show may be timed: none is drawn from a thread of its own."""
 
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from surmin.experiments.runs.metrics import Row
@@ -16,32 +27,35 @@ def terminal_bar(*columns: str | ProgressColumn) -> Progress:
     """A bar with a description, a count and what else is wanted; silent when standard error is no terminal."""
     console = Console(stderr=True)
     shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *columns)
-    return Progress(*shown, console=console, transient=True, disable=not console.is_terminal)
+    return _Bar(*shown, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal)
+
+
+def terminal_line(text: str) -> Live:
+    """A line that stands there meanwhile; silent when standard error is no terminal."""
+    return Live(text, console=Console(stderr=True), auto_refresh=False, transient=True)
+
+
+class _Bar(Progress):
+    """Drawn when it is told something, unless that was moments ago."""
+
+    _drawn = 0.0
+
+    def update(self, task_id: TaskID, *, refresh: bool = False, **values: Any) -> None:
+        """Tell it something, and have it drawn, at once if need be."""
+        now = time.monotonic()
+        refresh = refresh or now - self._drawn >= REFRESH_SECONDS
+        if refresh:
+            self._drawn = now
+        super().update(task_id, refresh=refresh, **values)
 
 
 class RoundProgress:
-    """Shows how far the current run has come; silent when the standard error stream is no terminal.
-
-    It is drawn between rounds, never from a thread of its own, which would disturb what is being timed.
-    """
+    """Shows how far the current run has come, between rounds."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}"),
-            _RateColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            auto_refresh=False,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bar = terminal_bar("loss {task.fields[loss]}", _RateColumn(), TimeRemainingColumn())
         self._task = self._bar.add_task("", total=None, loss="–")
         self._run = ""
-        self._drawn = 0.0
 
     def __enter__(self) -> "RoundProgress":
         """Start drawing."""
@@ -61,9 +75,6 @@ class RoundProgress:
             self._run = run
             self._bar.reset(self._task, description=run, total=rounds)
         self._bar.update(self._task, completed=row.round, loss=loss)
-        if time.monotonic() - self._drawn > REFRESH_SECONDS:
-            self._bar.refresh()
-            self._drawn = time.monotonic()
 
 
 class _RateColumn(ProgressColumn):

@@ -11,7 +11,7 @@ from surmin.exit_codes import SUCCESS, USER_ERROR
 from surmin.experiments.configs.simulate import SimulateConfig
 from surmin.experiments.files import write_json, write_table
 from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder
-from surmin.experiments.simulated.outcomes import Cell, Outcome, compare, eligible, outcomes
+from surmin.experiments.simulated.outcomes import Cell, Outcome, by_place, compare, eligible, outcomes
 from surmin.experiments.simulated.runs import MeasuredRun, Measuring
 from surmin.plots.breakeven import draw_breakeven
 from surmin.plots.run import describe
@@ -56,11 +56,11 @@ def simulate(config: SimulateConfig, out: Path | None) -> int:
 def write_rows(path: Path, found: Sequence[Outcome]) -> None:
     """Replace `breakeven.csv`: one line a setting and kind of links."""
     counted = eligible(found)
+    least = {place: _least(here) for place, here in by_place(counted).items()}
     rows = []
     for item in counted:
-        here = [other for other in counted if _cell(other) == _cell(item)]
-        own = min(other.seconds for other in here if other.run.method == item.run.method)
-        others = [other.seconds for other in here if other.run.method != item.run.method]
+        own = least[item.place][item.run.method]
+        others = [seconds for method, seconds in least[item.place].items() if method != item.run.method]
         run, trained = item.run, item.run.trained
         values = (
             item.stages, "yes" if item.is_stretched else "no", f"{1e3 * item.latency:g}", f"{item.rate / 1e6:g}",
@@ -87,15 +87,18 @@ def cells_table(cells: Sequence[Cell]) -> Table:
 
 
 def summary(method: str, cells: Sequence[Cell]) -> str:
-    """In how many cells the method wins, and where it loses most, in a line."""
-    both = [cell for cell in cells if cell.own and cell.other]
-    lost = [cell for cell in both if cell.ratio >= 1]
-    worst = max(lost, key=lambda cell: cell.ratio, default=None)
-    won = f"{method} is faster in {len(both) - len(lost)} of {len(both)} cells"
-    if worst is None:
-        return won
+    """In how many of the cells where any method reaches the loss this one wins, and where it loses most, in a line."""
+    reached = [cell for cell in cells if cell.own or cell.other]
+    won, missed = sum(cell.ratio < 1 for cell in reached), sum(cell.own is None for cell in reached)
+    lost = [cell for cell in reached if cell.own and cell.ratio >= 1]
+    text = f"{method} is faster in {won} of {len(reached)} cells"
+    if missed:
+        text += f", does not reach the loss in {missed}"
+    if not lost:
+        return text
+    worst = max(lost, key=lambda cell: cell.ratio)
     where = f"{worst.stages:,} stages over {1e3 * worst.latency:g} ms and {worst.rate / 1e6:g} Mbit/s"
-    return f"{won} and loses most with {where}: {worst.ratio:.3g} times the seconds of the best other"
+    return f"{text} and loses most with {where}: {worst.ratio:.3g} times the seconds of the best other"
 
 
 def _train(config: SimulateConfig) -> list[MeasuredRun]:
@@ -108,7 +111,7 @@ def _train(config: SimulateConfig) -> list[MeasuredRun]:
             if name != training:
                 training = name
                 bar.reset(task, description=name, total=config.rounds)
-            bar.update(task, completed=rounds, loss=f"{loss:.3e}", refresh=True)
+            bar.update(task, completed=rounds, loss=f"{loss:.3e}")
 
         return list(Measuring(config, tell, _warn).runs())
 
@@ -125,8 +128,10 @@ def _best(found: Outcome | None) -> tuple[str, str]:
     return ("not reached", "–") if found is None else (found.label, f"{found.seconds:.3g}")
 
 
-def _cell(item: Outcome) -> tuple[int, float, float]:
-    return item.stages, item.latency, item.rate
+def _least(here: Sequence[Outcome]) -> dict[str, float]:
+    """The fewest seconds of every method."""
+    methods = {item.run.method for item in here}
+    return {method: min(item.seconds for item in here if item.run.method == method) for method in methods}
 
 
 def _costs(overheads: Overheads) -> dict[str, float]:

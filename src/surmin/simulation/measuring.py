@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from surmin.errors import NonFiniteError
 from surmin.losses import ConvexLoss
 from surmin.methods.registry import build_method
-from surmin.simulation.seconds import RoundKind, group
+from surmin.simulation.seconds import RoundKind, Rounds
 from surmin.simulation.team import Recorded, RecordedTeam
 
 
@@ -79,28 +79,29 @@ def train(
         found = team.step(methods, *batch(number)).without_comparisons()
         return replace(found, start_loss=math.nan, end_loss=team.mean_loss(inputs, targets))
 
-    recorded: list[Recorded] = []
+    rounds = Rounds()
+    last: Recorded | None = None
     try:
         team.warm_up(build, *(batch(0) if batch else (inputs, targets)))
         methods = team.build(build)
-        while len(recorded) <= most_rounds:
-            last = step(len(recorded))
-            recorded.append(last)
-            if last.start_loss <= target_loss:  # known only now: the round before had reached it
-                return _result(recorded[:-1])
-            if last.end_loss <= target_loss:
-                return _result(recorded) if len(recorded) <= most_rounds else None
-            known = last.end_loss if math.isfinite(last.end_loss) else last.start_loss
+        while rounds.count <= most_rounds:
+            found = step(rounds.count)
+            if found.start_loss <= target_loss:  # known only now: the round before had reached it
+                return _result(rounds, last)
+            rounds.add(found)
+            last = found
+            if found.end_loss <= target_loss:
+                return _result(rounds, last) if rounds.count <= most_rounds else None
+            known = found.end_loss if math.isfinite(found.end_loss) else found.start_loss
             if not math.isfinite(known):
                 return None
-            tell(len(recorded), known)
+            tell(rounds.count, known)
     except NonFiniteError:
         return None
     return None
 
 
-def _result(recorded: Sequence[Recorded]) -> Trained | None:
-    if not recorded:
+def _result(rounds: Rounds, last: Recorded | None) -> Trained:
+    if last is None:
         return Trained([], 0, 0, 0, 0)
-    last = recorded[-1]
-    return Trained(group(recorded), len(recorded), last.forward_waves, last.messages, last.bytes)
+    return Trained(rounds.kinds(), rounds.count, last.forward_waves, last.messages, last.bytes)

@@ -1,11 +1,12 @@
 """From recorded rounds to seconds: rounds of a kind, and what they take over links."""
 
-import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from surmin.simulation.operations import NO_OVERHEADS, Operation, Overheads, Program, Work, expand
 from surmin.simulation.schedules import reorder
@@ -112,16 +113,33 @@ def on_many_workers(
     return last + (workers - far) * (last - before) / (far - near)
 
 
-def group(rounds: Sequence[Recorded]) -> list[RoundKind]:
-    """Sort rounds by what was done in them, and how much; the work of a kind lasts as long as in its median round."""
-    kinds: dict[Any, list[Sequence[Program]]] = {}
-    for own in rounds:
+class Rounds:
+    """Rounds sorted by what was done in them, and how much. Of each only the seconds of its work are kept."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._kinds: dict[Any, list[NDArray[np.float64]]] = {}
+
+    def add(self, own: Recorded) -> None:
+        """Count one more."""
+        self.count += 1
         done = tuple(tuple(map(_timeless, program)) for program in own.programs)
-        kinds.setdefault((own.work, done), []).append(own.programs)
-    return [
-        RoundKind([_median([programs[place] for programs in same]) for place in range(len(same[0]))], len(same))
-        for same in kinds.values()
-    ]
+        work = [operation.seconds for operation in chain(*own.programs) if isinstance(operation, Work)]
+        self._kinds.setdefault((own.work, done), []).append(np.array(work))
+
+    def kinds(self) -> list[RoundKind]:
+        """Those there are; the work of a kind lasts as long as in its median round."""
+        return [
+            RoundKind(_lasting(done, np.median(work, axis=0)), len(work)) for (_, done), work in self._kinds.items()
+        ]
+
+
+def group(recorded: Iterable[Recorded]) -> list[RoundKind]:
+    """The kinds of some rounds."""
+    rounds = Rounds()
+    for own in recorded:
+        rounds.add(own)
+    return rounds.kinds()
 
 
 def max_of(times: Sequence[Time]) -> Time:
@@ -133,10 +151,7 @@ def _timeless(operation: Operation) -> Operation:
     return operation._replace(seconds=0.0) if isinstance(operation, Work) else operation
 
 
-def _median(programs: Sequence[Program]) -> Program:
-    return [
-        first._replace(seconds=statistics.median(own.seconds for own in same if isinstance(own, Work)))
-        if isinstance(first := same[0], Work)
-        else first
-        for same in zip(*programs, strict=True)
-    ]
+def _lasting(programs: Iterable[Sequence[Operation]], seconds: Iterable[float]) -> list[Program]:
+    """The same programs, each work of which takes its seconds."""
+    times = map(float, seconds)
+    return [[own._replace(seconds=next(times)) if isinstance(own, Work) else own for own in each] for each in programs]

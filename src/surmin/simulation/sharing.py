@@ -48,7 +48,7 @@ def share_cores(
     machine.go_on(0.0, range(len(programs)))
     now = 0.0
     while not machine.is_done:
-        carrying = machine.to_carry > NOTHING
+        carrying = not _is_over(machine.to_carry, now)
         speed = max(NOTHING, min(1.0, (cores - carrying) / max(1, len(machine.left))))
         event = min(machine.next_event(), now + min(machine.left.values(), default=math.inf) / speed)
         if math.isinf(event):
@@ -100,7 +100,7 @@ class _Machine:
         places = [place for place in self._wires.release(now) if place in self._untimed]
         while self._timed and self._timed[0][0] <= now:
             places.append(heapq.heappop(self._timed)[1])
-        done = [place for place, seconds in self.left.items() if seconds <= NOTHING]
+        done = [place for place, seconds in self.left.items() if _is_over(seconds, now)]
         for place in done:
             del self.left[place]
             self._position[place] += 1
@@ -141,3 +141,8 @@ class _Machine:
             self.to_carry += self._carrier.packet * self._links.packets(operation.bytes)
             self.to_carry += self._carrier.byte * operation.bytes
         return True
+
+
+def _is_over(left: float, now: float) -> bool:
+    """Whether what is left of a work is what rounding leaves: late, the clock itself is coarser than `NOTHING`."""
+    return left <= NOTHING or now + left == now

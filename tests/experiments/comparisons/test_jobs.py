@@ -28,9 +28,10 @@ def test_an_error_of_a_call_is_raised_here() -> None:
         next(results)
 
 
-def count_to_thirty(folder: str) -> str:
-    """Note that it was begun, and take seconds, or less when interrupted."""
+def count_to_thirty(folder: str, building: float) -> str:
+    """Note that it was begun, build something for so many seconds, and then take some, or less when interrupted."""
     (Path(folder) / f"{time.monotonic_ns()}-{os.getpid()}").touch()
+    time.sleep(building)
     with deferred_interrupt() as is_interrupted:
         for number in range(30):
             time.sleep(0.1)
@@ -39,13 +40,24 @@ def count_to_thirty(folder: str) -> str:
     return "counted"
 
 
-@pytest.mark.parametrize("whom", ["all", "the first"])
-def test_after_an_interrupt_what_was_begun_ends_and_no_more_begins(tmp_path: Path, whom: str) -> None:
+@pytest.mark.parametrize(
+    ("whom", "number", "building"),
+    [
+        ("all", signal.SIGINT, 0.0),
+        pytest.param("the first", signal.SIGINT, 0.7, id="before there is anything to receive it"),
+        pytest.param("all", signal.SIGHUP, 0.7, id="by a terminal that is closed"),
+    ],
+)
+def test_after_an_interrupt_what_was_begun_ends_and_no_more_begins(
+    tmp_path: Path, whom: str, number: signal.Signals, building: float
+) -> None:
     program = (
+        "import signal\nfrom functools import partial\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "from tests.experiments.comparisons.test_jobs import count_to_thirty, each\n"
+        f"count = partial(count_to_thirty, building={building})\n"
         "if __name__ == '__main__':\n"
         "    try:\n"
-        f"        for result in each(count_to_thirty, [{str(tmp_path)!r}] * 20, 2): print(result, flush=True)\n"
+        f"        for result in each(count, [{str(tmp_path)!r}] * 20, 2): print(result, flush=True)\n"
         "    except KeyboardInterrupt: print('no more', flush=True)"
     )
     first = subprocess.Popen(
@@ -56,9 +68,9 @@ def test_after_an_interrupt_what_was_begun_ends_and_no_more_begins(tmp_path: Pat
         wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
         time.sleep(0.3)
         if whom == "all":
-            os.killpg(first.pid, signal.SIGINT)
+            os.killpg(first.pid, number)
         else:
-            first.send_signal(signal.SIGINT)
+            first.send_signal(number)
         output, _ = first.communicate(timeout=20)
     finally:
         first.kill()

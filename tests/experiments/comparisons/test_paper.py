@@ -411,6 +411,7 @@ def test_an_interrupted_grid_gives_no_verdicts(
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--target-loss", "0"], "target_loss must be a positive number"),
         (["--seed", str(MOST["seed"] - 999)], "seed must be at most"),
+        (["--seeds", "1001"], "seeds must be at most 1,000, got 1,001: settings are chosen on the one after them"),
         (["--data", "nowhere"], "nowhere"),
         (["--activation", "cube"], "cube"),
     ],

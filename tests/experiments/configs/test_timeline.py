@@ -14,6 +14,8 @@ from surmin.experiments.configs.timeline import TimelineConfig
         ({"microbatches": 0}, "microbatches must be at least 1, got 0"),
         ({"workers": 2, "replicas": 2}, "surmin timeline shows one pipe: leave replicas at 1"),
         ({"target_loss": 0.1}, "target_loss has no meaning for a timeline"),
+        ({"penalty": 0.1}, "method sm does not take --penalty; it takes --preset.*"),
+        ({"optimizer": "adam"}, "method sm does not take --optimizer; it takes --preset.*"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any], complaint: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -12,9 +13,12 @@ from typing import TypeVar
 
 from surmin.exit_codes import WORKER_LOST
 from surmin.experiments.runs.interrupts import deferred_interrupt
+from surmin.launch.interrupts import interrupts
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+REPEAT_SECONDS = 0.2
+"""Between two interrupts of a process made here: the first may come before there is anything to receive it."""
 
 _stopping: Event | None = None
 """In processes made here: set when they are to begin nothing more."""
@@ -54,11 +58,13 @@ def _unless_stopping(function: Callable[[Item], Result], item: Item) -> Result:
 def _prepare(stopping: Event) -> None:
     """End this process, whatever it is doing, when the one that started it is gone: killed, it cannot say so.
 
-    An interrupt matters to what is begun alone, and comes from that process too, where a person interrupts only that.
+    An interrupt matters to what is begun alone, and comes from that process, also where a terminal sends it to all. It
+    is received once, and ignored before and after that: so it is repeated until something has received it.
     """
     global _stopping
     _stopping = stopping
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in set(interrupts()) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None
 
@@ -68,7 +74,9 @@ def _prepare(stopping: Event) -> None:
 
     def pass_on() -> None:
         stopping.wait()
-        os.kill(os.getpid(), signal.SIGINT)
+        while True:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(REPEAT_SECONDS)
 
     for watch in (end_with_parent, pass_on):
         threading.Thread(target=watch, daemon=True).start()

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from surmin.experiments.configs.contenders import CONTENDERS, write_value
-from surmin.experiments.configs.paper import PaperConfig
+from surmin.experiments.configs.paper import MOST_SEEDS, PaperConfig
 from surmin.experiments.configs.run import RunConfig
 from surmin.experiments.runs.metrics import Row
 from surmin.experiments.runs.run import Status
 
-TUNING_SEED = 1000
+TUNING_SEED = MOST_SEEDS
 """How far the seed that settings are chosen on is from the first that results come from."""
 
 

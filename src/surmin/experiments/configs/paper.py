@@ -10,6 +10,9 @@ from surmin.experiments.configs.contenders import CONTENDERS
 from surmin.experiments.configs.run import ExperimentConfig, RunConfig, check_most
 from surmin.value_types import check_types
 
+MOST_SEEDS = 1000
+"""That results come from: the next one is what settings are chosen on."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PaperConfig:
@@ -100,6 +103,10 @@ class PaperConfig:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         check_most(self)
+        if self.seeds > MOST_SEEDS:
+            raise ValueError(
+                f"seeds must be at most {MOST_SEEDS:,}, got {self.seeds:,}: settings are chosen on the one after them"
+            )
         if not 0 < self.target_loss < math.inf:
             raise ValueError(f"target_loss must be a positive number, got {self.target_loss}")
         for layers in self.depths:

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
-from tyro.conf import arg
+from tyro.conf import Fixed, Suppress, arg
 
 from surmin.experiments.configs.problem import ProblemConfig
 from surmin.experiments.configs.surrogate import SURROGATE_OPTIONS, SurrogateConfig
@@ -186,6 +186,11 @@ class RunConfig(ExperimentConfig):
         if not 0 <= self.checkpoint_seconds < math.inf:
             raise ValueError(f"checkpoint_seconds must be a number from 0 up, got {self.checkpoint_seconds}")
 
+    def check_effects(self) -> None:
+        """As for sm, where that is the method."""
+        if self.method == "sm":
+            super().check_effects()
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig(ExperimentConfig):
@@ -204,6 +209,8 @@ class CompareConfig(ExperimentConfig):
     methods: Annotated[str, arg(help=f"names separated by commas, or all: {', '.join(METHODS)}.")] = "sm,adam,gd-armijo"
     lr: tuple[str, ...] = ()
     seeds: int = 1
+    schedule: Annotated[Literal["posted", "gpipe", "1f1b"], Suppress, Fixed] = "posted"
+    timeout: Annotated[float, Suppress, Fixed] = 300.0
 
     @property
     def takes_all(self) -> bool:

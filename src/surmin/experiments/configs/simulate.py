@@ -18,6 +18,8 @@ GRADIENT_STEPS = ("adam", "sgd", "gd")
 """Methods of one forward and one backward wave a round, which can go by any schedule."""
 MINI_BATCHES = ("adam", "sgd")
 """Methods that are trained with all batch sizes asked for; the others with the full batch."""
+INNER_STEPS = ("sm", "sm-paper", "cgblock")
+"""Methods that are given inner steps. L-BFGS has one iteration a round: where rounds end means nothing to it."""
 DEFAULT_RATES = ("adam=0.003,0.01",)
 SCHEDULES = ("posted", "gpipe", "1f1b", "zero-bubble")
 
@@ -103,6 +105,8 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
         for option in SURROGATE_OPTIONS:
             if getattr(self, option) is not None and not any(takes(name, option) for name in self.method_names):
                 raise ValueError(f"none of the methods {self.methods} takes {flag(option)}")
+        if names(self.inner_steps) and not set(INNER_STEPS) & set(self.method_names):
+            raise ValueError(f"inner_steps are for {', '.join(INNER_STEPS)}, none of them is in {self.methods}")
 
     @property
     def stages_without_1f1b(self) -> list[int]:

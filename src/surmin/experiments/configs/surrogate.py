@@ -15,9 +15,9 @@ class SurrogateConfig:
         local: of sm: local losses that are quadratic or nonlinear.
         order: of sm: stages solve in parallel, or sequential, each when the moved activations reach it.
         blocks: of sm: what gets a local loss of its own, a layer or a stage.
-        rank: of sm, kfac and cgblock-ggn: random curvature columns per sample, or exact for the whole factor; if not
-            given 2 for tokens, 32 for more than 64 classes, and exact otherwise.
-        curvature_fraction: of sm, kfac and cgblock-ggn: part of the batch that carries the curvature.
+        rank: of sm with factor curvature, kfac and cgblock-ggn: random columns per sample, or exact for the whole
+            factor; if not given 2 for tokens, 32 for more than 64 classes, and exact otherwise.
+        curvature_fraction: of sm with factor curvature, kfac and cgblock-ggn: part of the batch that carries it.
         inner_fraction: of sm with nonlinear local losses: part of those samples that each inner step is modelled on.
         inner_tolerance: of sm with nonlinear local losses: they end at a step that gains less than this
             part of what is left.
@@ -40,6 +40,18 @@ class SurrogateConfig:
     damping_candidates: tuple[float, ...] | None = None
     wire: Literal["bfloat16", "float16", "int8"] | None = None
     delta: float | None = None
+
+    def check_effects(self) -> None:
+        """Raise ValueError for an option that does nothing to sm with its curvature."""
+        curvature = self.curvature or ("scalar" if self.preset == "paper" else "factor")
+        is_factor = curvature == "factor"
+        idle = ["delta"] if is_factor else ["rank", "curvature_fraction"]
+        others = "scalar or sample" if is_factor else "factor"
+        for option in idle:
+            if getattr(self, option) is not None:
+                raise ValueError(
+                    f"{option} does nothing with curvature {curvature}: leave it out, or choose --curvature {others}"
+                )
 
 
 EXACT = "exact"

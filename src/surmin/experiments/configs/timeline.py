@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from tyro.conf import Fixed, Suppress
 
 from surmin.experiments.configs.run import ExperimentConfig
+from surmin.methods.registry import check_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,9 @@ class TimelineConfig(ExperimentConfig):
     target_loss: Annotated[float | None, Suppress, Fixed] = None
 
     def check(self) -> None:
-        """As above; there must be something to trace."""
+        """As above; there must be something to trace, and sm must take the options given."""
         super().check()
+        check_options("sm", self.given_options())
         for name in ("gradient_steps", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
