@@ -41,4 +41,4 @@ def only_block(module: nn.Module) -> Block:
 def local_loss_of(waves: BlockWaves, samples: int) -> NonlinearLocalLoss:
     """The nonlinear local loss of a block, whose curvature comes from so many samples."""
     surrogate = quadratic_surrogate(waves.block, waves.tapes, waves.messages, samples)
-    return nonlinear_local_loss(waves.block, waves.tapes, surrogate, WorkMeter())
+    return nonlinear_local_loss(waves.block, waves.tapes, surrogate, WorkMeter(), waves.kind)

@@ -3,7 +3,7 @@
 No communication happens here between stages; replicas average every curvature product, loss and moment they use.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -51,19 +51,23 @@ class QuadraticProblem:
 
 @dataclass(frozen=True)
 class PreconditionedProblem:
-    """One block's quadratic local loss, for so many steps of CG, and the moments that precondition it."""
+    """One block's quadratic local loss, for so many steps of CG, and the moments that precondition it.
+
+    What is counted in `work` is the same for all of a kind.
+    """
 
     block: Block
     loss: LocalLoss
     steps: int
     moments: Sequence[Moments]
     work: WorkMeter
+    kind: Hashable
 
     def solve(self, inflation: float, damping: float) -> SolverResult:
         """Minimise at this κ and λ."""
-        with self.work.phase(("invert", self.block.index)):
+        with self.work.phase(("invert", self.kind)):
             preconditioner = KroneckerPreconditioner(self.moments, inflation, damping)
-        counted = self.work.counted(("precondition", self.block.index), preconditioner)
+        counted = self.work.counted(("precondition", self.kind), preconditioner)
         solver = ConjugateGradient(self.steps, preconditioner=counted)
         return solver.solve(self.loss.inflated(inflation).damped(damping))
 
@@ -110,14 +114,14 @@ class LocalPhase:
             assert isinstance(waves.curvature, GaussNewton)
             curvature = waves.curvature
             surrogate = top or quadratic_surrogate(block, waves.tapes, waves.messages, curvature.samples)
-            loss = nonlinear_local_loss(block, waves.tapes, surrogate, self.work, seed, self.replicas)
+            loss = nonlinear_local_loss(block, waves.tapes, surrogate, self.work, waves.kind, seed, self.replicas)
             return NonlinearProblem(block, loss, self._nonlinear_solver(block, curvature.samples))
         own = waves.products(self.work)
         quadratic = LocalLoss(waves.gradient, lambda v: self.replicas.mean(own(v)), cubic=options.cubic)
         if options.preconditioner is None:
             return QuadraticProblem(block, quadratic, QUADRATIC_SOLVERS[options.solver](options))
         moments = waves.moments(self._first_moment, seed, self.work, self.replicas)
-        return PreconditionedProblem(block, quadratic, options.inner_steps, moments, self.work)
+        return PreconditionedProblem(block, quadratic, options.inner_steps, moments, self.work, waves.kind)
 
     def _nonlinear_solver(self, block: Block, samples: int) -> NonlinearSolver:
         """For a block whose curvature so many samples carry."""

@@ -100,6 +100,11 @@ def test_a_bolder_candidate_that_wins_again_and_again_leaves_some_damping() -> N
     assert Damping(0.0).candidate(0.1).value == 0
 
 
+@pytest.mark.parametrize("value", [0.0, 1e-14, SMALLEST])
+def test_a_good_step_raises_no_damping(value: float) -> None:
+    assert Damping(value).after_acceptance(1.0).value == value
+
+
 def test_a_bolder_candidate_has_less_inflation_by_the_fourth_root() -> None:
     assert Damping(1.0).candidate(1 / 16).inflation_share == 0.5
     assert Damping(1.0, adapts_inflation=False).candidate(1 / 16).inflation_share == 1.0

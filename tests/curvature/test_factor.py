@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.gauss_newton import GaussNewton
-from surmin.curvature.sampling import SHARE, importance_rows
+from surmin.curvature.sampling import importance_rows
 from surmin.losses import GradientOracle
 from surmin.stages.partition import partition
 from tests.cases import BY_NAME, CASES, Case
@@ -121,7 +121,7 @@ def test_sampled_rows_carry_their_weights_down_the_pipe() -> None:
     flat = columns.flatten(2)
     curvatures = torch.einsum("knd,kne->nde", flat, flat)
     traces, generator = case.loss.trace(outputs, targets), torch.Generator(outputs.device).manual_seed(3)
-    drawn, weights = importance_rows(traces, 4, SHARE, generator)
+    drawn, weights = importance_rows(traces, 4, generator)
     assert torch.equal(rows, drawn)
     assert weights.std() > 0.05
     exact = loss_hessians(case.loss, outputs, targets)[rows]

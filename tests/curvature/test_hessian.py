@@ -52,6 +52,7 @@ def assert_products(found: SurrogateHessian, expected: tuple[Tensor, Tensor, Ten
     is_map_of(zz, lambda u: found.input_product(u.view(z.shape)).flatten())
     if size:
         is_map_of(tt, lambda v: found.parameter_product(v)[0])
+        is_map_of(tt, found.own_product)
         is_map_of(zt, lambda v: found.parameter_product(v)[1].flatten())
         is_map_of(zt.t(), lambda u: found.mixed_transpose(u.view(z.shape)))
 
@@ -120,6 +121,7 @@ def test_finite_differences_go_through_functions_written_by_hand() -> None:
     zz, zt, tt = reference(DenseBlock(nn.Sequential(twice)), z, cotangent, constants)
     u, v = torch.randn_like(z), torch.randn(block.size, dtype=torch.float64)
     own, mixed = found.parameter_product(v)
+    assert torch.equal(found.own_product(v), own)
     close = {"rtol": 1e-5, "atol": 1e-5}
     torch.testing.assert_close(own, tt @ v, **close)
     torch.testing.assert_close(mixed.flatten(), zt @ v, **close)
@@ -139,7 +141,8 @@ def test_token_inputs_have_no_hessian_of_their_own() -> None:
         return (cotangent * change).sum() + change.square().sum() / 2
 
     expected = hessian(surrogate, block.vector())
-    torch.testing.assert_close(dense(lambda v: found.parameter_product(v)[0], 12), expected)
+    for product in (found.own_product, lambda v: found.parameter_product(v)[0]):
+        torch.testing.assert_close(dense(product, 12), expected)
 
 
 def test_it_is_the_hessian_of_the_surrogate_and_not_that_of_the_loss() -> None:

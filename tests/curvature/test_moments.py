@@ -1,5 +1,7 @@
 """Second moments for the Kronecker preconditioner, against sums over explicit rows."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.moments import InputMomentCache, KroneckerMoments, MeanDiagonal, estimate_moments
 from surmin.pipeline.wave import BlockWaves
-from surmin.stages.probe import probe
+from surmin.replicas import ONE_REPLICA
+from surmin.stages.probe import all_equal, probe
+from surmin.work import WorkMeter
 from tests.cases import BY_NAME
 from tests.oracles import dense
 from tests.waves import block_waves
@@ -25,7 +29,7 @@ def waves_of(name: str, microbatches: int = 1, fraction: float = 1) -> list[Bloc
 
 def moments_of(waves: BlockWaves, seed: int = 0) -> list[KroneckerMoments | MeanDiagonal]:
     assert isinstance(waves.curvature, GaussNewton)
-    return estimate_moments(waves.curvature, None, InputMomentCache(), seed)
+    return estimate_moments(waves.curvature, None, seed)
 
 
 def with_one(rows: Tensor) -> Tensor:
@@ -115,27 +119,37 @@ def test_the_network_s_own_moment_is_kept_until_its_inputs_change() -> None:
     def exact(rows: Tensor) -> Tensor:
         return with_one(rows).t() @ with_one(rows) / len(rows)
 
-    first = cache.moment(data.chunk(2), 12, as_rows)
+    first = cache.of(data.chunk(2)).moment(12, as_rows)
     torch.testing.assert_close(first, exact(data))
-    assert cache.moment(data.chunk(2), 12, as_rows) is first
+    assert cache.of(data.chunk(2)).moment(12, as_rows) is first
     data[0] += 1
-    torch.testing.assert_close(cache.moment(data.chunk(2), 12, as_rows), exact(data))
+    torch.testing.assert_close(cache.of(data.chunk(2)).moment(12, as_rows), exact(data))
     other = data.clone()
     other[3] += 1
-    torch.testing.assert_close(cache.moment(other.chunk(2), 12, as_rows), exact(other))
+    torch.testing.assert_close(cache.of(other.chunk(2)).moment(12, as_rows), exact(other))
     images = torch.randn(4, 1, 2, 2, dtype=torch.float64)
-    torch.testing.assert_close(cache.moment([images], 4, as_rows), exact(images.flatten(1)))
+    torch.testing.assert_close(cache.of([images]).moment(4, as_rows), exact(images.flatten(1)))
+
+
+@pytest.mark.parametrize("microbatches", [1, 3])
+def test_whether_the_input_is_the_same_is_looked_at_once(microbatches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the device."""
+    looks, cache, waves = Mock(wraps=all_equal), InputMomentCache(), waves_of("tanh", microbatches)[0]
+    monkeypatch.setattr("surmin.curvature.moments.all_equal", looks)
+    for rounds in range(3):
+        waves.moments(cache, 0, WorkMeter(), ONE_REPLICA)
+        assert looks.call_count == rounds
 
 
 def test_what_numpy_writes_into_the_input_is_seen() -> None:
     """It leaves the version as it is."""
     cache, data = InputMomentCache(), torch.randn(12, 3, dtype=torch.float64, device="cpu")
-    cache.moment([data], 12, as_rows)
+    cache.of([data]).moment(12, as_rows)
     version = data._version
     data.numpy()[:] = np.random.default_rng(0).standard_normal((12, 3))
     assert data._version == version
     expected = with_one(data).t() @ with_one(data) / 12
-    torch.testing.assert_close(cache.moment([data], 12, as_rows), expected)
+    torch.testing.assert_close(cache.of([data]).moment(12, as_rows), expected)
 
 
 def test_the_moment_of_a_transposed_input_is_its_own() -> None:
@@ -143,24 +157,24 @@ def test_the_moment_of_a_transposed_input_is_its_own() -> None:
     cache, data = InputMomentCache(), torch.randn(4, 4, dtype=torch.float64)
     for inputs in (data, data.t()):
         expected = with_one(inputs).t() @ with_one(inputs) / 4
-        torch.testing.assert_close(cache.moment([inputs], 4, as_rows), expected)
+        torch.testing.assert_close(cache.of([inputs]).moment(4, as_rows), expected)
 
 
 def test_the_network_s_own_moment_on_a_fraction_takes_evenly_spaced_rows_however_the_batch_is_cut() -> None:
     data = torch.randn(12, 3, dtype=torch.float64)
     expected = with_one(data[::4]).t() @ with_one(data[::4]) / 3
     for parts in (1, 2, 3, 4, 6):
-        torch.testing.assert_close(InputMomentCache().moment(data.chunk(parts), 3, as_rows), expected)
+        torch.testing.assert_close(InputMomentCache().of(data.chunk(parts)).moment(3, as_rows), expected)
 
 
 def test_a_change_between_the_numbers_that_are_looked_at_is_seen() -> None:
     cache, data = InputMomentCache(), torch.randn(4000, 3, dtype=torch.float64)
     looked_at = probe(data)
-    cache.moment([data], 4000, as_rows)
+    cache.of([data]).moment(4000, as_rows)
     data[0, 1] += 100
     assert torch.equal(probe(data), looked_at)
     expected = with_one(data).t() @ with_one(data) / 4000
-    torch.testing.assert_close(cache.moment([data], 4000, as_rows), expected)
+    torch.testing.assert_close(cache.of([data]).moment(4000, as_rows), expected)
 
 
 def test_only_a_block_s_first_layer_has_the_network_s_own_moment() -> None:
@@ -170,7 +184,7 @@ def test_only_a_block_s_first_layer_has_the_network_s_own_moment() -> None:
     (waves,) = block_waves([network], case, case.batch(), FactorCurvature(fraction=1), blocks="stage")
     assert isinstance(waves.curvature, GaussNewton)
     (tape,) = waves.tapes
-    moments = estimate_moments(waves.curvature, [tape.inputs[0]], InputMomentCache(), 0)
+    moments = estimate_moments(waves.curvature, InputMomentCache().of([tape.inputs[0]]), 0)
     for moment, inputs in zip(moments, (tape.inputs[0], tape.inputs[2]), strict=True):
         assert isinstance(moment, KroneckerMoments)
         rows = with_one(inputs.detach())

@@ -10,6 +10,7 @@ from surmin.curvature.output_curvature import Message
 from surmin.curvature.scalar import ScalarCurvature
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.partition import partition
+from surmin.work import WorkMeter
 from tests.cases import BY_NAME, CASES, Case
 from tests.oracles import (
     DenseBlock,
@@ -141,6 +142,17 @@ def test_a_number_for_each_sample_waits_for_no_other_micro_batch(per_sample: boo
         assert [len(tape.output) for tape in own] == [len(constant) for (constant,) in messages]
         counted.append(taken)
     assert counted == expected
+
+
+@pytest.mark.parametrize("per_sample", [True, False], ids=["sample", "scalar"])
+def test_the_first_block_s_products_leave_its_input_out(per_sample: bool) -> None:
+    """J_θ v and J_θᵀ s, with nothing below to hand H_zθ v on to."""
+    case = BY_NAME["tanh"]
+    first = block_waves([case.network()], case, case.batch(), ScalarCurvature(per_sample=per_sample))[0]
+    work = WorkMeter()
+    work.counted("product", first.curvature.product)(torch.ones(first.block.size, dtype=torch.float64))
+    samples, (outputs, inputs) = len(case.batch()[0]), case.network()[0].weight.shape
+    assert work.operations == 2 * 2 * samples * inputs * outputs
 
 
 def test_a_stage_without_parameters_needs_no_delta() -> None:

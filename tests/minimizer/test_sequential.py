@@ -97,7 +97,7 @@ def test_candidates_continue_from_the_largest_damping_to_the_smallest(order: tup
     assert sm.damping <= 0.1 * DAMPING
     (waves,) = block_waves([case.network()], case, (inputs, targets), FactorCurvature(fraction=1), blocks="stage")
     top = NetworkLoss(case.loss, targets, FactorCurvature(fraction=1))
-    local = nonlinear_local_loss(waves.block, waves.tapes, top, WorkMeter()).damped(0.1 * DAMPING)
+    local = nonlinear_local_loss(waves.block, waves.tapes, top, WorkMeter(), waves.kind).damped(0.1 * DAMPING)
     origin = local.block.vector()
     with torch.no_grad():
         continued = origin + GaussNewtonDescent(1).solve(local, large - origin).step

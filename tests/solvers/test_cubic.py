@@ -10,7 +10,6 @@ from torch import Tensor
 
 from surmin.solvers.cubic import CubicGradientDescent, CubicKrylov, _cauchy_bound, _line_minimiser, solve_cubic_dense
 from surmin.solvers.result import Reason
-from surmin.surrogates.local_loss import LocalLoss
 from tests.solvers.problems import quadratic, spectrum_problem, undamped_value
 
 spectra = st.lists(st.floats(-5, 5).map(lambda x: round(x, 2)), min_size=1, max_size=6)
@@ -93,7 +92,6 @@ def test_krylov_with_all_dimensions_is_the_dense_solution(
     exact, _ = solve_cubic_dense(full, gradient, 0.5)
     torch.testing.assert_close(loss(result.step), loss(exact), rtol=1e-7, atol=1e-8)
     assert result.reason is Reason.CONVERGED
-    assert result.products == len(spectrum)
     expected = -undamped_value(matrix, gradient, result.step, inflation, 0.5)
     torch.testing.assert_close(result.decrease, expected, rtol=1e-8, atol=1e-8)
 
@@ -140,7 +138,7 @@ def test_gradient_descent_reaches_the_global_minimum(spectrum: list[float], cubi
     for seed in range(3):
         matrix, gradient = spectrum_problem(spectrum, seed)
         loss = quadratic(matrix, gradient, cubic=cubic)
-        result = CubicGradientDescent(4000, power_steps=30).solve(loss)
+        result = CubicGradientDescent(4000).solve(loss)
         exact, _ = solve_cubic_dense(matrix, gradient, cubic)
         torch.testing.assert_close(loss(result.step), loss(exact), rtol=1e-6, atol=1e-8)
         torch.testing.assert_close(result.decrease, -loss(result.step))
@@ -202,6 +200,11 @@ def test_at_the_bound_on_the_minimiser_s_norm_the_cubic_slope_makes_up_for_all_o
     assert float(0.5 * radius**2 - 3 * radius - 2) == pytest.approx(0, abs=1e-9)
 
 
+def test_the_bound_on_the_minimiser_s_norm_is_finite_where_its_square_is_not() -> None:
+    bound = _cauchy_bound(torch.tensor(1.0), torch.tensor(1.0), 1e-20)
+    torch.testing.assert_close(bound, torch.tensor(1e20))
+
+
 def test_one_step_of_gradient_descent_has_carmon_and_duchi_s_size() -> None:
     matrix, gradient = spectrum_problem([0.5, 1.0, 3.0])
     rho, beta, norm = 1.4, 1.5 * 3.0, gradient.norm()
@@ -210,19 +213,8 @@ def test_one_step_of_gradient_descent_has_carmon_and_duchi_s_size() -> None:
     bend = unit @ matrix @ unit
     start = (bend - (bend**2 + 4 * rho * norm).sqrt()) / (2 * rho) * unit
     slope = gradient + matrix @ start + rho * start.norm() * start
-    result = CubicGradientDescent(1, power_steps=200).solve(quadratic(matrix, gradient, cubic=rho / 2))
+    result = CubicGradientDescent(1).solve(quadratic(matrix, gradient, cubic=rho / 2))
     torch.testing.assert_close(result.step, start - slope / (4 * (beta + rho * radius)))
-
-
-def test_gradient_descent_counts_every_product() -> None:
-    matrix, gradient = spectrum_problem([0.5, 1.0, 3.0])
-    asked: list[Tensor] = []
-
-    def product(vector: Tensor) -> Tensor:
-        asked.append(vector)
-        return matrix @ vector
-
-    assert CubicGradientDescent(5).solve(LocalLoss(gradient, product, cubic=1.0)).products == len(asked)
 
 
 def test_the_krylov_basis_is_orthonormal_whatever_the_spectrum() -> None:

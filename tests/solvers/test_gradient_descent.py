@@ -78,6 +78,22 @@ def test_every_armijo_step_decreases_enough_and_no_longer_one_would(
         previous = length
 
 
+def test_a_first_length_beyond_all_halvings_comes_down_in_the_next_steps() -> None:
+    matrix, gradient = spectrum_problem([0.5, 1.0, 3.0])
+    loss = quadratic(matrix, gradient)
+    assert not ArmijoGradientDescent(1, 1e20).solve(loss).step.any()
+    assert ArmijoGradientDescent(3, 1e20).solve(loss).decrease > 0
+
+
+def test_armijo_ends_where_a_cubic_loss_is_flat_to_rounding() -> None:
+    """The cubes of ‖d‖ at both ends of a step agree long before the slope is nothing."""
+    matrix, gradient = spectrum_problem(SPECTRUM, dtype=torch.float32)
+    loss = quadratic(matrix, gradient, cubic=0.4)
+    step = ArmijoGradientDescent(1000).solve(loss).step
+    slope = loss.gradient_at(step, loss.product(step))
+    assert slope.norm() < 1e-5 * gradient.norm()
+
+
 def test_armijo_minimises_and_reports_the_undamped_decrease() -> None:
     matrix, gradient = spectrum_problem([0.5, 1.0, 3.0])
     result = ArmijoGradientDescent(300).solve(quadratic(matrix, gradient, damping=0.2))

@@ -64,11 +64,21 @@ def test_a_block_of_several_layers_goes_layer_by_layer() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_singular_moments_without_damping_stay_finite_and_positive(damping: float, dtype: torch.dtype) -> None:
     rank_one = KroneckerMoments(second_moment(1, 5, 0).to(dtype), second_moment(1, 3, 1).to(dtype), True)
-    dead = KroneckerMoments(second_moment(9, 5, 0).to(dtype), torch.zeros(3, 3, dtype=dtype), True)
-    for moment in (rank_one, dead):
+    inputs, nothing = second_moment(9, 5, 0).to(dtype), torch.zeros(3, 3, dtype=dtype)
+    dead, dead_and_large = (KroneckerMoments(times * inputs, nothing, True) for times in (1, 100))
+    for moment in (rank_one, dead, dead_and_large):
         precondition = KroneckerPreconditioner([moment], 8.0, damping)
         vector = torch.randn(15, dtype=dtype, generator=torch.Generator().manual_seed(0))
         assert torch.isfinite(precondition(torch.zeros(15, dtype=dtype))).all()
         if moment is rank_one:
             assert torch.isfinite(precondition(vector)).all()
             assert precondition(vector) @ vector > 0
+
+
+@pytest.mark.parametrize("times", [1, 100, 1e10])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_where_no_column_arrives_only_the_damping_is_left(times: float, dtype: torch.dtype) -> None:
+    """Also where π would be infinite."""
+    dead = KroneckerMoments(times * second_moment(9, 5, 0).to(dtype), torch.zeros(3, 3, dtype=dtype), True)
+    vector = torch.randn(15, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(KroneckerPreconditioner([dead], 8.0, 0.01)(vector), vector / 0.01, rtol=1e-4, atol=0)

@@ -74,7 +74,7 @@ class Damping:
 
     def after_acceptance(self, ratio: float) -> "Damping":
         """λ down where the model was trusted; less inflation where the bound was loose."""
-        value = max(self.value * LOWER, SMALLEST) if ratio > GOOD else self.value
+        value = max(self.value * LOWER, min(self.value, SMALLEST)) if ratio > GOOD else self.value
         share = (
             self.inflation_share * TIGHTEN if self.adapts_inflation and ratio > TIGHTEN_ABOVE else self.inflation_share
         )

@@ -1,7 +1,7 @@
 """Largest eigenvalue of many symmetric matrices at once, known only through their product with a vector."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -9,9 +9,7 @@ from torch import Tensor
 BatchedProduct = Callable[[Tensor], Tensor]
 
 
-def power_iteration(
-    product: BatchedProduct, start: Tensor, steps: int, again: AbstractContextManager[None] | None = None
-) -> Tensor:
+def power_iteration(product: BatchedProduct, start: Tensor, steps: int, again: AbstractContextManager[None]) -> Tensor:
     """Estimate λ_max of each of n symmetric matrices, from below.
 
     Args:
@@ -28,7 +26,7 @@ def power_iteration(
     if bool((estimate < 0).any()):
         shift = estimate.abs()
         broadcast = shift.view(-1, *[1] * (start.dim() - 1))
-        with again or nullcontext():
+        with again:
             shifted = _rayleigh_after(lambda v: product(v) + broadcast * v, start, steps) - shift
         estimate = torch.where(estimate < 0, shifted, estimate)  # a matrix's estimate does not depend on its neighbours
     return estimate

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from surmin.curvature.gauss_newton import FactorPiece, GaussNewton
 from surmin.curvature.output_curvature import Message
-from surmin.curvature.sampling import SHARE, importance_rows, part_of, weighted
+from surmin.curvature.sampling import importance_rows, part_of, weighted
 from surmin.curvature.wire import WireName, restore_columns, round_columns
 from surmin.losses import ConvexLoss
 from surmin.losses.columns import identity_factor, random_sign_factor
@@ -66,7 +66,7 @@ class FactorCurvature:
         if self.fraction == 1:
             return [(part,) for part in self._columns(loss, joined, labels, generator).split(sizes, dim=1)]
         count = self.sample_count(len(joined))
-        rows, weights = importance_rows(loss.trace(joined, labels), count, SHARE, generator)
+        rows, weights = importance_rows(loss.trace(joined, labels), count, generator)
         drawn = joined.index_select(0, rows), labels.index_select(0, rows)
         columns = weighted(self._columns(loss, *drawn, generator), weights)
         return list(zip(columns.split(sizes, dim=1), rows.split(sizes), strict=True))

@@ -4,6 +4,7 @@ Legend: Ψ(z, θ) = Σ_j [⟨g_j, f(z_j, θ) - f̄_j⟩ + ½ L_j ‖f(z_j, θ) -
 u a direction in the block's input (n, *in), v a flat direction in its parameters (P,).
 """
 
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 import torch
@@ -24,6 +25,9 @@ class SurrogateHessian(Protocol):
 
     def input_product(self, direction: Tensor) -> Tensor:
         """H_zz u, (n, *in); block-diagonal over samples."""
+
+    def own_product(self, direction: Tensor) -> Tensor:
+        """H_θθ v, (P,)."""
 
     def parameter_product(self, direction: Tensor) -> tuple[Tensor, Tensor]:
         """H_θθ v (P,), and H_zθ v (n, *in)."""
@@ -76,10 +80,14 @@ class LinearHessian:
         """(D ⊙ u Wᵀ) W."""
         return (self.d * (direction @ self.weight.t())) @ self.weight
 
+    def own_product(self, direction: Tensor) -> Tensor:
+        """(D ⊙ a)ᵀ z, with a = z Vᵀ + v_b."""
+        return self._pull(self._change(self.layer.unflatten(direction)))
+
     def parameter_product(self, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """With a = z Vᵀ + v_b: (D ⊙ a)ᵀ z for θ, and (D ⊙ a) W + e V for z."""
+        """(D ⊙ a)ᵀ z for θ, and (D ⊙ a) W + e V for z."""
         tangent = self.layer.unflatten(direction)
-        change = self.d * F.linear(self.inputs, tangent["weight"], tangent.get("bias"))
+        change = self._change(tangent)
         return self._pull(change), change @ self.weight + self.e @ tangent["weight"]
 
     def mixed_transpose(self, direction: Tensor) -> Tensor:
@@ -88,6 +96,9 @@ class LinearHessian:
         pulled = self._pull(change)
         pulled[: self.weight.numel()] += (self.e.t() @ direction).reshape(-1)
         return pulled
+
+    def _change(self, tangent: Mapping[str, Tensor]) -> Tensor:
+        return self.d * F.linear(self.inputs, tangent["weight"], tangent.get("bias"))
 
     def _pull(self, change: Tensor) -> Tensor:
         pieces = [change.t() @ self.inputs]
@@ -142,10 +153,14 @@ class GenericHessian:
         """Σ u ∇_z Ψ, pulled back to z."""
         return self._pull(self._below, [self.inputs], direction)[0]
 
+    def own_product(self, direction: Tensor) -> Tensor:
+        """Σ v ∇_θ Ψ, pulled back to θ."""
+        return self._pull(self._own, [self.parameters], direction)[0]
+
     def parameter_product(self, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Σ v ∇_θ Ψ, pulled back to θ and z; an integer input has no H_zθ."""
+        """The same, pulled back to θ and z; an integer input has no H_zθ."""
         if not self.inputs.is_floating_point():
-            return self._pull(self._own, [self.parameters], direction)[0], torch.zeros_like(self.inputs)
+            return self.own_product(direction), torch.zeros_like(self.inputs)
         own, mixed = self._pull(self._own, [self.parameters, self.inputs], direction)
         return own, mixed
 
@@ -168,6 +183,10 @@ class FiniteDifferenceHessian:
     def input_product(self, direction: Tensor) -> Tensor:
         """[∇_z Ψ(z + εu, θ) - ∇_z Ψ(z, θ)] / ε."""
         return self._difference(direction, torch.zeros_like(self._gradient.parameters))[1]
+
+    def own_product(self, direction: Tensor) -> Tensor:
+        """[∇_θ Ψ(z, θ + εv) - ∇_θ Ψ(z, θ)] / ε; that of z comes with it."""
+        return self.parameter_product(direction)[0]
 
     def parameter_product(self, direction: Tensor) -> tuple[Tensor, Tensor]:
         """The same along θ, for both gradients; an integer input has no H_zθ."""

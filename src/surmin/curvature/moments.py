@@ -55,30 +55,24 @@ class InputMomentCache:
         self._probes: list[Tensor] = []
         self._moment: Tensor | None = None
 
-    def moment(self, inputs: Sequence[Tensor], samples: int, rows_of: Callable[[Tensor], Tensor]) -> Tensor:
-        """Mean outer product, with a 1 appended, of evenly spaced samples: at least `samples` of them.
+    def of(self, inputs: Sequence[Tensor]) -> "FirstInput":
+        """An input, one tensor per micro-batch; looking whether its moment is there already waits for the device."""
+        return FirstInput(self, inputs, self._holds(inputs))
 
-        Args:
-            inputs: the layer's input, one tensor per micro-batch.
-            samples: how many are enough.
-            rows_of: what the layer's weight multiplies for some inputs, as rows.
-        """
-        if not self.holds(inputs):
-            stride = max(1, sum(len(part) for part in inputs) // samples)
-            whole = [part.detach() for part in inputs]
-            starts = accumulate((len(part) for part in whole[:-1]), initial=0)
-            spaced = [part[-start % stride :: stride] for part, start in zip(whole, starts, strict=True)]
-            self._moment = _input_moment([rows_of(part) for part in spaced])
-            self._inputs, self._versions = whole, [part._version for part in whole]
-            self._probes = [probe(part) for part in whole]
+    def keep(self, inputs: Sequence[Tensor], moment: Tensor) -> None:
+        """The moment of this input, until there is another."""
+        self._inputs, self._versions = list(inputs), [part._version for part in inputs]
+        self._probes = [probe(part) for part in inputs]
+        self._moment = moment
+
+    def averaged(self) -> Tensor:
+        """What is kept, over all replicas; always, as another one may not have had its own yet."""
         assert self._moment is not None
-        return self._replicas.mean(self._moment)  # always: another replica may not have its own yet
+        return self._replicas.mean(self._moment)
 
-    def holds(self, inputs: Sequence[Tensor] | None) -> bool:
-        """Whether the moment of this input is there already, so that it will cost nothing."""
+    def _holds(self, inputs: Sequence[Tensor]) -> bool:
         return (
             bool(self._inputs)
-            and inputs is not None
             and len(inputs) == len(self._inputs)
             and all(
                 _is_same(new, old) and new._version == version
@@ -86,6 +80,36 @@ class InputMomentCache:
             )
             and all_equal([probe(part) for part in inputs], self._probes)
         )
+
+
+@dataclass(frozen=True)
+class FirstInput:
+    """The input of the network's first trainable layer.
+
+    Attributes:
+        cache: where its moment is kept.
+        parts: one tensor per micro-batch.
+        is_known: whether its moment is there already, so that it will cost nothing.
+    """
+
+    cache: InputMomentCache
+    parts: Sequence[Tensor]
+    is_known: bool
+
+    def moment(self, samples: int, rows_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Mean outer product, with a 1 appended, of evenly spaced samples: at least `samples` of them.
+
+        Args:
+            samples: how many are enough.
+            rows_of: what the layer's weight multiplies for some inputs, as rows.
+        """
+        if not self.is_known:
+            stride = max(1, sum(len(part) for part in self.parts) // samples)
+            whole = [part.detach() for part in self.parts]
+            starts = accumulate((len(part) for part in whole[:-1]), initial=0)
+            spaced = [part[-start % stride :: stride] for part, start in zip(whole, starts, strict=True)]
+            self.cache.keep(whole, _input_moment([rows_of(part) for part in spaced]))
+        return self.cache.averaged()
 
 
 def _is_same(new: Tensor, old: Tensor) -> bool:
@@ -99,16 +123,13 @@ def _is_same(new: Tensor, old: Tensor) -> bool:
 
 
 def estimate_moments(
-    curvature: GaussNewton, first_inputs: Sequence[Tensor] | None, cache: InputMomentCache, seed: int,
-    replicas: Replicas = ONE_REPLICA,
-) -> list[Moments]:  # fmt: skip
+    curvature: GaussNewton, first: FirstInput | None, seed: int, replicas: Replicas = ONE_REPLICA
+) -> list[Moments]:
     """One entry per trainable layer of a block.
 
     Args:
         curvature: the block's Gauss-Newton matrix.
-        first_inputs: for the network's first trainable block the whole input of its first trainable layer, one tensor
-            per micro-batch; None for any other block.
-        cache: where the moment of that is kept.
+        first: the whole input of the network's first trainable layer, for its block; None for any other block.
         seed: of the random signs spent on layers without Kronecker structure.
         replicas: over which all are averaged.
     """
@@ -117,8 +138,8 @@ def estimate_moments(
         point = piece.point
         if isinstance(point, KroneckerPoint):
             known = None
-            if position == 0 and first_inputs is not None:
-                known = cache.moment(first_inputs, curvature.samples, point.kronecker_rows)
+            if position == 0 and first is not None:
+                known = first.moment(curvature.samples, point.kronecker_rows)
             moments.append(_kronecker(point, piece.columns, known, curvature.samples, replicas))
         else:
             moments.append(_mean_diagonal(piece, curvature.samples, seed, replicas))

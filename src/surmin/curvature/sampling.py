@@ -6,23 +6,21 @@ from torch import Tensor
 from surmin.curvature.output_curvature import Message
 
 SHARE = 0.8
-"""The part of the draws that follows the curvature, unless said otherwise."""
+"""The part of the draws that follows the curvature; the rest is uniform, so weights stay below 1 / (1 - share)."""
 MODEL_SAMPLES = 400
 """Samples of the model behind one of several inner steps: more of them cost time and save no rounds."""
 
 
-def importance_rows(traces: Tensor, count: int, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def importance_rows(traces: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw `count` samples, preferring those whose loss is most curved, by systematic sampling.
 
     A sample that the network already fits has almost no curvature: drawing such samples wastes their share of the work
     and leaves the others unbounded. Sample j is drawn with probability
-    p_j = share · trace_j / Σ trace + (1 - share) / n.
+    p_j = share · trace_j / Σ trace + (1 - share) / n, where the share is `SHARE`.
 
     Args:
         traces: tr ∇²ℓ_j of every sample, (n,).
         count: how many to draw; a very curved sample can come twice.
-        share: the part of the draws that follows the curvature; the rest is uniform, so weights stay below
-            1 / (1 - share).
         generator: source of the single random number that the draw needs.
 
     Returns:
@@ -31,8 +29,8 @@ def importance_rows(traces: Tensor, count: int, share: float, generator: torch.G
     n = len(traces)
     total = traces.sum()
     uniform = torch.full_like(traces, 1 / n)
-    p = torch.where(total > 0, share * traces / total.clamp_min(torch.finfo(traces.dtype).tiny), share * uniform)
-    p = p + (1 - share) * uniform
+    p = torch.where(total > 0, SHARE * traces / total.clamp_min(torch.finfo(traces.dtype).tiny), SHARE * uniform)
+    p = p + (1 - SHARE) * uniform
     offset = torch.rand(1, generator=generator, dtype=torch.float64, device=generator.device).to(traces.device)
     points = (torch.arange(count, device=traces.device) + offset) / count
     cumulative = p.double().cumsum(0)
@@ -56,7 +54,7 @@ def thinned(message: Message, traces: Tensor, fraction: float, seed: int) -> Mes
     """
     columns, *rows = message
     generator = torch.Generator(columns.device).manual_seed(seed)
-    drawn, weights = importance_rows(traces, part_of(len(traces), fraction), SHARE, generator)
+    drawn, weights = importance_rows(traces, part_of(len(traces), fraction), generator)
     return weighted(columns.index_select(1, drawn), weights), (rows[0][drawn] if rows else drawn)
 
 

@@ -34,9 +34,10 @@ class DecoupledHessian:
 
     def product(self, direction: Tensor) -> Tensor:
         """ℍ v = (1/n) [H_θθ v + H_zθᵀ (H_zθ v) / δ]."""
+        if self.inverse_delta is None:
+            return self.hessian.own_product(direction) / self.samples
         total, mixed = self.hessian.parameter_product(direction)
-        if self.inverse_delta is not None:
-            total = total + self.hessian.mixed_transpose(mixed * _broadcast(self.inverse_delta, mixed))
+        total = total + self.hessian.mixed_transpose(mixed * _broadcast(self.inverse_delta, mixed))
         return total / self.samples
 
 
@@ -123,7 +124,7 @@ class ScalarCurvature:
         hessian = surrogate_hessian(block, inputs, cotangent, constants, self.products)
         if block.index == 0:
             return DecoupledHessian(hessian, None, samples), []
-        largest = self._largest(hessian, inputs, seed, ("other end", block.index, inputs.shape))
+        largest = self._largest(hessian, inputs, seed, ("other end", repr(self), block.names, inputs.shape))
         if not self.per_sample:
             largest = self.replicas.largest(largest.max().view(1))
         delta = self._delta(largest) if block.size else torch.zeros_like(largest)

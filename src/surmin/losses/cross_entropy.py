@@ -96,7 +96,8 @@ def _multinomial_cholesky(p: Tensor) -> Tensor:
     from_here = p.flip(-1).cumsum(-1).flip(-1)
     here, after = from_here[..., :-1], from_here[..., 1:]
     tiny = torch.finfo(p.dtype).tiny
-    pivot = (p[..., :-1] * after / here.clamp_min(tiny)).sqrt()
+    product, here = p[..., :-1] * after, here.clamp_min(tiny)
+    pivot = torch.where(product < tiny, p[..., :-1] * (after / here), product / here).sqrt()  # it may underflow
     below = -p.unsqueeze(-1) / after.clamp_min(tiny).unsqueeze(-2)
     unit = below.tril(-1) + torch.eye(p.shape[-1], p.shape[-1] - 1, dtype=p.dtype, device=p.device)
     return unit * pivot.unsqueeze(-2)

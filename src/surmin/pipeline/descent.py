@@ -48,6 +48,7 @@ class Descent:
 
     def found(self, gradients: Mapping[Stage, list[Tensor]]) -> list[BlockWaves]:
         """Every trainable block with its share."""
+        work = self.wave.shape, repr(self.curvature)
         return [
             BlockWaves(
                 block,
@@ -55,7 +56,7 @@ class Descent:
                 self.curvature.join(self._parts.pop(block)),
                 self.wave.tapes[position],
                 self._messages[block],
-                self.wave.shape,
+                (*work, block.names),
             )
             for position, own in enumerate(self.blocks)
             for block in own
@@ -72,8 +73,8 @@ class Descent:
         self, position: int, tapes: Sequence[Tape], group: Sequence[Message], number: int
     ) -> Sequence[Message]:
         samples = self.wave.shape[0]
-        start = self.blocks[position][0].start
-        key = ("curvature", self.wave.shape, repr(self.curvature), start, position, number)
+        blocks = tuple(block.names for block in self.blocks[position])
+        key = ("curvature", self.wave.shape, repr(self.curvature), blocks, number)
         with self._watched(number, key):
             for block in reversed(self.blocks[position]):
                 seed = draw_seed(self.seed, block.index)

@@ -1,7 +1,7 @@
 """What the waves leave behind in the stages that one worker holds."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -62,7 +62,7 @@ class BlockWaves:
         curvature: the curvature of its local loss.
         tapes: its stage's tapes, by micro-batch.
         messages: the output curvature that arrived at its output.
-        shape: shape of the whole batch of the network's inputs; equal shapes mean equal work.
+        kind: the shape of the whole batch, the curvature and the block's layers; equal kinds mean equal work.
     """
 
     block: Block
@@ -70,20 +70,22 @@ class BlockWaves:
     curvature: BlockCurvature
     tapes: Sequence[Tape]
     messages: Sequence[Message]
-    shape: torch.Size
+    kind: Hashable
 
     def products(self, work: WorkMeter) -> Callable[[Tensor], Tensor]:
         """v ↦ ℍ v over this replica's samples, counted."""
-        with work.phase(("record", self.block.index, self.shape)):
+        with work.phase(("record", self.kind)):
             self.curvature.record()
-        return work.counted(("product", self.block.index, self.shape), self.curvature.product)
+        return work.counted(("product", self.kind), self.curvature.product)
 
     def moments(self, cache: InputMomentCache, seed: int, work: WorkMeter, replicas: Replicas) -> list[Moments]:
         """Kronecker moments of its layers over all replicas' samples, counted, where factors went down the pipe."""
         assert isinstance(self.curvature, GaussNewton)
-        first = [tape.inputs[self.block.first_trainable] for tape in self.tapes] if self.block.index == 0 else None
-        with work.phase(("moments", self.block.index, self.shape, cache.holds(first))):
-            return estimate_moments(self.curvature, first, cache, seed, replicas)
+        first = None
+        if self.block.index == 0:
+            first = cache.of([tape.inputs[self.block.first_trainable] for tape in self.tapes])
+        with work.phase(("moments", self.kind, first is not None and first.is_known)):
+            return estimate_moments(self.curvature, first, seed, replicas)
 
 
 def part_shape(shape: torch.Size, parts: int) -> torch.Size:

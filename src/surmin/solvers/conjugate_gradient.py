@@ -1,6 +1,7 @@
 """Preconditioned conjugate gradient on the quadratic local loss (the paper's Section 4), never waiting for the device.
 
-Legend: A = κ G + λ I, d the step, r = -g - A d the residual, y = P⁻¹ r, p the search direction.
+Legend: A = κ G + λ I, d the step, r = -g - A d the residual, y = P⁻¹ r, p the search direction; all in units of a power
+of two above g, so that pᵀ A p does not underflow.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from surmin.solvers.result import Reason, SolverResult, undamped_decrease
+from surmin.solvers.scaling import power_of_two
 from surmin.surrogates.local_loss import LocalLoss
 
 CHECK_EVERY = 16
@@ -21,13 +23,13 @@ Preconditioner = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ConjugateGradient:
-    """At most `steps` products; stops early at a relative residual of `tolerance`, or at negative curvature.
+    """At most `steps` products; after convergence, and from negative curvature on, the step stays as it is.
 
-    A relative residual below a rounding error counts as converged: going on would only underflow.
+    A relative residual below a rounding error counts as converged: going on would only underflow. Whether all is over
+    is looked at every `CHECK_EVERY` products.
     """
 
     steps: int
-    tolerance: float = 0.0
     preconditioner: Preconditioner | None = None
 
     def solve(self, loss: LocalLoss) -> SolverResult:
@@ -39,12 +41,13 @@ class ConjugateGradient:
         if loss.cubic:
             raise ValueError("conjugate gradient minimises quadratics: solve a cubic local loss with a cubic solver")
         apply = self.preconditioner or (lambda vector: vector)
-        step, residual = torch.zeros_like(loss.gradient), -loss.gradient
+        scale = power_of_two(loss.gradient)
+        gradient = loss.gradient / scale
+        step, residual = torch.zeros_like(gradient), -gradient
         y = apply(residual)
         direction, slope = y, residual.dot(y)
-        target = max(self.tolerance, torch.finfo(residual.dtype).eps) ** 2 * residual.dot(residual)
+        target = torch.finfo(residual.dtype).eps ** 2 * residual.dot(residual)
         code = _code(residual.dot(residual) <= target, slope)
-        taken = 0
         for taken in range(1, self.steps + 1):
             image = loss.product(direction)
             curvature = direction.dot(image)
@@ -59,8 +62,8 @@ class ConjugateGradient:
             y = apply(residual)
             previous, slope = slope, residual.dot(y)
             direction = y + slope / previous * direction
-        product = -loss.gradient - residual
-        return SolverResult(step, undamped_decrease(loss, step, product), code, taken)
+        step, product = scale * step, scale * (-gradient - residual)
+        return SolverResult(step, undamped_decrease(loss, step, product), code)
 
 
 def _code(converged: Tensor, slope: Tensor) -> Tensor:

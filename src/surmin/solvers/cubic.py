@@ -14,6 +14,8 @@ from surmin.solvers.result import Reason, SolverResult, finish, undamped_decreas
 from surmin.surrogates.local_loss import LocalLoss
 
 BISECTIONS = 100
+POWER_STEPS = 10
+"""Products spent on ‖A‖."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,6 @@ class CubicGradientDescent:
     """Gradient descent from the Cauchy point with the step size of Carmon and Duchi, 1 / (4 (β + ρ̃ R))."""
 
     steps: int
-    power_steps: int = 10
 
     def solve(self, loss: LocalLoss) -> SolverResult:
         """N steps; β = ‖A‖ is estimated by power iteration, and R bounds the norm of the minimiser."""
@@ -38,13 +39,13 @@ class CubicGradientDescent:
         for _ in range(self.steps):
             step = step - step_size * loss.gradient_at(step, image)
             image = loss.product(step)
-        return finish(step, undamped_decrease(loss, step, image), self.steps + self.power_steps + 1)
+        return finish(step, undamped_decrease(loss, step, image))
 
     def _largest(self, loss: LocalLoss) -> Tensor:
         """‖A‖, from below; the factor 1.5 covers the estimate."""
         vector = loss.gradient
         size = vector.norm()
-        for _ in range(self.power_steps):
+        for _ in range(POWER_STEPS):
             vector = loss.product(vector / vector.norm().clamp_min(torch.finfo(vector.dtype).tiny))
             size = vector.norm()
         return 1.5 * size
@@ -66,7 +67,7 @@ class CubicKrylov:
         step = coefficients @ basis
         quadratic = 0.5 * (coefficients @ tridiagonal @ coefficients - loss.damping * coefficients.square().sum())
         decrease = -(right @ coefficients + quadratic + 2 * loss.cubic / 3 * coefficients.norm() ** 3)
-        return SolverResult(step, decrease, code, len(basis))
+        return SolverResult(step, decrease, code)
 
     def _lanczos(self, loss: LocalLoss) -> tuple[Tensor, Tensor]:
         """Rows V and T. A space exhausted early leaves zero rows, which change nothing."""
@@ -148,7 +149,8 @@ def _cauchy_bound(beta: Tensor, norm: Tensor, rho: float) -> Tensor:
     """R with ‖d*‖ ≤ R (Carmon and Duchi, claim 2.1); 0 without a cubic term."""
     if rho == 0:
         return torch.zeros_like(beta)
-    return beta / (2 * rho) + ((beta / (2 * rho)) ** 2 + norm / rho).sqrt()
+    half = beta / (2 * rho)
+    return half + torch.hypot(half, (norm / rho).sqrt())
 
 
 def _line_minimiser(norm: Tensor, bend: Tensor, rho: float) -> Tensor:

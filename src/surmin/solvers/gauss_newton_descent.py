@@ -48,7 +48,7 @@ class GaussNewtonDescent:
         raised by fours from next to nothing, λ would take all steps.
         """
         point, origin = begin(loss, start)
-        trial, extra, used, expansions, converged = point, 0.0, 0, 0, False
+        trial, extra, expansions, converged = point, 0.0, 0, False
         expansion: tuple[Tensor, Model] | None = None
         for _ in range(self.steps):
             if expansion is None:
@@ -56,7 +56,6 @@ class GaussNewtonDescent:
                 expansions += 1
             gradient, model = expansion
             move = model(gradient, loss.damping + extra).step
-            used += self.products
             trial = loss.at(point.step + move)
             fell, is_little = self._compare(point, trial)
             if fell:
@@ -75,7 +74,7 @@ class GaussNewtonDescent:
                 break  # without damping the next one would be the same
         known = torch.isfinite(trial.value) | point.step.any()
         decrease = torch.where(known, origin - point.value + 0.5 * loss.damping * point.step.dot(point.step), torch.nan)
-        return finish(point.step, decrease, used, Reason.CONVERGED if converged else Reason.MAX_STEPS)
+        return finish(point.step, decrease, Reason.CONVERGED if converged else Reason.MAX_STEPS)
 
     def _compare(self, point: LossPoint, trial: LossPoint) -> tuple[bool, bool]:
         """Whether the local loss fell, and by less than the tolerance; waits for the device."""
@@ -86,18 +85,17 @@ class GaussNewtonDescent:
     def _model(self, loss: NonlinearLocalLoss, point: LossPoint, number: int) -> Model:
         """The quadratic at the point, ready to be minimised from a gradient at some damping."""
         curvature = loss.linearized(point, self.fraction, number)
-        cache = self.first_moment or InputMomentCache()
-        inputs = [point.tape.inputs[loss.block.first_trainable]] if self.first_moment else None
-        block, shape = loss.block.index, loss.inputs.shape
-        with loss.work.phase(("inner moments", block, shape, cache.holds(inputs))):
-            moments = estimate_moments(curvature, inputs, cache, draw_seed(loss.seed, number), loss.replicas)
-        own = loss.work.counted(("inner product", block, shape), curvature.product)
+        inputs = point.tape.inputs[loss.block.first_trainable]
+        first = None if self.first_moment is None else self.first_moment.of([inputs])
+        with loss.work.phase((*loss.key("inner moments"), self.fraction, first is not None and first.is_known)):
+            moments = estimate_moments(curvature, first, draw_seed(loss.seed, number), loss.replicas)
+        own = loss.work.counted((*loss.key("inner product"), self.fraction), curvature.product)
 
         def minimise(gradient: Tensor, damping: float) -> SolverResult:
-            with loss.work.phase(("inner invert", block)):
+            with loss.work.phase(loss.key("inner invert")):
                 preconditioner = KroneckerPreconditioner(moments, loss.inflation, damping)
             model = LocalLoss(gradient, lambda v: loss.replicas.mean(own(v)), loss.inflation, damping=damping)
-            counted = loss.work.counted(("inner precondition", block), preconditioner)
+            counted = loss.work.counted(loss.key("inner precondition"), preconditioner)
             return ConjugateGradient(self.products, preconditioner=counted).solve(model)
 
         return minimise

@@ -8,6 +8,11 @@ from torch import Tensor
 from surmin.solvers.result import SolverResult, finish, undamped_decrease
 from surmin.surrogates.local_loss import LocalLoss
 
+SUFFICIENT = 1e-4
+"""c of Armijo's condition."""
+HALVINGS = 40
+"""Lengths tried at once."""
+
 
 @dataclass(frozen=True)
 class GradientDescent:
@@ -28,21 +33,19 @@ class GradientDescent:
         for _ in range(self.steps):
             step = step - length * loss.gradient_at(step, image)
             image = loss.product(step)
-        return finish(step, undamped_decrease(loss, step, image), self.steps)
+        return finish(step, undamped_decrease(loss, step, image))
 
 
 @dataclass(frozen=True)
 class ArmijoGradientDescent:
     """Gradient descent whose every step satisfies L(ω - α∇L) ≤ L(ω) - c α ‖∇L‖².
 
-    α starts from `learning_rate`, doubles after a step and halves until the condition holds. L is a quadratic plus a
-    cubic along a line, so a trial costs no curvature product.
+    α starts from `learning_rate`, doubles after a step and halves until the condition holds, if not in one step then in
+    the next ones. L is a quadratic plus a cubic along a line, so a trial costs no curvature product.
     """
 
     steps: int
     learning_rate: float = 1.0
-    sufficient: float = 1e-4
-    halvings: int = 40
 
     def solve(self, loss: LocalLoss) -> SolverResult:
         """N steps from d = 0, cubic term included."""
@@ -52,21 +55,25 @@ class ArmijoGradientDescent:
         for _ in range(self.steps):
             slope = loss.gradient_at(step, image)
             bend = loss.product(slope)
-            length = self._search(loss, step, image, slope, bend, length)
-            step, image = step - length * slope, image - length * bend
-            length = 2 * length
-        return finish(step, undamped_decrease(loss, step, image), self.steps)
+            found = _search(loss, step, slope, bend, length)
+            step, image = step - found * slope, image - found * bend
+            length = torch.where(found > 0, 2 * found, 0.5**HALVINGS * length)
+        return finish(step, undamped_decrease(loss, step, image))
 
-    def _search(
-        self, loss: LocalLoss, step: Tensor, image: Tensor, slope: Tensor, bend: Tensor, length: Tensor
-    ) -> Tensor:
-        """The first of α, α/2, α/4, … that decreases enough; all are valued at once. Zero when none does."""
-        lengths = length * 0.5 ** torch.arange(self.halvings, dtype=step.dtype, device=step.device)
-        squared = slope.dot(slope)
-        along, curved = squared, slope.dot(bend)
-        norms = (step.dot(step) - 2 * lengths * step.dot(slope) + lengths**2 * squared).clamp_min(0).sqrt()
-        cubic = 2 * loss.cubic / 3 * (norms**3 - step.norm() ** 3)
-        plain = along - 2 * loss.cubic * step.norm() * step.dot(slope)
-        change = -lengths * plain + 0.5 * lengths**2 * curved + cubic
-        enough = change <= -self.sufficient * lengths * squared
-        return torch.where(enough, lengths, torch.zeros_like(lengths)).amax()
+
+def _search(loss: LocalLoss, step: Tensor, slope: Tensor, bend: Tensor, length: Tensor) -> Tensor:
+    """The first of α, α/2, α/4, … that decreases enough; all are valued at once. Zero when none does.
+
+    With s the slope and n = ‖d - α s‖, ‖·‖³ changes by 3/2 ‖d‖ (n² - ‖d‖²) + (n - ‖d‖)² (n + ‖d‖/2). What of this is
+    linear in α is in -α ‖s‖² as well: left out of both, it need not cancel.
+    """
+    lengths = length * 0.5 ** torch.arange(HALVINGS, dtype=step.dtype, device=step.device)
+    squared, size = slope.dot(slope), step.norm()
+    grown = lengths**2 * squared - 2 * lengths * step.dot(slope)
+    norms = (size.square() + grown).clamp_min(0).sqrt()
+    longer = grown / (norms + size).clamp_min(torch.finfo(step.dtype).tiny)
+    curved = slope.dot(bend) + 2 * loss.cubic * size * squared
+    cubic = 2 * loss.cubic / 3 * longer.square() * (norms + 0.5 * size)
+    change = -lengths * squared + 0.5 * lengths**2 * curved + cubic
+    enough = change <= -SUFFICIENT * lengths * squared
+    return torch.where(enough, lengths, torch.zeros_like(lengths)).amax()

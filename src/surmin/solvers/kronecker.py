@@ -88,10 +88,10 @@ def _factorize(moment: Moments, inflation: float, damping: float) -> _KroneckerI
     if isinstance(moment, MeanDiagonal):
         tiny = torch.finfo(moment.mean.dtype).tiny
         return _ScaledIdentity(1 / (inflation * moment.mean + damping).clamp_min(tiny), moment.size)
-    tiny = torch.finfo(moment.inputs.dtype).tiny
+    numbers = torch.finfo(moment.inputs.dtype)
     outputs = inflation * moment.outputs
     mean_in, mean_out = moment.inputs.diagonal().mean(), outputs.diagonal().mean()
-    pi = (mean_in.clamp_min(tiny) / mean_out.clamp_min(tiny)).sqrt()
+    pi = (mean_in.clamp_min(numbers.tiny) / mean_out.clamp_min(numbers.tiny)).clamp_max(numbers.max).sqrt()
     root = math.sqrt(damping)
     return _KroneckerInverse(
         _Side.of(_damped(moment.inputs, pi * root, mean_in), len(outputs)),

@@ -9,6 +9,9 @@ from torch import Tensor
 from surmin.solvers.result import SolverResult, finish
 from surmin.surrogates.nonlinear import LossPoint, NonlinearLocalLoss
 
+HISTORY = 20
+"""Pairs of steps and changes of the gradient that L-BFGS keeps."""
+
 
 class NonlinearSolver(Protocol):
     """Minimises a nonlinear local loss approximately."""
@@ -27,26 +30,21 @@ class Lbfgs:
     """torch's L-BFGS with a strong Wolfe line search, `steps` iterations."""
 
     steps: int
-    history: int = 20
 
     def solve(self, loss: NonlinearLocalLoss, start: Tensor | None = None) -> SolverResult:
         """Quasi-Newton steps on the flat parameter vector."""
-        point, origin = begin(loss, start)
-        step = point.step.clone().requires_grad_()
+        step, origin = _begin_unrecorded(loss, start)
         optimizer = torch.optim.LBFGS(
-            [step], lr=1, max_iter=self.steps, max_eval=2 * self.steps, history_size=self.history,
+            [step], lr=1, max_iter=self.steps, max_eval=2 * self.steps, history_size=HISTORY,
             tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe",
         )  # fmt: skip
-        evaluations = 0
 
         def closure() -> Tensor:
-            nonlocal evaluations
             value, step.grad = loss.value_and_gradient(step.detach())
-            evaluations += 1
             return value
 
         optimizer.step(closure)
-        return finish(step.detach(), origin - loss.damped(0.0)(step.detach()), evaluations)
+        return finish(step.detach(), origin - loss.damped(0.0)(step.detach()))
 
 
 @dataclass(frozen=True)
@@ -58,13 +56,12 @@ class Adam:
 
     def solve(self, loss: NonlinearLocalLoss, start: Tensor | None = None) -> SolverResult:
         """First-order steps on the flat parameter vector."""
-        point, origin = begin(loss, start)
-        step = point.step.clone().requires_grad_()
+        step, origin = _begin_unrecorded(loss, start)
         optimizer = torch.optim.Adam([step], lr=self.learning_rate)
         for _ in range(self.steps):
             _, step.grad = loss.value_and_gradient(step.detach())
             optimizer.step()
-        return finish(step.detach(), origin - loss.damped(0.0)(step.detach()), self.steps)
+        return finish(step.detach(), origin - loss.damped(0.0)(step.detach()))
 
 
 def begin(loss: NonlinearLocalLoss, start: Tensor | None) -> tuple[LossPoint, Tensor]:
@@ -74,3 +71,9 @@ def begin(loss: NonlinearLocalLoss, start: Tensor | None) -> tuple[LossPoint, Te
         return origin, origin.value
     other = loss.at(start)
     return (other if bool(other.value < origin.value) else origin), origin.value
+
+
+def _begin_unrecorded(loss: NonlinearLocalLoss, start: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same, of the point only its step, as a leaf: what was recorded there would fill memory through the solve."""
+    point, origin = begin(loss, start)
+    return point.step.clone().requires_grad_(), origin

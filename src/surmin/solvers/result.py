@@ -28,13 +28,11 @@ class SolverResult:
         step: d, a flat vector (P,).
         decrease: L(0) - L(d) of the undamped local loss, 0-dimensional: the predicted decrease of equation (1).
         code: 0-dimensional integer tensor holding a `Reason`.
-        products: curvature products spent.
     """
 
     step: Tensor
     decrease: Tensor
     code: Tensor
-    products: int
 
     @property
     def reason(self) -> Reason:
@@ -55,8 +53,8 @@ def undamped_decrease(loss: LocalLoss, step: Tensor, damped_product: Tensor) -> 
     return -(loss.gradient.dot(step) + quadratic + 2 * loss.cubic / 3 * step.norm() ** 3)
 
 
-def finish(step: Tensor, decrease: Tensor, products: int, reason: Reason = Reason.MAX_STEPS) -> SolverResult:
+def finish(step: Tensor, decrease: Tensor, reason: Reason = Reason.MAX_STEPS) -> SolverResult:
     """A result with that reason, or with a better one where nothing was gained."""
     code = torch.where(decrease > 0, int(reason), int(Reason.NO_DECREASE))
     code = torch.where(torch.isfinite(decrease), code, int(Reason.NON_FINITE))
-    return SolverResult(step, decrease, code, products)
+    return SolverResult(step, decrease, code)

@@ -29,6 +29,11 @@ class Block:
         return self.stage.layers[self.start : self.stop]
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of its layers, which no other block of the network has."""
+        return tuple(layer.name for layer in self.layers)
+
+    @property
     def size(self) -> int:
         """Number of trainable numbers."""
         return sum(layer.size for layer in self.layers)

@@ -9,17 +9,27 @@ from surmin.stages.elementwise import ELEMENTWISE
 from surmin.stages.layer import Layer, is_as_written
 
 
+def is_linear(layer: Layer) -> bool:
+    """z Wᵀ + b, all of it trainable or all of it frozen."""
+    return type(layer.module) is nn.Linear and _trains_all_or_nothing(layer) and is_as_written(layer.module)
+
+
+def is_convolution(layer: Layer) -> bool:
+    """A `Conv2d` of one group with zero padding, all of it trainable or all of it frozen."""
+    module = layer.module
+    if type(module) is not nn.Conv2d or not _trains_all_or_nothing(layer) or not is_as_written(module):
+        return False
+    return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+
+
 def is_plain_linear(layer: Layer) -> bool:
     """z Wᵀ + b, all of it trainable."""
-    return type(layer.module) is nn.Linear and _trains_weight_and_bias(layer) and is_as_written(layer.module)
+    return bool(layer.parameters) and is_linear(layer)
 
 
 def is_plain_convolution(layer: Layer) -> bool:
     """A `Conv2d` of one group with zero padding, all of it trainable."""
-    module = layer.module
-    if type(module) is not nn.Conv2d or not _trains_weight_and_bias(layer) or not is_as_written(module):
-        return False
-    return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return bool(layer.parameters) and is_convolution(layer)
 
 
 def is_plain_elementwise(layer: Layer) -> bool:
@@ -27,6 +37,6 @@ def is_plain_elementwise(layer: Layer) -> bool:
     return type(layer.module) in ELEMENTWISE and is_as_written(layer.module)
 
 
-def _trains_weight_and_bias(layer: Layer) -> bool:
-    expected = ["weight"] if layer.module.bias is None else ["weight", "bias"]
-    return list(layer.parameters) == expected
+def _trains_all_or_nothing(layer: Layer) -> bool:
+    everything = ["weight"] if layer.module.bias is None else ["weight", "bias"]
+    return list(layer.parameters) in (everything, [])

@@ -18,15 +18,19 @@ class ConvolutionAtPoint:
         self.module = layer.module
         self.inputs = inputs
         self.has_bias = "bias" in layer.parameters
-        self.weight = parameters["weight"]
+        self.weight = parameters.get("weight", layer.module.weight.detach())
 
     def parameter_jvp(self, direction: Tensor) -> Tensor:
-        """V ∗ z + v_b."""
+        """V ∗ z + v_b; zero for a frozen layer."""
+        if not self.layer.parameters:
+            return torch.zeros_like(self.input_jvp(self.inputs))
         tangent = self.layer.unflatten(direction)
         return self._convolve(self.inputs, tangent["weight"], tangent.get("bias"))
 
     def parameter_vjp(self, cotangent: Tensor) -> Tensor:
-        """Gradient of ⟨s, W ∗ z + b⟩ in (W, b)."""
+        """Gradient of ⟨s, W ∗ z + b⟩ in (W, b); an empty vector for a frozen layer."""
+        if not self.layer.parameters:
+            return cotangent.new_zeros(0)
         _, weight, _ = self._transposed(cotangent, self.inputs, (False, True, False))
         pieces = [weight]
         if self.has_bias:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from surmin.stages.layer import Layer, flatten
 
@@ -12,18 +13,23 @@ class LinearAtPoint:
     """f = z Wᵀ + b. Positions between the sample axis and the features are allowed."""
 
     def __init__(self, layer: Layer, inputs: Tensor, parameters: Mapping[str, Tensor]) -> None:
+        assert isinstance(layer.module, nn.Linear)
         self.layer = layer
         self.inputs = inputs
         self.has_bias = "bias" in layer.parameters
-        self.weight = parameters["weight"]
+        self.weight = parameters.get("weight", layer.module.weight.detach())
 
     def parameter_jvp(self, direction: Tensor) -> Tensor:
-        """Tangent z Vᵀ + v_b."""
+        """Tangent z Vᵀ + v_b; zero for a frozen layer."""
+        if not self.layer.parameters:
+            return torch.zeros_like(self.input_jvp(self.inputs))
         tangent = self.layer.unflatten(direction)
         return F.linear(self.inputs, tangent["weight"], tangent.get("bias"))
 
     def parameter_vjp(self, cotangent: Tensor) -> Tensor:
-        """Gradient (sᵀ z, Σ s)."""
+        """Gradient (sᵀ z, Σ s); an empty vector for a frozen layer."""
+        if not self.layer.parameters:
+            return cotangent.new_zeros(0)
         rows = cotangent.flatten(0, -2)
         pieces = [rows.t() @ self.inputs.flatten(0, -2)]
         if self.has_bias:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from surmin.stages.closed_form import is_plain_convolution, is_plain_elementwise, is_plain_linear
+from surmin.stages.closed_form import is_convolution, is_linear, is_plain_elementwise
 from surmin.stages.convolution import ConvolutionAtPoint
 from surmin.stages.elementwise import ElementwiseAtPoint
 from surmin.stages.generic import GenericAtPoint
@@ -15,9 +15,9 @@ from surmin.stages.linear import LinearAtPoint
 def linearize(layer: Layer, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> LayerAtPoint:
     """The layer at this input, and at other parameters than its own where some are given."""
     values = {name: value.detach() for name, value in (parameters or layer.parameters).items()}
-    if is_plain_linear(layer) and inputs.dim() >= 2:
+    if is_linear(layer) and inputs.dim() >= 2:
         return LinearAtPoint(layer, inputs, values)
-    if is_plain_convolution(layer) and inputs.dim() == 4:
+    if is_convolution(layer) and inputs.dim() == 4:
         return ConvolutionAtPoint(layer, inputs, values)
     if is_plain_elementwise(layer):
         return ElementwiseAtPoint(layer, inputs)

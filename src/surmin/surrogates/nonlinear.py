@@ -3,7 +3,7 @@
 Legend: z̄ the block's input at the expansion point, d = θ - θ̄ the step, κ the inflation of Ψ's curvature, λ the damping.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,6 +47,7 @@ class NonlinearLocalLoss:
         inputs: z of the whole batch, (n, *in): z̄, or what the stages below have made of it since.
         surrogate: Ψ.
         work: where evaluations are counted.
+        kind: of the waves that it comes from; equal kinds mean equal work.
         seed: of draws.
         replicas: over which sums over samples are averaged.
         damping: λ.
@@ -56,6 +57,7 @@ class NonlinearLocalLoss:
     inputs: Tensor
     surrogate: OutputSurrogate
     work: WorkMeter
+    kind: Hashable
     seed: int = 0
     replicas: Replicas = ONE_REPLICA
     damping: float = 0.0
@@ -77,7 +79,7 @@ class NonlinearLocalLoss:
 
     def gradient(self, point: LossPoint) -> Tensor:
         """∇L at a point of `at`, which can be used once."""
-        with self.work.phase(self._key("inner backward")):
+        with self.work.phase(self.key("inner backward")):
             pulled = torch.cat(self.block.stage.backward(point.tape, point.cotangent()))
         return self.damping * point.step + self.replicas.mean(pulled)
 
@@ -96,7 +98,7 @@ class NonlinearLocalLoss:
             number: of the linearisation.
         """
         seed = self.replicas.own_seed(draw_seed(self.seed, number))
-        with torch.no_grad(), self.work.phase(self._key("inner curvature")):
+        with torch.no_grad(), self.work.phase((*self.key("inner curvature"), fraction)):
             message = self.surrogate.columns(point.tape.output.detach(), fraction, seed)
             curvature = gauss_newton(self.block, point.tape, message, samples=message[0].shape[1])
             curvature.record()
@@ -114,10 +116,14 @@ class NonlinearLocalLoss:
         """The same local loss with another κ."""
         return replace(self, surrogate=self.surrogate.inflated(inflation))
 
+    def key(self, phase: str) -> tuple[Hashable, ...]:
+        """What a phase of the work on it is counted by."""
+        return phase, self.kind, type(self.surrogate)
+
     def _point(self, step: Tensor) -> LossPoint:
         """Run the block at θ̄ + d."""
         parameters = self.block.moved(step)
-        with self.work.phase(self._key("inner forward")):
+        with self.work.phase(self.key("inner forward")):
             with naming(*self.block.layers), without_checkpoints():
                 tape = self.block.stage.forward(self.inputs, parameters)
             with torch.no_grad():
@@ -125,17 +131,14 @@ class NonlinearLocalLoss:
         value = 0.5 * self.damping * step.dot(step) + self.replicas.mean(surrogate.value)
         return LossPoint(step, tape, value, surrogate.cotangent)
 
-    def _key(self, phase: str) -> tuple[str, int, torch.Size]:
-        return phase, self.block.index, self.inputs.shape
-
 
 def nonlinear_local_loss(
-    block: Block, tapes: Sequence[Tape], surrogate: OutputSurrogate, work: WorkMeter, seed: int = 0,
+    block: Block, tapes: Sequence[Tape], surrogate: OutputSurrogate, work: WorkMeter, kind: Hashable, seed: int = 0,
     replicas: Replicas = ONE_REPLICA,
 ) -> NonlinearLocalLoss:  # fmt: skip
     """The local loss of a block at the inputs that the waves left on its tapes."""
     own = Block(Stage(block.layers), 0, len(block.layers), block.index)
-    return NonlinearLocalLoss(own, layer_inputs(tapes, block.start), surrogate, work, seed, replicas)
+    return NonlinearLocalLoss(own, layer_inputs(tapes, block.start), surrogate, work, kind, seed, replicas)
 
 
 def quadratic_surrogate(

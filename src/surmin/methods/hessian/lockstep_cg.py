@@ -1,10 +1,13 @@
 """Conjugate gradient whose products are made elsewhere, for all blocks at once and by messages between workers.
 
-Legend: A the matrix, g the gradient, d the step so far, r = -g - A d the residual, p the search direction.
+Legend: A the matrix, g the gradient, d the step so far, r = -g - A d the residual, p the search direction; all in units
+of a power of two above g, so that pᵀ A p does not underflow.
 """
 
 import torch
 from torch import Tensor
+
+from surmin.solvers.scaling import power_of_two
 
 
 class LockstepConjugateGradient:
@@ -17,24 +20,28 @@ class LockstepConjugateGradient:
         gradient: g, a flat vector (P,).
 
     Attributes:
-        step: d.
         direction: p.
     """
 
     def __init__(self, gradient: Tensor) -> None:
-        self.step = torch.zeros_like(gradient)
-        self.direction = -gradient
-        self._residual = -gradient
-        self._square = gradient.dot(gradient)
+        self._scale = power_of_two(gradient)
+        self._step = torch.zeros_like(gradient)
+        self._residual = self.direction = -gradient / self._scale
+        self._square = self._residual.dot(self._residual)
         self._target = torch.finfo(gradient.dtype).eps ** 2 * self._square
         self._runs = ~(self._square <= self._target)
+
+    @property
+    def step(self) -> Tensor:
+        """The step d, no longer in those units."""
+        return self._scale * self._step
 
     def advance(self, image: Tensor) -> None:
         """One step, given A p."""
         curvature = self.direction.dot(image)
         self._runs = self._runs & self._may_go_on(curvature)
         length = self._square / curvature
-        self.step = torch.where(self._runs, self.step + length * self.direction, self.step)
+        self._step = torch.where(self._runs, self._step + length * self.direction, self._step)
         self._residual = torch.where(self._runs, self._residual - length * image, self._residual)
         last, self._square = self._square, self._residual.dot(self._residual)
         self._runs = self._runs & ~(self._square <= self._target)
@@ -50,14 +57,14 @@ class GuardedConjugateGradient(LockstepConjugateGradient):
 
     def __init__(self, gradient: Tensor) -> None:
         super().__init__(gradient)
-        self._fallback = -gradient
+        self._fallback = self.direction
         self._is_first = True
 
     def advance(self, image: Tensor) -> None:
         """One step, given A p."""
         super().advance(image)
         if self._is_first:
-            self.step = torch.where(self._runs | (self.step != 0).any(), self.step, self._fallback)
+            self._step = torch.where(self._runs | (self._step != 0).any(), self._step, self._fallback)
             self._is_first = False
 
     def _may_go_on(self, curvature: Tensor) -> Tensor:
