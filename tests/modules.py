@@ -51,6 +51,26 @@ class CubeOnce(Cube):
         return Cube.backward(ctx, cotangent)
 
 
+class CubeApart(Cube):
+    """The same, with a backward of which autograd does not see that it depends on anything."""
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Tensor:
+        return Cube.backward(ctx, cotangent.detach())
+
+
+class Cubing(nn.Module):
+    """The function alone."""
+
+    def __init__(self, function: type[torch.autograd.Function] = Cube) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.function.apply(inputs)
+        return output
+
+
 class Cubed(nn.Linear):
     """A linear layer, then a function by hand."""
 

@@ -1,8 +1,12 @@
 """Counted operations against a count by hand."""
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
 from surmin import SquaredError, SurrogateMinimizer
 from surmin.work import WorkMeter
@@ -29,6 +33,37 @@ def test_matrix_products_convolutions_and_factorizations() -> None:
     assert counted(torch.cholesky_inverse, spd) == 2 * 6**3 // 3
     assert counted(torch.cholesky_solve, torch.ones(6, 2), spd) == 2 * 2 * 6**2
     assert counted(torch.linalg.eigvalsh, spd.expand(50, 6, 6)) == 50 * 9 * 6**3
+
+
+def gradients_of(output: Tensor, leaves: list[Tensor]) -> None:
+    torch.autograd.grad(output.sum(), leaves)
+
+
+def test_fused_attention() -> None:
+    """As plain products; its backward makes the scores once more."""
+    leaves = [torch.randn(3, 2, positions, 4, device="cpu", requires_grad=True) for positions in (5, 7, 7)]
+    product = 2 * 3 * 2 * 5 * 7 * 4
+    for kernel, down in ((SDPBackend.MATH, 4), (SDPBackend.FLASH_ATTENTION, 5)):
+        work = WorkMeter()
+        with sdpa_kernel(kernel):
+            output = work.counted("forward", scaled_dot_product_attention)(*leaves)
+            work.counted("backward", gradients_of)(output, leaves)
+        assert (work.known("forward"), work.known("backward")) == (2 * product, down * product)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"bidirectional": True, "batch_first": True}], ids=str)
+def test_recurrent_layers_whose_steps_are_fused(options: dict[str, Any]) -> None:
+    """As float64's, which are not."""
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        module = nn.LSTM(H, D, device="cpu", dtype=dtype, **options)
+        shapes = [(N, N, H), (2, N, D), (2, N, D)] if options else [(N, N, H), (1, N, D), (1, N, D)]
+        leaves = [torch.randn(shape, device="cpu", dtype=dtype, requires_grad=True) for shape in shapes]
+        work = WorkMeter()
+        output, _ = work.counted("forward", module)(leaves[0], leaves[1:])
+        work.counted("backward", gradients_of)(output, [*leaves, *module.parameters()])
+        found[dtype] = [work.known("forward"), work.known("backward")]
+    assert found[torch.float32] == found[torch.float64] and found[torch.float32][0] > 0
 
 
 def test_a_phase_inside_another_counts_for_itself() -> None:

@@ -27,8 +27,19 @@ def _cubes(matrices: Tensor) -> int:
     return matrices.numel() * matrices.shape[-1]
 
 
+def _recurrent_layer(inputs: Tensor, from_inputs: Tensor, from_state: Tensor, *_: Any, **__: Any) -> int:
+    """Of one layer in one direction: all steps' vectors, (steps, samples, …), through both matrices of its gates."""
+    return 2 * inputs.shape[0] * inputs.shape[1] * (from_inputs.numel() + from_state.numel())
+
+
 OPERATIONS: dict[Any, Callable[..., int]] = {
     **flop_registry,
+    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        aten._scaled_dot_product_flash_attention_backward
+    ],
+    aten.mkldnn_rnn_layer: _recurrent_layer,
+    aten.mkldnn_rnn_layer_backward: lambda *tensors, **__: 2 * _recurrent_layer(*tensors),
     aten.bmm: _batched_product,
     aten.linalg_cholesky_ex: lambda matrix, *_, **__: _cubes(matrix) // 3,
     aten.cholesky_inverse: lambda factor, *_, **__: 2 * _cubes(factor) // 3,

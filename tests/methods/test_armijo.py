@@ -8,7 +8,7 @@ from torch import nn
 
 from surmin.losses import SquaredError
 from surmin.methods import armijo
-from surmin.methods.armijo import ArmijoDescent
+from surmin.methods.armijo import ArmijoDescent, ArmijoSearch
 from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.partition import partition
@@ -61,9 +61,47 @@ def test_without_a_good_trial_the_parameters_stay(monkeypatch: pytest.MonkeyPatc
     assert largest_difference(model, make_model()) == 0
 
 
+@pytest.mark.parametrize(
+    ("values", "length"),
+    [([3.0, 2.0, 1.0, 1.0], 2.0), ([2.0, 1.0, 2.0], 2.0), ([1.0, 1.0], 4.0), ([3.0, 0.5], 4.0)],
+    ids=["then it ties", "no more tries", "it ties at once", "it finds one"],
+)
+def test_where_the_next_search_begins(values: list[float], length: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From α = 4 and a value of 1."""
+    monkeypatch.setattr(armijo, "MAX_TRIES", 3 if len(values) == 3 else 40)
+    pipeline, batch = make_pipeline(make_model()), make_batch()
+    search, gradients = ArmijoSearch(pipeline, 4.0), pipeline.backward(pipeline.forward(*batch))
+    trials = iter(values)
+    found = search.descend(*batch, gradients, 1e-3, 1.0, lambda _: torch.tensor(next(trials)))
+    assert (found.tries, search.length) == (len(values), length)
+
+
+def test_a_fitted_batch_does_not_spoil_the_next_one() -> None:
+    """In float32, where rounds that gain nothing once led to lengths by which no parameter moves, and to 0."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2))
+    method = ArmijoDescent(InProcessPipeline([model], SquaredError()))
+    inputs, targets = torch.randn(6, 3), torch.randn(6, 2)
+    reports = [method.step(inputs, targets) for _ in range(120)]
+    assert not any(report.accepted for report in reports[-20:]) and reports[-1].tries == 2
+    assert method.step(inputs, targets + 0.1).accepted
+    method.load_state_dict(method.state_dict())
+
+
+@pytest.mark.parametrize("name", ["gd-armijo", "sso"])
+def test_a_worker_without_layers_has_only_the_loss_on_the_batch_s_device(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = make_pipeline(make_model())
+    backward = pipeline.backward
+    monkeypatch.setattr(pipeline, "backward", lambda wave: backward(wave) and {})
+    report = build_method(name, pipeline, {}).step(*make_batch())
+    assert (report.accepted, report.tries, report.gradient_norm) == (False, 0, 0)
+
+
 @pytest.mark.parametrize(("short_of_two", "tries"), [(0.0, 2), (1.5e-4, 2), (2.5e-4, 1)])
 def test_a_longer_step_has_to_lower_the_loss_by_more(short_of_two: float, tries: int) -> None:
-    """½w² from w = 1 by α: the loss falls by α(2 - α)/2, which is asked to be 10⁻⁴ α. By 2 it stays: half of it does."""
+    """½w² from w = 1 by α: the loss falls by α(2 - α)/2, which is asked to be 10⁻⁴ α. With 2 it stays."""
     model = nn.Sequential(nn.Linear(1, 1, bias=False)).double()
     nn.init.ones_(model[0].weight)
     method = ArmijoDescent(InProcessPipeline(partition(model, 1), SquaredError()), lr=2 - short_of_two)

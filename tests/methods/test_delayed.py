@@ -1,5 +1,6 @@
 """DDG, Features Replay and FDG against autograd through the whole network, with lists of old weights and messages."""
 
+import copy
 import math
 from typing import Any
 
@@ -181,12 +182,24 @@ def test_batches_that_come_in_the_same_tensors(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_a_copy_goes_on_by_itself(name: str) -> None:
+    method = build_method(name, make_pipeline(make_model(), 3), {"lr": LR})
+    for number in range(3):
+        method.step(*make_batch(number))
+    copied = copy.deepcopy(method)
+    found = [[own.step(*make_batch(number)).loss for number in range(3, 8)] for own in (method, copied)]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_stages_stay_as_they_are_until_their_first_gradient(name: str) -> None:
     model = make_model()
     pipeline = make_pipeline(model, 3)
     method = build_method(name, pipeline, {})
     first = [[p.detach().clone() for layer in own.layers for p in layer.parameters.values()] for own in pipeline.stages]
     waits = [4, 3, 2] if name == "fdg" else [2, 1, 0]
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)  # one of the user's own
     for number in range(5):
         method.step(*make_batch(number))
         moved = [

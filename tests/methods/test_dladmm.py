@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from surmin.losses import ConvexLoss, CrossEntropy, LogisticLoss, SquaredError
+from surmin.methods.admm.outputs import NEWTON_STEPS, solve_hidden
 from surmin.methods.dladmm import DlAdmm
 from surmin.models import mlp
 from surmin.pipeline.in_process import InProcessPipeline
+from surmin.stages.layer import Layer
 from surmin.stages.partition import partition
 from tests.cases import BY_NAME, Case
 from tests.methods.cases import SAMPLES, WIDTH, check_trains, largest_difference, make_batch, make_model, make_pipeline
@@ -197,6 +199,17 @@ def test_layers_without_bias() -> None:
         method.step(*batch)
         oracle.round()
     assert largest_difference(plain, model) < 1e-8
+
+
+@pytest.mark.parametrize("module", [nn.Tanh(), nn.SiLU()])
+def test_a_step_of_newton_s_method_runs_the_activation_three_times(module: nn.Module) -> None:
+    """For f and for each derivative; before them there are one for m, nine of the grid, and one for the best of it."""
+    m, b = torch.randn(2, 5, 4, dtype=torch.float64)
+    runs = []
+    with module.register_forward_hook(lambda *_: runs.append(1)):
+        found = solve_hidden(Layer.of(module, "0"), m, b)
+    torch.testing.assert_close(found, nearest(module, m, b), rtol=0, atol=1e-7)
+    assert len(runs) == 1 + 9 + 1 + 3 * NEWTON_STEPS
 
 
 def test_messages_of_a_gradient_step() -> None:

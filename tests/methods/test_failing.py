@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from surmin.errors import NonFiniteError
 from surmin.losses import SquaredError
@@ -134,6 +134,26 @@ def test_a_batch_whose_loss_overflows_moves_nothing(name: str) -> None:
         method.step(inputs, targets.index_fill(0, torch.tensor([2]), 1e20))
     assert largest_difference(model, before) == 0
     assert method.step(inputs, targets).new_loss < float("inf")
+
+
+class Root(nn.Module):
+    """√max(z, 0), whose derivative below 0 autograd takes for 0 · ∞."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return ((inputs > 0) * inputs).sqrt()
+
+
+@pytest.mark.parametrize("name", ["cgblock", "cgblock-ggn", "newton"])
+def test_a_slope_that_is_not_finite_changes_nothing(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), Root(), nn.Linear(4, 2))
+    before = deepcopy(model)
+    method = build_method(name, InProcessPipeline(partition(model, 2), SquaredError()), {})
+    state = method.state_dict()
+    with pytest.raises(NonFiniteError, match=r"against a loss of \d.* with a slope of nan"):
+        method.step(torch.randn(6, 3), torch.randn(6, 2))
+    assert largest_difference(model, before) == 0
+    assert method.state_dict() == state
 
 
 def test_kfac_refuses_a_step_that_is_not_finite() -> None:

@@ -1,6 +1,7 @@
 """Against dense Kronecker factors and a dense Fisher matrix, and against curvlinops."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.partition import partition
 from tests.cases import BY_NAME, Case
 from tests.methods.cases import SAMPLES, WIDTH, check_trains, largest_difference, make_batch, make_model, make_pipeline
+from tests.modules import CubeApart, CubeOnce, Cubing
 from tests.oracles import (
     DenseBlock,
     gauss_newton,
@@ -177,6 +179,34 @@ def test_random_columns_and_a_part_of_the_batch() -> None:
         losses.append([method.step(*batch).loss for _ in range(15)])
     assert largest_difference(models[0], models[1]) < 1e-9 < largest_difference(models[0], models[2])
     assert losses[0][-1] < 0.7 * losses[0][0]
+
+
+class Power(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs**3
+
+
+def test_functions_by_hand_will_do_as_no_second_derivative_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("surmin.methods.hessian.layer.elementwise_second_derivative")
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 4), Power(), nn.Linear(4, 3))
+    other = deepcopy(network)
+    other[3] = Cubing()
+    for model in (network, other):
+        method = build_method("kfac", make_pipeline(model), {})
+        for _ in range(3):
+            method.step(*make_batch())
+    assert largest_difference(network, other) < 1e-9
+
+
+@pytest.mark.parametrize("function", [CubeOnce, CubeApart])
+def test_functions_by_hand_that_cannot_be_pushed_through_are_refused(function: type[torch.autograd.Function]) -> None:
+    network = nn.Sequential(nn.Linear(5, 4), Cubing(function), nn.Linear(4, 3))
+    before = deepcopy(network)
+    method = build_method("kfac", make_pipeline(network), {})
+    with pytest.raises(RuntimeError, match=r"^layer 1 \(Cubing\) cannot be differentiated as the curvature needs it"):
+        method.step(*make_batch())
+    assert largest_difference(network, before) == 0
 
 
 def test_layers_without_factors_are_refused() -> None:

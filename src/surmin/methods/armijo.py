@@ -38,8 +38,8 @@ class ArmijoSearch:
     """Finds the first of α, α/2, α/4, … with f(θ - α d) ≤ f(θ) - 10⁻⁴ α ⟨∇f, d⟩ and moves the network there.
 
     Every trial is a forward wave and an all-reduce of its value.
-    The next search starts from twice the accepted α; after one that finds nothing,
-    from where that ended.
+    The next search starts from twice the accepted α; after one that finds nothing, from half of where that began, or
+    from there again where its first two trials changed nothing: shorter ones would tell no more.
 
     Source: Armijo, "Minimization of functions having Lipschitz continuous first partial derivatives" (1966).
 
@@ -73,26 +73,29 @@ class ArmijoSearch:
             raise NonFiniteError(f"the line search cannot begin at a value of {value} with a slope of {slope}")
         if slope <= 0:
             return SearchResult(None, value, 0)
-        tied = False
+        length, ties = self.length, 0
         for tries in range(1, MAX_TRIES + 1):
-            moved = self._moved(direction)
+            moved = _moved(direction, length)
             (trial,) = self.pipeline.forward_candidates(inputs, targets, [moved])
             (new_value,) = self.pipeline.total(evaluate(trial).reshape(1))
-            if new_value <= value - SUFFICIENT * self.length * slope:
+            if new_value <= value - SUFFICIENT * length * slope:
                 self.pipeline.move_to(moved)
-                self.length *= 2
+                self.length = 2 * length
                 return SearchResult(trial, new_value, tries)
+            length *= 0.5
+            ties = ties + 1 if new_value == value else 0
+            if ties == 2:  # in a row: what is left to gain is below rounding errors
+                break
+        if tries > ties:
             self.length *= 0.5
-            if tied and new_value == value:  # twice in a row: what is left to gain is below rounding errors
-                return SearchResult(None, value, tries)
-            tied = new_value == value
-        return SearchResult(None, value, MAX_TRIES)
+        return SearchResult(None, value, tries)
 
-    def _moved(self, direction: Gradients) -> StageParameters:
-        return {
-            stage: [layer.moved(-self.length * flat) for layer, flat in zip(stage.layers, own, strict=True)]
-            for stage, own in direction.items()
-        }
+
+def _moved(direction: Gradients, length: float) -> StageParameters:
+    return {
+        stage: [layer.moved(-length * flat) for layer, flat in zip(stage.layers, own, strict=True)]
+        for stage, own in direction.items()
+    }
 
 
 class ArmijoDescent:
@@ -100,7 +103,7 @@ class ArmijoDescent:
 
     Every trial is a forward wave and an all-reduce of its loss. The accepted trial serves as the next round's first
     wave where the batch is the same. The next search starts from twice the accepted α; after one that finds nothing,
-    from where that ended.
+    from half of where that began, or from there again where its first two trials changed nothing.
 
     Source: "GD + Armijo" of Section 4 of the Surrogate Minimization paper; Armijo (1966).
 
@@ -123,7 +126,7 @@ class ArmijoDescent:
         meter = StepMeter(self.pipeline)
         wave = self.pipeline.forward(inputs, targets)
         gradients = self.pipeline.backward(wave)
-        loss, squared = self.pipeline.total(torch.stack([wave.loss, squared_norm(gradients)]))
+        loss, squared = self.pipeline.total(torch.stack([wave.loss, squared_norm(gradients).to(wave.loss)]))
         found = self._search.descend(inputs, targets, gradients, squared, loss, lambda trial: trial.loss)
         if found.wave is not None:
             self.pipeline.accept(found.wave)

@@ -24,7 +24,7 @@ class DelayedGradients(Delayed):
     Args:
         pipeline: the network, each stage of which is a module of the source.
         lr: γ.
-        optimizer: "sgd" (momentum 0.9, as in the source) or "adam".
+        optimizer: "sgd" (momentum 0.9, as in the source), "gd" or "adam".
 
     Raises:
         ValueError: for another optimizer, a learning rate that is not positive, or a stage without any layer.

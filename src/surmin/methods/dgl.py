@@ -37,7 +37,7 @@ class DecoupledGreedyLearning(LocalLearning):
     Args:
         pipeline: the network.
         lr: learning rate, of heads too.
-        optimizer: "sgd" (momentum 0.9) or "adam".
+        optimizer: "sgd" (momentum 0.9), "gd" or "adam".
         seed: of the heads' initial weights.
 
     Raises:

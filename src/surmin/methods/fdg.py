@@ -31,7 +31,7 @@ class FullyDecoupled(DelayedGradients):
     Args:
         pipeline: the network, each stage of which is a module of the source.
         lr: γ.
-        optimizer: "sgd" (momentum 0.9, as in the source) or "adam".
+        optimizer: "sgd" (momentum 0.9, as in the source), "gd" or "adam".
         shrinking: β, above 0 and up to 1; at 1 nothing shrinks. Adam divides any other out again.
 
     Raises:

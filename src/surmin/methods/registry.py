@@ -5,8 +5,9 @@ To add a method: write a file with its builder, `build(pipeline, *, option=defau
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, field
+from functools import partial
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from surmin.errors import did_you_mean
@@ -18,16 +19,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a method's builder is, "module:function", and the options it takes, separated by spaces."""
+    """A method.
+
+    Attributes:
+        builder: where what makes it is within this package, "module:name".
+        options: that it takes, separated by spaces.
+        given: what its builder gets besides.
+    """
 
     builder: str
     options: str
+    given: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> "Callable[..., Method]":
         """Import the builder."""
-        module, function = self.builder.split(":")
-        builder: Callable[..., Method] = getattr(import_module(f"surmin.methods.{module}"), function)
-        return builder
+        return partial(resolve_name(f"surmin.{self.builder}"), **self.given)
 
 
 SM_OPTIONS = (
@@ -36,26 +42,26 @@ SM_OPTIONS = (
 )
 
 METHODS: Mapping[str, Entry] = {
-    "sm": Entry("surrogate:surrogate_minimization", SM_OPTIONS),
-    "sm-paper": Entry("surrogate:paper", "inner_steps delta seed"),
-    "gd": Entry("first_order:gradient_descent", "lr"),
-    "gd-armijo": Entry("armijo:ArmijoDescent", "lr"),
-    "sgd": Entry("first_order:sgd", "lr"),
-    "adam": Entry("first_order:adam", "lr"),
-    "lbfgs": Entry("lbfgs:Lbfgs", "lr inner_steps"),
-    "cgblock": Entry("cgblock:CgBlock", "inner_steps damping safeguard"),
-    "cgblock-ggn": Entry("cgblock_ggn:CgBlockGaussNewton", "inner_steps damping rank curvature_fraction seed"),
-    "kfac": Entry("kfac:Kfac", "damping rank curvature_fraction seed"),
-    "newton": Entry("newton:Newton", "damping safeguard"),
-    "dgl": Entry("dgl:DecoupledGreedyLearning", "lr optimizer seed"),
-    "interlocking": Entry("interlocking:InterlockingBackpropagation", "lr optimizer seed"),
-    "dni": Entry("dni:SyntheticGradients", "lr inner_lr inner_steps optimizer seed"),
-    "locoprop": Entry("locoprop:LocoProp", "lr inner_steps inner_lr inner_optimizer local_loss damping"),
-    "dladmm": Entry("dladmm:DlAdmm", "penalty"),
-    "sso": Entry("sso:Sso", "lr inner_steps inner_optimizer inner_lr"),
-    "ddg": Entry("ddg:DelayedGradients", "lr optimizer"),
-    "features-replay": Entry("features_replay:FeaturesReplay", "lr optimizer"),
-    "fdg": Entry("fdg:FullyDecoupled", "lr optimizer shrinking"),
+    "sm": Entry("minimizer:SurrogateMinimizer", SM_OPTIONS),
+    "sm-paper": Entry("minimizer:SurrogateMinimizer", "inner_steps delta seed", {"preset": "paper"}),
+    "gd": Entry("methods.first_order:gradient_descent", "lr"),
+    "gd-armijo": Entry("methods.armijo:ArmijoDescent", "lr"),
+    "sgd": Entry("methods.first_order:sgd", "lr"),
+    "adam": Entry("methods.first_order:adam", "lr"),
+    "lbfgs": Entry("methods.lbfgs:Lbfgs", "lr inner_steps"),
+    "cgblock": Entry("methods.cgblock:CgBlock", "inner_steps damping safeguard"),
+    "cgblock-ggn": Entry("methods.cgblock_ggn:CgBlockGaussNewton", "inner_steps damping rank curvature_fraction seed"),
+    "kfac": Entry("methods.kfac:Kfac", "damping rank curvature_fraction seed"),
+    "newton": Entry("methods.newton:Newton", "damping safeguard"),
+    "dgl": Entry("methods.dgl:DecoupledGreedyLearning", "lr optimizer seed"),
+    "interlocking": Entry("methods.interlocking:InterlockingBackpropagation", "lr optimizer seed"),
+    "dni": Entry("methods.dni:SyntheticGradients", "lr inner_lr inner_steps optimizer seed"),
+    "locoprop": Entry("methods.locoprop:LocoProp", "lr inner_steps inner_lr inner_optimizer local_loss damping"),
+    "dladmm": Entry("methods.dladmm:DlAdmm", "penalty"),
+    "sso": Entry("methods.sso:Sso", "lr inner_steps inner_optimizer inner_lr"),
+    "ddg": Entry("methods.ddg:DelayedGradients", "lr optimizer"),
+    "features-replay": Entry("methods.features_replay:FeaturesReplay", "lr optimizer"),
+    "fdg": Entry("methods.fdg:FullyDecoupled", "lr optimizer shrinking"),
 }
 
 

@@ -73,7 +73,7 @@ class Sso(Stateless):
         wave = self.pipeline.forward(inputs, targets)
         surrogate = TargetSurrogate.at(self.pipeline, wave, self.lr)
         gradients = self.pipeline.backward(wave)
-        loss, squared = self.pipeline.total(torch.stack([wave.loss, squared_norm(gradients)]))
+        loss, squared = self.pipeline.total(torch.stack([wave.loss, squared_norm(gradients).to(wave.loss)]))
         with restored_on_failure(self.pipeline.parameters):
             done = self._inner.minimise(surrogate, gradients, squared, inputs, targets)
         if done.wave is not None:

@@ -125,5 +125,6 @@ def test_functions_whose_second_derivative_may_be_wrong_are_refused(layer: nn.Mo
     network = nn.Sequential(layer, nn.Linear(3, 2)).double()
     pipeline = InProcessPipeline([network], CrossEntropy())
     batch = torch.randn(5, 4, dtype=torch.float64), torch.arange(5) % 2
+    hessian, directions = hessian_of(pipeline, batch, BlockColumns()), random_directions(pipeline, 2)
     with pytest.raises(RuntimeError, match=complaint):
-        hessian_of(pipeline, batch, BlockColumns())
+        hessian.products(directions)

@@ -73,7 +73,7 @@ def _best_of_grid(activation: Layer, m: Tensor, b: Tensor) -> Tensor:
     best, least = m, reach.square()
     for share in torch.linspace(-1, 1, GRID).tolist():
         z = m + share * reach
-        value = _value(activation, z, m, b)
+        value = _value(z, activation.forward(z), m, b)
         best, least = torch.where(value < least, z, best), torch.minimum(value, least)
     return best
 
@@ -81,15 +81,18 @@ def _best_of_grid(activation: Layer, m: Tensor, b: Tensor) -> Tensor:
 def _polished(activation: Layer, z: Tensor, m: Tensor, b: Tensor) -> Tensor:
     """Newton's method; where the function bends down, with the curvature of f's linearization."""
     slack = 1 + 8 * torch.finfo(z.dtype).eps
+    image = activation.forward(z)
     for _ in range(NEWTON_STEPS):
-        gap, first = b - activation.forward(z), elementwise_derivative(activation, z)
+        gap, first = b - image, elementwise_derivative(activation, z)
         bend = 1 + first.square()
         full = bend - gap * elementwise_second_derivative(activation, z)
         trial = z - (z - m - gap * first) / torch.where(full > 0, full, bend)
-        is_good = _value(activation, trial, m, b) <= slack * _value(activation, z, m, b)
-        z = torch.where(is_good, trial, z)
+        there = activation.forward(trial)
+        is_good = _value(trial, there, m, b) <= slack * _value(z, image, m, b)
+        z, image = torch.where(is_good, trial, z), torch.where(is_good, there, image)
     return z
 
 
-def _value(activation: Layer, z: Tensor, m: Tensor, b: Tensor) -> Tensor:
-    return (z - m).square() + (b - activation.forward(z)).square()
+def _value(z: Tensor, image: Tensor, m: Tensor, b: Tensor) -> Tensor:
+    """What is minimised, where f(z) is the image."""
+    return (z - m).square() + (b - image).square()

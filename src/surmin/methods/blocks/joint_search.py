@@ -67,8 +67,8 @@ def search_jointly(
     """
     shares = [wave.loss, inner(gradients, gradients), inner(gradients, steps), *others]
     loss, square, slope, *sums = pipeline.total(torch.stack([share.to(wave.loss) for share in shares]))
-    if not math.isfinite(loss):
-        raise NonFiniteError(f"no step can be tested against a loss of {loss}")
+    if not (math.isfinite(loss) and math.isfinite(slope)):
+        raise NonFiniteError(f"no step can be tested against a loss of {loss} with a slope of {slope}")
     search, length, found = ArmijoSearch(pipeline, 1.0), 0.0, SearchResult(None, loss, 0)
     if slope < 0:
         against = to_layers(blocks, {block: -step for block, step in steps.items()})

@@ -33,7 +33,8 @@ def make_optimizer(parameters: Iterable[nn.Parameter], name: str, lr: float) -> 
 
 
 def step_along(optimizer: Optimizer, gradients: Gradients) -> None:
-    """One step; the parameters keep no gradients."""
+    """One step; the parameters keep no gradients, and those without one here stay as they are, whatever they had."""
+    optimizer.zero_grad()
     assign_gradients(gradients)
     optimizer.step()
     optimizer.zero_grad()

@@ -9,6 +9,7 @@ All three have a leading axis of columns: ż (c, n, *in), v (c, P), ġ (c, n, *o
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -16,14 +17,21 @@ from torch import Tensor
 
 from surmin.stages.convolution import ConvolutionAtPoint
 from surmin.stages.elementwise import PIECEWISE_LINEAR, ElementwiseAtPoint, elementwise_second_derivative
-from surmin.stages.layer import Layer
+from surmin.stages.layer import Layer, flatten
 from surmin.stages.linear import LinearAtPoint
 from surmin.stages.linearize import linearize
-from surmin.stages.recorded import naming, pull, pull_columns, recording, require_second_derivatives
+from surmin.stages.recorded import (
+    functions_by_hand,
+    naming,
+    pull,
+    pull_columns,
+    recording,
+    require_second_derivatives,
+)
 
 
 class LayerTangents(Protocol):
-    """The three changes."""
+    """The three changes. Second derivatives are asked for by the pulls alone."""
 
     def push(self, tangents: Tensor | None, directions: Tensor | None) -> Tensor:
         """The change of f, (c, n, *out); at least one of ż and v is given."""
@@ -48,9 +56,7 @@ def layer_tangents(layer: Layer, inputs: Tensor, parameters: Mapping[str, Tensor
     if isinstance(point, LinearAtPoint | ConvolutionAtPoint):
         return BilinearTangents(point, cotangent)
     if isinstance(point, ElementwiseAtPoint):
-        is_straight = type(layer.module) in PIECEWISE_LINEAR
-        bend = None if is_straight else elementwise_second_derivative(layer, inputs) * cotangent
-        return ElementwiseTangents(point.derivative, bend)
+        return ElementwiseTangents(layer, inputs, point.derivative, cotangent)
     return GenericTangents(layer, inputs, parameters, cotangent)
 
 
@@ -92,11 +98,20 @@ class BilinearTangents:
 
 
 class ElementwiseTangents:
-    """f = σ(z), which has no parameters; `slope` is σ', `bend` is σ'' ⊙ g, or None for zero."""
+    """f = σ(z), which has no parameters; `slope` is σ'."""
 
-    def __init__(self, slope: Tensor, bend: Tensor | None) -> None:
+    def __init__(self, layer: Layer, inputs: Tensor, slope: Tensor, cotangent: Tensor) -> None:
+        self.layer = layer
+        self.inputs = inputs
         self.slope = slope
-        self.bend = bend
+        self.cotangent = cotangent
+
+    @cached_property
+    def bend(self) -> Tensor | None:
+        """σ'' ⊙ g, None for zero."""
+        if type(self.layer.module) in PIECEWISE_LINEAR:
+            return None
+        return elementwise_second_derivative(self.layer, self.inputs) * self.cotangent
 
     def push(self, tangents: Tensor | None, directions: Tensor | None) -> Tensor:
         """σ' ⊙ ż."""
@@ -125,8 +140,8 @@ class GenericTangents:
         with naming(layer):
             with recording():
                 self.output = layer.forward(self.inputs, dict(zip(parameters, self.parameters, strict=True)))
-            require_second_derivatives(self.output)
             gradients = pull([self.output], [*moved, *self.parameters], [self.cotangent], record=True)
+            self._check_push(gradients)
         self.input_gradient, self.parameter_gradient = gradients[: len(moved)], gradients[len(moved) :]
 
     def push(self, tangents: Tensor | None, directions: Tensor | None) -> Tensor:
@@ -142,6 +157,21 @@ class GenericTangents:
         pulled = self._pull(self.parameters, changes, tangents, directions)
         return torch.cat([changes.new_zeros(len(changes), 0), *(own.flatten(1) for own in pulled)], 1)
 
+    @cached_property
+    def _twice(self) -> Tensor:
+        """f, once its second derivatives are known to be right."""
+        with naming(self.layer):
+            require_second_derivatives(self.output)
+        return self.output
+
+    def _check_push(self, gradients: Sequence[Tensor]) -> None:
+        """That ⟨Jᵀg, Jᵀg⟩ = ⟨J Jᵀg, g⟩, where functions by hand may hide that their backward depends on g."""
+        if by_hand := functions_by_hand(self.output):
+            (image,) = pull(gradients, [self.cotangent], gradients)
+            found, expected = (image.double() * self.cotangent).sum(), flatten(gradients).double().square().sum()
+            if not torch.isclose(found, expected, rtol=1e-3):
+                raise RuntimeError(f"the backward of {', '.join(sorted(by_hand))} is not differentiable")
+
     def _pull(
         self, targets: Sequence[Tensor], changes: Tensor | None, tangents: Tensor | None, directions: Tensor | None
     ) -> tuple[Tensor, ...]:
@@ -149,7 +179,7 @@ class GenericTangents:
         outputs: list[Tensor] = []
         columns: list[Tensor] = []
         if changes is not None:
-            outputs.append(self.output)
+            outputs.append(self._twice)
             columns.append(changes)
         if tangents is not None:
             outputs += self.input_gradient
