@@ -4,6 +4,7 @@ import argparse
 import sys
 import traceback
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from benchmarks.harness import (
     describe_machine,
     is_busy,
     print_result,
+    wait_until_quiet,
     write_result,
 )
 from surmin.experiments.runs.processor import set_up_processor
@@ -52,12 +54,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(name: str, settings: Settings, options: argparse.Namespace, console: Console) -> int:
+    module = import_module(f"benchmarks.{name}")
+    settings = replace(settings, processes=getattr(module, "WORKERS", 1))
+    if options.save:
+        wait_until_quiet(settings)
     machine = describe_machine(settings)
     if options.save and is_busy(machine):
         sys.exit(f"other work is running on this machine (load {machine['load_before']}): --save needs a quiet one")
     console.rule(f"{name}{' (quick: cut down, targets not judged)' if settings.quick else ''}")
     try:
-        result: Result = import_module(f"benchmarks.{name}").run(settings)
+        result: Result = module.run(settings)
     except CannotRunError as missing:
         console.print(f"skipped: {missing}")
         return 0

@@ -1,5 +1,6 @@
 """Taking time: only of what is meant, after a warm-up, and of things to be compared in turns."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,5 +47,5 @@ def in_turns(
 
 
 def ratios(ours: Sequence[float], peers: Sequence[float]) -> list[float]:
-    """Turn by turn, our time over the peer's."""
-    return [a / b for a, b in zip(ours, peers, strict=True)]
+    """Turn by turn, our time over the peer's; infinite where we never got there, whatever the peer did."""
+    return [a if math.isinf(a) else a / b for a, b in zip(ours, peers, strict=True)]

@@ -7,6 +7,7 @@ import platform
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -26,6 +27,7 @@ from surmin.experiments.files import finite, write_json
 SAVED = Path(__file__).parent / "results" / "saved"
 """Results that are kept with the project."""
 LOCK = Path(tempfile.gettempdir()) / "surmin-benchmarks.lock"
+QUIET_TRIES, QUIET_SECONDS = 20, 10
 
 
 class CannotRunError(Exception):
@@ -39,12 +41,19 @@ class Settings:
     Attributes:
         quick: cut down to see that they work; targets are not judged then.
         device: that torch computes on.
-        most_seeds: take at most so many seeds.
+        most_seeds: take at most so many seeds; targets are not judged then either.
+        processes: that compute at the same time.
     """
 
     quick: bool
     device: torch.device
     most_seeds: int | None = None
+    processes: int = 1
+
+    @property
+    def judges(self) -> bool:
+        """Whether targets can be judged."""
+        return not self.quick and self.most_seeds is None
 
     def seeds(self, count: int) -> range:
         """The seeds of the networks' initial values: so many, or one in a quick run."""
@@ -119,6 +128,7 @@ def describe_machine(settings: Settings) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
+        "processes": settings.processes,
         "device": _device_name(settings.device),
         "processor": _processor_name(),
         "cores": os.cpu_count(),
@@ -128,8 +138,17 @@ def describe_machine(settings: Settings) -> dict[str, Any]:
 
 
 def is_busy(machine: dict[str, Any]) -> bool:
-    """Whether other work was running when the machine was described."""
-    return bool(machine["load_before"] > machine["cores"] - machine["threads"] + 0.5)
+    """Whether other work was running when the machine was described: more than what would be left for it."""
+    left = max(0, machine["cores"] - machine["processes"] * machine["threads"])
+    return bool(machine["load_before"] > left + 0.5)
+
+
+def wait_until_quiet(settings: Settings) -> None:
+    """What was measured before still counts as load for a while."""
+    for _ in range(QUIET_TRIES):
+        if not is_busy(describe_machine(settings)):
+            return
+        time.sleep(QUIET_SECONDS)
 
 
 @contextmanager
@@ -145,7 +164,7 @@ def alone() -> Iterator[None]:
 
 def print_result(console: Console, result: Result, settings: Settings, machine: dict[str, Any]) -> None:
     """Tables, then targets, then the machine."""
-    targets = [_target_row(target, settings.quick) for target in result.targets]
+    targets = [_target_row(target, settings.judges) for target in result.targets]
     tables = [*result.tables, *([Table("Targets", ("what", "measured", "target", ""), targets)] if targets else [])]
     for table in tables:
         console.print(table.title, style="bold", markup=False, highlight=False)
@@ -164,7 +183,7 @@ def write_result(folder: Path, name: str, result: Result, settings: Settings, ma
     """Keep a result as NAME.json (NAME-quick.json after a quick run), and its picture; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{name}-quick" if settings.quick else name
-    targets = [{**asdict(target), "reached": None if settings.quick else target.reached} for target in result.targets]
+    targets = [{**asdict(target), "reached": target.reached if settings.judges else None} for target in result.targets]
     content = {"benchmark": name, "quick": settings.quick, "machine": machine, "targets": targets, **result.figures}
     write_json(folder / f"{stem}.json", finite(content))
     if result.picture is None:
@@ -173,9 +192,9 @@ def write_result(folder: Path, name: str, result: Result, settings: Settings, ma
     return [folder / f"{stem}.json", folder / f"{stem}.png"]
 
 
-def _target_row(target: Target, quick: bool) -> tuple[str, str, str, str]:
+def _target_row(target: Target, judged: bool) -> tuple[str, str, str, str]:
     relation = "≥" if target.at_least else "≤"
-    verdict = "not judged" if quick else "reached" if target.reached else "NOT REACHED"
+    verdict = "not judged" if not judged else "reached" if target.reached else "NOT REACHED"
     return target.what, f"{target.measured:.4g}", f"{relation} {target.limit:.4g}", verdict
 
 

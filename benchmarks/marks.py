@@ -1,6 +1,6 @@
-"""Training on mini-batches, `sm` and Adam on the same ones, with a score taken off the clock now and then."""
+"""Training on mini-batches, `sm` and tuned Adam on the same ones, with a score taken off the clock now and then."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from benchmarks.harness import Settings, Table, spread
 from benchmarks.problems import Problem, batches
 from benchmarks.runs import adam_step, surrogate
 
+TUNING_SEED = 1000
 Score = Callable[[nn.Module], float]
 
 
@@ -34,7 +35,8 @@ class Race:
         score: of a network, at the marks.
         updates: the marks.
         options: of `sm`.
-        lr: Adam's.
+        rates: tried for Adam.
+        best: of several scores, min or max.
     """
 
     problem: Problem
@@ -42,29 +44,52 @@ class Race:
     score: Score
     updates: Sequence[int]
     options: dict[str, Any]
-    lr: float
+    rates: Sequence[float]
+    best: Callable[[Iterable[float]], float]
 
     def run(self, settings: Settings, seeds: int) -> dict[str, list[list[Mark]]]:
-        """By method, then by seed: `sm`, then Adam on the same batches for as many updates and on for as much time."""
+        """By method, then by seed: `sm`, and Adam on the same batches for as many updates and for as much time.
+
+        Adam has the rate for either that was the best at the last mark, on a seed of its own.
+        """
         surrogate(self.problem.network(0), 0, **self.options).step(*next(self._batches(0)))  # warm-up
-        found: dict[str, list[list[Mark]]] = {"sm": [], f"adam {self.lr:g}": [], f"adam {self.lr:g}, sm's time": []}
+        adam_step(self.problem.network(0), 1e-3)(*next(self._batches(0)))
+        settings.note(f"{self.problem.name}: Adam's rates")
+        own = self._surrogate(TUNING_SEED)
+        tried = {lr: self._adam(TUNING_SEED, lr, lr, own) for lr in self.rates}
+        updates, time = (self._best({lr: marks[which] for lr, marks in tried.items()}) for which in (0, 1))
+        found: dict[str, list[list[Mark]]] = {"sm": [], f"adam {updates:g}": [], f"adam {time:g}, sm's time": []}
         for seed in settings.seeds(seeds):
             settings.note(f"{self.problem.name}: both methods, seed {seed}")
-            model, peer = self.problem.network(seed), self.problem.network(seed)
-            own, _ = self._follow(model, surrogate(model, seed, **self.options).step, seed, ())
-            equal, timed = self._follow(peer, adam_step(peer, self.lr), seed, [mark.seconds for mark in own])
-            for marks, new in zip(found.values(), (own, equal, timed), strict=True):
+            own = self._surrogate(seed)
+            for marks, new in zip(found.values(), (own, *self._adam(seed, updates, time, own)), strict=True):
                 marks.append(new)
         return found
+
+    def _best(self, tried: Mapping[float, list[Mark]]) -> float:
+        scores = {lr: marks[-1].score for lr, marks in tried.items()}
+        return next(lr for lr, score in scores.items() if score == self.best(scores.values()))
+
+    def _surrogate(self, seed: int) -> list[Mark]:
+        model = self.problem.network(seed)
+        marks, _ = self._follow(model, surrogate(model, seed, **self.options).step, seed, self.updates, ())
+        return marks
+
+    def _adam(self, seed: int, updates: float, time: float, own: Sequence[Mark]) -> tuple[list[Mark], list[Mark]]:
+        """With one rate for as many updates as `own`, and with another for as much time."""
+        first, second = self.problem.network(seed), self.problem.network(seed)
+        at_updates, _ = self._follow(first, adam_step(first, updates), seed, self.updates, ())
+        _, at_times = self._follow(second, adam_step(second, time), seed, (), [mark.seconds for mark in own])
+        return at_updates, at_times
 
     def _batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         return batches(self.problem.inputs, self.problem.targets, self.batch, seed)
 
     def _follow(
-        self, model: nn.Module, step: Callable[[Tensor, Tensor], Any], seed: int, times: Sequence[float]
-    ) -> tuple[list[Mark], list[Mark]]:
-        device = self.problem.device
-        return follow(step, self._batches(seed), lambda: self.score(model), device, self.updates, times)
+        self, model: nn.Module, step: Callable[[Tensor, Tensor], Any], seed: int, updates: Sequence[int],
+        times: Sequence[float],
+    ) -> tuple[list[Mark], list[Mark]]:  # fmt: skip
+        return follow(step, self._batches(seed), lambda: self.score(model), self.problem.device, updates, times)
 
 
 def follow(

@@ -1,4 +1,4 @@
-"""Beyond MLPs: a small CNN on MNIST images, and a small GPT on characters, Adam beside them."""
+"""Beyond MLPs: a small CNN on MNIST images, and a small GPT on characters, tuned Adam beside them."""
 
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +14,7 @@ from surmin.data import load_dataset
 from surmin.models import cnn, gpt
 
 LOSS = 1e-3
-ADAM_RATE = 3e-3
+ADAM_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 CNN_ROUNDS, CNN_LIMIT, ADAM_LIMIT = 14, 40, 400
 CNN_SETTINGS: dict[str, dict[str, Any]] = {
     "sm, N = 20": {"blocks": "stage", "inner_steps": 20},
@@ -38,13 +38,16 @@ def _cnn(result: Result, settings: Settings) -> None:
     data = mnist(200 if settings.quick else 2000, settings.device)
     problem = Problem("cnn, 4 layers × 16", data.train_inputs, data.train_targets, lambda: cnn(IMAGE, CLASSES, 4, 16))
     run_surrogate(problem, 0, 0, 1, blocks="stage")  # warm-up
-    runs: dict[str, list[Run]] = {name: [] for name in (*CNN_SETTINGS, f"adam {ADAM_RATE:g}")}
+    run_adam(problem, 0, 0, 2, ADAM_RATES[0], "fused")
+    runs: dict[str, list[Run]] = {name: [] for name in (*CNN_SETTINGS, *map(_adam, ADAM_RATES))}
     for seed in settings.seeds(SEEDS):
         settings.note(f"{problem.name}: all methods, seed {seed}")
         for name, options in CNN_SETTINGS.items():
             runs[name].append(run_surrogate(problem, seed, LOSS, CNN_LIMIT, **options))
-        runs[f"adam {ADAM_RATE:g}"].append(run_adam(problem, seed, LOSS, ADAM_LIMIT, ADAM_RATE, "fused"))
-    result.tables.append(_cnn_table(problem, runs))
+        for lr in ADAM_RATES:
+            runs[_adam(lr)].append(run_adam(problem, seed, LOSS, ADAM_LIMIT, lr, "fused"))
+    best = min(map(_adam, ADAM_RATES), key=lambda name: median([run.reach(LOSS).rounds for run in runs[name]]))
+    result.tables.append(_cnn_table(problem, {name: runs[name] for name in (*CNN_SETTINGS, best)}))
     rounds = [run.reach(LOSS).rounds for run in runs["sm, N = 20"]]
     result.targets.append(Target("cnn, N = 20: rounds to 1e-3, median", median(rounds), CNN_ROUNDS))
     rises = sum(run.rises for name in CNN_SETTINGS for run in runs[name])
@@ -52,8 +55,12 @@ def _cnn(result: Result, settings: Settings) -> None:
     result.figures["cnn"] = {name: [asdict(run) for run in own] for name, own in runs.items()}
 
 
+def _adam(lr: float) -> str:
+    return f"adam {lr:g}"
+
+
 def _cnn_table(problem: Problem, runs: dict[str, list[Run]]) -> Table:
-    adam = [run.reach(LOSS) for run in runs[f"adam {ADAM_RATE:g}"]]
+    *_, adam = ([run.reach(LOSS) for run in own] for own in runs.values())
     rows = []
     for name, own in runs.items():
         reached = [run.reach(LOSS) for run in own]
@@ -76,7 +83,7 @@ def _cnn_table(problem: Problem, runs: dict[str, list[Run]]) -> Table:
 def _gpt(result: Result, settings: Settings) -> None:
     problem, score = _text(settings)
     rounds = (2, 4) if settings.quick else GPT_ROUNDS
-    found = Race(problem, GPT_BATCH, score, rounds, GPT_SETTINGS, ADAM_RATE).run(settings, SEEDS)
+    found = Race(problem, GPT_BATCH, score, rounds, GPT_SETTINGS, ADAM_RATES, min).run(settings, SEEDS)
     title = f"{problem.name}, batches of {GPT_BATCH} × {CONTEXT} characters, two columns, N = 10"
     result.tables.append(marks_table(title, "held-out loss", found, 3))
     result.figures["gpt"] = marks_figures(found)

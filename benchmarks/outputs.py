@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import torch
 
+from benchmarks.clock import ratios
 from benchmarks.harness import Result, Settings, Table, median, number, spread
 from benchmarks.problems import CLASSES, Problem, mnist
 from benchmarks.runs import Run, run_surrogate
@@ -43,14 +44,14 @@ def _pairs(settings: Settings, layers: int) -> Problem:
 
 
 def _table(problem: Problem, runs: dict[int | None, list[Run]]) -> Table:
-    exact = median([run.reach(LOSS).seconds for run in runs[None]])
+    exact = [run.reach(LOSS).seconds for run in runs[None]]
     rows = []
     for rank, own in runs.items():
         reached = [run.reach(LOSS) for run in own]
         seconds = [milestone.seconds for milestone in reached]
         rows.append((
             _columns(rank), spread([milestone.rounds for milestone in reached]), spread(seconds, 1),
-            number(median(seconds) / exact, 2), spread([milestone.work for milestone in reached]),
+            number(median(ratios(seconds, exact)), 2), spread([milestone.work for milestone in reached]),
         ))  # fmt: skip
     return Table(f"{problem.name} to {LOSS:g}, median (range) over {len(runs[None])} seeds", COLUMNS, rows)
 

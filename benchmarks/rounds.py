@@ -11,6 +11,8 @@ from benchmarks.runs import Milestone, Run, fastest_adam, run_adam, run_lbfgs, r
 
 NEAR, FAR = 1e-3, 1e-4
 RATES = (1e-3, 3e-3, 5e-3, 1e-2, 2e-2)
+LARGER_RATES = (3e-2, 5e-2, 1e-1)
+"""Tried one after the other while the largest yet is the best."""
 ROUND_LIMIT, ADAM_LIMIT, LBFGS_LIMIT = 60, 600, 2000
 TURNS = 2
 SEEDS = 5
@@ -53,15 +55,19 @@ def _warm_up(problem: Problem) -> None:
 
 
 def _tune(problem: Problem, settings: Settings) -> Tuned:
-    """Run all learning rates on all seeds; the best by the median of rounds to 1e-3."""
+    """Run learning rates on all seeds; the best by the median of rounds to 1e-3."""
     kind = fastest_adam(problem)
     rates, limit = (RATES[2:], 150) if settings.quick else (RATES, ADAM_LIMIT)
     rounds: dict[float, list[float]] = {}
-    for lr in rates:
+    best = rates[-1]
+    for lr in (*rates, *LARGER_RATES):
+        if lr in LARGER_RATES and best != max(rounds):
+            break
         settings.note(f"{problem.name}: adam {lr:g}")
         runs = [run_adam(problem, seed, NEAR, limit, lr, kind) for seed in settings.seeds(SEEDS)]
         rounds[lr] = [run.reach(NEAR).rounds for run in runs]
-    return Tuned(min(rates, key=lambda lr: median(rounds[lr])), kind, rounds)
+        best = min(rounds, key=lambda lr: median(rounds[lr]))
+    return Tuned(best, kind, rounds)
 
 
 def _race(problem: Problem, settings: Settings, tuned: Tuned) -> dict[str, list[Run]]:

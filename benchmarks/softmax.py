@@ -9,7 +9,7 @@ from benchmarks.harness import Result, Settings, Table, median, spread
 from surmin.losses import CrossEntropy
 
 SIZES = ((400, 10), (5000, 2), (5000, 10), (5000, 15), (5000, 16), (60000, 10))
-TURNS = 51
+TURNS, QUICK_TURNS = 51, 2
 COLUMNS = ("samples × classes", "ms: loss", "torch's", "loss, ours over torch's", "gradient, ours over torch's")
 
 
@@ -21,7 +21,8 @@ def run(settings: Settings) -> Result:
         outputs = 3 * torch.randn(samples, classes, generator=generator).to(settings.device)
         targets = torch.randint(classes, (samples,), generator=generator).to(settings.device)
         rows.append(_row(f"{samples:,} × {classes}", outputs, targets, settings, result))
-    result.tables.append(Table(f"median (range) over {TURNS} turns", COLUMNS, rows))
+    turns = QUICK_TURNS if settings.quick else TURNS
+    result.tables.append(Table(f"median (range) over {turns} turns", COLUMNS, rows))
     return result
 
 
@@ -34,7 +35,7 @@ def _row(name: str, outputs: Tensor, targets: Tensor, settings: Settings, result
             lambda: loss.gradient(outputs, targets),
             lambda: _plain_gradient(outputs, targets),
         ],
-        2 if settings.quick else TURNS, settings.device, warm_up=3,
+        QUICK_TURNS if settings.quick else TURNS, settings.device, warm_up=3,
     )  # fmt: skip
     result.figures[name] = {"value": ratios(value, peer_value), "gradient": ratios(gradient, peer_gradient)}
     return (
@@ -44,7 +45,6 @@ def _row(name: str, outputs: Tensor, targets: Tensor, settings: Settings, result
 
 
 def _plain_gradient(outputs: Tensor, targets: Tensor) -> Tensor:
-    gradient = outputs.softmax(-1)
+    """As torch takes it; ours is exact where a sample is all but fitted, for two passes more."""
     labels = targets.unsqueeze(-1)
-    gradient.scatter_(-1, labels, 0.0)
-    return gradient.scatter_(-1, labels, -gradient.sum(-1, keepdim=True))
+    return outputs.softmax(-1).scatter_add_(-1, labels, outputs.new_full(labels.shape, -1.0))

@@ -1,13 +1,13 @@
-"""Rounds and forward waves of the `trips` preset to 1e-3, beside the defaults of `sm` and Adam."""
+"""Rounds and forward waves of the `trips` preset to 1e-3, beside the defaults of `sm` and Adam as `rounds` tuned it."""
 
+import json
 from dataclasses import asdict
 
-from benchmarks.harness import Result, Settings, Table, Target, median, number, spread
+from benchmarks.harness import SAVED, Result, Settings, Table, Target, median, number, spread
 from benchmarks.problems import Problem, mnist_mlp
 from benchmarks.runs import Run, run_adam, run_surrogate
 
 LOSS = 1e-3
-ADAM_RATE = 1e-2  # the best of the grid in `rounds`
 ROUND_LIMIT, ADAM_LIMIT = 40, 600
 SEEDS = 5
 COLUMNS = ("method", "rounds", "forward waves", "seconds", "waves, trips' over it", "accepted rounds without decrease")
@@ -16,35 +16,38 @@ COLUMNS = ("method", "rounds", "forward waves", "seconds", "waves, trips' over i
 def run(settings: Settings) -> Result:
     """8 and 4 layers in 4 stages."""
     result = Result()
+    tuned = json.loads((SAVED / "rounds.json").read_text(encoding="utf-8"))
     for layers, rounds in ((4, 3),) if settings.quick else ((8, 5), (4, 3)):
         problem = mnist_mlp(settings, layers)
-        runs = _race(problem, settings)
-        result.tables.append(_table(problem, runs))
+        adam = tuned[f"relu {layers} × 64"]["tuning"]
+        runs = _race(problem, settings, adam["lr"], adam["kind"])
+        result.tables.append(_table(problem, runs, adam["lr"]))
         result.figures[problem.name] = {name: [asdict(run) for run in own] for name, own in runs.items()}
         result.targets.extend(_targets(problem.name, runs["trips"], rounds, 7 if layers == 8 else None))
     return result
 
 
-def _race(problem: Problem, settings: Settings) -> dict[str, list[Run]]:
+def _race(problem: Problem, settings: Settings, lr: float, kind: str) -> dict[str, list[Run]]:
     """The methods in turns, seed after seed."""
     runs: dict[str, list[Run]] = {"trips": [], "sm": [], "adam": []}
     run_surrogate(problem, 0, 0, 1, preset="trips", inner_steps=2)
+    run_adam(problem, 0, 0, 2, lr, kind)
     for seed in settings.seeds(SEEDS):
         settings.note(f"{problem.name}: all methods, seed {seed}")
         runs["trips"].append(run_surrogate(problem, seed, LOSS, ROUND_LIMIT, preset="trips"))
         runs["sm"].append(run_surrogate(problem, seed, LOSS, ROUND_LIMIT))
-        runs["adam"].append(run_adam(problem, seed, LOSS, ADAM_LIMIT, ADAM_RATE, "fused"))
+        runs["adam"].append(run_adam(problem, seed, LOSS, ADAM_LIMIT, lr, kind))
     return runs
 
 
-def _table(problem: Problem, runs: dict[str, list[Run]]) -> Table:
+def _table(problem: Problem, runs: dict[str, list[Run]], lr: float) -> Table:
     ours = median([run.reach(LOSS).waves for run in runs["trips"]])
     rows = []
     for name, own in runs.items():
         reached = [run.reach(LOSS) for run in own]
         waves = [milestone.waves for milestone in reached]
         rows.append((
-            f"{name} {ADAM_RATE:g}" if name == "adam" else name,
+            f"{name} {lr:g}" if name == "adam" else name,
             spread([milestone.rounds for milestone in reached]),
             spread(waves),
             spread([milestone.seconds for milestone in reached], 1),

@@ -19,7 +19,7 @@ from surmin.launch.group import joined
 from surmin.launch.worker import this_worker
 from surmin.losses import CrossEntropy
 from surmin.models import mlp
-from surmin.pipeline.distributed import Pipeline
+from surmin.pipeline.distributed import Pipeline, ScheduleName
 from surmin.stages.partition import partition
 
 FEATURES, CLASSES, LAYERS = 512, 10, 8
@@ -65,13 +65,15 @@ def _steps(width: int, samples: int, microbatches: int) -> dict[str, Callable[[]
             stages[rank], rank, len(stages), torch.device("cpu"),
             input_args=(entering.requires_grad_(rank > 0),), output_args=(leaving.requires_grad_(),),
         )  # fmt: skip
-        schedule = kind(place, microbatches, loss_fn=F.cross_entropy)
+        schedule = kind(place, microbatches, loss_fn=F.cross_entropy, scale_grads=False)
         steps[f"torch's {name}"] = partial(_bare, schedule, stages[rank], inputs, targets)
-    for name in ("gpipe", "1f1b", "posted"):
-        pipeline = Pipeline(stages[rank], CrossEntropy(), microbatches=microbatches, schedule=name)  # type: ignore[arg-type]
-        steps[name] = partial(_ours, pipeline, repeat((inputs, targets)))
-        batches = cycle([(inputs, targets), (inputs.clone(), targets.clone())])
-        steps[f"{name}, new batches"] = partial(_ours, pipeline, batches)
+    schedules: tuple[ScheduleName, ...] = ("gpipe", "1f1b", "posted")
+    for name in schedules:
+        same, other = (inputs, targets), (inputs.clone(), targets.clone())
+        for kind_of_batch, batches in {"": repeat(same), ", new batches": cycle([same, other])}.items():
+            # one for each: a pipeline knows the last batch alone
+            pipeline = Pipeline(stages[rank], CrossEntropy(), microbatches=microbatches, schedule=name)
+            steps[name + kind_of_batch] = partial(_ours, pipeline, batches)
     return steps
 
 

@@ -14,7 +14,7 @@ def answers_of(workers: Sequence["subprocess.Popen[Any]"], seconds: float) -> li
         RuntimeError: when one of them failed.
         TimeoutExpired: when one takes longer than so many seconds.
     """
-    with ExitStack() as ends, ThreadPoolExecutor(len(workers)) as readers:
+    with ThreadPoolExecutor(len(workers)) as readers, ExitStack() as ends:
         for worker in workers:
             ends.enter_context(worker)
             ends.callback(worker.kill)

@@ -199,9 +199,13 @@ def test_functions_by_hand_will_do_as_no_second_derivative_is_asked_for(monkeypa
     assert largest_difference(network, other) < 1e-9
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
 @pytest.mark.parametrize("function", [CubeOnce, CubeApart])
-def test_functions_by_hand_that_cannot_be_pushed_through_are_refused(function: type[torch.autograd.Function]) -> None:
+def test_functions_by_hand_that_cannot_be_pushed_through_are_refused(
+    function: type[torch.autograd.Function], scale: float
+) -> None:
     network = nn.Sequential(nn.Linear(5, 4), Cubing(function), nn.Linear(4, 3))
+    network[2].weight.data.mul_(scale)  # gradients are as small below the function
     before = deepcopy(network)
     method = build_method("kfac", make_pipeline(network), {})
     with pytest.raises(RuntimeError, match=r"^layer 1 \(Cubing\) cannot be differentiated as the curvature needs it"):

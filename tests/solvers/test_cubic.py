@@ -8,8 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from surmin.solvers.cubic import CubicGradientDescent, CubicKrylov, _cauchy_bound, _line_minimiser, solve_cubic_dense
+from surmin.solvers.cubic import (
+    POWER_STEPS,
+    CubicGradientDescent,
+    CubicKrylov,
+    _cauchy_bound,
+    _line_minimiser,
+    solve_cubic_dense,
+)
 from surmin.solvers.result import Reason
+from surmin.surrogates.local_loss import LocalLoss
 from tests.solvers.problems import quadratic, spectrum_problem, undamped_value
 
 spectra = st.lists(st.floats(-5, 5).map(lambda x: round(x, 2)), min_size=1, max_size=6)
@@ -215,6 +223,18 @@ def test_one_step_of_gradient_descent_has_carmon_and_duchi_s_size() -> None:
     slope = gradient + matrix @ start + rho * start.norm() * start
     result = CubicGradientDescent(1).solve(quadratic(matrix, gradient, cubic=rho / 2))
     torch.testing.assert_close(result.step, start - slope / (4 * (beta + rho * radius)))
+
+
+def test_gradient_descent_asks_for_no_more_products_than_it_needs() -> None:
+    matrix, gradient = spectrum_problem([0.5, 1.0, 3.0])
+    asked: list[Tensor] = []
+
+    def product(vector: Tensor) -> Tensor:
+        asked.append(vector)
+        return matrix @ vector
+
+    CubicGradientDescent(5).solve(LocalLoss(gradient, product, cubic=1.0))
+    assert len(asked) == POWER_STEPS + 1 + 5
 
 
 def test_the_krylov_basis_is_orthonormal_whatever_the_spectrum() -> None:

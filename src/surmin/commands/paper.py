@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 
 from surmin.commands.progress import terminal_bar, terminal_line
 from surmin.commands.tables import print_table
@@ -88,7 +88,7 @@ def _announce(config: PaperConfig, path: Path) -> None:
 
 def _run(config: PaperConfig, path: Path) -> list[PaperResult]:
     known = {result.run.name: result for result in finished(config, path)}
-    with terminal_bar(TimeElapsedColumn(), TimeRemainingColumn()) as progress:
+    with terminal_bar(TimeRemainingColumn()) as progress:
         task = progress.add_task("", total=run_count(config))
 
         def show(result: PaperResult) -> None:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import TimeElapsedColumn
-
 from surmin.commands.progress import terminal_bar
 from surmin.commands.tables import print_table
 from surmin.exit_codes import SUCCESS
@@ -31,7 +29,7 @@ def theory(config: TheoryConfig, out: Path | None) -> int:
     path = out or default_folder("theory", config.data)
     check_unclaimed(path)
     set_up_processor(config.threads)
-    with terminal_bar(TimeElapsedColumn()) as bar:
+    with terminal_bar() as bar:
         task = bar.add_task("")
 
         def show(what: str, done: int, total: int) -> None:

@@ -184,5 +184,5 @@ class Lbfgs:
             length=length,
             slope=float(products[len(pairs.steps)]) / length,
             distance=math.sqrt(numbers[1]),
-            wave=replace(wave, tapes=[], gradients=gradients),
+            wave=replace(wave, tapes=[], gradients=gradients, cotangents={}),
         )

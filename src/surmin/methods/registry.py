@@ -22,7 +22,7 @@ class Entry:
     """A method.
 
     Attributes:
-        builder: where what makes it is within this package, "module:name".
+        builder: where what makes it is within `surmin`, "module:name".
         options: that it takes, separated by spaces.
         given: what its builder gets besides.
     """

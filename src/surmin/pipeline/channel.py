@@ -117,7 +117,7 @@ class Sender(_End):
 
     def _brought(self, message: Message) -> list[Tensor]:
         """Where the route takes them from, whole; from a GPU to the processor with one wait for all."""
-        tensors = [tensor.detach().to(self.route.device, non_blocking=True) for tensor in message]
+        tensors = [tensor.detach().to(self.route.device, non_blocking=tensor.is_cuda) for tensor in message]
         if self.route.device == CPU and any(tensor.is_cuda for tensor in message):
             torch.cuda.current_stream(self.route.home).synchronize()
         return [tensor.contiguous() for tensor in tensors]

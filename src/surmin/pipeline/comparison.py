@@ -57,7 +57,8 @@ class StatusComparison:
 
         Args:
             places: in the pipe, of all replicas.
-            in_wave: whether messages of a wave may be under way; after trouble the pipeline cannot go on then.
+            in_wave: whether messages of a wave may be under way; after trouble that not all have, the
+                pipeline cannot go on then.
 
         Raises:
             ValueError: when one complains or they differ, naming all that do.

@@ -140,11 +140,12 @@ class Exchange:
         self._held[self._kind(channel, shape), position].extend(messages)
 
     def forget(self) -> None:
-        """Let go of all messages that are here and were not taken."""
+        """Let go of all messages that are here and were not taken; after `settle` none can come any more."""
         self._held.clear()
+        self._is_lost = False
 
     def abandon(self) -> None:
-        """A step has failed in the middle. Where there are other workers no other can begin before all `settle`."""
+        """A step has failed in the middle. Over workers no other can begin before all `settle` and `forget`."""
         self.forget()
         self._is_lost = not (self._pipeline.is_first and self._pipeline.is_last)
 
@@ -152,7 +153,6 @@ class Exchange:
         """Receive what other workers have sent to this one, so that they need not wait for that; all call this."""
         self._settle("up", 0)
         self._settle("down", len(self._pipeline.stages) - 1)
-        self._is_lost = False
 
     def _settle(self, way: str, receiver: int) -> None:
         kinds = [kind for kind in self._opened if kind[0] == way]

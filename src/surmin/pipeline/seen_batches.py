@@ -20,7 +20,7 @@ class Seen:
     Attributes:
         described: what has to be the same on all workers.
         purpose: what is to be done with it.
-        is_known: whether it is the last one, unchanged, and has been through for this purpose.
+        is_known: whether it is the last one, unchanged, and one of its description has been through for this purpose.
         like: what stands for its outputs, where one of its description has been through for this purpose.
         complaint: what is wrong with the network or, where it is not known, with the batch, as far as this worker sees.
     """

@@ -19,6 +19,8 @@ HOW_TO_READ = (
     "over the batch. Forward waves, messages and bytes between stages include those of acceptance tests, of line "
     "searches, and of tangents on their way up. Time is that of one machine, with evaluation left out."
 )
+OF_WORKERS = ("workers", "replicas", "schedule", "timeout")
+"""Options that a comparison, in one process, leaves at their defaults."""
 
 
 def draw_comparison(
@@ -83,6 +85,8 @@ def _tuning(results: Sequence[Result]) -> list[str]:
 
 
 def _settings(config: CompareConfig) -> Table:
-    given = {name: value for name, value in config.to_json().items() if value not in (None, ())}
+    given = {
+        name: value for name, value in config.to_json().items() if value not in (None, ()) and name not in OF_WORKERS
+    }
     values = [" ".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in given.values()]
     return Table(["option", "value"], list(zip(given, values, strict=True)), numbers_from=2)

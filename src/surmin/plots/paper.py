@@ -117,9 +117,9 @@ def _draw_costs(path: Path, title: str, text: str, config: PaperConfig, steps: i
 
 
 def _meaning_of_crosses(groups: Groups) -> str:
-    """How runs ended that have no last loss; empty where all have one."""
-    last = [(result.rows[-1], result.status) for group in groups.values() for result in group]
-    return " or ".join(sorted({status for row, status in last if row.loss is None}))
+    """How runs ended that have losses but no last one; empty where all have one."""
+    runs = [result for group in groups.values() for result in group if any(row.loss is not None for row in result.rows)]
+    return " or ".join(sorted({result.status for result in runs if result.rows[-1].loss is None}))
 
 
 def _at(steps: int, groups: Groups) -> dict[Cell, Sequence[PaperResult]]:

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -182,7 +183,7 @@ def test_checkpoints_are_written_on_the_way(tmp_path: Path, seconds: float, expe
     assert rounds == expected
 
 
-def test_what_could_not_be_continued_is_not_saved(tmp_path: Path) -> None:
+def test_what_could_not_be_continued_is_not_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Adam's memory overflows where gradients are large, and the loss may still be finite."""
     run = start(tiny_run(method="adam", checkpoint_seconds=0.0), tmp_path / "run")
     method: Any = run._method
@@ -192,6 +193,8 @@ def test_what_could_not_be_continued_is_not_saved(tmp_path: Path) -> None:
             next(iter(method.optimizer.state.values()))["exp_avg_sq"].fill_(math.inf)
 
     assert run.train(overflow) == "finished"
+    (told,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"surmin: no checkpoints from round 2 on: .*exp_avg_sq.* is not finite", told)
     assert Checkpoint.load(tmp_path / "run" / "checkpoint").round == 1
     assert resume(tmp_path / "run").train() == "finished"
 

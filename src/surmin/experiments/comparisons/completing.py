@@ -8,7 +8,7 @@ from pathlib import Path
 from surmin.checkpoints.round_folder import newest_round
 from surmin.data import Dataset
 from surmin.experiments.configs.run import RunConfig
-from surmin.experiments.runs.folder import RunFolder, written_by_one
+from surmin.experiments.runs.folder import FolderInUseError, RunFolder, written_by_one
 from surmin.experiments.runs.metrics import Row, read_rows
 from surmin.experiments.runs.run import Run, Status, status_of
 from surmin.experiments.runs.saved import SavedRun
@@ -42,7 +42,7 @@ def complete(
 
     Raises:
         FailedRunError: when it cannot go on; where a person debugs and it is torch that cannot, torch's own error.
-        ValueError: when another process trains it.
+        FolderInUseError: when another process trains it.
     """
     rows = finished_rows(path, config)
     if rows is not None:
@@ -64,6 +64,8 @@ def _train(path: Path, config: RunConfig, data: Dataset, on_row: Callable[[Row],
         else:
             run.start()
         status = run.train(on_row)
+    except FolderInUseError:
+        raise
     except ValueError as error:  # what only the first batch shows, say
         raise FailedRunError(str(error)) from error
     return run.rows, status
@@ -73,7 +75,7 @@ def _clear_unless_saved(path: Path) -> None:
     """Empty the folder of a run that was cut off before its first checkpoint.
 
     Raises:
-        ValueError: when another process writes there.
+        FolderInUseError: when another process writes there.
     """
     if not path.is_dir():
         return
@@ -90,5 +92,7 @@ def _clear_unless_saved(path: Path) -> None:
 def _resume(run: Run, path: Path) -> None:
     try:
         run.resume(SavedRun.read(path))
+    except FolderInUseError:
+        raise
     except ValueError as error:
         raise FailedRunError(f"{path} cannot be continued, remove it to begin that run anew: {error}") from error

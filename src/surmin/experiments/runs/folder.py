@@ -82,12 +82,17 @@ def check_unclaimed(path: Path) -> None:
         raise ValueError(f"{path} cannot be made, nothing may be written in {nearest}: name another folder with --out")
 
 
+class FolderInUseError(ValueError):
+    """Another process writes there."""
+
+
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
     """An empty folder, made if need be, that nobody else claims or writes into meanwhile.
 
     Raises:
-        ValueError: when something is there already, or another process is about to write there.
+        ValueError: when something is there already.
+        FolderInUseError: when another process is about to write there.
     """
     claim_folder(path)
     with written_by_one(path):
@@ -100,14 +105,14 @@ def written_by_one(path: Path) -> Iterator[None]:
     """Nobody else writes into the folder meanwhile, if its file system has locks.
 
     Raises:
-        ValueError: when another process does.
+        FolderInUseError: when another process does.
     """
     folder = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(folder)
-        raise ValueError(f"{path} is being written by another run: wait for its end, or stop it") from error
+        raise FolderInUseError(f"{path} is being written by another run: wait for its end, or stop it") from error
     except OSError:
         pass  # there are no locks there
     try:

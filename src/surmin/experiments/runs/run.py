@@ -63,6 +63,7 @@ class Run:
         self.config = replace(config, stages=self.problem.stages)
         self.folder = RunFolder(path)
         self.rows: list[Row] = []
+        self._told_broken = False
         self._batches = Batches(
             self.problem.data.train_inputs,
             self.problem.data.train_targets,
@@ -187,8 +188,12 @@ class Run:
         if self.status == "diverged":
             return
         checkpoint = Checkpoint.of(self._method, self.rows[-1].round)
-        (broken,) = self.team.sum(checkpoint.not_finite() is not None)
-        if not broken and self.problem.position.replica == 0:
+        broken = checkpoint.not_finite()
+        if broken is not None and not self._told_broken:
+            self._told_broken = True
+            print(f"surmin: no checkpoints from round {checkpoint.round} on: {broken} is not finite", file=sys.stderr)
+        (anywhere,) = self.team.sum(broken is not None)
+        if not anywhere and self.problem.position.replica == 0:
             checkpoint.save(self.folder.checkpoint, self._writers)
 
     def _tell_caveats(self, saved: SavedRun) -> None:

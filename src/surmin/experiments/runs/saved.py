@@ -9,7 +9,7 @@ from surmin.checkpoints.round_folder import newest_round
 from surmin.experiments.configs.run import RunConfig
 from surmin.experiments.configs.saved import read_config
 from surmin.experiments.files import read_json
-from surmin.experiments.runs.folder import RunFolder
+from surmin.experiments.runs.folder import FolderInUseError, RunFolder
 from surmin.experiments.runs.metrics import Row, read_rows
 
 
@@ -50,9 +50,11 @@ class SavedRun:
         return cls(folder, config, rows[: last + 1], device_type)
 
     def check_round(self, loaded: int) -> None:
-        """Raise ValueError unless the rows end in the round that was loaded: another process may have gone on."""
+        """Raise FolderInUseError unless the rows end in the round that was loaded: another process may have gone on."""
         if loaded != (self.rows[-1].round if self.rows else 0):
-            raise ValueError(f"{self.folder.path}: the run went on meanwhile: wait for its end, then resume again")
+            raise FolderInUseError(
+                f"{self.folder.path}: the run went on meanwhile: wait for its end, then resume again"
+            )
 
 
 def _has_begun(folder: RunFolder) -> bool:
