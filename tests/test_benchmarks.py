@@ -8,9 +8,12 @@ import pytest
 import torch
 
 import benchmarks.__main__
+import benchmarks.clock
 import benchmarks.harness
 from benchmarks.__main__ import main
+from benchmarks.clock import in_turns, ratios
 from benchmarks.harness import Result, Settings, Target, describe_machine, write_result
+from benchmarks.marks import Mark, follow
 from benchmarks.problems import gaussian_mlp
 from benchmarks.runs import run_adam, run_lbfgs, run_surrogate
 
@@ -61,6 +64,57 @@ def test_two_runs_at_once_do_not_both_keep_their_results(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmarks.__main__, "_run", lambda *_: pytest.fail("it was run"))
     with benchmarks.harness.alone(), pytest.raises(SystemExit, match="another run with --save"):
         main(["rounds", "--save"])
+
+
+class Clock:
+    """Stands still but for what is said to take time."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def perf_counter(self):
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(benchmarks.clock, "time", made)
+    return made
+
+
+def test_what_is_compared_takes_turns_after_a_warm_up_that_is_not_timed(clock):
+    done = []
+
+    def action(name, seconds):
+        def act():
+            done.append(name)
+            clock.seconds += seconds * len(done)
+
+        return act
+
+    taken = in_turns([action("A", 1.0), action("B", 10.0)], 3, CPU, warm_up=2)
+    assert "".join(done) == "ABABABABAB"
+    assert taken == [[5.0, 7.0, 9.0], [60.0, 80.0, 100.0]]
+    assert ratios(*taken) == [5 / 60, 7 / 80, 9 / 100]
+
+
+def test_scores_are_taken_off_the_clock_after_updates_and_at_times(clock):
+    seen = []
+
+    def step(inputs, targets):
+        seen.append((inputs, targets))
+        clock.seconds += 2.0
+
+    def score():
+        clock.seconds += 100.0
+        return 10.0 * len(seen)
+
+    data = [(number, -number) for number in range(9)]
+    at_updates, at_times = follow(step, data, score, CPU, updates=(1, 3), times=(1.0, 2.0, 7.0, 7.5))
+    assert at_updates == [Mark(1, 2.0, 10.0), Mark(3, 6.0, 30.0)]
+    assert at_times == [Mark(1, 2.0, 10.0), Mark(1, 2.0, 10.0), Mark(4, 8.0, 40.0), Mark(4, 8.0, 40.0)]
+    assert seen == data[:4]  # no more than is asked for
 
 
 @pytest.mark.parametrize("arguments", [["round"], ["rounds", "--quick", "--save"]])

@@ -74,9 +74,8 @@ def test_the_sampled_factor_is_unbiased(loss: ConvexLoss, shape: tuple[int, ...]
     expected = loss_hessians(loss, outputs, targets)
     rank, draws = 2, 6000
     generator = torch.Generator(outputs.device).manual_seed(7)
-    samples = torch.stack([
-        outer(loss.sampled_factor(outputs[:1], targets[:1], rank, generator)) for _ in range(draws)
-    ])  # fmt: skip
+    alike = [tensor[:1].expand(draws, *tensor.shape[1:]) for tensor in (outputs, targets)]  # what is drawn is not
+    samples = outer(loss.sampled_factor(*alike, rank, generator))
     error = samples.mean(0) - expected[:1]
     deviation = samples.std(0) / math.sqrt(draws)
     assert (error.abs() <= 5 * deviation + 1e-12).all()

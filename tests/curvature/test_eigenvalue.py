@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -45,6 +46,32 @@ def test_many_steps_find_the_largest_eigenvalue(method, spectra: list[list[float
     exact = torch.linalg.eigvalsh(matrices)[:, -1]
     found = method(product(matrices), start(len(spectra), 4), 3000 if method is powers else 4)
     torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-9)
+
+
+def quotient(matrices: Tensor, vectors: Tensor, products: int) -> Tensor:
+    """⟨v, A v⟩ / ⟨v, v⟩ at the last of so many products, v a power of A times the start."""
+    powered = torch.linalg.matrix_power(matrices, products - 1) @ vectors.flatten(1).unsqueeze(2)
+    return (powered * (matrices @ powered)).sum((1, 2)) / powered.square().sum((1, 2))
+
+
+@pytest.mark.parametrize(("name", "passes"), [("definite", 1), ("negative definite", 2)])
+def test_power_iteration_gives_the_rayleigh_quotient_at_its_last_product(name: str, passes: int) -> None:
+    """Of a negative spectrum it finds the other end first, which shifts the matrices of a second pass."""
+    matrices, begin = batch(SPECTRA[name]), start(2, 4)
+    expected = quotient(matrices, begin, 7)
+    if passes == 2:
+        shift = expected.abs()
+        expected = quotient(matrices + shift.view(2, 1, 1) * torch.eye(4, dtype=torch.float64), begin, 7) - shift
+    asked = Mock(wraps=product(matrices))
+    torch.testing.assert_close(powers(asked, begin, 7), expected)
+    assert asked.call_count == 7 * passes
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(3, 3), (4, 4), (9, 4)])
+def test_lanczos_takes_as_many_products_as_it_may_up_to_the_dimensions(steps: int, expected: int) -> None:
+    asked = Mock(wraps=product(batch(SPECTRA["definite"])))
+    lanczos(asked, start(2, 4), steps)
+    assert asked.call_count == expected
 
 
 def test_lanczos_is_not_held_up_by_an_opposite_pair() -> None:

@@ -1,5 +1,7 @@
 """Block Gauss-Newton matrices against dense ones, exact and sampled, however the network and the batch are cut."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 from curvlinops import GGNLinearOperator
@@ -9,6 +11,7 @@ from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.sampling import importance_rows
 from surmin.losses import GradientOracle
+from surmin.stages.linearize import linearize
 from surmin.stages.partition import partition
 from tests.cases import BY_NAME, CASES, Case
 from tests.oracles import (
@@ -19,7 +22,6 @@ from tests.oracles import (
     jacobians,
     layer_blocks,
     loss_hessians,
-    points,
     stage_blocks,
 )
 from tests.waves import block_waves
@@ -40,8 +42,13 @@ def test_layer_blocks_are_exact(case: Case) -> None:
         assert_is_map_of(exact[index][index], waves.curvature.product, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("cached", [1 << 20, 30, 1])
 @pytest.mark.parametrize("name", ["relu", "tanh", "convolution", "attention", "embedding", "frozen", "parameter-free"])
-def test_stage_blocks_keep_the_coupling_of_their_layers(name: str) -> None:
+def test_stage_blocks_keep_the_coupling_of_their_layers(
+    name: str, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few samples' columns stay in the processor's cache."""
+    monkeypatch.setattr("surmin.curvature.gauss_newton.CACHED_NUMBERS", cached)
     case = BY_NAME[name]
     stages, batch = partition(case.network(), 2), case.batch()
     found = block_waves(stages, case, batch, EXACT, blocks="stage")
@@ -181,10 +188,13 @@ def test_a_gradient_oracle_gives_the_smoothness_factor() -> None:
         torch.testing.assert_close(left.curvature.product(v), right.curvature.product(v))
 
 
-def test_nothing_comes_down_below_the_first_trainable_layer() -> None:
+def test_nothing_comes_down_below_the_first_trainable_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The frozen first layer is not even linearized: its columns would be the widest of all."""
-    case = BY_NAME["frozen"]
+    case, linearized = BY_NAME["frozen"], Mock(wraps=linearize)
+    monkeypatch.setattr("surmin.curvature.gauss_newton.linearize", linearized)
     found = block_waves([case.network()], case, case.batch(), EXACT)
     assert isinstance(found[0].curvature, GaussNewton)
     assert [type(piece.point).__name__ for piece in found[0].curvature.pieces] == ["LinearAtPoint"]
-    assert points(layer_blocks(case.network()), case.batch()[0])[1].shape == (6, 4)
+    for waves in found:
+        waves.curvature.product(torch.ones(waves.block.size, dtype=torch.float64))
+    assert sorted(call.args[0].name for call in linearized.call_args_list) == ["2", "3", "4", "5", "6"]

@@ -165,3 +165,15 @@ def test_a_stage_without_parameters_needs_no_delta() -> None:
     expected = recursion(stage_blocks(split), case, batch, "scalar")
     for waves, exact in zip(found, [expected[0], expected[2]], strict=True):
         assert_is_map_of(exact.local, waves.curvature.product, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("per_sample", [True, False], ids=["sample", "scalar"])
+def test_a_dead_layer_leaves_finite_curvature(per_sample: bool) -> None:
+    """λ and a δ relative to it are zero there."""
+    case = BY_NAME["relu"]
+    network = case.network()
+    with torch.no_grad():
+        network[2].bias.fill_(-100)
+    curvature = ScalarCurvature(per_sample=per_sample, delta_relative=0.5)
+    for waves in block_waves([network], case, case.batch(), curvature):
+        assert waves.curvature.product(torch.ones(waves.block.size, dtype=torch.float64)).isfinite().all()

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from surmin import SurrogateMinimizer
 from surmin.options import OptionValues
-from surmin.solvers.cubic import solve_cubic_dense
 from surmin.stages.partition import partition
 from tests.cases import BY_NAME, CASES, Case
 from tests.oracles import (
@@ -21,6 +20,7 @@ from tests.oracles import (
     reference_mean_loss,
     stage_blocks,
 )
+from tests.solvers.test_cubic import assert_global_minimiser
 
 EXACT: OptionValues = {
     "curvature_fraction": 1, "rank": None, "preconditioner": None, "adapt_damping": False, "damping": 0.1,
@@ -71,6 +71,22 @@ def test_any_decoupling_given(kappas: list[float]) -> None:
     SurrogateMinimizer([network], case.loss, decoupling=kappas, **EXACT).step(*batch)
     for i, (old, new) in enumerate(zip(before, vectors(blocks), strict=True)):
         exact = torch.linalg.solve(kappas[i] * matrices[i][i] + 0.1 * identity(old), -slopes[i])
+        torch.testing.assert_close(new - old, exact, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.2])
+def test_a_share_of_the_inflation_takes_no_block_s_below_one(share: float) -> None:
+    case, kappas = BY_NAME["tanh"], [10.0, 2.0, 5.0, 5.0]
+    network, batch = case.network(), case.batch()
+    blocks = layer_blocks(network)
+    slopes, matrices, before = gradients(blocks, case, *batch), gauss_newton(blocks, case, *batch), vectors(blocks)
+    options: OptionValues = {**EXACT, "adapt_damping": True, "damping": 1.0, "momentum_candidates": (0.0,)}
+    sm = SurrogateMinimizer([network], case.loss, decoupling=kappas, **options)
+    sm.load_state_dict({**sm.state_dict(), "inflation_share": share})
+    report = sm.step(*batch)
+    assert report.accepted and report.tries == 1
+    for i, (old, new) in enumerate(zip(before, vectors(blocks), strict=True)):
+        exact = torch.linalg.solve(max(1.0, share * kappas[i]) * matrices[i][i] + identity(old), -slopes[i])
         torch.testing.assert_close(new - old, exact, rtol=1e-8, atol=1e-10)
 
 
@@ -129,6 +145,15 @@ def test_paper_tests_nothing_and_damps_nothing() -> None:
     assert report.new_loss != report.new_loss and report.reduction_ratio != report.reduction_ratio  # unknown: NaN
 
 
+def test_paper_takes_no_step_that_is_not_finite() -> None:
+    case, network = BY_NAME["tanh"], BY_NAME["tanh"].network()
+    before = [p.detach().clone() for p in network.parameters()]
+    options: OptionValues = {"solver": "gd", "inner_learning_rate": 1e200, "inner_steps": 5}
+    report = SurrogateMinimizer([network], case.loss, preset="paper", **options).step(*case.batch())
+    assert not report.accepted and report.note == "rejected, non finite"
+    assert all(torch.equal(now, then) for now, then in zip(network.parameters(), before, strict=True))
+
+
 @pytest.mark.parametrize("solver", ["cubic-krylov", "cubic-gd"])
 def test_a_cubic_term_gives_the_global_minimiser_of_equation_1(solver: Literal["cubic-krylov", "cubic-gd"]) -> None:
     case, cubic = BY_NAME["softplus"], 0.3
@@ -144,8 +169,7 @@ def test_a_cubic_term_gives_the_global_minimiser_of_equation_1(solver: Literal["
     SurrogateMinimizer([network], case.loss, **options).step(*batch)
     for i, (old, new) in enumerate(zip(before, vectors(blocks), strict=True)):
         damped = 3 * matrices[i][i] + 0.1 * identity(old)
-        exact, _ = solve_cubic_dense(damped, slopes[i], cubic)
-        torch.testing.assert_close(new - old, exact, rtol=1e-5, atol=1e-7 if "krylov" in solver else 1e-4)
+        assert_global_minimiser(damped, slopes[i], cubic, new - old, 1e-7 if "krylov" in solver else 1e-4)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

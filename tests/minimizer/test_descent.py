@@ -57,6 +57,7 @@ def assert_descends(
         if reports and reports[-1].accepted:
             assert report.loss == reports[-1].new_loss
         reports.append(report)
+    assert any(report.accepted for report in reports)
     return reports
 
 
@@ -73,8 +74,7 @@ def test_every_accepted_round_lowers_the_loss(case: Case, variant: str) -> None:
     network = case.network()
     frozen = [p.clone() for p in network.parameters() if not p.requires_grad]
     sm = SurrogateMinimizer(partition(network, 2), case.loss, **VARIANTS[variant])
-    reports = assert_descends(sm, network, case.batch(), 3)
-    assert any(report.accepted for report in reports)
+    assert_descends(sm, network, case.batch(), 3)
     kept = [p for p in network.parameters() if not p.requires_grad]
     assert all(torch.equal(now, then) for now, then in zip(kept, frozen, strict=True))
     assert all(p.grad is None for p in network.parameters())
@@ -130,8 +130,7 @@ def test_a_rejected_round_leaves_every_bit_and_raises_the_damping() -> None:
     assert "rejected" in report.note
     assert all(torch.equal(now, then) for now, then in zip(snapshot(network), kept, strict=True))
     assert sm.damping > damping
-    reports = assert_descends(sm, network, case.batch(), 60)
-    assert any(report.accepted for report in reports)
+    assert_descends(sm, network, case.batch(), 60)
 
 
 def test_after_a_rejected_round_every_candidate_is_above_those_that_failed() -> None:
@@ -247,7 +246,7 @@ def test_a_stationary_point_is_left_alone() -> None:
 
 @pytest.mark.parametrize("curvature", ["sample", "scalar"])
 def test_where_all_curvature_is_negative_damping_rises_until_the_loss_falls(curvature: Any) -> None:
-    """A saturated unit whose target is far on its other side."""
+    """A saturated unit whose target is far on its other side: the curvature along its gradient is -7.1."""
     network = nn.Sequential(nn.Linear(1, 1), nn.Tanh())
     with torch.no_grad():
         network[0].weight.fill_(1.0)
@@ -255,8 +254,7 @@ def test_where_all_curvature_is_negative_damping_rises_until_the_loss_falls(curv
     batch = torch.ones(4, 1), torch.full((4, 1), -10.0)
     minimizer = SurrogateMinimizer(network, SquaredError(), curvature=curvature)
     reports = [minimizer.step(*batch) for _ in range(4)]
-    assert "negative curvature" in reports[0].note or reports[0].accepted
-    assert reports[-1].damping > 0.01
+    assert reports[0].accepted and reports[0].damping > 7.1
     assert reports[-1].new_loss < 0.9 * reports[0].loss
 
 
@@ -353,7 +351,6 @@ def test_the_step_computes_in_the_parameters_dtype(dtype: torch.dtype) -> None:
 
 
 def test_linear_layers_on_positions_may_come_first() -> None:
-    """Kronecker moments of the network's own inputs: one row per position, not one per sample."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     inputs, targets = torch.randn(8, 5, 3, dtype=torch.float64), torch.randn(8, 5, 2, dtype=torch.float64)
@@ -368,7 +365,7 @@ def test_fused_attention_trains(variant: str) -> None:
     network = nn.Sequential(nn.Linear(3, 4), attention, nn.Linear(4, 2)).double()
     inputs, targets = torch.randn(6, 5, 3, dtype=torch.float64), torch.randn(6, 5, 2, dtype=torch.float64)
     sm = SurrogateMinimizer([network], SquaredError(), **VARIANTS[variant])
-    assert any(report.accepted for report in assert_descends(sm, network, (inputs, targets), 2))
+    assert_descends(sm, network, (inputs, targets), 2)
 
 
 def test_a_micro_batch_without_sampled_rows() -> None:

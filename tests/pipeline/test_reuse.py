@@ -126,6 +126,14 @@ def test_without_a_change_the_wave_is_used_again_and_nothing_differs() -> None:
 
 
 def test_another_batch_of_equal_values_is_another_batch() -> None:
+    for copied in range(2):
+        sm, _, *pair = trained(SquaredError())
+        pair[copied] = pair[copied].clone()
+        report = sm.step(*pair)
+        assert report.forward_waves == 1 + report.tries
+
+
+def test_other_targets_of_the_same_inputs_are_another_batch() -> None:
     sm, net, inputs, _ = trained(SquaredError())
     other = torch.zeros(8, 2, dtype=torch.float64)
     expected = 0.5 * net(inputs).square().sum(1).mean()

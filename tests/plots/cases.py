@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.collections import Collection
 from PIL import Image
 
 from surmin.experiments.comparisons.grid import plan_runs
@@ -33,6 +34,14 @@ def make_results() -> list[Result]:
         )
         for run in plan_runs(COMPARISON)
     ]
+
+
+def edges(band: Collection) -> list[tuple[float, float, float]]:
+    """Of what `fill_between` drew: x, the lowest and the highest y there."""
+    points: dict[float, list[float]] = {}
+    for x, y in band.get_paths()[0].vertices.tolist():  # type: ignore[union-attr]
+        points.setdefault(x, []).append(y)
+    return [(x, min(values), max(values)) for x, values in sorted(points.items())]
 
 
 def picture_size(path: Path) -> tuple[int, int]:

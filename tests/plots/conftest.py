@@ -1,7 +1,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from surmin.plots import curves, paper, theory, timeline
+from surmin.plots import breakeven, curves, paper, theory, timeline
 
 
 @pytest.fixture
@@ -14,6 +14,6 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
             super().__init__(*arguments, **options)  # type: ignore[arg-type]
             made.append(self)
 
-    for module in (curves, paper, theory, timeline):
+    for module in (breakeven, curves, paper, theory, timeline):
         monkeypatch.setattr(module, "Figure", Kept)
     return made

@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from surmin.plots.curves import draw_curves
@@ -9,7 +11,7 @@ from surmin.plots.run import describe, draw_run
 from surmin.plots.series import AXES, loss_curve
 from surmin.plots.style import LineStyle
 from tests.experiments.runs.cases import tiny_run
-from tests.plots.cases import make_rows, picture_size
+from tests.plots.cases import edges, make_rows, picture_size
 
 
 def test_one_panel_an_axis(tmp_path: Path, figures: list[Figure]) -> None:
@@ -22,6 +24,17 @@ def test_one_panel_an_axis(tmp_path: Path, figures: list[Figure]) -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["sm", "target 0.7"]
     width, height = picture_size(tmp_path / "curves.png")
     assert width > 1000 and height > 800
+
+
+def test_a_curve_is_the_median_in_a_band_over_several_runs(tmp_path: Path, figures: list[Figure]) -> None:
+    runs = [make_rows(losses) for losses in ([8, 1], [4, 2], [2, 16])]
+    curves = [loss_curve("sm", runs, AXES[0]), loss_curve("gd", runs[:1], AXES[0])]
+    draw_curves(tmp_path / "curves.png", "", [(AXES[0], curves)], None)
+    axes = figures[0].axes[0]
+    np.testing.assert_allclose([line.get_xydata() for line in axes.lines], [[[0, 4], [1, 2]], [[0, 8], [1, 1]]])
+    (band,) = axes.collections
+    np.testing.assert_allclose(edges(band), [(0, 2, 8), (1, 1, 16)])
+    assert tuple(band.get_facecolor()[0][:3]) == to_rgb(axes.lines[0].get_color())
 
 
 def test_a_much_longer_curve_is_compressed(tmp_path: Path, figures: list[Figure]) -> None:

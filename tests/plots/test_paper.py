@@ -1,10 +1,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from surmin.experiments.comparisons.paper_runs import PaperResult
+from surmin.experiments.runs.metrics import Row
 from surmin.experiments.runs.run import Status
 from surmin.plots.paper import draw_paper
 from tests.experiments.comparisons.test_paper import TINY, made
@@ -46,6 +48,25 @@ def test_titles_tell_how_many_seeds_are_drawn(
     draw_paper(tmp_path, CONFIG, [SUCCESS, *others])
     assert titles[0].endswith(f": {words}")
     assert figures and all(f": {words}, " in figure.get_suptitle() for figure in figures)
+
+
+@pytest.mark.usefixtures("titles")
+def test_a_row_for_every_n_has_losses_and_accuracies(tmp_path: Path, figures: list[Figure]) -> None:
+    lasts = {("sm", 1): 1.0, ("sm", 2): 0.5, ("gd", None): 0.25}
+    results = [
+        replace(made(2, contender, steps, [2.0, last]), rows=[Row(0, 2.0, 0.1), Row(1, last, 1 - last / 10)])
+        for (contender, steps), last in lasts.items()
+    ]
+    draw_paper(tmp_path, replace(CONFIG, inner_steps=(1, 2), methods="sm,gd"), results)
+    panels = figures[0].axes
+    assert [axes.get_ylabel() for axes in panels] == [
+        "N = 1\ntraining loss, log scale", "test accuracy (%)", "N = 2\ntraining loss, log scale", "test accuracy (%)",
+    ]  # fmt: skip
+    np.testing.assert_allclose(
+        [[line.get_ydata() for line in axes.lines] for axes in panels],
+        [[[2, 1], [2, 0.25]], [[10, 90], [10, 97.5]], [[2, 0.5], [2, 0.25]], [[10, 95], [10, 97.5]]],
+    )
+    assert [[line.get_label() for line in axes.lines] for axes in panels] == [["sm", "gd"]] * 4
 
 
 def test_the_grid_is_called_by_its_datas_name(tmp_path: Path, titles: list[str]) -> None:

@@ -32,6 +32,14 @@ def test_between_rows_the_logarithm_is_interpolated() -> None:
     np.testing.assert_allclose(curve.high, [1, 1e-2, 1e-4])
 
 
+def test_accuracies_are_in_per_cent_and_interpolated() -> None:
+    shares = [{0: 0.1, 2: 0.9}, {0: 0.2, 1: 0.4, 2: 0.8}, {0: 0.3, 1: 0.2, 2: 0.6}]
+    runs = [[Row(number, 1.0, share) for number, share in own.items()] for own in shares]
+    curve = accuracy_curve("sm", runs, ROUNDS)
+    assert curve.x.tolist() == [0, 1, 2]
+    np.testing.assert_allclose([curve.low, curve.median, curve.high], [[10, 20, 60], [20, 40, 80], [30, 50, 90]])
+
+
 def test_units() -> None:
     assert loss_curve("sm", [make_rows([2, 1])], BYTES).x.tolist() == [0, 3]
 

@@ -4,27 +4,105 @@ import pytest
 from matplotlib.figure import Figure
 
 from surmin.experiments.configs.theory import TheoryConfig
+from surmin.experiments.theory.theorem import TheoremRound, TheoremRun
 from surmin.experiments.theory.theory import NetworkTightness
 from surmin.experiments.theory.tightness import LayerTightness
-from surmin.plots.theory import describe, draw_tightness
+from surmin.plots.style import PALETTE
+from surmin.plots.theory import describe, draw_theorem, draw_tightness
+from tests.plots.cases import edges
+
+
+@pytest.fixture(autouse=True)
+def _unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("surmin.plots.theory.save", lambda *_: None)
 
 
 @pytest.mark.parametrize(("seeds", "words"), [
     ((1, 1), "; seed 0"), ((2, 2), "; median and range over 2 seeds"),
     ((2, 1), "; median and range over up to 2 seeds"),
 ])  # fmt: skip
-def test_the_title_tells_how_many_seeds_are_drawn(
-    seeds: tuple[int, ...], words: str, tmp_path: Path, figures: list[Figure], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("surmin.plots.theory.save", lambda *_: None)
+def test_the_title_tells_how_many_seeds_are_drawn(seeds: tuple[int, ...], words: str, figures: list[Figure]) -> None:
     found = [
         NetworkTightness(depth, seed, rounds, 1.0, [LayerTightness("factor", 1, 2, 2, 2, 2, 2, 0, 2)])
         for depth, count in enumerate(seeds, start=1)
         for seed in range(count)
         for rounds in (0, 10)
     ]
-    draw_tightness(tmp_path / "tightness.png", TheoryConfig(seeds=3, depths=(1, 2)), found)
+    draw_tightness(Path(), TheoryConfig(seeds=3, depths=(1, 2)), found)
     assert figures[0].get_suptitle().endswith(words)
+
+
+def theorem_run(curvature: str, inner_steps: int, squares: list[float], broken: set[int]) -> TheoremRun:
+    """Of β = 2 from a loss of 3; in broken rounds the loss rises."""
+    rounds = [
+        TheoremRound(3.0, square, 1.0, 0.0, 4.0 if number in broken else 3.0)
+        for number, square in enumerate(squares, start=1)
+    ]
+    return TheoremRun(curvature, inner_steps, 0, 2.0, 0, rounds)
+
+
+def test_least_norms_are_solid_the_theorem_s_lines_dashed_and_failures_crossed(figures: list[Figure]) -> None:
+    runs = [
+        theorem_run("factor", 1, [4, 9, 1], {2}), theorem_run("factor", 5, [8, 2], {1, 2}),
+        theorem_run("scalar", 1, [5, 5], set()),
+    ]  # fmt: skip
+    draw_theorem(Path(), TheoryConfig(), runs)
+    found = {
+        axes.get_title(): [
+            (PALETTE.index(line.get_color()), line.get_linestyle(), line.get_marker(), line.get_xydata().tolist())
+            for line in axes.lines
+        ]
+        for axes in figures[0].axes
+    }
+    black = len(PALETTE) - 1
+    assert found == {
+        "factor curvature": [
+            (0, "-", "o", [[1, 4], [2, 4], [3, 1]]), (0, "--", "None", [[1, 12], [2, 6], [3, 4]]),
+            (1, "-", "s", [[1, 8], [2, 2]]), (1, "--", "None", [[1, 12], [2, 6]]),
+            (black, "None", "x", [[2, 4], [1, 8], [2, 2]]),
+        ],
+        "scalar curvature": [
+            (0, "-", "o", [[1, 5], [2, 5]]), (0, "--", "None", [[1, 12], [2, 6]]), (black, "None", "x", []),
+        ],
+    }  # fmt: skip
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [
+        "min ‖∇h‖², N = 1", "the theorem's 2β h₀ / T, N = 1", "min ‖∇h‖², N = 5", "the theorem's 2β h₀ / T, N = 5",
+        "local losses did not bound h",
+    ]  # fmt: skip
+
+
+def test_tightness_is_solid_at_the_start_and_dashed_and_hollow_after_training(figures: list[Figure]) -> None:
+    """Ratios grow with the layer, tenfold with training, and by seeds from 1 over 3 to 7; scalar is twice factor."""
+
+    def layer(curvature: str, number: int, size: float) -> LayerTightness:
+        own = number * size * (2 if curvature == "scalar" else 1)
+        return LayerTightness(curvature, number, own, 2 * own, 0, 0, 0, 0, 100 * own)
+
+    found = [
+        NetworkTightness(2, seed, rounds, 1.0, [
+            layer(curvature, number, (1, 3, 7)[seed] * (10 if rounds else 1))
+            for curvature in ("factor", "scalar")
+            for number in (1, 2)
+        ])
+        for seed in range(3)
+        for rounds in (0, 10)
+    ]  # fmt: skip
+    draw_tightness(Path(), TheoryConfig(seeds=3, depths=(2,)), found)
+    for scale, axes in zip((1, 2, 100), figures[0].axes, strict=True):
+        lines = [
+            (line.get_linestyle(), line.get_markerfacecolor() == "white", line.get_ydata().tolist())
+            for line in axes.lines
+        ]
+        assert lines == [
+            (dashes, hollow, [3 * scale * size, 6 * scale * size])
+            for dashes, hollow, size in (("-", False, 1), ("-", False, 2), ("--", True, 10), ("--", True, 20))
+        ]
+        for band, size in zip(axes.collections, (1, 2, 10, 20), strict=True):
+            assert edges(band) == [(number, number * scale * size, 7 * number * scale * size) for number in (1, 2)]
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [
+        "factor, at the start", "scalar, at the start",
+        "factor, after 10 rounds of sm", "scalar, after 10 rounds of sm",
+    ]  # fmt: skip
 
 
 def test_the_problem_in_words() -> None:

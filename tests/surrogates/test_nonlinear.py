@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.functional import jacobian
 
 from surmin.curvature.factor import FactorCurvature
+from surmin.replicas import OneReplica
 from surmin.stages.partition import partition
 from surmin.surrogates.nonlinear import NonlinearLocalLoss
 from tests.cases import BY_NAME, CASES, Case
@@ -18,6 +19,7 @@ from tests.oracles import (
     gradients,
     loss_hessians,
     points,
+    reference_mean_loss,
     run,
     stage_blocks,
 )
@@ -66,18 +68,13 @@ def direct(
     z = states[index + 1].clone().requires_grad_()
     above = blocks[index + 1 :]
     output = run(above, z, [b.vector() for b in above])
-    leaf_loss = torch.stack([_sample_loss(case, o, y) for o, y in zip(output, batch[1], strict=True)]).mean()
-    (cotangent,) = torch.autograd.grad(leaf_loss, z)
+    (cotangent,) = torch.autograd.grad(reference_mean_loss(case.loss, output, batch[1]), z)
     leaf = step.clone().requires_grad_()
     change = (block(states[index], block.vector() + leaf) - states[index + 1]).flatten(1)
     bend = torch.einsum("nd,nde,ne->", change, curvatures, change) / n
     value = (cotangent.flatten(1) * change).sum() + INFLATION / 2 * bend + DAMPING / 2 * leaf @ leaf
     (gradient,) = torch.autograd.grad(value, leaf)
     return value.detach(), gradient
-
-
-def _sample_loss(case: Case, output: Tensor, target: Tensor) -> Tensor:
-    return case.loss.sample_losses(output[None], target[None])[0]
 
 
 @pytest.mark.parametrize("microbatches", [1, 3])
@@ -137,6 +134,22 @@ def test_a_part_of_the_samples_gives_the_same_matrix_on_average(name: str, carry
     torch.testing.assert_close(loss.linearized(point, 0.5, 7).product(direction), parts[7], rtol=0, atol=0)
 
 
+class Second(OneReplica):
+    def own_seed(self, seed: int) -> int:
+        return seed + 1
+
+
+def test_every_replica_draws_a_part_of_its_own() -> None:
+    losses, blocks, _ = local_losses(BY_NAME["tanh"], 2, FactorCurvature(fraction=1))
+    point = losses[1].at(torch.zeros(blocks[1].size, dtype=torch.float64))
+    direction = torch.ones(blocks[1].size, dtype=torch.float64)
+    first, second = (
+        torch.stack([loss.linearized(point, 0.5, number).product(direction) for number in range(5)])
+        for loss in (losses[1], replace(losses[1], replicas=Second()))
+    )
+    assert not torch.allclose(first, second)
+
+
 def test_on_a_fraction_of_the_batch_only_its_rows_bend() -> None:
     """The gradient part runs over all samples, the curvature over the drawn ones with their weights."""
     case = BY_NAME["tanh"]
@@ -145,10 +158,11 @@ def test_on_a_fraction_of_the_batch_only_its_rows_bend() -> None:
     columns, rows = loss.surrogate.columns(loss.inputs, 1.0, seed=0)
     z = points(blocks, batch[0])
     step = 0.3 * torch.randn(block.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    cotangent = case.loss.gradient(z[2], batch[1]) / 6
+    output = z[2].requires_grad_()
+    (cotangent,) = torch.autograd.grad(reference_mean_loss(case.loss, output, batch[1]), output)
     for drawn in (rows, torch.tensor([1, 1, 4])):  # a very curved sample can come twice
         leaf = step.clone().requires_grad_()
-        change = block(z[1], block.vector() + leaf) - z[2]
+        change = block(z[1], block.vector() + leaf) - output.detach()
         bend = sum((columns[:, k] @ change[row]).square().sum() for k, row in enumerate(drawn)) / 3
         expected = (cotangent * change).sum() + INFLATION / 2 * bend + DAMPING / 2 * leaf @ leaf
         surrogate = replace(loss.surrogate, message=(columns, drawn))
