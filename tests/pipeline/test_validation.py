@@ -31,6 +31,11 @@ INPUTS, LABELS = torch.randn(8, 3), torch.arange(8) % 2
 BAD_BATCHES: dict[str, tuple[Tensor, Tensor, str]] = {
     "nan": (INPUTS.clone().index_fill_(0, torch.tensor([2]), math.nan), LABELS, "inputs contain NaN or infinite"),
     "inf": (INPUTS.clone().index_fill_(0, torch.tensor([2]), math.inf), LABELS, "inputs contain NaN or infinite"),
+    "both infinities": (
+        INPUTS.clone().index_fill_(0, torch.tensor([2]), math.inf) * INPUTS.sign(),
+        LABELS,
+        "inputs contain NaN or infinite",
+    ),
     "labels too large": (INPUTS, LABELS + 1, "labels run from 1 to 2, but the network has 2 outputs"),
     "labels negative": (INPUTS, LABELS - 1, "labels run from -1 to 0"),
     "labels of a type torch has little for": (INPUTS, LABELS.to(torch.uint16), "int64 for instance, got torch.uint16"),
@@ -56,6 +61,10 @@ def test_bad_batches_are_refused_and_leave_everything_as_it_was(inputs: Tensor, 
     assert sm.state_dict() == reference.state_dict()
     after = [sm.step(INPUTS, LABELS).new_loss, reference.step(INPUTS, LABELS).new_loss]
     assert after[0] == after[1]
+
+
+def test_finite_inputs_whose_sum_is_not_are_taken() -> None:
+    check_batch(torch.full((4, 3), 3e38), LABELS[:4], 1, PARAMETER)
 
 
 def _copy(network: nn.Sequential) -> nn.Sequential:

@@ -173,8 +173,11 @@ class HeldStages:
             for position in reversed(range(len(self.stages))):
                 stage, tape = self.stages[position], wave.tapes[position][number]
                 gradients = self.backward_stage(position, tape, cotangent, wave.part_shape, boundaries.get(stage, ()))
-                known = total.get(stage)
-                total[stage] = [a + b for a, b in zip(known, gradients, strict=True)] if known else gradients
+                if stage in total:
+                    for known, found in zip(total[stage], gradients, strict=True):
+                        known.add_(found)
+                else:
+                    total[stage] = gradients
                 if self.trainable_below(position) == 0:
                     return None
                 cotangent = tape.cotangents[0]

@@ -79,8 +79,13 @@ def check_batch(inputs: Tensor, targets: Tensor, microbatches: int, parameter: T
         raise ValueError(f"inputs are complex ({inputs.dtype}): give real and imaginary parts as real numbers")
     if parameter is not None:
         _check_placement(inputs, targets, parameter)
-    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+    if inputs.is_floating_point() and not _is_finite(inputs):
         raise ValueError("inputs contain NaN or infinite values")
+
+
+def _is_finite(values: Tensor) -> bool:
+    """By their sum, at a twentieth of the time; one that overflows tells nothing, and all are looked at."""
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
 @torch.no_grad()
