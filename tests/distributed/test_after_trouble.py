@@ -165,8 +165,8 @@ def train_backwards(schedule: Any) -> float:
     return 0.0 if predicted is None else float((predicted - targets).square().sum())
 
 
-def test_a_pipe_may_go_through_the_processes_in_any_order(workers: Workers) -> None:
-    found = {schedule: workers.run(2, train_backwards, schedule) for schedule in ("posted", "gpipe", "1f1b")}
-    assert found["posted"][0] > 0 == found["posted"][1]
-    for schedule in ("gpipe", "1f1b"):
-        assert found[schedule] == pytest.approx(found["posted"], rel=1e-12)
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+def test_a_pipe_may_go_through_the_processes_in_any_order(workers: Workers, schedule: Any) -> None:
+    posted, found = (workers.run(2, train_backwards, name) for name in ("posted", schedule))
+    assert posted[0] > 0 == posted[1]
+    assert found == pytest.approx(posted, rel=1e-12)

@@ -102,7 +102,7 @@ class Sender(_End):
             RuntimeError: when its shapes are not those of the first message.
             PeerError: when the other worker is gone.
         """
-        tensors = self._brought(message)
+        tensors = [tensor.detach().to(self.route.device).contiguous() for tensor in message]
         shapes = _shapes(tensors)
         while len(self._underway) >= self._most:
             self._finish_oldest()
@@ -114,13 +114,6 @@ class Sender(_End):
             raise RuntimeError(f"a message of shapes {shapes} after others of {self.shapes}")
         begun += [self._begin(tensor, self._message_tag) for tensor in tensors]
         self._underway.append(begun)
-
-    def _brought(self, message: Message) -> list[Tensor]:
-        """Where the route takes them from, whole; from a GPU to the processor with one wait for all."""
-        tensors = [tensor.detach().to(self.route.device, non_blocking=tensor.is_cuda) for tensor in message]
-        if self.route.device == CPU and any(tensor.is_cuda for tensor in message):
-            torch.cuda.current_stream(self.route.home).synchronize()
-        return [tensor.contiguous() for tensor in tensors]
 
     def flush(self) -> None:
         """Wait until all has been sent."""
