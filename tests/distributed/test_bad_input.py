@@ -102,12 +102,12 @@ def refuse(setting: Setting, bad: Bad) -> Refusal:
         return Refusal(message, untouched, method.step(*batch).new_loss)
 
 
-def error_of(action: Callable[[], object]) -> str:
+def error_of(action: Callable[[], object], kind: type[Exception] = ValueError) -> str:
     try:
         action()
-    except ValueError as error:
+    except kind as error:
         return str(error)
-    raise AssertionError("no ValueError")
+    raise AssertionError(f"no {kind.__name__}")
 
 
 def same(first: Any, second: Any) -> bool:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from surmin.curvature.output_curvature import Message
+from surmin.losses import SquaredError
 from surmin.pipeline.exchange import Exchange
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.partition import partition
@@ -127,6 +128,13 @@ def test_a_network_that_gives_fewer_rows_than_samples() -> None:
     pipeline = InProcessPipeline([torch.nn.Linear(5, 3).double(), Halving()], make_pipeline(make_model()).loss)
     with pytest.raises(ValueError, match=r"layer 1 \(Halving\) turned inputs of shape \(24, 3\) into \(12, 3\)"):
         pipeline.exchange().begin(inputs, targets)
+
+
+def test_outputs_of_more_dimensions_than_can_be_told() -> None:
+    stage = torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.Unflatten(1, (3, *[1] * 7))).double()
+    inputs, _ = make_batch()
+    with pytest.raises(ValueError, match=r"outputs of type torch.float64 and shape \[24, 3, .* cannot be told"):
+        InProcessPipeline([stage], SquaredError()).exchange().begin(inputs, stage(inputs).detach())
 
 
 class Halving(torch.nn.Module):

@@ -54,6 +54,8 @@ def _try_out(pipeline: HeldStages, links: Links, inputs: Tensor, targets: Tensor
             pipeline.work.operations = operations
         outputs = [(output, targets)] if pipeline.is_last else []
         complaint = pipeline.batches.samples_error(tapes) or outputs_error(pipeline.loss, outputs)
+        if not complaint and pipeline.is_last and (output.dtype not in DTYPES or output.dim() > MAX_DIMENSIONS):
+            complaint = ValueError(f"outputs of type {output.dtype} and shape {list(output.shape)} cannot be told")
         if complaint:
             raise complaint
     return _like_outputs(output, links)
