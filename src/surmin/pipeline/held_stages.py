@@ -172,12 +172,8 @@ class HeldStages:
         with self.tracer.span("B", number):
             for position in reversed(range(len(self.stages))):
                 stage, tape = self.stages[position], wave.tapes[position][number]
-                gradients = self.backward_stage(position, tape, cotangent, wave.part_shape, boundaries.get(stage, ()))
-                if stage in total:
-                    for known, found in zip(total[stage], gradients, strict=True):
-                        known.add_(found)
-                else:
-                    total[stage] = gradients
+                wanted = boundaries.get(stage, ())
+                total[stage] = self.backward_stage(position, tape, cotangent, wave.part_shape, wanted, total.get(stage))
                 if self.trainable_below(position) == 0:
                     return None
                 cotangent = tape.cotangents[0]
@@ -186,16 +182,17 @@ class HeldStages:
         return cotangent
 
     def backward_stage(
-        self, position: int, tape: Tape, cotangent: Tensor, part: torch.Size, boundaries: Sequence[int] = ()
-    ) -> list[Tensor]:
+        self, position: int, tape: Tape, cotangent: Tensor, part: torch.Size, boundaries: Sequence[int] = (),
+        total: Sequence[Tensor] | None = None,
+    ) -> list[Tensor]:  # fmt: skip
         """Take a gradient through one stage here, leaving on its tape what goes down and what `boundaries` ask for.
 
         Returns:
-            The gradient in every layer's parameters, flat.
+            The gradient in every layer's parameters, flat, added to `total` where there is one.
         """
         wanted = sorted({*boundaries, *([0] if self.has_below(position) else [])})
         with self.work.phase(("backward", part, position)):
-            return self.stages[position].backward(tape, cotangent, wanted)
+            return self.stages[position].backward(tape, cotangent, wanted, total)
 
     def top_cotangent(self, wave: Wave, number: int) -> Tensor:
         """The gradient of the mean loss in the network's output, for one micro-batch; the loss is asked once a wave."""

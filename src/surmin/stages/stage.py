@@ -48,13 +48,16 @@ class Stage:
             states.append(state)
         return Tape(states, parameters or self.parameters)
 
-    def backward(self, tape: Tape, cotangent: Tensor, wanted: Sequence[int] = ()) -> list[Tensor]:
+    def backward(
+        self, tape: Tape, cotangent: Tensor, wanted: Sequence[int] = (), total: Sequence[Tensor] | None = None
+    ) -> list[Tensor]:
         """The gradient of each layer's parameters (flat), given that of the output.
 
         Args:
             tape: of a forward pass with gradients enabled; it can be differentiated once.
             cotangent: gradient of the mean loss in the stage's output.
             wanted: the layers in whose inputs the gradient is wanted too; it is left in `tape.cotangents`.
+            total: what other micro-batches gave, which this one's is added to, in place, and that is returned.
         """
         tape.cotangents[len(self.layers)] = cotangent
         targets = [value for own in tape.parameters for value in own.values()]
@@ -73,7 +76,12 @@ class Stage:
         tape.cotangents.update(zip(wanted, gradients[count:], strict=True))
         remaining = iter(gradients)
         by_layer = [[next(remaining) for _ in own] for own in tape.parameters]
-        return [flatten(pieces) if pieces else cotangent.new_zeros(0) for pieces in by_layer]
+        if total is None:
+            return [flatten(pieces) if pieces else cotangent.new_zeros(0) for pieces in by_layer]
+        for known, pieces in zip(total, by_layer, strict=True):
+            for place, piece in zip(known.split([piece.numel() for piece in pieces]), pieces, strict=True):
+                place.add_(piece.reshape(-1))
+        return list(total)
 
 
 def modules_of(stages: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
