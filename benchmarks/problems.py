@@ -64,10 +64,7 @@ def mnist(samples: int | None, device: torch.device) -> Dataset:
     folder = mnist_folder()
     if folder is None:
         raise CannotRunError(ABSENT)
-    loaded = load_dataset("mnist", data_dir=folder, train_samples=samples)
-    inputs, targets = loaded.train_inputs.to(device), loaded.train_targets.to(device)
-    test_inputs, test_targets = loaded.test_inputs.to(device), loaded.test_targets.to(device)
-    return Dataset(loaded.name, inputs, targets, test_inputs, test_targets, loaded.classes)
+    return load_dataset("mnist", data_dir=folder, train_samples=samples).to(device)
 
 
 def mnist_mlp(settings: Settings, layers: int, width: int = 64, activation: str = "relu") -> Problem:

@@ -12,7 +12,7 @@ def test_shapes_and_split() -> None:
     assert dataset.train_inputs.shape == (1437, 1, 8, 8)
     assert dataset.test_inputs.shape == (360, 1, 8, 8)
     assert dataset.train_inputs.dtype == torch.float32
-    assert (dataset.name, dataset.classes) == ("digits", 10)
+    assert dataset.classes == 10
     assert set(dataset.train_targets.tolist()) == set(dataset.test_targets.tolist()) == set(range(10))
 
 

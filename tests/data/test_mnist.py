@@ -47,7 +47,7 @@ def test_the_published_files() -> None:
     dataset = load_dataset("mnist", data_dir=folder, train_samples=5000)
     assert dataset.train_inputs.shape == (5000, 1, 28, 28)
     assert dataset.test_inputs.shape == (10_000, 1, 28, 28)
-    assert (dataset.name, dataset.classes) == ("mnist", 10)
+    assert dataset.classes == 10
     assert dataset.train_targets[:8].tolist() == [5, 0, 4, 1, 9, 2, 1, 3]
     assert dataset.train_inputs.min().item() == pytest.approx(-0.1307 / 0.3081)
     assert dataset.train_inputs.max().item() == pytest.approx((1 - 0.1307) / 0.3081)

@@ -34,7 +34,6 @@ def load_arrays(path: Path, train_samples: int | None, dtype: torch.dtype) -> Da
     classes = count_classes(y_train, y_test, str(path))
     kept = samples_to_keep(train_samples, len(x_train), str(path))
     return Dataset(
-        path.stem,
         _to_inputs(x_train[:kept], dtype, f"{path}: x_train"),
         labels_to_tensor(y_train[:kept]),
         _to_inputs(x_test, dtype, f"{path}: x_test"),

@@ -28,7 +28,7 @@ def load_digits(train_samples: int | None, dtype: torch.dtype) -> Dataset:
     train = train[: samples_to_keep(train_samples, len(train), "digits")]
     images = torch.from_numpy(pixels).to(dtype).div_(16).sub_(MEAN).div_(DEVIATION).reshape(-1, 1, 8, 8)
     targets = labels_to_tensor(labels)
-    return Dataset("digits", images[train], targets[train], images[test], targets[test], classes=10)
+    return Dataset(images[train], targets[train], images[test], targets[test], classes=10)
 
 
 def _read() -> "np.ndarray[Any, np.dtype[np.float64]]":

@@ -22,7 +22,7 @@ def find_idx_file(folder: Path, file_name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def load_idx_folder(folder: Path, name: str, train_samples: int | None, dtype: torch.dtype) -> Dataset:
+def load_idx_folder(folder: Path, train_samples: int | None, dtype: torch.dtype) -> Dataset:
     """Loads images as (n, 1, height, width), scaled as MNIST is; training images are the first in file order.
 
     `classes` is one more than the largest label in either label file, whatever `train_samples` is.
@@ -33,7 +33,6 @@ def load_idx_folder(folder: Path, name: str, train_samples: int | None, dtype: t
     classes = count_classes(train_labels, test_labels, str(folder))
     kept = samples_to_keep(train_samples, len(train_images), str(folder))
     return Dataset(
-        name,
         scale_pixels(train_images[:kept], dtype),
         labels_to_tensor(train_labels[:kept]),
         scale_pixels(test_images, dtype),

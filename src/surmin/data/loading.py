@@ -61,7 +61,7 @@ def load_dataset(
 
 def _load_path(path: Path, train_samples: int | None, dtype: torch.dtype) -> Dataset:
     if path.is_dir():
-        return load_idx_folder(path, path.resolve().name, train_samples, dtype)
+        return load_idx_folder(path, train_samples, dtype)
     if path.suffix == ".npz":
         return load_arrays(path, train_samples, dtype)
     raise DataError(f"no data {str(path)!r}: give digits, mnist, text, a folder of IDX files or an .npz file")

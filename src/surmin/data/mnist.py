@@ -28,7 +28,7 @@ def load_mnist(data_dir: Path | None, train_samples: int | None, dtype: torch.dt
 
     A folder that was named is never written to, and must have all four files.
     """
-    dataset = load_idx_folder(_named_folder(data_dir) or _filled_cache(), "mnist", train_samples, dtype)
+    dataset = load_idx_folder(_named_folder(data_dir) or _filled_cache(), train_samples, dtype)
     if dataset.classes != CLASSES:
         raise DataError(f"mnist: label {dataset.classes - 1} is out of range, or digits are missing; labels are 0 to 9")
     return dataset

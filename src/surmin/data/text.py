@@ -36,7 +36,7 @@ def load_text(data_dir: Path | None, train_samples: int | None, context: int) ->
     train_inputs, train_targets = _windows(tokens[:-test_length], context)
     test_inputs, test_targets = _windows(tokens[-test_length:], context)
     kept = samples_to_keep(train_samples, len(train_inputs), where)
-    return Dataset("text", train_inputs[:kept], train_targets[:kept], test_inputs, test_targets, vocabulary)
+    return Dataset(train_inputs[:kept], train_targets[:kept], test_inputs, test_targets, vocabulary)
 
 
 def _python_topics() -> str:

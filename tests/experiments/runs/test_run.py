@@ -64,7 +64,7 @@ def test_too_many_classes_for_an_exact_factor_get_random_columns(tmp_path: Path,
 @pytest.mark.parametrize(("classes", "tokens", "rank"), [(64, False, None), (65, False, 32), (5, True, 2)])
 def test_the_rank_unless_told_otherwise(classes: int, tokens: bool, rank: int | None) -> None:
     inputs = torch.zeros(2, 3, dtype=torch.int64 if tokens else torch.float32)
-    data = Dataset("mine", inputs, torch.zeros(2), inputs, torch.zeros(2), classes)
+    data = Dataset(inputs, torch.zeros(2), inputs, torch.zeros(2), classes)
     for method in ("sm", "kfac", "cgblock-ggn"):
         assert method_options(method, data, {}).get("rank") == rank
         assert method_options(method, data, {"rank": 3}) == {"rank": 3}

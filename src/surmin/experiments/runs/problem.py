@@ -79,15 +79,7 @@ def load_data(config: ExperimentConfig, team: Team) -> Dataset:
     dtype = getattr(torch, config.dtype)
     data = load_dataset(config.data, data_dir=config.data_dir, train_samples=config.train_samples, dtype=dtype)
     _check_same(data, team)
-    device = choose_device(config.device, team.place)
-    return Dataset(
-        data.name,
-        data.train_inputs.to(device),
-        data.train_targets.to(device),
-        data.test_inputs.to(device),
-        data.test_targets.to(device),
-        data.classes,
-    )
+    return data.to(choose_device(config.device, team.place))
 
 
 def _check_same(data: Dataset, team: Team) -> None:
