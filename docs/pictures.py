@@ -28,11 +28,11 @@ COSTS: dict[Letter, int] = {"F": 1, "B": 2, "C": 1}
 GRADIENT_UPDATE, LOCAL_PHASE, ALL_REDUCE = 1, 20, 1
 MILLISECOND = 1_000_000
 BLACK, BLUE, ORANGE, GREEN = PALETTE[6], PALETTE[0], PALETTE[1], PALETTE[2]
-DAMPING = 0.03
+DAMPING = 0.05
 
 
 class Schedule:
-    """What workers do when each begins as soon as it can, and messages take no time."""
+    """What workers do when each begins as soon as it can, and messages take no time. Until then they wait."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
@@ -57,6 +57,8 @@ class Schedule:
             self._add(letter, worker, start, duration)
 
     def _add(self, letter: Letter, worker: int, start: int, duration: int, microbatch: int | None = None) -> int:
+        if start > self._free[worker]:
+            self.spans.append(Span("W", worker, self._free[worker] * MILLISECOND, start * MILLISECOND))
         end = self._free[worker] = start + duration
         self.spans.append(Span(letter, worker, start * MILLISECOND, end * MILLISECOND, microbatch))
         return end
@@ -125,7 +127,7 @@ class Bound:
 def draw_bounds(path: Path) -> None:
     """Left: one weight, descending by bounds. Right: a deep network along the step of its blocks."""
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(12.0, 4.6), layout="constrained")
+        figure = Figure(figsize=(12.0, 5.4), layout="constrained")
         left, right = figure.subplots(1, 2)
         _draw_one_weight(left)
         _draw_deep_network(right)
@@ -155,7 +157,7 @@ def _draw_one_weight(axes: Axes) -> None:
         minimizer.step(inputs, targets)
     axes.set(ylim=(0, 4), xlabel="the one weight θ", ylabel="loss")
     axes.set_title("One weight: minimise the bound, draw the next one")
-    axes.legend()
+    _explain(axes)
 
 
 def _draw_deep_network(axes: Axes) -> None:
@@ -166,8 +168,8 @@ def _draw_deep_network(axes: Axes) -> None:
     inputs = torch.randn(60, 6, dtype=torch.float64)
     targets = inputs[:, :3].argmax(1)
     loss = surmin.CrossEntropy()
-    minimizer = surmin.SurrogateMinimizer([model], loss)
-    for _ in range(3):
+    minimizer = surmin.SurrogateMinimizer([model], loss, curvature_fraction=1.0)
+    for _ in range(2):
         minimizer.step(inputs, targets)
     factor = Bound.of([model], loss, inputs, targets, Options())
     scalar = Bound.of([model], loss, inputs, targets, Options(curvature="scalar", preconditioner=None))
@@ -185,7 +187,12 @@ def _draw_deep_network(axes: Axes) -> None:
     axes.plot([0, 1], [factor.loss([share * step for step in whole]) for share in (0, 1)], "o", color=BLACK)
     axes.set(ylim=(0.5 * min(losses), 1.6 * max(losses)), xlabel="t, share of the step d of all blocks", ylabel="loss")
     axes.set_title(f"{count} layers: along the step that the blocks find")
-    axes.legend(loc="upper left", bbox_to_anchor=(0.3, 1.0))
+    _explain(axes)
+
+
+def _explain(axes: Axes) -> None:
+    """The legend, below the axes: no curve or line of the grid crosses it."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=10, columnspacing=1)
 
 
 def main() -> None:

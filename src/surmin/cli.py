@@ -10,10 +10,10 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Union
+from typing import Annotated, Any, Generic, NamedTuple, NoReturn, TypeVar, Union
 
 import tyro
 
@@ -30,107 +30,71 @@ from surmin.experiments.configs.timeline import TimelineConfig
 from surmin.launch.reports import DEBUG_VARIABLE, Report
 from surmin.launch.worker import this_worker
 
+Config = TypeVar("Config")
+
 
 @dataclass(frozen=True)
-class TrainArguments:
-    """Train one network with one method; writes config.json, metrics.jsonl, checkpoint/ and curves.png.
+class Arguments(Generic[Config]):
+    """Of every command.
 
     Attributes:
-        out: folder to write; named under runs/ by method, data and time if not given. Must be new or empty.
-        resume: folder of a run to continue, into --out if given; its options hold where no others are given.
+        out: folder to write; named under runs/ by what is run, data and time if not given. Must be new or empty.
     """
 
-    config: tyro.conf.OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
+    config: tyro.conf.OmitArgPrefixes[Config]
     out: Path | None = None
+
+
+@dataclass(frozen=True)
+class ResumableArguments(Arguments[Config]):
+    """Of a command whose work can be continued.
+
+    Attributes:
+        resume: folder to continue, into --out if given; its options hold where no others are given, and what is
+            finished is kept.
+    """
+
     resume: Path | None = None
 
 
-@dataclass(frozen=True)
-class CompareArguments:
-    """Compare methods on the same problem; writes results.csv, report.html and pictures of the curves.
+class Command(NamedTuple):
+    """What its arguments are before any are given; the function that gets their fields by name; and what it does."""
 
-    Attributes:
-        out: folder to write; named under runs/ by data and time if not given. Must be new or empty.
-        resume: folder of a comparison to continue, into --out if given; finished runs are kept.
-    """
-
-    config: tyro.conf.OmitArgPrefixes[CompareConfig] = field(default_factory=CompareConfig)
-    out: Path | None = None
-    resume: Path | None = None
+    default: Arguments[Any]
+    function: str
+    help: str
 
 
-@dataclass(frozen=True)
-class PaperArguments:
-    """Run the paper's grid, every method tuned, with strong baselines; writes results.csv, pages and pictures.
-
-    Attributes:
-        out: folder to write; named under runs/ by data and time if not given. Must be new or empty.
-        resume: folder of a grid to continue, into --out if given; finished runs are kept.
-    """
-
-    config: tyro.conf.OmitArgPrefixes[PaperConfig] = field(default_factory=PaperConfig)
-    out: Path | None = None
-    resume: Path | None = None
-
-
-@dataclass(frozen=True)
-class CheckArguments:
-    """Check gradients, blocks and the bound of a small network against dense algebra; writes check.json.
-
-    Attributes:
-        out: folder to write; named under runs/ by data and time if not given. Must be new or empty.
-    """
-
-    config: tyro.conf.OmitArgPrefixes[CheckConfig] = field(default_factory=CheckConfig)
-    out: Path | None = None
-
-
-@dataclass(frozen=True)
-class TimelineArguments:
-    """Trace a few gradient steps and a few rounds of sm on workers; writes timeline.json and timeline.png.
-
-    Attributes:
-        out: folder to write; named under runs/ by data and time if not given. Must be new or empty.
-    """
-
-    config: tyro.conf.OmitArgPrefixes[TimelineConfig] = field(default_factory=TimelineConfig)
-    out: Path | None = None
-
-
-@dataclass(frozen=True)
-class SimulateArguments:
-    """Say where links make which method the fastest, from measured rounds; writes breakeven.csv and breakeven.png.
-
-    Attributes:
-        out: folder to write; named under runs/ by data and time if not given. Must be new or empty.
-    """
-
-    config: tyro.conf.OmitArgPrefixes[SimulateConfig] = field(default_factory=SimulateConfig)
-    out: Path | None = None
-
-
-@dataclass(frozen=True)
-class TheoryArguments:
-    """Try Theorem 1 on a smooth network and measure the local losses' tightness; writes tables and pictures of both.
-
-    Attributes:
-        out: folder to write; named under runs/ by data and time if not given. Must be new or empty.
-    """
-
-    config: tyro.conf.OmitArgPrefixes[TheoryConfig] = field(default_factory=TheoryConfig)
-    out: Path | None = None
-
-
-COMMANDS: dict[str, tuple[Any, str]] = {
-    "train": (TrainArguments, "train:train"),
-    "compare": (CompareArguments, "compare:compare"),
-    "paper": (PaperArguments, "paper:paper"),
-    "check": (CheckArguments, "check:check"),
-    "timeline": (TimelineArguments, "timeline:timeline"),
-    "theory": (TheoryArguments, "theory:theory"),
-    "simulate": (SimulateArguments, "simulate:simulate"),
-}
-"""A command's arguments, and the function in `surmin.commands` that gets their fields by name."""
+COMMANDS = {
+    "train": Command(
+        ResumableArguments(RunConfig()), "train:train",
+        "Train one network with one method; writes config.json, metrics.jsonl, checkpoint/ and curves.png.",
+    ),
+    "compare": Command(
+        ResumableArguments(CompareConfig()), "compare:compare",
+        "Compare methods on the same problem; writes results.csv, report.html and pictures of the curves.",
+    ),
+    "paper": Command(
+        ResumableArguments(PaperConfig()), "paper:paper",
+        "Run the paper's grid, every method tuned, with strong baselines; writes results.csv, pages and pictures.",
+    ),
+    "check": Command(
+        Arguments(CheckConfig()), "check:check",
+        "Check gradients, blocks and the bound of a small network against dense algebra; writes check.json.",
+    ),
+    "timeline": Command(
+        Arguments(TimelineConfig()), "timeline:timeline",
+        "Trace a few gradient steps and a few rounds of sm on workers; writes timeline.json and timeline.png.",
+    ),
+    "theory": Command(
+        Arguments(TheoryConfig()), "theory:theory",
+        "Try Theorem 1 on a smooth network, measure the local losses' tightness; writes tables and pictures of both.",
+    ),
+    "simulate": Command(
+        Arguments(SimulateConfig()), "simulate:simulate",
+        "Say where links make which method the fastest, from measured rounds; writes breakeven.csv and breakeven.png.",
+    ),
+}  # fmt: skip
 
 ON_WORKERS = ("train", "timeline")
 
@@ -143,7 +107,7 @@ def main(words: Sequence[str] | None = None) -> int:
         command, arguments = parse(sys.argv[1:] if words is None else words)
         if worker is not None and command not in ON_WORKERS:
             raise ValueError(f"surmin {command} runs in one process: start it without torchrun")
-        module, function = COMMANDS[command][1].split(":")
+        module, function = COMMANDS[command].function.split(":")
         code: int = getattr(import_module(f"surmin.commands.{module}"), function)(**vars(arguments))
         return code
     except Exception as error:
@@ -168,15 +132,15 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
     command, *rest = words or ("",)
     if command not in COMMANDS:
         _explain(command)
-    kind, _ = COMMANDS[command]
-    arguments = _parse_as(kind, f"surmin {command}", rest)
+    default = COMMANDS[command].default
+    arguments = _parse(command, rest, default)
     if getattr(arguments, "resume", None) is not None:
-        saved = replace(kind(), config=read_config(arguments.resume, type(arguments.config)))
-        arguments = _parse_as(kind, f"surmin {command}", rest, saved)
+        saved = read_config(arguments.resume, type(arguments.config))
+        arguments = _parse(command, rest, replace(default, config=saved))
         if arguments.out is not None and arguments.out.resolve() == arguments.resume.resolve():
             arguments = replace(arguments, out=arguments.resume)
     elif getattr(arguments.config, "quick", False):
-        arguments = _parse_as(kind, f"surmin {command}", rest, replace(kind(), config=QUICK))
+        arguments = _parse(command, rest, replace(default, config=QUICK))
     return command, arguments
 
 
@@ -186,7 +150,10 @@ def _explain(word: str) -> NoReturn:
         print(f"surmin {__version__}")
         raise SystemExit(0)
     if word in ("-h", "--help"):
-        kinds = [Annotated[kind, tyro.conf.subcommand(name)] for name, (kind, _) in COMMANDS.items()]
+        kinds = [
+            Annotated[_kind(own.default), tyro.conf.subcommand(name, default=own.default, description=own.help)]
+            for name, own in COMMANDS.items()
+        ]
         _parse_as(Union[tuple(kinds)], "surmin", [word])  # noqa: UP007 (made at run time)
     known = ", ".join(COMMANDS)
     if not word:
@@ -194,11 +161,19 @@ def _explain(word: str) -> NoReturn:
     raise ValueError(f"unknown command {word!r}: {did_you_mean(word, COMMANDS)}known are {known}")
 
 
-def _parse_as(kind: Any, program: str, words: Sequence[str], default: Any = tyro.MISSING_NONPROP) -> Any:
+def _kind(default: Arguments[Any]) -> Any:
+    return type(default)[type(default.config)]  # type: ignore[index]
+
+
+def _parse(command: str, words: Sequence[str], default: Arguments[Any]) -> Any:
+    return _parse_as(_kind(default), f"surmin {command}", words, default=default, description=COMMANDS[command].help)
+
+
+def _parse_as(kind: Any, program: str, words: Sequence[str], **given: Any) -> Any:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, prog=program, args=words, default=default, config=(tyro.conf.DisallowNone,))
+            return tyro.cli(kind, prog=program, args=words, **given, config=(tyro.conf.DisallowNone,))
     except SystemExit as end:
         if end.code == 0:
             raise

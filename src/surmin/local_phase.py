@@ -3,13 +3,13 @@
 No communication happens here between stages; replicas average every curvature product, loss and moment they use.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from surmin.curvature.gauss_newton import GaussNewton
-from surmin.curvature.moments import InputMomentCache, Moments
+from surmin.curvature.moments import InputMomentCache
 from surmin.curvature.sampling import usual_fraction
 from surmin.options import Options
 from surmin.pipeline.wave import BlockWaves
@@ -18,7 +18,7 @@ from surmin.solvers.conjugate_gradient import ConjugateGradient
 from surmin.solvers.cubic import CubicGradientDescent, CubicKrylov
 from surmin.solvers.gauss_newton_descent import GaussNewtonDescent
 from surmin.solvers.gradient_descent import ArmijoGradientDescent, GradientDescent
-from surmin.solvers.kronecker import KroneckerPreconditioner
+from surmin.solvers.kronecker import KroneckerConjugateGradient
 from surmin.solvers.nonlinear import Adam, Lbfgs, NonlinearSolver
 from surmin.solvers.result import Solver, SolverResult
 from surmin.stages.block import Block
@@ -50,29 +50,6 @@ class QuadraticProblem:
 
 
 @dataclass(frozen=True)
-class PreconditionedProblem:
-    """One block's quadratic local loss, for so many steps of CG, and the moments that precondition it.
-
-    What is counted in `work` is the same for all of a kind.
-    """
-
-    block: Block
-    loss: LocalLoss
-    steps: int
-    moments: Sequence[Moments]
-    work: WorkMeter
-    kind: Hashable
-
-    def solve(self, inflation: float, damping: float) -> SolverResult:
-        """Minimise at this κ and λ."""
-        with self.work.phase(("invert", self.kind)):
-            preconditioner = KroneckerPreconditioner(self.moments, inflation, damping)
-        counted = self.work.counted(("precondition", self.kind), preconditioner)
-        solver = ConjugateGradient(self.steps, preconditioner=counted)
-        return solver.solve(self.loss.inflated(inflation).damped(damping))
-
-
-@dataclass(frozen=True)
 class NonlinearProblem:
     """One block's nonlinear local loss and its solver."""
 
@@ -89,7 +66,7 @@ class NonlinearProblem:
         return replace(self, loss=self.loss.entered_by(inputs))
 
 
-Problem = QuadraticProblem | PreconditionedProblem | NonlinearProblem
+Problem = QuadraticProblem | NonlinearProblem
 
 
 class LocalPhase:
@@ -118,10 +95,13 @@ class LocalPhase:
             return NonlinearProblem(block, loss, self._nonlinear_solver(block, curvature.samples))
         own = waves.products(self.work)
         quadratic = LocalLoss(waves.gradient, lambda v: self.replicas.mean(own(v)), cubic=options.cubic)
-        if options.preconditioner is None:
-            return QuadraticProblem(block, quadratic, QUADRATIC_SOLVERS[options.solver](options))
+        return QuadraticProblem(block, quadratic, self._quadratic_solver(waves, seed))
+
+    def _quadratic_solver(self, waves: BlockWaves, seed: int) -> Solver:
+        if self.options.preconditioner is None:
+            return QUADRATIC_SOLVERS[self.options.solver](self.options)
         moments = waves.moments(self._first_moment, seed, self.work, self.replicas)
-        return PreconditionedProblem(block, quadratic, options.inner_steps, moments, self.work, waves.kind)
+        return KroneckerConjugateGradient(self.options.inner_steps, moments, self.work, (waves.kind,))
 
     def _nonlinear_solver(self, block: Block, samples: int) -> NonlinearSolver:
         """For a block whose curvature so many samples carry."""

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from surmin.commands import launching
 from surmin.commands.joining import check_agreement, for_team
 from surmin.commands.launching import launch
 from surmin.experiments.configs.run import ExperimentConfig, RunConfig
+from surmin.experiments.configs.saved import parse_options
 from surmin.experiments.configs.timeline import TimelineConfig
 from surmin.experiments.runs.problem import load_data
 from surmin.experiments.runs.team import Alone, Workers
@@ -50,7 +51,7 @@ def test_a_resumed_run_s_number_is_not_taken_for_one_that_was_given(tmp_path: Pa
     document = json.loads(path.read_text())
     document["options"] |= {"workers": 3, "stages": 3}
     path.write_text(json.dumps(document))
-    config = RunConfig.from_json(document["options"])
+    config = parse_options(document["options"], RunConfig)
     assert for_team(config, TWO, run.folder.path).workers == 2
     with pytest.raises(ValueError, match="--workers 3, but 2 were started"):
         for_team(config, TWO)
@@ -161,9 +162,9 @@ class Told(Alone):
 
 
 def test_workers_with_other_options_are_named() -> None:
-    check_agreement(RunConfig(lr=0.1), Told(said=json.dumps(RunConfig(lr=0.1, device="cpu").to_json())))
+    check_agreement(RunConfig(lr=0.1), Told(said=json.dumps(asdict(RunConfig(lr=0.1, device="cpu")))))
     with pytest.raises(ValueError, match=r"worker 1 was started with --lr 5.0, worker 0 with 0.1: start all with"):
-        check_agreement(RunConfig(lr=0.1), Told(said=json.dumps(RunConfig(lr=5.0).to_json())))
+        check_agreement(RunConfig(lr=0.1), Told(said=json.dumps(asdict(RunConfig(lr=5.0)))))
 
 
 def test_workers_with_other_data_are_named() -> None:

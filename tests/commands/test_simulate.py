@@ -60,6 +60,7 @@ def test_the_map_and_its_rows(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     assert all(far > near for far, near in zip(slow, fast, strict=True))
     output, errors = capfd.readouterr()
     assert "1f1b needs a micro-batch for every stage: left out with 40 stages" in errors
+    assert "M: micro-batches; N: inner steps; batch: samples of a mini-batch" in output
     assert "cells" in output and f"written: {folder / 'breakeven.csv'}" in output
 
 

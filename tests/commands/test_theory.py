@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from surmin.cli import main
+from surmin.commands.theory import theorem_table
 from surmin.experiments.configs.theory import TheoryConfig
+from surmin.experiments.theory.theorem import TheoremRound, TheoremRun
 from surmin.experiments.theory.theory import NetworkTightness
 from surmin.experiments.theory.tightness import LayerTightness
 from surmin.plots.theory import spread_by_layer
@@ -73,6 +75,12 @@ def test_spreads_are_over_seeds_layer_by_layer() -> None:
 
     spread = spread_by_layer([network(0, 1, 7), network(1, 2, 5), network(2, 9, 6)], "scalar", "random_ratio")
     np.testing.assert_array_equal([spread.low, spread.median, spread.high], [[10, 50], [20, 60], [90, 70]])
+
+
+def test_losses_are_written_in_the_short_format() -> None:
+    rounds = [TheoremRound(2.26, 0.5, 1.0, 0.0, 2.0), TheoremRound(2.0, 0.25, 1.0, 0.0, 1.5)]
+    row = theorem_table([TheoremRun("factor", 1, 0, 2.0, 0, rounds)]).rows[0]
+    assert [*row[2:5], row[-1]] == ["2", "0.25", "4.52", "2.26 to 1.5"]
 
 
 def test_defaults_are_possible() -> None:

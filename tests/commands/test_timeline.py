@@ -34,10 +34,17 @@ def test_worker_0_writes_draws_and_tells(
     assert described["runs"]["gpipe"] == {"utilisation": [0.7, 0.7], "bubble": pytest.approx(0.3), "local_overlap": 0.0}
     output = capfd.readouterr().out.splitlines()
     assert output[0] == (
-        "GPipe (gradient step): utilisation 70.0 %, bubble 30.0 %, "
+        "5 gradient steps by GPipe: utilisation 70.0 %, bubble 30.0 %, "
         "(K - 1)/(M + K - 1) = 33.3 %, local updates shared 0.0 %"
     )
-    assert output[1].startswith("Surrogate Minimization: utilisation 69.4 %")
+    assert output[1].startswith("2 rounds of sm: utilisation 69.4 %")
+
+
+def test_titles_say_what_is_drawn() -> None:
+    config = TimelineConfig(gradient_steps=1, rounds=1, preset="trips")
+    assert tracing.title_of(config, "sm") == "1 round of sm, preset trips"
+    assert tracing.title_of(config, "1f1b") == "1 gradient step by 1F1B"
+    assert tracing.title_of(CONFIG, "posted") == "5 gradient steps by GPipe, receives posted ahead"
 
 
 def test_other_workers_write_nothing(

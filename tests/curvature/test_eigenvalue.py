@@ -127,3 +127,10 @@ def test_a_matrix_that_is_not_finite_has_none_and_its_neighbours_keep_theirs(met
     first, second = method(product(matrices), begin, 25)
     torch.testing.assert_close(first, alone, rtol=1e-12, atol=1e-12)
     assert second.isnan()
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+def test_matrices_whose_products_cannot_be_squared(method) -> None:
+    matrices = torch.diag(torch.tensor([1.0, 0.5, 0.2, 0.1])).mul(1e-24).unsqueeze(0)
+    found = method(product(matrices), start(1, 4).float(), 30 if method is powers else 4)
+    torch.testing.assert_close(found / 1e-24, torch.tensor([1.0]), rtol=1e-4, atol=0.0)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.functional import hessian
 
-from surmin.curvature.hessian import GenericHessian, LinearHessian, SurrogateHessian, surrogate_hessian
+from surmin.curvature.hessian import LinearHessian, SurrogateHessian, surrogate_hessian
+from surmin.curvature.recorded_hessian import GenericHessian
 from surmin.stages.elementwise import ELEMENTWISE
 from tests.modules import Cubed, CubedOnce
 from tests.oracles import DenseBlock, assert_is_map_of, dense
@@ -158,3 +159,28 @@ def test_it_is_the_hessian_of_the_surrogate_and_not_that_of_the_loss() -> None:
     of_loss = hessian(loss, block.vector())
     assert torch.linalg.eigvalsh(surrogate - of_loss)[0] > -1e-12  # a bound, and a strict one
     assert (surrogate - of_loss).norm() > 0.5 * of_loss.norm()
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 255.0])
+def test_finite_differences_know_how_large_their_point_is(size: float) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
+    with torch.no_grad():
+        network[0].weight /= size
+    z, cotangent, constants = torch.randn(5, 3) * size, torch.randn(5, 4), torch.ones(5)
+    exact, found = (
+        surrogate_hessian(only_block(network), z, cotangent, constants, products)
+        for products in ("exact", "finite-difference")
+    )
+    u = torch.randn_like(z)
+    error = (found.input_product(u) - exact.input_product(u)).norm()
+    assert error < 0.02 * exact.input_product(u).norm()
+
+
+def test_the_second_derivative_of_mish_far_out() -> None:
+    network = nn.Sequential(nn.Linear(1, 1), nn.Mish())
+    with torch.no_grad():
+        network[0].weight.fill_(1)
+    z = torch.tensor([[-200.0], [50.0], [200.0]])
+    hessian = surrogate_hessian(only_block(network), z, torch.ones(3, 1), torch.zeros(3))
+    assert (hessian.input_product(torch.ones(3, 1)).abs() < 1e-6).all()

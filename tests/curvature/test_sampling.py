@@ -26,7 +26,7 @@ def test_rows_are_ascending_and_weights_bounded(traces: list[float], count: int,
 @pytest.mark.parametrize("traces", [[1.0, 2.0, 3.0, 4.0, 10.0], [0.0, 0.0, 5.0], [0.0] * 4, [1e-300, 1.0]], ids=str)
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_the_sampled_mean_is_unbiased(traces: list[float], count: int) -> None:
-    """Systematic sampling is a function of one uniform number: average it over a fine grid of that number."""
+    """In any order the draw is a function of one uniform number: average it over a fine grid of that number."""
     values = torch.arange(1.0, len(traces) + 1, dtype=torch.float64).square()
     grid, found = 1000, []
     for step in range(grid):
@@ -47,14 +47,20 @@ class _Fixed(torch.Generator):
 
 @pytest.fixture(autouse=True)
 def fixed_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = torch.rand
+    plain, plain_order = torch.rand, torch.randperm
 
     def rand(*size: int, generator: torch.Generator | None = None, **options: object) -> torch.Tensor:
         if isinstance(generator, _Fixed):
             return torch.full(size, generator.value, dtype=torch.float64)
         return plain(*size, generator=generator, **options)
 
+    def randperm(size: int, generator: torch.Generator | None = None, **options: object) -> torch.Tensor:
+        if isinstance(generator, _Fixed):
+            return torch.arange(size).flip(0)
+        return plain_order(size, generator=generator, **options)
+
     monkeypatch.setattr(torch, "rand", rand)
+    monkeypatch.setattr(torch, "randperm", randperm)
 
 
 def test_curved_samples_come_more_often() -> None:
@@ -63,6 +69,11 @@ def test_curved_samples_come_more_often() -> None:
     curved = int((rows >= 90).sum())
     assert 20 <= curved <= 21  # 25 · (0.8 + 0.2 · 0.1) = 20.5
     torch.testing.assert_close(weights[rows >= 90], torch.full((curved,), 1 / (100 * 0.082), dtype=torch.float64))
+
+
+def test_what_recurs_in_the_order_of_the_data_is_met_in_all_its_places() -> None:
+    rows, _ = draw(torch.ones(1000), 250, 0)
+    assert (rows.remainder(4).bincount(minlength=4) > 40).all()
 
 
 def test_every_sample_once_when_all_are_alike_and_all_are_drawn() -> None:

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -7,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from surmin.losses import SquaredError
-from surmin.methods import armijo
-from surmin.methods.armijo import ArmijoDescent, ArmijoSearch
+from surmin.methods.common import armijo_search
+from surmin.methods.common.armijo_search import ArmijoSearch, moved_against
+from surmin.methods.gd_armijo import ArmijoDescent
 from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.partition import partition
@@ -53,7 +55,7 @@ def test_every_accepted_step_lowers_the_loss() -> None:
 
 
 def test_without_a_good_trial_the_parameters_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(armijo, "MAX_TRIES", 3)
+    monkeypatch.setattr(armijo_search, "MAX_TRIES", 3)
     model = make_model()
     method = ArmijoDescent(make_pipeline(model), lr=1e6)
     report = method.step(*make_batch())
@@ -68,11 +70,11 @@ def test_without_a_good_trial_the_parameters_stay(monkeypatch: pytest.MonkeyPatc
 )
 def test_where_the_next_search_begins(values: list[float], length: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """From α = 4 and a value of 1."""
-    monkeypatch.setattr(armijo, "MAX_TRIES", 3 if len(values) == 3 else 40)
+    monkeypatch.setattr(armijo_search, "MAX_TRIES", 3 if len(values) == 3 else 40)
     pipeline, batch = make_pipeline(make_model()), make_batch()
     search, gradients = ArmijoSearch(pipeline, 4.0), pipeline.backward(pipeline.forward(*batch))
     trials = iter(values)
-    found = search.descend(*batch, gradients, 1e-3, 1.0, lambda _: torch.tensor(next(trials)))
+    found = search.descend(*batch, partial(moved_against, gradients), 1e-3, 1.0, lambda _: torch.tensor(next(trials)))
     assert (found.tries, search.length) == (len(values), length)
 
 

@@ -10,7 +10,7 @@ from torch.autograd.functional import hessian
 
 from surmin.errors import NonFiniteError
 from surmin.losses import SquaredError
-from surmin.methods import armijo
+from surmin.methods.common import armijo_search
 from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.partition import partition
@@ -131,11 +131,11 @@ def test_micro_batches_cost_no_more_work() -> None:
 
 
 def test_without_a_good_trial_the_parameters_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(armijo, "SUFFICIENT", 1e9)
+    monkeypatch.setattr(armijo_search, "SUFFICIENT", 1e9)
     model = make_model()
     method = build_method("cgblock", make_pipeline(model), {})
     report = method.step(*make_batch())
-    assert not report.accepted and report.tries == armijo.MAX_TRIES
+    assert not report.accepted and report.tries == armijo_search.MAX_TRIES
     assert largest_difference(model, make_model()) == 0
 
 

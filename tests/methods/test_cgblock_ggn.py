@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from surmin.errors import NonFiniteError
-from surmin.methods import armijo
+from surmin.methods.common import armijo_search
 from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.partition import partition
@@ -110,11 +110,11 @@ def test_random_columns_and_a_part_of_the_batch() -> None:
 
 
 def test_without_a_good_trial_the_parameters_stay_and_damping_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(armijo, "SUFFICIENT", 1e9)
+    monkeypatch.setattr(armijo_search, "SUFFICIENT", 1e9)
     model = make_model()
     method = build_method("cgblock-ggn", make_pipeline(model), {"damping": 1.0})
     report = method.step(*make_batch())
-    assert not report.accepted and report.tries == armijo.MAX_TRIES
+    assert not report.accepted and report.tries == armijo_search.MAX_TRIES
     assert method.step(*make_batch()).damping == 1.5
     assert largest_difference(model, make_model()) == 0
 

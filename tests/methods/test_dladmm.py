@@ -291,5 +291,5 @@ def test_a_stage_without_a_linear_layer() -> None:
 
 @pytest.mark.parametrize("penalty", [0.0, -1.0, math.inf, math.nan])
 def test_penalties_that_are_refused(penalty: Any) -> None:
-    with pytest.raises(ValueError, match="penalty must be positive"):
+    with pytest.raises(ValueError, match="penalty must be a positive number"):
         DlAdmm(make_pipeline(make_model()), penalty=penalty)

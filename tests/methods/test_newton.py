@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.functional import hessian
 
-from surmin.losses import SquaredError
+from surmin.losses import CrossEntropy, SquaredError
 from surmin.methods import newton
 from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
@@ -119,3 +119,34 @@ def test_a_network_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch)
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_method("newton", make_pipeline(make_model()), options)
+
+
+def test_without_damping_rounding_errors_are_not_stepped_along() -> None:
+    """With softmax H is singular; in float32 its zero eigenvalues come out far above float64's rounding errors."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(dtype)
+        inputs, targets = torch.randn(12, 4, dtype=torch.float64).to(dtype), torch.arange(12) % 3
+        before = torch.cat([value.detach().flatten() for value in network.parameters()])
+        pipeline = InProcessPipeline([network], CrossEntropy())
+        build_method("newton", pipeline, {"damping": 0.0, "safeguard": "none"}).step(inputs, targets)
+        found.append(torch.cat([value.detach().flatten() for value in network.parameters()]) - before)
+    assert found[0].norm() < 1.5 * found[1].norm()
+
+
+@pytest.mark.parametrize("method", ["newton", "cgblock"])
+def test_parameters_without_dimensions(method: str) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(1.3, dtype=torch.float64))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.scale * inputs.tanh()
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), Scaled(), nn.Linear(4, 2)).double()
+    inputs, targets = torch.randn(9, 3, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
+    report = build_method(method, InProcessPipeline([network], SquaredError()), {}).step(inputs, targets)
+    assert report.gradient_equivalents > 0 and all(value.isfinite().all() for value in network.parameters())

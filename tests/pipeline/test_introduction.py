@@ -6,6 +6,7 @@ import torch.distributed as dist
 from torch import nn
 
 from surmin import CrossEntropy
+from surmin.pipeline.comparison import complaints_of
 from surmin.pipeline.introduction import GPU_WITHOUT_NCCL, Held, Setup, have_a_gpu_each
 
 POSTED = Setup(CrossEntropy(), 1, "posted", [[0, 1]])
@@ -43,3 +44,16 @@ def test_parameters_are_only_told_to_replicas() -> None:
 def test_a_gpu_without_nccl_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dist, "is_nccl_available", lambda: False)
     assert Held.of([nn.Linear(2, 2)], POSTED, torch.device("cuda")).gpu == GPU_WITHOUT_NCCL
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({0: "", 1: ""}, None),
+        ({1: "no data", 0: "no data"}, "no data"),
+        ({1: "no data", 0: ""}, "worker 1: no data"),
+        ({1: "no data", 0: "no loss"}, "worker 0: no loss; worker 1: no data"),
+    ],
+)
+def test_complaints_name_their_workers_unless_all_say_the_same(told: dict[int, str], said: str | None) -> None:
+    assert complaints_of(told) == said

@@ -149,6 +149,7 @@ BAD_NETWORKS: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
     "recurrent with dropout": (lambda: [nn.GRU(4, 4, 2, dropout=0.1)], r"stage 0 \(GRU\) is in training mode"),
     "random pooling": (lambda: [nn.Conv2d(1, 1, 1), nn.FractionalMaxPool2d(2, 2).eval()], "draws another network"),
     "instance norm": (lambda: [nn.Conv2d(1, 1, 1), nn.InstanceNorm2d(1, track_running_stats=True)], "writes its"),
+    "embedding by frequency": (lambda: [nn.Embedding(5, 3, scale_grad_by_freq=True)], "leave scale_grad_by_freq out"),
     "rescaled embedding": (lambda: [nn.Embedding(5, 3, max_norm=1.0)], "leave max_norm out"),
     "sparse embedding": (lambda: [nn.Embedding(5, 3, sparse=True)], "leave sparse=True out"),
     "spectral norm": (lambda: [nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3))], "estimates its norm anew"),

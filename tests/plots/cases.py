@@ -1,11 +1,15 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from matplotlib.collections import Collection
 from PIL import Image
 
 from surmin.experiments.comparisons.grid import plan_runs
 from surmin.experiments.comparisons.results import Result
+from surmin.experiments.configs.run import CompareConfig
+from surmin.experiments.runs.folder import write_config
 from surmin.experiments.runs.metrics import Row
 from tests.experiments.runs.cases import tiny_comparison
 
@@ -34,6 +38,16 @@ def make_results() -> list[Result]:
         )
         for run in plan_runs(COMPARISON)
     ]
+
+
+def write_configs(folder: Path, config: CompareConfig = COMPARISON, stages: int = 2) -> None:
+    """What a comparison and its runs leave of what they ran with."""
+    write_config(folder / "config.json", config, torch.device("cpu"))
+    for run in plan_runs(config):
+        (folder / "runs" / run.name).mkdir(parents=True)
+        write_config(
+            folder / "runs" / run.name / "config.json", replace(run.config, stages=stages), torch.device("cpu")
+        )
 
 
 def edges(band: Collection) -> list[tuple[float, float, float]]:

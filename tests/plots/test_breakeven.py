@@ -2,13 +2,14 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from surmin.experiments.simulated.outcomes import Cell
-from surmin.plots.breakeven import draw_breakeven
+from surmin.plots.breakeven import draw_breakeven, ink
 from tests.experiments.simulated.test_outcomes import outcome
 
 SECONDS: dict[tuple[float, float], tuple[float | None, float | None]] = {
@@ -45,7 +46,8 @@ def test_every_cell_has_its_place_and_its_words(panels: Figure) -> None:
         assert [label.get_text() for label in axes.get_yticklabels()] == ["1", "100"]
         assert (axes.get_xticks().tolist(), axes.get_yticks().tolist()) == ([0, 1, 2], [0, 1])
         assert {text.get_position(): (text.get_text(), text.get_color()) for text in axes.texts} == {
-            (0, 0): ("0.25\nadam posted", "white"), (1, 0): ("12\nadam posted", "white"), (2, 0): ("alone", "white"),
+            (0, 0): ("0.25\nadam posted", "white"), (1, 0): ("12\nadam posted", "white"),
+            (2, 0): ("no other\nreaches it", "white"),
             (0, 1): ("1.50\nadam posted", "black"), (1, 1): ("not\nreached", "white"),
             (2, 1): ("1.00\nadam posted", "black"),
         }  # fmt: skip
@@ -61,12 +63,27 @@ def test_purple_is_faster_and_orange_slower(panels: Figure) -> None:
     assert bar.get_yticks().tolist() == [-3, -2, -1, 0, 1, 2, 3]
     assert [label.get_text() for label in bar.get_yticklabels()] == ["1/8", "1/4", "1/2", "1", "2", "4", "8"]
     assert bar.get_ylabel() == "seconds, sm / best other"
-    assert "below 1 (purple) it is faster, above 1 (orange) it loses" in panels.get_suptitle()
+    assert "Below 1 (purple) sm is faster, above 1 (orange) it loses." in panels.get_supxlabel()
 
 
-def test_panels_tell_what_was_measured(panels: Figure) -> None:
+def test_the_picture_says_that_it_is_modelled_and_what_is_in_its_cells(panels: Figure) -> None:
+    assert panels.get_suptitle() == "Modelled seconds to a loss of 0.5: sm over the best other method\nmlp"
+    assert "In a cell: this ratio, and which the best other method is." in panels.get_supxlabel()
+
+
+@pytest.mark.parametrize("scale", ["PuOr_r", "gray"])
+def test_ink_contrasts_with_every_colour(scale: str) -> None:
+    """By WCAG 2 at least 4.5 to 1, of the two inks' luminance and the colour's."""
+    for color in matplotlib.colormaps[scale](np.linspace(0, 1, 50)):
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in color[:3]]
+        luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+        high, low = (1.05, luminance + 0.05) if ink(color) == "white" else (luminance + 0.05, 0.05)
+        assert high / low > 4.5
+
+
+def test_panels_tell_what_was_recorded(panels: Figure) -> None:
     assert [axes.get_title(loc="left") for axes in panels.axes[:2]] == [
-        "3 stages: rounds measured", "40 stages: extrapolated from rounds measured with 3"
+        "3 stages: rounds recorded with 3 stages", "40 stages: extrapolated from rounds recorded with 3 stages"
     ]  # fmt: skip
 
 

@@ -1,13 +1,18 @@
 import base64
+import platform
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 
+from surmin.experiments.comparisons.grid import plan_runs
+from surmin.experiments.comparisons.results import Result
 from surmin.plots.comparison import draw_comparison
-from tests.plots.cases import COMPARISON, make_results, picture_size
+from surmin.plots.series import LINES_AND_BANDS
+from tests.plots.cases import COMPARISON, make_results, make_rows, picture_size, write_configs
 
 PICTURES = [
     "curves.png", "loss-rounds.png", "loss-seconds.png", "loss-gradient-equivalents.png", "loss-bytes.png",
@@ -60,12 +65,13 @@ def outline_of(page: str) -> Outline:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("comparison")
+    write_configs(path)
     draw_comparison(path, COMPARISON, make_results())
     return path
 
 
 def test_pictures_and_page(folder: Path) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*PICTURES, "report.html"])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*PICTURES, "report.html", "config.json", "runs"])
     assert all(min(picture_size(folder / name)) > 400 for name in PICTURES)
     page = (folder / "report.html").read_text()
     outline = outline_of(page)
@@ -84,10 +90,30 @@ def test_the_tables_of_the_page(folder: Path) -> None:
     assert ["target_loss", "0.1"] in settings and ["lr", "0.1,0.2"] in settings
 
 
-def test_several_numbers_of_an_option(tmp_path: Path) -> None:
-    draw_comparison(tmp_path, replace(COMPARISON, damping_candidates=(0.1, 1.0)), make_results())
-    settings = outline_of((tmp_path / "report.html").read_text()).tables[-1]
-    assert ["damping_candidates", "0.1 1.0"] in settings
+def test_settings_are_those_that_runs_had_and_where(tmp_path: Path) -> None:
+    config = replace(COMPARISON, stages=None, damping_candidates=(0.1, 1.0))
+    write_configs(tmp_path, config, stages=3)
+    draw_comparison(tmp_path, config, make_results())
+    settings = dict(outline_of((tmp_path / "report.html").read_text()).tables[-1])
+    assert settings["damping_candidates"] == "0.1 1.0"
+    assert [settings[name] for name in ("stages", "activation", "device", "batch_size")] == [
+        "3", "relu", "cpu", "the full batch",
+    ]  # fmt: skip
+    assert [settings[name] for name in ("machine", "torch", "python")] == [
+        platform.machine(), torch.__version__, platform.python_version(),
+    ]  # fmt: skip
+
+
+def test_the_page_tells_of_what_is_there(tmp_path: Path) -> None:
+    of_seeds, of_lbfgs = "the median over seeds, below it the range", "(of lbfgs, 20 iterations)"
+    for number, (seeds, methods, is_told) in enumerate([(1, "sm,gd", False), (2, "sm,lbfgs", True)]):
+        config = replace(COMPARISON, methods=methods, seeds=seeds)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        write_configs(folder, config)
+        draw_comparison(folder, config, [Result(run, make_rows([2, 1]), "finished") for run in plan_runs(config)])
+        page = (folder / "report.html").read_text()
+        assert [words in page for words in (of_seeds, of_lbfgs, LINES_AND_BANDS)] == [is_told] * 3
 
 
 @pytest.mark.parametrize(
@@ -104,11 +130,13 @@ def test_pictures_tell_how_many_seeds_there_are(
     titles: list[str] = []
     monkeypatch.setattr("surmin.plots.comparison.draw_curves", lambda path, title, *_: titles.append(title))
     monkeypatch.setattr("surmin.plots.comparison.write_page", lambda *_: None)
+    write_configs(tmp_path)
     draw_comparison(tmp_path, COMPARISON, make_results()[:kept])
     assert titles and all(title.endswith(f": {words}") for title in titles)
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
+    write_configs(tmp_path)
     draw_comparison(tmp_path, replace(COMPARISON, data="a<b>&.npz"), make_results())
     page = (tmp_path / "report.html").read_text()
     assert "a&lt;b&gt;&amp;" in page and "a<b>" not in page

@@ -69,6 +69,14 @@ def test_a_row_for_every_n_has_losses_and_accuracies(tmp_path: Path, figures: li
     assert [[line.get_label() for line in axes.lines] for axes in panels] == [["sm", "gd"]] * 4
 
 
+@pytest.mark.usefixtures("titles")
+def test_short_runs_beside_long_ones_can_be_seen(tmp_path: Path, figures: list[Figure]) -> None:
+    results = [made(2, "gd", None, [2.0] * 100), made(2, "gd-armijo", None, [2.0, 1.0])]
+    draw_paper(tmp_path, CONFIG, results)
+    assert all(axes.get_xscale() == "symlog" and axes.get_xlim()[0] == 0 for axes in figures[0].axes)
+    assert [axes.get_xlabel() for axes in figures[0].axes] == ["rounds, log scale"] * 2
+
+
 def test_the_grid_is_called_by_its_datas_name(tmp_path: Path, titles: list[str]) -> None:
     draw_paper(tmp_path, replace(CONFIG, data="some/faces-v1.2"), [SUCCESS])
     assert titles[0].startswith("faces-v1.2, ") and titles[-1] == "The paper's grid on faces-v1.2, width 6"

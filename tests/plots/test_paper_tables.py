@@ -1,6 +1,8 @@
 from dataclasses import replace
+from typing import Literal
 
 from surmin.experiments.runs.metrics import Row
+from surmin.experiments.runs.run import Status
 from surmin.plots.paper_tables import Groups, cell_table, cost_table, final_table
 from tests.experiments.comparisons.test_paper import made
 
@@ -34,6 +36,22 @@ def test_what_a_loss_cost() -> None:
         ["sm", "1", "2 of 2", "1.5\n1 to 2", "9\n6 to 12"],
         ["adam", "–", "1 of 2", "–\n2 to –", "–\n12 to –"],
     ]
+
+
+def test_outcomes_are_counted_where_they_differ() -> None:
+    ends: list[tuple[Status | Literal["failed"], float | None]] = [
+        ("reached", 0.0),
+        ("diverged", None),
+        ("reached", 0.0),
+    ]
+    results = [replace(made(2, "gd", None, [2.0, loss]), status=status) for status, loss in ends]
+    lost = [replace(made(2, "sm", 1, [2.0, None]), status=status) for status in ("failed", "diverged", "failed")]
+    groups = {group[0].run.cell: group for group in (results, lost)}
+    table = cell_table(groups)
+    assert [row[table.headings.index("outcome")] for row in table.rows] == [
+        "2 reached, 1 diverged", "2 failed, 1 diverged",
+    ]  # fmt: skip
+    assert final_table(groups).rows[1] == ["sm", "2 failed, 1 diverged"]
 
 
 def test_a_seed_that_diverged_does_not_raise_the_accuracy() -> None:

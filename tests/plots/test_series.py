@@ -1,8 +1,10 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from surmin.experiments.comparisons.results import Spread
 from surmin.experiments.runs.metrics import Row
 from surmin.plots.series import AXES, accuracy_curve, loss_curve, visible_axes
 from tests.plots.cases import make_rows
@@ -20,24 +22,42 @@ def test_median_and_range_at_every_round() -> None:
 def test_a_run_that_has_stopped_counts_with_its_last_loss() -> None:
     curve = loss_curve("sm", [make_rows([4, 1]), make_rows([4, 3, 2, 0.5])], ROUNDS)
     assert curve.x.tolist() == [0, 1, 2, 3]
-    np.testing.assert_allclose(curve.high, [4, 3, 2, 1])
-    np.testing.assert_allclose(curve.low, [4, 1, 1, 0.5])
+    np.testing.assert_allclose([curve.low, curve.high], [[4, 1, 1, 0.5], [4, 3, 2, 1]])
 
 
-def test_between_rows_the_logarithm_is_interpolated() -> None:
-    slow = make_rows([1, 1e-4], seconds=2.0)
-    fast = make_rows([1, 1e-4], seconds=1.0)
+def test_the_median_ends_where_most_runs_have_stopped() -> None:
+    runs = [make_rows([4] * count) for count in (2, 5, 3, 4)]
+    assert [loss_curve("sm", runs[:count], ROUNDS).end[0] for count in (1, 2, 3, 4)] == [1, 4, 2, 3]
+
+
+def test_a_run_that_diverged_never_comes_to_where_the_others_stop() -> None:
+    curve = loss_curve("sm", [make_rows([4, 9, None]), make_rows([4, 3, 1]), make_rows([4, 3, 2, 1])], ROUNDS)
+    assert curve.end == (3, 1) and curve.high.tolist() == [4, 9, 9, 9]
+
+
+def test_the_median_is_the_tables() -> None:
+    runs = [make_rows([4, 1e-6]), make_rows([4, 0.1])]
+    assert loss_curve("sm", runs, ROUNDS).end[1] == Spread.of("loss", [rows[-1] for rows in runs]).median
+
+
+def test_between_rows_a_run_has_what_the_last_one_had() -> None:
+    slow, fast = make_rows([1, 1e-4], seconds=2.0), make_rows([1, 1e-2], seconds=1.0)
     curve = loss_curve("sm", [slow, fast], SECONDS)
     assert curve.x.tolist() == [0, 1, 2]
-    np.testing.assert_allclose(curve.high, [1, 1e-2, 1e-4])
+    np.testing.assert_allclose([curve.low, curve.high], [[1, 1e-2, 1e-4], [1, 1, 1e-2]])
 
 
-def test_accuracies_are_in_per_cent_and_interpolated() -> None:
+def test_of_rows_at_one_place_the_last_counts() -> None:
+    free = [replace(row, seconds=0.0) for row in make_rows([4, 2, 1])]
+    assert loss_curve("sm", [free], SECONDS).median.tolist() == [1]
+
+
+def test_accuracies_are_in_per_cent() -> None:
     shares = [{0: 0.1, 2: 0.9}, {0: 0.2, 1: 0.4, 2: 0.8}, {0: 0.3, 1: 0.2, 2: 0.6}]
     runs = [[Row(number, 1.0, share) for number, share in own.items()] for own in shares]
     curve = accuracy_curve("sm", runs, ROUNDS)
     assert curve.x.tolist() == [0, 1, 2]
-    np.testing.assert_allclose([curve.low, curve.median, curve.high], [[10, 20, 60], [20, 40, 80], [30, 50, 90]])
+    np.testing.assert_allclose([curve.low, curve.median, curve.high], [[10, 10, 60], [20, 20, 80], [30, 40, 90]])
 
 
 def test_units() -> None:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from surmin.plots.tables import megabytes, percent, short
+from surmin.plots.tables import counted, megabytes, percent, short
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,11 @@ from surmin.plots.tables import megabytes, percent, short
 )  # fmt: skip
 def test_numbers(value: float | None, text: str) -> None:
     assert short(value) == text
+
+
+def test_one_of_a_thing_is_no_plural() -> None:
+    assert [counted(number, "round") for number in (0, 1, 4096)] == ["0 rounds", "1 round", "4,096 rounds"]
+    assert [counted(number, "micro-batch", "es") for number in (1, 2)] == ["1 micro-batch", "2 micro-batches"]
 
 
 def test_units() -> None:

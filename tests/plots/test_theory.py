@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from surmin.experiments.configs.theory import TheoryConfig
@@ -26,10 +27,11 @@ def test_the_title_tells_how_many_seeds_are_drawn(seeds: tuple[int, ...], words:
         NetworkTightness(depth, seed, rounds, 1.0, [LayerTightness("factor", 1, 2, 2, 2, 2, 2, 0, 2)])
         for depth, count in enumerate(seeds, start=1)
         for seed in range(count)
-        for rounds in (0, 10)
+        for rounds in (0, 1)
     ]
     draw_tightness(Path(), TheoryConfig(seeds=3, depths=(1, 2)), found)
     assert figures[0].get_suptitle().endswith(words)
+    assert legend_of(figures[0]) == ["factor, at the start", "factor, after 1 round of sm"]
 
 
 def theorem_run(curvature: str, inner_steps: int, squares: list[float], broken: set[int]) -> TheoremRun:
@@ -41,34 +43,61 @@ def theorem_run(curvature: str, inner_steps: int, squares: list[float], broken: 
     return TheoremRun(curvature, inner_steps, 0, 2.0, 0, rounds)
 
 
+def lines_of(axes: Axes) -> list[tuple[int, str, str, list[list[float]]]]:
+    """Those with something to see: colour, dashes, marker and points."""
+    return [
+        (PALETTE.index(line.get_color()), line.get_linestyle(), line.get_marker(), line.get_xydata().tolist())
+        for line in axes.lines
+        if len(line.get_xydata())
+    ]
+
+
+def legend_of(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_least_norms_are_solid_the_theorem_s_lines_dashed_and_failures_crossed(figures: list[Figure]) -> None:
+    """A cross has its run's colour."""
     runs = [
         theorem_run("factor", 1, [4, 9, 1], {2}), theorem_run("factor", 5, [8, 2], {1, 2}),
         theorem_run("scalar", 1, [5, 5], set()),
     ]  # fmt: skip
     draw_theorem(Path(), TheoryConfig(), runs)
-    found = {
-        axes.get_title(): [
-            (PALETTE.index(line.get_color()), line.get_linestyle(), line.get_marker(), line.get_xydata().tolist())
-            for line in axes.lines
-        ]
-        for axes in figures[0].axes
-    }
-    black = len(PALETTE) - 1
-    assert found == {
+    assert {axes.get_title(): lines_of(axes) for axes in figures[0].axes} == {
         "factor curvature": [
             (0, "-", "o", [[1, 4], [2, 4], [3, 1]]), (0, "--", "None", [[1, 12], [2, 6], [3, 4]]),
+            (0, "None", "x", [[2, 4]]),
             (1, "-", "s", [[1, 8], [2, 2]]), (1, "--", "None", [[1, 12], [2, 6]]),
-            (black, "None", "x", [[2, 4], [1, 8], [2, 2]]),
+            (1, "None", "x", [[1, 8], [2, 2]]),
         ],
-        "scalar curvature": [
-            (0, "-", "o", [[1, 5], [2, 5]]), (0, "--", "None", [[1, 12], [2, 6]]), (black, "None", "x", []),
-        ],
+        "scalar curvature": [(0, "-", "o", [[1, 5], [2, 5]]), (0, "--", "None", [[1, 12], [2, 6]])],
     }  # fmt: skip
-    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [
-        "min ‖∇h‖², N = 1", "the theorem's 2β h₀ / T, N = 1", "min ‖∇h‖², N = 5", "the theorem's 2β h₀ / T, N = 5",
-        "local losses did not bound h",
+    assert legend_of(figures[0]) == [
+        "min ‖∇h‖², N = 1", "min ‖∇h‖², N = 5", "2β h₀ / T, the theorem's line", "local losses did not bound h",
     ]  # fmt: skip
+
+
+def test_runs_that_coincide_are_all_seen(figures: list[Figure]) -> None:
+    """The earlier a run, the wider its lines and crosses."""
+    draw_theorem(Path(), TheoryConfig(), [theorem_run("factor", steps, [4, 1], {1}) for steps in (1, 5, 10)])
+    lines = [line for line in figures[0].axes[0].lines if len(line.get_xydata())]
+    for kind in range(3):
+        sizes = [line.get_markersize() if kind == 2 else line.get_linewidth() for line in lines[kind::3]]
+        assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_there_is_no_cross_where_nothing_failed(figures: list[Figure]) -> None:
+    draw_theorem(Path(), TheoryConfig(), [theorem_run("factor", 1, [4, 1], set())])
+    assert legend_of(figures[0]) == ["min ‖∇h‖², N = 1", "2β h₀ / T, the theorem's line"]
+
+
+@pytest.mark.parametrize(("count", "ticks"), [(5, ["1", "2", "5"]), (1000, ["1", "10", "100", "1000"])])
+def test_axes_have_numbers(count: int, ticks: list[str], figures: list[Figure]) -> None:
+    draw_theorem(Path(), TheoryConfig(), [theorem_run("factor", 1, [4.0] * count, set())])
+    axis = figures[0].axes[0].xaxis
+    low, high = axis.get_view_interval()
+    places = [place for place in axis.get_majorticklocs() if low <= place <= high]
+    assert [axis.get_major_formatter()(place) for place in places] == ticks
 
 
 def test_tightness_is_solid_at_the_start_and_dashed_and_hollow_after_training(figures: list[Figure]) -> None:

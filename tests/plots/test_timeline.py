@@ -1,6 +1,8 @@
+from itertools import combinations
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -29,8 +31,25 @@ def test_the_papers_figure(tmp_path: Path, figures: list[Figure]) -> None:
     assert list(rows) == [(0, "worker 0, 70.0 %"), (1, "worker 1, 70.0 %")]
     legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
     assert legend == ["F forward", "B backward", "C curvature", "U local updates", "A acceptance", "W waiting"]
+    explained = figures[0].legends[0].get_title().get_text()
+    assert explained == "number: micro-batch;  white: none of these;  utilisation: F, B, C, U"
     width, height = picture_size(path)
     assert width > 1400 and height > 500
+
+
+DEUTERANOPIA = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])
+"""Of linear RGB, by Machado and others (2009)."""
+TO_LMS = np.array([[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]])
+TO_OKLAB = np.array([[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]])
+
+
+def test_colours_differ_for_who_sees_no_green() -> None:
+    seen = []
+    for color, _ in COLORS.values():
+        parts = np.array(to_rgb(color))
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        seen.append(TO_OKLAB @ np.cbrt(TO_LMS @ np.clip(DEUTERANOPIA @ linear, 0, 1)))
+    assert min(np.linalg.norm(one - other) for one, other in combinations(seen, 2)) > 0.1
 
 
 def test_dollars_in_a_name_are_no_formula(tmp_path: Path) -> None:

@@ -146,3 +146,16 @@ def test_a_zero_gradient_is_converged_at_once() -> None:
 def test_a_cubic_term_is_refused() -> None:
     with pytest.raises(ValueError, match="cubic solver"):
         ConjugateGradient(3).solve(quadratic(*spectrum_problem(SPECTRUM), cubic=1.0))
+
+
+def test_hardly_any_curvature_and_no_damping_still_predict_the_decrease() -> None:
+    matrix, gradient = 1e-30 * torch.eye(3), torch.tensor([1.0, 2.0, -1.0])
+    result = ConjugateGradient(3).solve(quadratic(matrix, gradient))
+    torch.testing.assert_close(result.step, -1e30 * gradient)
+    torch.testing.assert_close(result.decrease, torch.tensor(3e30))
+
+
+def test_a_length_beyond_all_numbers_is_as_bad_as_negative_curvature() -> None:
+    matrix = torch.full((1, 1), 1e-41)
+    result = ConjugateGradient(3).solve(quadratic(matrix, torch.tensor([1e3])))
+    assert result.reason is Reason.NEGATIVE_CURVATURE and result.step == 0

@@ -242,3 +242,14 @@ def test_the_krylov_basis_is_orthonormal_whatever_the_spectrum() -> None:
     basis, _ = CubicKrylov(60)._lanczos(quadratic(matrix, gradient, cubic=1e-3))
     basis = basis[basis.norm(dim=1) > 0]
     assert (basis @ basis.t() - torch.eye(len(basis), dtype=torch.float64)).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize("solver", [CubicKrylov(3), CubicGradientDescent(3)], ids=["krylov", "gd"])
+def test_gradients_whose_squares_underflow_give_steps_along_them(solver: CubicKrylov | CubicGradientDescent) -> None:
+    """Below a flat network gradient and curvature are both that small."""
+    size = 1e-24
+    gradient = torch.tensor([1.0, 2.0, -1.0]) * size
+    matrix = torch.diag(torch.tensor([1.0, 0.5, 0.2])) * size
+    result = solver.solve(quadratic(matrix, gradient, cubic=0.1))
+    assert result.step.isfinite().all() and result.decrease.isfinite()
+    assert gradient.mul(1 / size).dot(result.step) < 0

@@ -60,9 +60,9 @@ class Damping:
     def after_rejection(self, ratio: float, spread: float = 1.0) -> "Damping":
         """Every λ above the largest that was tried, inflation back towards the bound.
 
-        Along a step d the loss begins to fall at twice the predicted decrease, and at d it has fallen by `ratio` of
-        that decrease. The parabola through these has its least at d / (2 - ratio), about the step of a λ so many times
-        as large.
+        Along a step d the loss is taken to begin to fall at twice the predicted decrease, as it does without damping
+        (with much of it, at once the decrease), and at d it has fallen by `ratio` of that. The parabola through these
+        has its least at d / (2 - ratio), about the step of a λ so many times as large.
 
         Args:
             ratio: of the best step that was rejected; NaN where its loss is not finite.

@@ -5,6 +5,7 @@ from pathlib import Path
 from surmin.commands.tables import print_table
 from surmin.exit_codes import CHECK_FAILED, SUCCESS
 from surmin.experiments.configs.check import CheckConfig
+from surmin.experiments.configs.saved import document
 from surmin.experiments.files import write_json
 from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder
 from surmin.experiments.runs.problem import build_problem, load_data
@@ -28,7 +29,7 @@ def check(config: CheckConfig, out: Path | None) -> int:
         power_steps=config.power_steps, eigenvalue=config.eigenvalue, seed=config.seed,
     )  # fmt: skip
     claim_folder(path)
-    write_json(path / "check.json", {"command": "check", "options": config.to_json(), **result.to_json()})
+    write_json(path / "check.json", document(config, **result.to_json()))
     print_result(result)
     print(f"written: {path / 'check.json'}")
     return SUCCESS if result.holds else CHECK_FAILED

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,7 +34,7 @@ def joined_team(config: Config, path: Path, resume: Path | None = None) -> Itera
 
 def check_agreement(config: ExperimentConfig, team: Team) -> None:
     """Raise ValueError, on all members, when they were started with different options."""
-    own = {name: value for name, value in config.to_json().items() if name not in OWN_OPTIONS}
+    own = {name: value for name, value in asdict(config).items() if name not in OWN_OPTIONS}
     told = [json.loads(text) for text in team.gather(json.dumps(own))]
     for rank, other in enumerate(told):
         for name in told[0]:

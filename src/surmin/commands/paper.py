@@ -10,7 +10,7 @@ from rich.progress import TimeRemainingColumn
 from surmin.commands.progress import terminal_bar, terminal_line
 from surmin.commands.tables import print_table
 from surmin.exit_codes import INTERRUPTED, SUCCESS, UNEXPECTED
-from surmin.experiments.comparisons.claims import judge
+from surmin.experiments.comparisons.claims import HOW_CLAIMS_ARE_JUDGED, judge
 from surmin.experiments.comparisons.paper import check_grid, estimate, finished, run_paper, runs_left
 from surmin.experiments.comparisons.paper_results import write_milestones, write_paper_results
 from surmin.experiments.comparisons.paper_runs import PaperResult, cells, run_count
@@ -49,7 +49,7 @@ def paper(config: PaperConfig, out: Path | None, resume: Path | None) -> int:
     write_milestones(path / "milestones.csv", results)
     with Console(stderr=True).status("drawing pictures and pages"):
         draw_paper(path, config, results)
-    print_table(verdict_table(judge(results)))
+    print_table(verdict_table(judge(results)), HOW_CLAIMS_ARE_JUDGED)
     failed = [result for result in results if result.status == "failed"]
     for result in failed:
         print(f"failed: {result.run.name}, try it again with --resume {path}: {result.failure}")

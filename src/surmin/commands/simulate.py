@@ -8,6 +8,7 @@ from pathlib import Path
 from surmin.commands.progress import terminal_bar
 from surmin.commands.tables import print_table
 from surmin.exit_codes import SUCCESS, USER_ERROR
+from surmin.experiments.configs.saved import document
 from surmin.experiments.configs.simulate import SimulateConfig
 from surmin.experiments.files import write_json, write_table
 from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder
@@ -41,13 +42,14 @@ def simulate(config: SimulateConfig, out: Path | None) -> int:
         _warn(f"1f1b needs a micro-batch for every stage: left out with {too_many} stages; or raise --microbatches")
     cells = compare(config, found)
     claim_folder(path)
-    write_json(path / "config.json", {"command": config.command, "options": config.to_json(), **_costs(overheads)})
+    write_json(path / "config.json", document(config, **_costs(overheads)))
     write_rows(path / "breakeven.csv", found)
     panels = [list(own) for _, own in groupby(cells, lambda cell: cell.stages)]
     draw_breakeven(
         path / "breakeven.png", config.method_names[0], describe(config.experiment), panels, config.target_loss
     )
     print_table(cells_table(cells))
+    print("M: micro-batches; N: inner steps; batch: samples of a mini-batch")
     print(summary(config.method_names[0], cells))
     print(f"written: {path / 'breakeven.csv'}, {path / 'breakeven.png'}")
     return SUCCESS
@@ -75,10 +77,10 @@ def write_rows(path: Path, found: Sequence[Outcome]) -> None:
 
 def cells_table(cells: Sequence[Cell]) -> Table:
     """The best setting of the method beside the best other, by stages, rate and latency."""
-    headings = ("stages", "Mbit/s", "latency", "its best", "s", "best other", "s", "ratio")
+    headings = ("stages", "Mbit/s", "latency, ms", "its best", "seconds", "best other", "seconds", "ratio")
     rows = [
         (
-            f"{cell.stages:,}", f"{cell.rate / 1e6:g}", f"{1e3 * cell.latency:g} ms", *_best(cell.own),
+            f"{cell.stages:,}", f"{cell.rate / 1e6:g}", f"{1e3 * cell.latency:g}", *_best(cell.own),
             *_best(cell.other), f"{cell.ratio:.3g}" if cell.own and cell.other else "–",
         )
         for cell in cells

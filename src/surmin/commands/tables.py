@@ -1,5 +1,7 @@
 """Tables in the terminal."""
 
+import re
+
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -7,16 +9,21 @@ from rich.table import Table as RichTable
 from surmin.plots.tables import Table
 
 WIDTH = 160  # of tables that do not go to a terminal
+NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]\d+)?|–")
+"""A cell that is one, or that stands for a missing one."""
 
 
-def print_table(table: Table) -> None:
-    """A table on the standard output."""
+def print_table(table: Table, above: str = "") -> None:
+    """A table on the standard output, with a paragraph above it; columns of nothing but numbers are flush right."""
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH
     drawn = RichTable(box=box.SIMPLE_HEAD)
     for number, heading in enumerate(table.headings):
-        drawn.add_column(heading, justify="right" if number >= table.numbers_from else "left")
+        is_flush_right = number >= table.numbers_from or all(NUMBER.fullmatch(row[number]) for row in table.rows)
+        drawn.add_column(heading, justify="right" if is_flush_right else "left")
     for row in table.rows:
         drawn.add_row(*row)
+    if above:
+        console.print(above, markup=False, highlight=False)
     console.print(drawn)

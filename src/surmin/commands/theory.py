@@ -6,6 +6,7 @@ from pathlib import Path
 from surmin.commands.progress import terminal_bar
 from surmin.commands.tables import print_table
 from surmin.exit_codes import SUCCESS
+from surmin.experiments.configs.saved import document
 from surmin.experiments.configs.theory import TheoryConfig
 from surmin.experiments.files import write_json
 from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder
@@ -19,7 +20,7 @@ from surmin.experiments.theory.theory import (
     write_theorem,
     write_tightness,
 )
-from surmin.plots.tables import Table
+from surmin.plots.tables import Table, short
 from surmin.plots.theory import draw_theorem, draw_tightness, spread_by_layer
 
 
@@ -39,7 +40,7 @@ def theory(config: TheoryConfig, out: Path | None) -> int:
         found = try_tightness(config, show)
     claim_folder(path)
     summaries = [summarize_theorem(run) for run in runs]
-    write_json(path / "theory.json", {"command": "theory", "options": config.to_json(), "theorem": summaries})
+    write_json(path / "theory.json", document(config, theorem=summaries))
     write_theorem(path / "theorem.csv", runs)
     write_tightness(path / "tightness.csv", found)
     draw_theorem(path / "theorem.png", config, runs)
@@ -60,9 +61,9 @@ def theorem_table(runs: Sequence[TheoremRun]) -> Table:
     for run in runs:
         count = len(run.rounds)
         rows.append([
-            run.curvature, str(run.inner_steps), f"{run.smoothness:.3g}", f"{run.least[-1]:.2e}", f"{run.line[-1]:.2e}",
+            run.curvature, str(run.inner_steps), short(run.smoothness), short(run.least[-1]), short(run.line[-1]),
             f"{run.above_line} of {count}", f"{run.bound_failures} of {count}", f"{run.descent_failures} of {count}",
-            f"{run.speaks_from:,.0f}", f"{run.rounds[0].loss:.3f} to {run.rounds[-1].new_loss:.2e}",
+            f"{run.speaks_from:,.0f}", f"{short(run.rounds[0].loss)} to {short(run.rounds[-1].new_loss)}",
         ])  # fmt: skip
     return Table(headings, rows, numbers_from=1)
 
@@ -77,7 +78,7 @@ def tightness_table(found: Sequence[NetworkTightness]) -> Table:
             layers = [layer for network in own for layer in network.layers if layer.curvature == curvature]
             exceeded = sum(not layer.is_bound for layer in layers)
             rows.append([
-                str(depth), str(rounds), curvature, f"{ratios.median[0]:.3g}", f"{ratios.median[-1]:.3g}",
+                str(depth), str(rounds), curvature, short(ratios.median[0]), short(ratios.median[-1]),
                 f"{exceeded} of {len(layers)}",
             ])  # fmt: skip
     headings = ["layers", "rounds", "curvature", "gᵀℍg / gᵀGg, first", "last", "ℍ below ∇²h somewhere, layers"]

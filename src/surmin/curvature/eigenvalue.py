@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from surmin.scaling import norms
+
 BatchedProduct = Callable[[Tensor], Tensor]
 
 
@@ -48,12 +50,12 @@ def lanczos(product: BatchedProduct, start: Tensor, steps: int) -> Tensor:
         coefficients = torch.einsum("nkd,nd->nk", basis, image)
         projected[:, : step + 1, step] = coefficients
         projected[:, step, : step + 1] = coefficients
-        scale = torch.maximum(scale, image.norm(dim=1, keepdim=True))
+        scale = torch.maximum(scale, norms(image).unsqueeze(1))
         for _ in range(2):
             image = image - torch.einsum("nkd,nk->nd", basis, torch.einsum("nkd,nd->nk", basis, image))
         if step + 1 < steps:
             # Where the space is invariant only rounding is left, which would be no orthogonal direction: take none.
-            is_new = image.norm(dim=1, keepdim=True) > torch.finfo(image.dtype).eps ** 0.5 * scale
+            is_new = norms(image).unsqueeze(1) > torch.finfo(image.dtype).eps ** 0.5 * scale
             basis = torch.cat([basis, torch.where(is_new, _normalize(image), 0).unsqueeze(1)], dim=1)
     missing = basis.norm(dim=2) == 0
     projected += torch.diag_embed(missing * projected[:, :1, 0])  # a value that is no larger than λ_max
@@ -73,5 +75,5 @@ def _rayleigh_after(product: BatchedProduct, start: Tensor, steps: int) -> Tenso
 
 
 def _normalize(vectors: Tensor) -> Tensor:
-    norms = vectors.flatten(1).norm(dim=1).clamp_min(torch.finfo(vectors.dtype).tiny)
-    return vectors / norms.view(-1, *[1] * (vectors.dim() - 1))
+    lengths = norms(vectors.flatten(1)).clamp_min(torch.finfo(vectors.dtype).tiny)
+    return vectors / lengths.view(-1, *[1] * (vectors.dim() - 1))

@@ -7,15 +7,14 @@ u a direction in the block's input (n, *in), v a flat direction in its parameter
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from surmin.curvature.recorded_hessian import FiniteDifferenceHessian, GenericHessian
 from surmin.stages.block import Block
 from surmin.stages.closed_form import is_plain_elementwise, is_plain_linear
 from surmin.stages.elementwise import elementwise_derivative, elementwise_second_derivative
 from surmin.stages.layer import Layer, flatten
-from surmin.stages.recorded import naming, pull, recording, require_second_derivatives
 
 HessianProducts = Literal["exact", "finite-difference"]
 
@@ -105,104 +104,3 @@ class LinearHessian:
         if "bias" in self.layer.parameters:
             pieces.append(change.sum(0))
         return flatten(pieces)
-
-
-class SurrogateGradient:
-    """∇Ψ of any block, by reverse mode."""
-
-    def __init__(self, block: Block, inputs: Tensor, cotangent: Tensor, curvature: Tensor) -> None:
-        self.block = block
-        self.cotangent = cotangent
-        self.curvature = curvature
-        self.inputs = inputs.detach().requires_grad_(inputs.is_floating_point())
-        self.parameters = (block.vector() if block.size else cotangent.new_zeros(0)).requires_grad_()
-        self.output = self.forward(self.inputs, self.parameters)
-
-    def forward(self, inputs: Tensor, parameters: Tensor) -> Tensor:
-        """f, recorded."""
-        state = inputs
-        with naming(*self.block.layers), recording():
-            for layer, piece in zip(self.block.layers, self.block.split(parameters), strict=True):
-                state = layer.forward(state, layer.unflatten(piece))
-        return state
-
-    @torch.enable_grad()
-    def pulled(
-        self, inputs: Tensor, parameters: Tensor, output: Tensor, *, record: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """∇_θ Ψ and ∇_z Ψ where f is this output; ∇_f Ψ = g + L (f - f̄)."""
-        slope = self.cotangent + self.curvature * (output - self.output.detach())
-        with naming(*self.block.layers):
-            if not inputs.is_floating_point():
-                return pull([output], [parameters], [slope], record=record)[0], torch.zeros_like(inputs)
-            own, below = pull([output], [parameters, inputs], [slope], record=record)
-        return own, below
-
-
-class GenericHessian:
-    """Reverse mode over reverse mode through any block: the gradient of Ψ is recorded once, and pulled back."""
-
-    def __init__(self, block: Block, inputs: Tensor, cotangent: Tensor, curvature: Tensor) -> None:
-        self._gradient = gradient = SurrogateGradient(block, inputs, cotangent, curvature)
-        self.inputs, self.parameters = gradient.inputs, gradient.parameters
-        with naming(*block.layers):
-            require_second_derivatives(gradient.output)
-        self._own, self._below = gradient.pulled(self.inputs, self.parameters, gradient.output, record=True)
-
-    def input_product(self, direction: Tensor) -> Tensor:
-        """Σ u ∇_z Ψ, pulled back to z."""
-        return self._pull(self._below, [self.inputs], direction)[0]
-
-    def own_product(self, direction: Tensor) -> Tensor:
-        """Σ v ∇_θ Ψ, pulled back to θ."""
-        return self._pull(self._own, [self.parameters], direction)[0]
-
-    def parameter_product(self, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, pulled back to θ and z; an integer input has no H_zθ."""
-        if not self.inputs.is_floating_point():
-            return self.own_product(direction), torch.zeros_like(self.inputs)
-        own, mixed = self._pull(self._own, [self.parameters, self.inputs], direction)
-        return own, mixed
-
-    def mixed_transpose(self, direction: Tensor) -> Tensor:
-        """Σ u ∇_z Ψ, pulled back to θ."""
-        return self._pull(self._below, [self.parameters], direction)[0]
-
-    def _pull(self, gradient: Tensor, targets: list[Tensor], direction: Tensor) -> tuple[Tensor, ...]:
-        with naming(*self._gradient.block.layers):
-            return pull([gradient], targets, [direction])
-
-
-class FiniteDifferenceHessian:
-    """Every product as the difference of two gradients (Martens 2010), the paper's choice."""
-
-    def __init__(self, block: Block, inputs: Tensor, cotangent: Tensor, curvature: Tensor) -> None:
-        self._gradient = gradient = SurrogateGradient(block, inputs, cotangent, curvature)
-        self._own, self._below = gradient.pulled(gradient.inputs, gradient.parameters, gradient.output)
-
-    def input_product(self, direction: Tensor) -> Tensor:
-        """[∇_z Ψ(z + εu, θ) - ∇_z Ψ(z, θ)] / ε."""
-        return self._difference(direction, torch.zeros_like(self._gradient.parameters))[1]
-
-    def own_product(self, direction: Tensor) -> Tensor:
-        """[∇_θ Ψ(z, θ + εv) - ∇_θ Ψ(z, θ)] / ε; that of z comes with it."""
-        return self.parameter_product(direction)[0]
-
-    def parameter_product(self, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """The same along θ, for both gradients; an integer input has no H_zθ."""
-        return self._difference(torch.zeros_like(self._gradient.inputs), direction)
-
-    def mixed_transpose(self, direction: Tensor) -> Tensor:
-        """[∇_θ Ψ(z + εu, θ) - ∇_θ Ψ(z, θ)] / ε."""
-        return self._difference(direction, torch.zeros_like(self._gradient.parameters))[0]
-
-    def _difference(self, input_direction: Tensor, parameter_direction: Tensor) -> tuple[Tensor, Tensor]:
-        gradient = self._gradient
-        inputs, precision = gradient.inputs, torch.finfo(gradient.parameters.dtype)
-        size = torch.cat([input_direction.reshape(-1), parameter_direction]).abs().max().clamp_min(precision.tiny)
-        step = precision.eps**0.5 / size
-        parameters = (gradient.parameters + step * parameter_direction).detach().requires_grad_()
-        if inputs.is_floating_point():
-            inputs = (inputs + step * input_direction).detach().requires_grad_()
-        own, below = gradient.pulled(inputs, parameters, gradient.forward(inputs, parameters))
-        return (own - self._own) / step, (below - self._below) / step

@@ -12,16 +12,17 @@ MODEL_SAMPLES = 400
 
 
 def importance_rows(traces: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw `count` samples, preferring those whose loss is most curved, by systematic sampling.
+    """Draw `count` samples, preferring those whose loss is most curved, by systematic sampling in random order.
 
     A sample that the network already fits has almost no curvature: drawing such samples wastes their share of the work
     and leaves the others unbounded. Sample j is drawn with probability
-    p_j = share · trace_j / Σ trace + (1 - share) / n, where the share is `SHARE`.
+    p_j = share · trace_j / Σ trace + (1 - share) / n, where the share is `SHARE`; one with `count` · p_j ≥ 1 always is.
+    In the order of the data the draws, equally far apart, would meet whatever recurs in it.
 
     Args:
         traces: tr ∇²ℓ_j of every sample, (n,).
         count: how many to draw; a very curved sample can come twice.
-        generator: source of the single random number that the draw needs.
+        generator: source of the random order, and of the number that places the draws in it.
 
     Returns:
         Indices (count,) in ascending order, and weights 1 / (n p_j) with which the sampled mean is unbiased.
@@ -31,10 +32,12 @@ def importance_rows(traces: Tensor, count: int, generator: torch.Generator) -> t
     uniform = torch.full_like(traces, 1 / n)
     p = torch.where(total > 0, SHARE * traces / total.clamp_min(torch.finfo(traces.dtype).tiny), SHARE * uniform)
     p = p + (1 - SHARE) * uniform
+    order = torch.randperm(n, generator=generator, device=generator.device).to(traces.device)
     offset = torch.rand(1, generator=generator, dtype=torch.float64, device=generator.device).to(traces.device)
     points = (torch.arange(count, device=traces.device) + offset) / count
-    cumulative = p.double().cumsum(0)
-    rows = torch.searchsorted(cumulative / cumulative[-1], points).clamp_max(n - 1)
+    cumulative = p[order].double().cumsum(0)
+    places = torch.searchsorted(cumulative / cumulative[-1], points).clamp_max(n - 1)
+    rows = order[places].sort().values
     return rows, 1 / (n * p[rows])
 
 

@@ -1,14 +1,13 @@
 """The interface of a training method."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from surmin.methods.common.saved_states import check_keys
+from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
-
-if TYPE_CHECKING:
-    from surmin.pipeline.worker_pipeline import WorkerPipeline
 
 
 class Method(Protocol):
@@ -18,7 +17,7 @@ class Method(Protocol):
         pipeline: the network.
     """
 
-    pipeline: "WorkerPipeline"
+    pipeline: WorkerPipeline
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One round on one batch; tells what it cost."""
@@ -39,5 +38,4 @@ class Stateless:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise ValueError for the state of another method."""
-        if state:
-            raise ValueError(f"not the state of a {type(self).__name__}, which has none: {sorted(state)}")
+        check_keys(state, (), f"a {type(self).__name__}, which has none")

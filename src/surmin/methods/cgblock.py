@@ -1,6 +1,5 @@
 """Block-diagonal Newton ("CGBlock", which the paper compares with): conjugate gradient on the global Hessian."""
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -9,8 +8,8 @@ from torch import Tensor
 from surmin.methods.base import Stateless
 from surmin.methods.blocks.block_vectors import BlockVectors, to_blocks
 from surmin.methods.blocks.joint_search import search_jointly
-from surmin.methods.common.checks import check_has_value, check_positive
-from surmin.methods.common.gradients import squared_norm
+from surmin.methods.common.checks import check_has_value, check_inner_steps, check_positive
+from surmin.methods.common.loss_and_norm import own_report
 from surmin.methods.hessian.columns import BlockColumns
 from surmin.methods.hessian.lockstep_cg import GuardedConjugateGradient, LockstepConjugateGradient
 from surmin.methods.hessian.wave import HessianAtPoint, TangentWaves
@@ -61,8 +60,7 @@ class CgBlock(Stateless):
     ) -> None:  # fmt: skip
         if safeguard not in SOLVERS:
             raise ValueError(f"safeguard must be one of {', '.join(SOLVERS)}, got {safeguard!r}")
-        if inner_steps < 1:
-            raise ValueError(f"inner_steps must be at least 1, got {inner_steps}")
+        check_inner_steps(inner_steps)
         if damping is not None and safeguard != "damping":
             raise ValueError(f"damping is λ of safeguard 'damping', it has no place in safeguard {safeguard!r}")
         check_positive("damping", DAMPING if damping is None else damping)
@@ -78,8 +76,7 @@ class CgBlock(Stateless):
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One round: gradient, N products, and the step.
 
-        Without a line search workers tell each other no numbers: the loss is reported where the last stage is and NaN
-        elsewhere, and the gradient's norm is that of the worker's own part.
+        Without a line search workers tell each other no numbers; each reports what it knows (`own_report`).
         """
         meter = StepMeter(self.pipeline)
         wave = self.pipeline.forward(inputs, targets, self._waves.boundaries)
@@ -88,11 +85,10 @@ class CgBlock(Stateless):
         steps = self._solve(gradients, self._waves.at(wave, inputs, targets))
         if self.safeguard == "armijo":
             batch = inputs, targets
-            return search_jointly(self.pipeline, self.blocks, wave, batch, gradients, steps).report(meter, wave)
+            return search_jointly(self.pipeline, wave, batch, gradients, steps).report(meter, wave)
         with self.pipeline.tracer.span("U"):
             self.pipeline.move_to(moved_parameters(self.pipeline.stages, steps.items()))
-        loss = float(wave.loss) if self.pipeline.is_last else math.nan
-        return meter.report(wave.shape, loss, math.sqrt(float(squared_norm(by_layer))))
+        return own_report(meter, self.pipeline, wave, by_layer)
 
     @torch.no_grad()
     def _solve(self, gradients: BlockVectors, hessian: HessianAtPoint) -> dict[Block, Tensor]:

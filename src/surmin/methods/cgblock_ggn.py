@@ -10,9 +10,10 @@ from torch import Tensor
 from surmin.acceptance.damping import adapted, reduction_ratio
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.output_curvature import draw_seed
-from surmin.methods.blocks.block_vectors import own_values, to_blocks
+from surmin.methods.blocks.block_vectors import own_values
 from surmin.methods.blocks.joint_search import JointSearch, search_jointly
-from surmin.methods.common.checks import check_columns, check_has_value, check_positive, check_progress, check_seed
+from surmin.methods.common.checks import check_columns, check_has_value, check_inner_steps, check_positive
+from surmin.methods.common.saved_states import check_keys, check_progress, check_seed
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import BlockWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline
@@ -65,8 +66,7 @@ class CgBlockGaussNewton:
         self, pipeline: WorkerPipeline, *, inner_steps: int = 10, damping: float = 1e-3, rank: int | None = None,
         curvature_fraction: float = 0.25, seed: int = 0,
     ) -> None:  # fmt: skip
-        if inner_steps < 1:
-            raise ValueError(f"inner_steps must be at least 1, got {inner_steps}")
+        check_inner_steps(inner_steps)
         check_positive("damping", damping)
         check_columns(rank, curvature_fraction)
         check_has_value("cgblock-ggn", pipeline.loss)
@@ -89,10 +89,10 @@ class CgBlockGaussNewton:
         with self.pipeline.tracer.span("U"):
             solutions = [self._solve(own) for own in waves]
         steps = {own.block: solution.step for own, solution in zip(waves, solutions, strict=True)}
-        gradients = to_blocks(self.blocks, by_layer)
+        gradients = {own.block: own.gradient for own in waves}
         model = sum((solution.model.double() for solution in solutions), torch.zeros_like(wave.loss))
         batch = inputs, targets
-        found = search_jointly(self.pipeline, self.blocks, wave, batch, gradients, steps, [model])
+        found = search_jointly(self.pipeline, wave, batch, gradients, steps, [model])
         self._round += 1
         self._previous = {
             name: value.clone() for block, step in steps.items() for name, value in block.named(step).items()
@@ -106,8 +106,7 @@ class CgBlockGaussNewton:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        if set(state) != {"round", "damping", "previous_step", "seed"}:
-            raise ValueError(f"not the state of cgblock-ggn: {sorted(state)}")
+        check_keys(state, {"round", "damping", "previous_step", "seed"}, "cgblock-ggn")
         check_seed(state["seed"], self.seed)
         check_progress(state)
         previous = own_values(state["previous_step"], self.pipeline) if state["round"] else {}
@@ -132,8 +131,8 @@ class CgBlockGaussNewton:
 
     def _adapt(self, found: JointSearch, report: StepReport) -> StepReport:
         """The next round's λ; the report with this one's and the model's prediction."""
-        alpha, (model,), used = found.length, found.others, self.damping
+        alpha, (model,), used = found.search.length, found.others, self.damping
         predicted = -alpha * (found.slope + alpha * (model - found.slope))
-        ratio = reduction_ratio(found.loss, found.found.value, predicted) if alpha else 0.0
+        ratio = reduction_ratio(found.loss, found.search.value, predicted) if alpha else 0.0
         self.damping = adapted(self.damping, ratio, LOWER, RAISE)
         return replace(report, damping=used, predicted_decrease=predicted, reduction_ratio=ratio)

@@ -1,7 +1,6 @@
 """Decoupled parallel backpropagation with delayed gradients (DDG)."""
 
 from surmin.methods.delayed_gradients.delayed import Delayed
-from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.stage import Stage
 from surmin.stages.tape import LayerParameters
 
@@ -29,9 +28,6 @@ class DelayedGradients(Delayed):
     Raises:
         ValueError: for another optimizer, a learning rate that is not positive, or a stage without any layer.
     """
-
-    def __init__(self, pipeline: WorkerPipeline, *, lr: float = 1e-3, optimizer: str = "adam") -> None:
-        super().__init__(pipeline, optimizer, lr)
 
     def weights(self, stage: Stage) -> LayerParameters:
         """A copy of them all."""

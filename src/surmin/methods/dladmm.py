@@ -15,7 +15,9 @@ from torch import Tensor
 from surmin.methods.admm.batch_digest import batch_digest
 from surmin.methods.admm.layer import AdmmLayer, admm_layers
 from surmin.methods.admm.outputs import solve_hidden, solve_top
+from surmin.methods.common.checks import check_positive
 from surmin.methods.common.restoring import restored_on_failure
+from surmin.methods.common.saved_states import check_keys
 from surmin.pipeline.reuse import NotedBatch
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
@@ -34,8 +36,8 @@ class DlAdmm:
     + ½ρ Σ_l ‖z_l - W_l a_{l-1} - b_l‖² + ½ρ Σ_{l<L} ‖a_l - f_l(z_l)‖²], a_0 being the network's input.
     Backwards the order is z_l, b_l, W_l, a_{l-1}, and forwards a_{l-1}, W_l, b_l, z_l; at last
     u ← u + ρ(z_L - W_L a_{L-1} - b_L). W and a take a step on a quadratic model that lies above, b and z are minimised
-    (`AdmmLayer`, `admm_outputs`). Between stages a travels down in the backward sweep and f(z) up in the forward one:
-    as many messages and bytes as in a gradient step.
+    (`AdmmLayer`, `admm/outputs.py`). Between stages a travels down in the backward sweep and f(z) up in the forward
+    one: as many messages and bytes as in a gradient step.
 
     Source: Wang, Yu, Chen and Zhao, "ADMM for efficient deep learning with global convergence", KDD 2019. Its ν is ρ
     here, as in the authors' code. The backtracking that doubles θ and τ has a closed form, because what it bounds is
@@ -56,8 +58,7 @@ class DlAdmm:
     """
 
     def __init__(self, pipeline: WorkerPipeline, *, penalty: float = 0.01) -> None:
-        if not 0 < penalty < math.inf:
-            raise ValueError(f"penalty must be positive, got {penalty}")
+        check_positive("penalty", penalty)
         self.pipeline = pipeline
         self.penalty = penalty
         self._exchange = pipeline.exchange(upwards=[FED], downwards=[ENTERING])
@@ -105,8 +106,7 @@ class DlAdmm:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        if set(state) != {"batch", *VARIABLES}:
-            raise ValueError(f"not the state of dladmm: {sorted(state)}")
+        check_keys(state, {"batch", *VARIABLES}, "dladmm")
         wanted = self._variables() if state["batch"] else []
         missing = [own.name for name, own in wanted if own.name not in state[name]]
         if missing:

@@ -1,6 +1,5 @@
 """Decoupled neural interfaces: a stage steps along a predicted gradient, without waiting for the true one."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +10,9 @@ from torch import Tensor
 
 from surmin.methods.auxiliary_networks.local_learning import LocalLearning
 from surmin.methods.auxiliary_networks.synthesizer import Synthesizer, check_targets
+from surmin.methods.common.checks import check_inner_steps, check_positive
 from surmin.methods.common.optimizers import make_optimizer
+from surmin.methods.common.saved_states import check_keys
 from surmin.methods.common.stagewise import GRADIENT, Round, parts_of
 from surmin.pipeline.leaving import apart_from, memory_of
 from surmin.pipeline.worker_pipeline import WorkerPipeline
@@ -70,10 +71,8 @@ class SyntheticGradients(LocalLearning):
         self, pipeline: WorkerPipeline, *, lr: float = 2e-3, inner_lr: float = 1e-3, inner_steps: int = 10,
         optimizer: str = "adam", seed: int = 0,
     ) -> None:  # fmt: skip
-        if not 0 < inner_lr < math.inf:
-            raise ValueError(f"inner_lr must be a positive number, got {inner_lr}")
-        if inner_steps < 1:
-            raise ValueError(f"inner_steps must be at least 1, got {inner_steps}")
+        check_positive("inner_lr", inner_lr)
+        check_inner_steps(inner_steps)
         self._places = range(len(pipeline.stages))
         self._guessing = [position for position in self._places if pipeline.has_above(position)]
         beside = partial(make_optimizer, name="adam", lr=inner_lr)
@@ -121,7 +120,7 @@ class SyntheticGradients(LocalLearning):
             cotangent = self._predict(position, tape.output.detach(), targets) / samples
         else:
             cotangent = self.true_gradient(tape, targets, samples, found)
-        found.add(pipeline.stages[position], pipeline.backward_stage(position, tape, cotangent, part.shape))
+        pipeline.backward_stage(position, tape, cotangent, part.shape, found.gradients)
         if pipeline.has_below(position):
             self.exchange.put(GRADIENT, position, (tape.cotangents[0],))
 
@@ -153,8 +152,7 @@ class SyntheticGradients(LocalLearning):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.exchange.settle()  # before anything is refused: a worker that refuses would keep others waiting
-        if set(state) != {"optimizer", "auxiliary", "shape", "lessons"}:
-            raise ValueError(f"not the state of dni: {sorted(state)}")
+        check_keys(state, {"optimizer", "auxiliary", "shape", "lessons"}, "dni")
         missing = [self._name(position) for position in self._guessing if self._name(position) not in state["lessons"]]
         if state["shape"] and missing:
             raise ValueError(f"the state has nothing for the stage that begins with layer {missing[0]} to learn from")

@@ -1,7 +1,5 @@
 """Fully decoupled learning with delayed gradients (FDG): neither forward nor backward waits for other stages."""
 
-import math
-
 from torch import Tensor
 
 from surmin.methods.ddg import DelayedGradients
@@ -43,7 +41,7 @@ class FullyDecoupled(DelayedGradients):
     def __init__(
         self, pipeline: WorkerPipeline, *, lr: float = 5e-4, optimizer: str = "adam", shrinking: float = 1.0
     ) -> None:
-        if not 0 < shrinking <= 1 or math.isnan(shrinking):
+        if not 0 < shrinking <= 1:
             raise ValueError(f"shrinking must be above 0 and at most 1, got {shrinking}")
         super().__init__(pipeline, lr=lr, optimizer=optimizer)
         self.shrinking = shrinking

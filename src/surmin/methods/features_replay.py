@@ -1,7 +1,6 @@
 """Features Replay: delayed gradients without old weights."""
 
 from surmin.methods.delayed_gradients.delayed import Delayed
-from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.stage import Stage
 
 
@@ -29,9 +28,6 @@ class FeaturesReplay(Delayed):
     Raises:
         ValueError: for another optimizer, a learning rate that is not positive, or a stage without any layer.
     """
-
-    def __init__(self, pipeline: WorkerPipeline, *, lr: float = 1e-3, optimizer: str = "adam") -> None:
-        super().__init__(pipeline, optimizer, lr)
 
     def weights(self, stage: Stage) -> None:
         """None are kept."""

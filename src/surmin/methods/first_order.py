@@ -1,14 +1,14 @@
 """Methods that take one step along each gradient: gradient descent, SGD with momentum, Adam."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from surmin.methods.common.gradients import squared_norm
+from surmin.methods.common.loss_and_norm import own_report
 from surmin.methods.common.optimizers import load_named_state, make_optimizer, named_state, step_along
+from surmin.methods.common.saved_states import check_keys
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
@@ -17,8 +17,7 @@ from surmin.report import StepReport
 class FirstOrder:
     """One forward wave, one backward wave, one step of a torch optimizer.
 
-    Beyond that workers only compare their batches: the loss is reported where the last stage is and NaN elsewhere, and
-    the gradient's norm is that of the worker's own part.
+    Beyond that workers only compare their batches; each reports what it knows (`own_report`).
     """
 
     def __init__(self, pipeline: WorkerPipeline, optimizer: Optimizer) -> None:
@@ -32,8 +31,7 @@ class FirstOrder:
         gradients = self.pipeline.backward(wave)
         with self.pipeline.tracer.span("U"):
             step_along(self.optimizer, gradients)
-        loss = float(wave.loss) if self.pipeline.is_last else math.nan
-        return meter.report(wave.shape, loss, math.sqrt(float(squared_norm(gradients))))
+        return own_report(meter, self.pipeline, wave, gradients)
 
     def state_dict(self) -> dict[str, Any]:
         """What kind of optimizer it is, and its memory by parameter."""
@@ -41,8 +39,7 @@ class FirstOrder:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        if set(state) != {"kind", "memory"}:
-            raise ValueError(f"not the state of a first-order method: {sorted(state)}")
+        check_keys(state, {"kind", "memory"}, "a first-order method")
         if state["kind"] != self._kind:
             raise ValueError(f"the state is of {state['kind']}, this method has {self._kind}")
         load_named_state(self.optimizer, self.pipeline.parameters, state["memory"])

@@ -89,6 +89,6 @@ class InterlockingBackpropagation(LocalLearning):
         """Of the network's loss, to the last stage's parameters and to the stage below."""
         pipeline = self.pipeline
         cotangent = self.true_gradient(tape, targets, samples, found)
-        found.add(pipeline.stages[position], pipeline.backward_stage(position, tape, cotangent, part.shape))
+        pipeline.backward_stage(position, tape, cotangent, part.shape, found.gradients)
         if pipeline.has_below(position):
             self.exchange.put(GRADIENT, position, (tape.cotangents[0],))

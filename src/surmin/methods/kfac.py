@@ -13,9 +13,10 @@ from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.moments import InputMomentCache, KroneckerMoments
 from surmin.curvature.output_curvature import draw_seed
 from surmin.errors import NonFiniteError
-from surmin.methods.blocks.block_vectors import Blocks, BlockVectors, own_values, to_blocks
+from surmin.methods.blocks.block_vectors import Blocks, BlockVectors, own_values
 from surmin.methods.blocks.quadratic_model import combine
-from surmin.methods.common.checks import check_columns, check_has_value, check_positive, check_progress, check_seed
+from surmin.methods.common.checks import check_columns, check_has_value, check_positive
+from surmin.methods.common.saved_states import check_keys, check_progress, check_seed
 from surmin.methods.hessian.columns import JointColumns
 from surmin.methods.hessian.wave import TangentWaves
 from surmin.pipeline.step_meter import StepMeter
@@ -86,7 +87,7 @@ class Kfac:
         by_layer = self.pipeline.backward(wave, self._waves.boundaries)
         seed = draw_seed(self.seed, self._round)
         waves = self.pipeline.curvature(wave, by_layer, self.blocks, self._curvature, seed)
-        gradients = to_blocks(self.blocks, by_layer)
+        gradients = {own.block: own.gradient for own in waves}
         with self.pipeline.tracer.span("U"), torch.no_grad():
             moments = {own.block: self._averaged(own) for own in waves}
             newest = {block: -self._precondition(moments, block, own) for block, own in gradients.items()}
@@ -123,8 +124,7 @@ class Kfac:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`; what belongs to other workers' layers is ignored."""
-        if set(state) != {"round", "damping", "previous_step", "moments", "seed"}:
-            raise ValueError(f"not the state of kfac: {sorted(state)}")
+        check_keys(state, {"round", "damping", "previous_step", "moments", "seed"}, "kfac")
         check_seed(state["seed"], self.seed)
         check_progress(state)
         moments: dict[Block, KroneckerMoments] = {}

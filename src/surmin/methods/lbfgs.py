@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from surmin.errors import NonFiniteError
-from surmin.methods.common.checks import check_has_value
+from surmin.methods.common.checks import check_has_value, check_inner_steps, check_positive
 from surmin.methods.common.restoring import restored_on_failure
+from surmin.methods.common.saved_states import check_keys
 from surmin.methods.quasi_newton.flat import FlatParameters
 from surmin.methods.quasi_newton.limited_memory import HISTORY, LimitedMemory, Projection
 from surmin.methods.quasi_newton.wolfe import strong_wolfe
@@ -72,8 +73,8 @@ class Lbfgs:
     """
 
     def __init__(self, pipeline: WorkerPipeline, *, lr: float = 1.0, inner_steps: int = 20) -> None:
-        if not 0 < lr < math.inf or inner_steps < 1:
-            raise ValueError(f"lr and inner_steps must be positive, got {lr} and {inner_steps}")
+        check_positive("lr", lr)
+        check_inner_steps(inner_steps)
         check_has_value("lbfgs", pipeline.loss)
         self.pipeline = pipeline
         self.lr = lr
@@ -114,8 +115,7 @@ class Lbfgs:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        if set(state) != {"steps", "changes", "mixed", "squared"}:
-            raise ValueError(f"not the state of L-BFGS: {sorted(state)}")
+        check_keys(state, {"steps", "changes", "mixed", "squared"}, "L-BFGS")
         count = len(state["mixed"])
         device = self.pipeline.device
         steps, changes = (self._parameters.from_names(state[name], count, device) for name in ("steps", "changes"))

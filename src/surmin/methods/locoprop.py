@@ -4,13 +4,14 @@ Legend: θ a layer's parameters, θ̄ those at the round's start, D the layer's 
 its target, λ the weight of the regulariser, N the number of local steps, β their size.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch import Tensor
 
-from surmin.methods.common.gradients import Gradients, squared_norm
+from surmin.methods.common.checks import check_inner_steps, check_not_negative, check_positive
+from surmin.methods.common.gradients import Gradients
+from surmin.methods.common.loss_and_norm import own_report
 from surmin.methods.common.optimizers import load_named_state, make_optimizer, named_state, step_along
 from surmin.methods.common.restoring import restored_on_failure
 from surmin.methods.local_matching import LocalMatching, boundaries, local_layers
@@ -62,11 +63,10 @@ class LocoProp:
                 f"got {inner_optimizer!r} and {local_loss!r}"
             )
         inner_lr = DEFAULT_INNER_LR[inner_optimizer] if inner_lr is None else inner_lr
-        if inner_steps < 1 or not 0 < lr < math.inf or not 0 < inner_lr < math.inf or not 0 <= damping < math.inf:
-            raise ValueError(
-                "lr, inner_steps and inner_lr must be positive and damping not negative, "
-                f"got {lr}, {inner_steps}, {inner_lr} and {damping}"
-            )
+        check_positive("lr", lr)
+        check_inner_steps(inner_steps)
+        check_positive("inner_lr", inner_lr)
+        check_not_negative("damping", damping)
         self.pipeline = pipeline
         self.lr = lr
         self.inner_steps = inner_steps
@@ -87,8 +87,7 @@ class LocoProp:
             losses = [LocalMatching.of(local, wave, self.pipeline, self.lr, self.local_loss) for local in self._layers]
             with restored_on_failure(self.pipeline.parameters):
                 self._descend(losses, gradients)
-        loss = float(wave.loss) if self.pipeline.is_last else math.nan
-        return meter.report(wave.shape, loss, math.sqrt(float(squared_norm(gradients))))
+        return own_report(meter, self.pipeline, wave, gradients)
 
     def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's memory by parameter."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from surmin.methods.base import Stateless
 from surmin.methods.blocks.block_vectors import BlockVectors, to_blocks
 from surmin.methods.blocks.joint_search import search_jointly
-from surmin.methods.common.checks import check_has_value
+from surmin.methods.common.checks import check_has_value, check_not_negative
 from surmin.methods.hessian.columns import JointColumns
 from surmin.methods.hessian.wave import HessianAtPoint, TangentWaves
 from surmin.pipeline.step_meter import StepMeter
@@ -47,8 +47,7 @@ class Newton(Stateless):
     def __init__(self, pipeline: WorkerPipeline, *, damping: float = 1e-3, safeguard: str = "armijo") -> None:
         if safeguard not in ("none", "armijo"):
             raise ValueError(f"safeguard must be none or armijo, got {safeguard!r}")
-        if not 0 <= damping < math.inf:
-            raise ValueError(f"damping must be a number from 0 up, got {damping}")
+        check_not_negative("damping", damping)
         if safeguard == "armijo":
             check_has_value("newton with safeguard armijo", pipeline.loss, "safeguard none")
         self.pipeline = pipeline
@@ -69,16 +68,19 @@ class Newton(Stateless):
         steps = {block: whole[rows].to(gradients[block]) for block, rows in self._rows.items()}
         if self.safeguard == "armijo":
             batch = inputs, targets
-            return search_jointly(self.pipeline, self.blocks, wave, batch, gradients, steps).report(meter, wave)
+            return search_jointly(self.pipeline, wave, batch, gradients, steps).report(meter, wave)
         self.pipeline.move_to(moved_parameters(self.pipeline.stages, steps.items()))
         return meter.report(wave.shape, loss, float(gradient.norm()))
 
     def _own_rows(self, count: int) -> dict[Block, slice]:
-        """Where the blocks here lie among all parameters of the network, which are counted on all workers."""
+        """Where the blocks here lie among all parameters, which all workers count, and how these are rounded."""
         own = {block.index: block for stage in self.blocks for block in stage if block.size}
-        shares = [own[index].size if index in own else 0 for index in range(count)]
-        sizes = [round(size) for size in self.pipeline.total(torch.tensor(shares, dtype=torch.float64))]
+        shares = [float(own[index].size) if index in own else 0.0 for index in range(count)]
+        errors = [value.numel() * torch.finfo(value.dtype).eps for value in self.pipeline.parameters.values()]
+        *found, error = self.pipeline.total(torch.tensor([*shares, sum(errors)], dtype=torch.float64))
+        sizes = [round(size) for size in found]
         self._count = sum(sizes)
+        self._rounding = error / max(1, self._count)
         if self._count > MOST_PARAMETERS:
             raise ValueError(
                 f"newton needs a network of at most {MOST_PARAMETERS} parameters for its dense Hessian, "
@@ -117,10 +119,13 @@ class Newton(Stateless):
         }
 
     def _solve(self, hessian: Tensor, gradient: Tensor) -> Tensor:
-        """The step for α = 1; not finite where the Hessian is not."""
+        """The step for α = 1; not finite where the Hessian is not.
+
+        Eigenvalues move by up to √P of the errors of its entries.
+        """
         if not hessian.isfinite().all():
             return torch.full_like(gradient, math.nan)
         values, vectors = torch.linalg.eigh(hessian)
         damped = (values.abs() if self.safeguard == "armijo" else values) + self.damping
-        counts = damped.abs() > len(values) * torch.finfo(values.dtype).eps * damped.abs().max()
+        counts = damped.abs() > len(values) ** 0.5 * self._rounding * damped.abs().max()
         return -vectors @ torch.where(counts, (vectors.T @ gradient) / damped, 0.0)

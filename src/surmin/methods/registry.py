@@ -45,7 +45,7 @@ METHODS: Mapping[str, Entry] = {
     "sm": Entry("minimizer:SurrogateMinimizer", SM_OPTIONS),
     "sm-paper": Entry("minimizer:SurrogateMinimizer", "inner_steps delta seed", {"preset": "paper"}),
     "gd": Entry("methods.first_order:gradient_descent", "lr"),
-    "gd-armijo": Entry("methods.armijo:ArmijoDescent", "lr"),
+    "gd-armijo": Entry("methods.gd_armijo:ArmijoDescent", "lr"),
     "sgd": Entry("methods.first_order:sgd", "lr"),
     "adam": Entry("methods.first_order:adam", "lr"),
     "lbfgs": Entry("methods.lbfgs:Lbfgs", "lr inner_steps"),

@@ -7,14 +7,17 @@ its smoothness, n the number of samples, η the step size in the outputs, Ψ the
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from surmin.methods.armijo import ArmijoSearch
 from surmin.methods.base import Stateless
+from surmin.methods.common.armijo_search import ArmijoSearch, moved_against
+from surmin.methods.common.checks import check_inner_steps, check_positive
 from surmin.methods.common.gradients import Gradients, squared_norm
+from surmin.methods.common.loss_and_norm import total_loss_and_square
 from surmin.methods.common.optimizers import make_optimizer, step_along
 from surmin.methods.common.restoring import restored_on_failure
 from surmin.pipeline.step_meter import StepMeter
@@ -57,8 +60,10 @@ class Sso(Stateless):
         if inner_optimizer not in DEFAULT_INNER_LR:
             raise ValueError(f"inner_optimizer must be one of {', '.join(DEFAULT_INNER_LR)}, got {inner_optimizer!r}")
         inner_lr = DEFAULT_INNER_LR[inner_optimizer] if inner_lr is None else inner_lr
-        if inner_steps < 1 or not all(0 < rate < math.inf for rate in (inner_lr, 1.0 if lr is None else lr)):
-            raise ValueError(f"lr, inner_lr and inner_steps must be positive, got {lr}, {inner_lr} and {inner_steps}")
+        if lr is not None:
+            check_positive("lr", lr)
+        check_positive("inner_lr", inner_lr)
+        check_inner_steps(inner_steps)
         self.pipeline = pipeline
         self.lr = lr
         self._inner: _Inner
@@ -73,7 +78,7 @@ class Sso(Stateless):
         wave = self.pipeline.forward(inputs, targets)
         surrogate = TargetSurrogate.at(self.pipeline, wave, self.lr)
         gradients = self.pipeline.backward(wave)
-        loss, squared = self.pipeline.total(torch.stack([wave.loss, squared_norm(gradients).to(wave.loss)]))
+        loss, squared = total_loss_and_square(self.pipeline, wave, gradients)
         with restored_on_failure(self.pipeline.parameters):
             done = self._inner.minimise(surrogate, gradients, squared, inputs, targets)
         if done.wave is not None:
@@ -154,7 +159,8 @@ class _LineSearches:
                 wave = None
             if not squared > SMALLEST_GRADIENT**2:
                 return _Done(step, None, tries)
-            wave, value, spent = search.descend(inputs, targets, gradients, squared, value, surrogate.value)
+            moved = partial(moved_against, gradients)
+            wave, value, spent, _ = search.descend(inputs, targets, moved, squared, value, surrogate.value)
             tries += spent
             if wave is None:
                 return _Done(step, None, tries)

@@ -67,7 +67,7 @@ def _tapes(pipeline: HeldStages, entering: Tensor, part: torch.Size) -> Sequence
     for position in range(len(pipeline.stages)):
         with torch.enable_grad():
             tape = pipeline.forward_stage(position, state, part)
-        pipeline.backward_stage(position, tape, torch.zeros_like(tape.output), part)
+        pipeline.backward_stage(position, tape, torch.zeros_like(tape.output), part, {})
         tapes.append(tape)
         state = tape.output.detach()
     return tapes

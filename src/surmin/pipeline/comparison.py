@@ -108,15 +108,20 @@ def decode_status(told: Tensor) -> Status:
     return complaint, description
 
 
+def complaints_of(told: Mapping[int, str]) -> str | None:
+    """The complaints of workers by rank, "" for none, in one line: once where all say the same; None without any."""
+    said = {rank: text for rank, text in sorted(told.items()) if text}
+    if len(said) == len(told) and len(set(said.values())) == 1:
+        return next(iter(said.values()))
+    return "; ".join(f"worker {rank}: {text}" for rank, text in said.items()) or None
+
+
 def _trouble(told: Mapping[int, Status]) -> str | None:
     """What keeps the workers from going on, by the complaint of each and its description of what it is about to do."""
-    told = dict(sorted(told.items()))
-    complaints = {rank: complaint for rank, (complaint, _) in told.items() if complaint}
-    if complaints:
-        same = len(complaints) == len(told) and len(set(complaints.values())) == 1
-        named = [complaint if same else f"worker {rank}: {complaint}" for rank, complaint in complaints.items()]
-        return named[0] if same else "; ".join(named)
-    (first, (_, expected)), *others = told.items()
+    complaint = complaints_of({rank: complaint for rank, (complaint, _) in told.items()})
+    if complaint is not None:
+        return complaint
+    (first, (_, expected)), *others = sorted(told.items())
     for rank, (_, description) in others:
         if description != expected:
             return (

@@ -173,7 +173,7 @@ class HeldStages:
             for position in reversed(range(len(self.stages))):
                 stage, tape = self.stages[position], wave.tapes[position][number]
                 wanted = boundaries.get(stage, ())
-                total[stage] = self.backward_stage(position, tape, cotangent, wave.part_shape, wanted, total.get(stage))
+                self.backward_stage(position, tape, cotangent, wave.part_shape, total, wanted)
                 if self.trainable_below(position) == 0:
                     return None
                 cotangent = tape.cotangents[0]
@@ -182,17 +182,17 @@ class HeldStages:
         return cotangent
 
     def backward_stage(
-        self, position: int, tape: Tape, cotangent: Tensor, part: torch.Size, boundaries: Sequence[int] = (),
-        total: Sequence[Tensor] | None = None,
-    ) -> list[Tensor]:  # fmt: skip
+        self, position: int, tape: Tape, cotangent: Tensor, part: torch.Size, total: dict[Stage, list[Tensor]],
+        boundaries: Sequence[int] = (),
+    ) -> None:  # fmt: skip
         """Take a gradient through one stage here, leaving on its tape what goes down and what `boundaries` ask for.
 
-        Returns:
-            The gradient in every layer's parameters, flat, added to `total` where there is one.
+        That in every layer's parameters, flat, is added to `total`.
         """
+        stage = self.stages[position]
         wanted = sorted({*boundaries, *([0] if self.has_below(position) else [])})
         with self.work.phase(("backward", part, position)):
-            return self.stages[position].backward(tape, cotangent, wanted, total)
+            total[stage] = stage.backward(tape, cotangent, wanted, total.get(stage))
 
     def top_cotangent(self, wave: Wave, number: int) -> Tensor:
         """The gradient of the mean loss in the network's output, for one micro-batch; the loss is asked once a wave."""
@@ -237,8 +237,7 @@ class HeldStages:
             (entering,) = self._receive(kind)
         state = entering
         for stage in self.stages:
-            for layer in stage.layers:
-                state = layer.forward(state)
+            state = stage.output(state)
         if not self.is_last:
             self._links.send(kind, (apart_from(memory_of(inputs), state),))
         return entering, state

@@ -11,7 +11,7 @@ from torch import nn
 
 from surmin.launch.group import answer_from
 from surmin.losses import ConvexLoss
-from surmin.pipeline.comparison import decode_status, encode_status
+from surmin.pipeline.comparison import complaints_of, decode_status, encode_status
 from surmin.pipeline.validation import check_loss, check_microbatches, check_modules
 from surmin.stages.block import cut_blocks
 from surmin.stages.stage import Stage
@@ -107,33 +107,31 @@ def introduce(modules: Sequence[nn.Module], setup: Setup, device: torch.device, 
         dist.all_gather(everyone, told, group=group)
     statuses = [decode_status(answer) for answer in everyone]
     everything = [Held(*map(int, text.split(","))) for _, text in statuses]
-    complaints = [complaint for complaint, _ in statuses]
-    trouble = [f"worker {rank}: {complaint}" for rank, complaint in enumerate(complaints) if complaint]
-    if complaints[0] and len(set(complaints)) == 1:
-        trouble = complaints[:1]
-    trouble = trouble or [
-        f"the workers were given different {words}: give all of them the same"
-        for name, words in GIVEN.items()
-        if len({getattr(own, name) for own in everything}) > 1
-    ]
-    trouble = trouble or [
-        f"worker {rank} does not begin with the parameters of worker {first}, its replica: build both from the same "
-        "seed, or load the same checkpoint"
-        for first, *others in zip(*setup.pipes, strict=True)
-        for rank in others
-        if everything[rank]._replace(gpu=0) != everything[first]._replace(gpu=0)
-    ]
-    if setup.schedule != "posted" and any(own.gpu for own in everything) and not have_a_gpu_each(everything):
-        trouble.append(
-            f"schedule {setup.schedule} needs a GPU for every worker, and NCCL: take schedule posted, or device cpu"
-        )
-    if not trouble and not any(own.layer_blocks for own in everything):
-        trouble.append("no parameter of the network requires a gradient: there is nothing to train")
+    trouble = complaints_of(dict(enumerate(complaint for complaint, _ in statuses))) or _trouble(everything, setup)
     if trouble:
         with answer_from(None):
             dist.barrier(group)  # before anybody lets the group go
-        raise ValueError("; ".join(trouble))
+        raise ValueError(trouble)
     return everything
+
+
+def _trouble(everything: Sequence[Held], setup: Setup) -> str:
+    """What keeps workers that hold this from working together; empty for nothing."""
+    for name, words in GIVEN.items():
+        if len({getattr(own, name) for own in everything}) > 1:
+            return f"the workers were given different {words}: give all of them the same"
+    for first, *others in zip(*setup.pipes, strict=True):
+        for rank in others:
+            if everything[rank]._replace(gpu=0) != everything[first]._replace(gpu=0):
+                return (
+                    f"worker {rank} does not begin with the parameters of worker {first}, its replica: build both from "
+                    "the same seed, or load the same checkpoint"
+                )
+    if setup.schedule != "posted" and any(own.gpu for own in everything) and not have_a_gpu_each(everything):
+        return f"schedule {setup.schedule} needs a GPU for every worker, and NCCL: take schedule posted, or device cpu"
+    if not any(own.layer_blocks for own in everything):
+        return "no parameter of the network requires a gradient: there is nothing to train"
+    return ""
 
 
 def have_a_gpu_each(told: Sequence[Held]) -> bool:

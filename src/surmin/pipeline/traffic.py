@@ -22,7 +22,7 @@ class Traffic:
     def send(self, tensors: Iterable[Tensor]) -> None:
         """Count one message."""
         self.messages += 1
-        self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        self.bytes += sum(tensor.nbytes for tensor in tensors)
 
     def copy(self) -> "Traffic":
         """The counts so far, to take differences from."""

@@ -164,6 +164,11 @@ def check_mode(outer: nn.Module, place: str) -> None:
             raise ValueError(f"{where} has sparse gradients, which the solvers cannot use: leave sparse=True out")
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
             raise ValueError(f"{where} rescales its weights in the forward pass: leave max_norm out")
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.scale_grad_by_freq:
+            raise ValueError(
+                f"{where} divides gradients by how often a token comes in a micro-batch, so that they are not the mean "
+                "loss's: leave scale_grad_by_freq out"
+            )
 
 
 def _is_random(module: nn.Module) -> bool:

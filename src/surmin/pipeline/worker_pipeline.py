@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from surmin.curvature.output_curvature import Message, OutputCurvature, draw_seed
-from surmin.pipeline.descent import Descent
+from surmin.pipeline.curvature_wave import CurvatureWave
 from surmin.pipeline.exchange import Exchange
 from surmin.pipeline.held_stages import Boundaries, Candidates
 from surmin.pipeline.leaving import apart_from, memory_of
@@ -142,12 +142,13 @@ class WorkerPipeline(SolvingWave):
         below, _ = self._links.trainable_blocks("layer")
         if not (below or any(block.size for own in blocks for block in own)):
             return []
-        descent = Descent(wave, blocks, curvature, seed, partial(self._cross, curvature=curvature), self._descending)
-        leaving = descent.through_all(self._arriving(wave, curvature, seed, kinds))
+        crossing = partial(self._cross, curvature=curvature)
+        descending = CurvatureWave(wave, blocks, curvature, seed, crossing, self._descending)
+        leaving = descending.through_all(self._arriving(wave, curvature, seed, kinds))
         for number, message in enumerate(leaving):
             self._send(kinds[number], curvature.pack(message))
         with self.tracer.span("C"):
-            return descent.found(gradients)
+            return descending.found(gradients)
 
     def total(self, values: Tensor) -> list[float]:
         """Sum numbers over all stages: the one collective of an iteration. The same numbers come out on every worker.

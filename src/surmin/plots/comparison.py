@@ -1,24 +1,22 @@
 """The pictures and the page of a comparison."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 
 from surmin.experiments.comparisons.results import CHOICE_RULE, Result, Summary, several_seeds, summarize
-from surmin.experiments.configs.run import CompareConfig
+from surmin.experiments.configs.run import CompareConfig, RunConfig
+from surmin.experiments.configs.saved import read_config
+from surmin.experiments.files import read_json
+from surmin.experiments.runs.folder import RunFolder
+from surmin.methods.registry import default_option
 from surmin.plots.curves import draw_curves
 from surmin.plots.page import Picture, Section, write_page
 from surmin.plots.run import describe
-from surmin.plots.series import loss_curve, visible_axes
+from surmin.plots.series import LINES_AND_BANDS, loss_curve, visible_axes
 from surmin.plots.tables import Table, runs_table, summary_table
 
-HOW_TO_READ = (
-    "Each figure describes the network a run ended with, and what had been spent by then: the median over seeds, below "
-    "it the range. A round is one outer iteration of a method (of lbfgs, --inner-steps iterations). Work is counted "
-    "from operations (matrix products, convolutions, factorizations), in units of one forward and one backward pass "
-    "over the batch. Forward waves, messages and bytes between stages include those of acceptance tests, of line "
-    "searches, and of tangents on their way up. Time is that of one machine, with evaluation left out."
-)
 OF_WORKERS = ("workers", "replicas", "schedule", "timeout")
 """Options that a comparison, in one process, leaves at their defaults."""
 
@@ -29,12 +27,13 @@ def draw_comparison(
     """Replace `curves.png`, one `loss-….png` an axis, and `report.html`.
 
     Args:
-        folder: of the comparison.
+        folder: of the comparison, with what it and its runs ran with.
         config: its options.
         results: of all runs.
         left_out: methods that cannot run on this network or failed, and why.
     """
     summaries = summarize(results)
+    table = summary_table(summaries, ranges=True)
     pictures = _draw_pictures(folder, config, summaries)
     write_page(
         folder / "report.html",
@@ -42,12 +41,12 @@ def draw_comparison(
         [
             Section(
                 "Summary",
-                [_limits(config), summary_table(summaries, ranges=True), HOW_TO_READ, *_tuning(results), pictures[0]],
+                [_limits(config), table, _how_to_read(config, summaries), *_tuning(results), pictures[0]],
             ),
             Section("Curves one by one", pictures[1:]),
             Section("Every run", [runs_table(results)]),
             *([Section("Methods left out", [_left_out_table(left_out)])] if left_out else []),
-            Section("Settings", [_settings(config)]),
+            Section("Settings", [_settings(folder, config, results[0])]),
         ],
     )
 
@@ -79,14 +78,42 @@ def _limits(config: CompareConfig) -> str:
     return f"Every run stops{target} after {config.rounds:,} rounds."
 
 
+def _how_to_read(config: CompareConfig, summaries: Sequence[Summary]) -> str:
+    several = several_seeds(summaries)
+    over_seeds = ": the median over seeds, below it the range" if several else ""
+    lines = f" {LINES_AND_BANDS}" if several else ""
+    steps = config.inner_steps or default_option("lbfgs", "inner_steps")
+    of_lbfgs = f" (of lbfgs, {steps:,} iterations)" if any(summary.method == "lbfgs" for summary in summaries) else ""
+    return (
+        f"Each figure describes the network a run ended with, and what had been spent by then{over_seeds}. A round is "
+        f"one outer iteration of a method{of_lbfgs}. Work is counted from operations (matrix products, convolutions, "
+        "factorizations), in units of one forward and one backward pass over the batch. Forward waves, messages and "
+        "bytes between stages include those of acceptance tests, of line searches, and of tangents on their way up. "
+        f"Time is that of one machine, with evaluation left out.{lines}"
+    )
+
+
 def _tuning(results: Sequence[Result]) -> list[str]:
     settings = {result.setting for result in results}
     return [CHOICE_RULE] if len(settings) > len({method for method, _ in settings}) else []
 
 
-def _settings(config: CompareConfig) -> Table:
-    given = {
-        name: value for name, value in config.to_json().items() if value not in (None, ()) and name not in OF_WORKERS
+def _settings(folder: Path, config: CompareConfig, result: Result) -> Table:
+    """The options that were given, those that a run finds for itself as one has found them, and what it ran on."""
+    environment = read_json(RunFolder(folder).config, lambda document: document["environment"])
+    found = asdict(config) | {
+        "stages": read_config(folder / "runs" / result.run.name, RunConfig).stages,
+        "activation": config.activation or ("gelu" if config.model == "gpt" else "relu"),
+        "device": environment["device_type"],
+        "batch_size": config.batch_size or "the full batch",
     }
-    values = [" ".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in given.values()]
-    return Table(["option", "value"], list(zip(given, values, strict=True)), numbers_from=2)
+    rows = [
+        [name, " ".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+        for name, value in found.items()
+        if value not in (None, ()) and name not in OF_WORKERS
+    ]
+    machine = [
+        ["machine", environment["device"]],
+        *([name, environment[name]] for name in ("surmin", "torch", "python")),
+    ]
+    return Table(["setting", "value"], [*rows, *machine], numbers_from=2)

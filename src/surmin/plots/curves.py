@@ -9,16 +9,21 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from surmin.plots.series import Axis, Curve
 from surmin.plots.style import RC, LineStyle, entitle, save
 
 MARKERS_PER_CURVE = 12
 COMPRESS_ABOVE = 4.0
-LOWEST_SHOWN, HIGHEST_SHOWN = 1e-15, 1e2
-"""Losses beyond are off the picture, or all others would shrink to a strip: rounding decides about those below, and
-above are runs that diverge, whose crosses are drawn at the edge."""
+LOWEST_SHOWN, HIGHEST_SHOWN = 1e-8, 1e2
+"""Losses beyond are off the picture, or all others would shrink to a strip; what ends above is marked at the edge."""
+TARGET_NEAR = 10.0
+"""A target is in the picture where a loss comes within so many times of it."""
+FEW_DECADES = 2
+"""Below, powers of ten are too few to mark a logarithmic axis with."""
+CROSS, ABOVE = "x", "^"
+LARGE: dict[str, Any] = {"markersize": 9, "markeredgewidth": 2.5}
 LEGEND_LINE = 0.23  # inches
 
 
@@ -44,60 +49,75 @@ def draw_curves(
         lines = -(-max(len(curves) for _, curves in panels) // (2 * columns))
         height = 4.0 * rows + 0.7 + LEGEND_LINE * lines
         figure = Figure(figsize=(6.2 * columns + 0.6, height), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
-        for index, axes in enumerate(grid):
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        scale_losses(grid[0, 0], [curve for _, curves in panels for curve in curves], target)
+        for index, axes in enumerate(grid.flat):
             if index >= len(panels):
                 axes.set_axis_off()
                 continue
             _draw_panel(axes, *panels[index], target, crosses)
-            if index % columns == 0:
-                axes.set_ylabel("training loss, log scale")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("training loss, log scale")
         label_figure(figure, title, 2 * columns)
         save(figure, path)
 
 
 def _draw_panel(axes: Axes, axis: Axis, curves: Sequence[Curve], target: float | None, crosses: str) -> None:
-    for index, curve in enumerate(curves):
-        draw_curve(axes, curve, LineStyle.number(index))
-    if any(curve.ends for curve in curves):
-        explain_crosses(axes, crosses)
-    if target is not None:
+    styles = LineStyle.of_several(len(curves))
+    for curve, style in zip(curves, styles, strict=True):
+        draw_curve(axes, curve, style)
+        mark_ends(axes, curve, style)
+    explain_ends(axes, curves, crosses)
+    low, high = axes.get_ylim()
+    if target is not None and low <= target <= high:
         axes.axhline(target, color="#666666", linewidth=1, linestyle=(0, (1, 2)), label=f"target {target:g}")
-    scale_losses(axes)
-    is_compressed = _scale_x(axes, curves)
-    if axis.figure == "round" and not is_compressed:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel(f"{axis.label}, log scale" if is_compressed else axis.label)
+    scale_x(axes, axis, curves)
 
 
 def draw_curve(axes: Axes, curve: Curve, style: LineStyle) -> None:
-    """A curve with its range, and a cross where a run diverged or failed."""
-    every = max(1, len(curve.x) // MARKERS_PER_CURVE)
+    """A curve with its range, in steps: a round's loss is only there when the round is done."""
+    every = max(1, len(curve.median) // MARKERS_PER_CURVE)
     axes.plot(
-        curve.x,
+        curve.x[: len(curve.median)],
         curve.median,
+        drawstyle="steps-post",
         color=style.color,
         linestyle=style.dashes,
-        linewidth=1.8,
+        linewidth=style.width,
         marker=style.marker,
-        markersize=5,
-        markevery=every,
+        markersize=3.5 + style.width,
+        markevery=(style.first_marked % every, every),
         label=curve.label,
     )
     if curve.runs > 1:
-        axes.fill_between(curve.x, curve.low, curve.high, color=style.color, alpha=0.18, linewidth=0)
-    highest = math.inf if curve.low.min() > HIGHEST_SHOWN else HIGHEST_SHOWN
-    for x, end in curve.ends:
-        axes.plot([x], [min(end, highest)], color=style.color, marker="x", markersize=9, markeredgewidth=2.5)
+        axes.fill_between(curve.x, curve.low, curve.high, step="post", color=style.color, alpha=0.18, linewidth=0)
 
 
-def explain_crosses(axes: Axes, meaning: str) -> None:
-    """A cross for the legend."""
-    axes.plot([], [], color="#666666", linestyle="", marker="x", markersize=9, markeredgewidth=2.5, label=meaning)
+def mark_ends(axes: Axes, curve: Curve, style: LineStyle) -> None:
+    """A cross where a run diverged or failed, and else a triangle at the edge where the median ends above it.
+
+    The limits must be those of the picture already.
+    """
+    low, high = axes.get_ylim()
+    for mark, ends in _marked_ends(curve, high).items():
+        for x, end in ends:
+            axes.plot([x], [min(max(end, low), high)], color=style.color, clip_on=False, zorder=5, marker=mark, **LARGE)
 
 
-def _scale_x(axes: Axes, curves: Sequence[Curve]) -> bool:
-    """Start at 0; use a logarithmic scale (linear near 0) when one curve is much longer."""
+def explain_ends(axes: Axes, curves: Sequence[Curve], crosses: str) -> None:
+    """The marks at the ends of these curves for the legend, and what a cross means."""
+    _, high = axes.get_ylim()
+    for mark, meaning in {CROSS: crosses, ABOVE: f"above {high:g}"}.items():
+        if any(_marked_ends(curve, high)[mark] for curve in curves):
+            axes.plot([], [], color="#666666", linestyle="", marker=mark, **LARGE, label=meaning)
+
+
+def _marked_ends(curve: Curve, high: float) -> dict[str, Sequence[tuple[float, float]]]:
+    return {CROSS: curve.ends, ABOVE: [curve.end] if curve.end[1] > high and not curve.ends else []}
+
+
+def scale_x(axes: Axes, axis: Axis, curves: Sequence[Curve]) -> None:
+    """Name the axis and start it at 0; a logarithmic scale (linear near 0) where one curve is much longer."""
     ends = [float(curve.x[-1]) for curve in curves if curve.x[-1] > 0]
     is_compressed = bool(ends) and max(ends) > COMPRESS_ABOVE * min(ends)
     if is_compressed:
@@ -105,26 +125,38 @@ def _scale_x(axes: Axes, curves: Sequence[Curve]) -> bool:
         linear_below = 10.0 ** math.floor(math.log10(max(first, min(ends) / 10)))
         axes.set_xscale("symlog", linthresh=linear_below, linscale=0.3)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axes.set_xlim(left=0)
-    return is_compressed
+    elif axis.is_count:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(0, None if ends else 1)
+    axes.set_xlabel(f"{axis.label}, log scale" if is_compressed else axis.label)
 
 
-def scale_losses(axes: Axes) -> None:
-    """A logarithmic scale from the lowest loss shown to the highest at most, unless all losses are beyond it."""
+def scale_losses(axes: Axes, curves: Sequence[Curve], target: float | None) -> None:
+    """A logarithmic scale for these curves, from the lowest loss shown to the highest at most, unless all are beyond.
+
+    Args:
+        axes: whose vertical axis it is, shared or not.
+        curves: that are drawn there.
+        target: a loss that is shown too, however low, where one comes near it.
+    """
     axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    least, most = _extremes(axes)
-    axes.set_ylim(
-        low if most < LOWEST_SHOWN else max(low, LOWEST_SHOWN),
-        high if least > HIGHEST_SHOWN else min(high, HIGHEST_SHOWN),
-    )
-
-
-def _extremes(axes: Axes) -> tuple[float, float]:
-    """The least and the largest value of all curves. The target's line is none: its x is no data."""
-    curves = [line.get_ydata() for line in axes.lines if line.get_transform() is axes.transData]
-    values = [float(value) for curve in curves for value in np.asarray(curve) if value > 0]
-    return (min(values), max(values)) if values else (LOWEST_SHOWN, HIGHEST_SHOWN)
+    losses = np.concatenate([values for curve in curves for values in (curve.low, curve.high)])
+    losses = losses[losses > 0]
+    if not losses.size:
+        return
+    low, high, lowest = losses.min(), losses.max(), LOWEST_SHOWN
+    if target is not None and 0 < low <= TARGET_NEAR * target:
+        low, high, lowest = min(low, target), max(high, target), min(lowest, target / TARGET_NEAR)
+    bottom = low if losses.max() < lowest else max(low, lowest)
+    top = high if losses.min() > HIGHEST_SHOWN else min(high, HIGHEST_SHOWN)
+    margin = max(1.05, (top / bottom) ** 0.05)
+    axes.set_ylim(bottom / margin if bottom == low else bottom, top * margin if top == high else top)
+    if top < 10**FEW_DECADES * bottom:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        for each in axes.get_shared_y_axes().get_siblings(axes):
+            each.grid(visible=True, axis="y", which="minor")
 
 
 def label_figure(figure: Figure, title: str, columns: int) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from surmin.experiments.comparisons.claims import judge
+from surmin.experiments.comparisons.claims import HOW_CLAIMS_ARE_JUDGED, judge
 from surmin.experiments.comparisons.paper_runs import Cell, PaperResult, by_cell, cells
 from surmin.experiments.comparisons.results import count_seeds
 from surmin.experiments.configs.contenders import CONTENDERS, Family
 from surmin.experiments.configs.paper import PaperConfig
 from surmin.experiments.runs.folder import data_name
-from surmin.plots.curves import draw_curve, draw_curves, explain_crosses, label_figure, scale_losses
+from surmin.plots.curves import draw_curve, draw_curves, explain_ends, label_figure, mark_ends, scale_losses, scale_x
 from surmin.plots.markdown import write_markdown
 from surmin.plots.page import Picture, Section, write_page
 from surmin.plots.paper_tables import (
@@ -25,7 +25,7 @@ from surmin.plots.paper_tables import (
     verdict_table,
 )
 from surmin.plots.run import describe
-from surmin.plots.series import AXES, accuracy_curve, loss_curve, visible_axes
+from surmin.plots.series import AXES, LINES_AND_BANDS, accuracy_curve, loss_curve, visible_axes
 from surmin.plots.style import RC, LineStyle, save
 
 ROUNDS = AXES[0]
@@ -38,7 +38,8 @@ FAMILIES: dict[Family, str] = {
 HOW_TO_READ = (
     "All figures that runs ended with, medians over seeds and ranges. The setting was chosen on another seed: the one "
     "that reached the target in the fewest rounds, else had the lowest loss. A round is one outer iteration of a "
-    "method. Work is counted from operations; messages and bytes are those between stages; times leave evaluation out."
+    "method. Work is counted from operations; messages and bytes are those between stages; times leave evaluation out. "
+    f"{LINES_AND_BANDS}"
 )
 
 
@@ -57,7 +58,8 @@ def draw_paper(folder: Path, config: PaperConfig, results: Sequence[PaperResult]
             write_markdown(folder / f"layers{layers}.md", section)
             sections.append(section)
     title = f"The paper's grid on {data_name(config.data)}, width {config.width}"
-    write_page(folder / "report.html", title, [Section("What holds", [verdict_table(judge(results))]), *sections])
+    verdicts = Section("What holds", [HOW_CLAIMS_ARE_JUDGED, verdict_table(judge(results))])
+    write_page(folder / "report.html", title, [verdicts, *sections])
 
 
 def _draw_depth(folder: Path, config: PaperConfig, layers: int, groups: Groups) -> Section:
@@ -83,23 +85,24 @@ def _draw_depth(folder: Path, config: PaperConfig, layers: int, groups: Groups) 
 
 def _draw_grid(path: Path, title: str, config: PaperConfig, groups: Groups) -> None:
     """A row for every N: training loss and test accuracy against rounds."""
-    styles = {name: LineStyle.number(number) for number, name in enumerate(dict.fromkeys(c.contender for c in groups))}
+    names = list(dict.fromkeys(cell.contender for cell in groups))
+    styles = dict(zip(names, LineStyle.of_several(len(names)), strict=True))
+    curves = {cell: loss_curve(cell.contender, [r.rows for r in group], ROUNDS) for cell, group in groups.items()}
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(12.6, 3.6 * len(config.inner_steps) + 1.4), layout="constrained")
         grid = figure.subplots(len(config.inner_steps), 2, squeeze=False, sharex=True, sharey="col")
+        scale_losses(grid[0, 0], list(curves.values()), config.target_loss)
         for steps, (losses, accuracies) in zip(config.inner_steps, grid, strict=True):
             for cell, group in _at(steps, groups).items():
-                rows = [result.rows for result in group]
-                draw_curve(losses, loss_curve(cell.contender, rows, ROUNDS), styles[cell.contender])
-                draw_curve(accuracies, accuracy_curve(cell.contender, rows, ROUNDS), styles[cell.contender])
+                accuracy = accuracy_curve(cell.contender, [result.rows for result in group], ROUNDS)
+                for axes, curve in ((losses, curves[cell]), (accuracies, accuracy)):
+                    draw_curve(axes, curve, styles[cell.contender])
+                    mark_ends(axes, curve, styles[cell.contender])
             losses.set_ylabel(f"N = {steps}\ntraining loss, log scale")
             accuracies.set_ylabel("test accuracy (%)")
-        scale_losses(grid[0, 0])
-        if crosses := _meaning_of_crosses(groups):
-            explain_crosses(grid[0, 0], crosses)
+        explain_ends(grid[0, 0], list(curves.values()), _meaning_of_crosses(groups))
         for axes in grid[-1]:
-            axes.set_xlabel(ROUNDS.label)
-            axes.set_xlim(left=0)
+            scale_x(axes, ROUNDS, list(curves.values()))
         label_figure(figure, title, 4)
         save(figure, path)
 

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from surmin.experiments.comparisons.claims import LOSS, ClaimVerdict, spent_until
+from surmin.experiments.comparisons.claims import ClaimVerdict
+from surmin.experiments.comparisons.milestones import LOSS, spent_until
 from surmin.experiments.comparisons.paper_results import write_setting
 from surmin.experiments.comparisons.paper_runs import Cell, PaperResult
-from surmin.experiments.comparisons.results import Spread
+from surmin.experiments.comparisons.results import Spread, count_statuses
 from surmin.experiments.runs.metrics import Row
 from surmin.plots.tables import FIGURE_COLUMNS, FigureColumn, Table, percent, write_spread
 
@@ -14,7 +15,7 @@ Groups = Mapping[Cell, Sequence[PaperResult]]
 HOW_RUNS_ENDED = (
     "Training loss and test accuracy at the end, medians over seeds; below them the range of the loss where there is "
     "one. A run ends after all its rounds, or earlier at the target loss. A method that takes no inner steps has the "
-    "same figures at every N. A dash is a run that diverged or failed."
+    "same figures at every N. A dash is the loss of a run that diverged or failed; where all did, the cell says so."
 )
 WHAT_A_LOSS_COST = (
     f"What had been spent at the first row with a training loss of {LOSS:g} or less, medians over seeds; below them "
@@ -25,8 +26,7 @@ COST_COLUMNS = [column for column in FIGURE_COLUMNS if column[0] not in ("loss",
 
 def verdict_table(verdicts: Sequence[ClaimVerdict]) -> Table:
     """One line a claim."""
-    words = {True: "holds", False: "does not hold", None: "cannot be told"}
-    rows = [[each.claim, each.subject, words[each.holds], each.figures] for each in verdicts]
+    rows = [[each.claim, each.subject, each.verdict, each.figures] for each in verdicts]
     return Table(["claim", "for", "verdict", "figures"], rows, numbers_from=4)
 
 
@@ -46,14 +46,14 @@ def cell_table(groups: Groups) -> Table:
     headings = ["method", "N", "setting", "outcome", *(heading for _, heading, _ in FIGURE_COLUMNS)]
     rows = []
     for cell, group in groups.items():
-        outcomes = ", ".join(dict.fromkeys(result.status for result in group))
+        outcomes = count_statuses(result.status for result in group)
         last = [result.rows[-1] for result in group]
         rows.append([*_described(cell, group), outcomes, *_figures(last, FIGURE_COLUMNS)])
     return Table(headings, rows, numbers_from=4)
 
 
 def cost_table(groups: Groups) -> Table:
-    """One line a method and N that reached `claims.LOSS` on a seed: what it had spent by then."""
+    """One line a method and N that reached `milestones.LOSS` on a seed: what it had spent by then."""
     headings = ["method", "N", "setting", "seeds", *(heading for _, heading, _ in COST_COLUMNS)]
     rows = []
     for cell, group in groups.items():
@@ -66,7 +66,7 @@ def cost_table(groups: Groups) -> Table:
 
 def _final(group: Sequence[PaperResult]) -> str:
     if all(result.rows[-1].loss is None for result in group):
-        return ", ".join(dict.fromkeys(result.status for result in group))
+        return count_statuses(result.status for result in group)
     target = group[0].run.config.target_loss or 0.0
 
     def write(loss: float | None) -> str:

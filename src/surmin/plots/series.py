@@ -15,12 +15,21 @@ SMALLEST = 1e-30  # stands for a loss of exactly 0 on a logarithmic axis
 
 @dataclass(frozen=True)
 class Axis:
-    """A figure of the rows that curves are drawn against: its field, what files are called after it, and its label."""
+    """A figure of the rows that curves are drawn against.
+
+    Attributes:
+        figure: its field.
+        name: what files are called after it.
+        label: with its unit.
+        scale: what a value is multiplied by to be in that unit.
+        is_count: whether it is of things that are whole.
+    """
 
     figure: str
     name: str
     label: str
     scale: float = 1.0
+    is_count: bool = False
 
     def of(self, row: Row) -> float:
         """The row's value in the label's unit."""
@@ -28,25 +37,32 @@ class Axis:
 
 
 AXES = (
-    Axis("round", "rounds", "rounds"),
+    Axis("round", "rounds", "rounds", is_count=True),
     Axis("seconds", "seconds", "training time (s)"),
     Axis("gradient_equivalents", "gradient-equivalents", "work (forward and backward passes over the batch)"),
-    Axis("bytes", "bytes", "sent between stages (MB)", 1e-6),
-    Axis("messages", "messages", "messages between stages"),
-    Axis("forward_waves", "forward-waves", "forward waves"),
+    Axis("bytes", "bytes", "MB sent between stages", 1e-6),
+    Axis("messages", "messages", "messages between stages", is_count=True),
+    Axis("forward_waves", "forward-waves", "forward waves", is_count=True),
 )
+
+
+LINES_AND_BANDS = (
+    "In a picture a line is the median and its band the range; a run that has stopped or diverged counts with its last "
+    "value. The line ends where most runs have stopped, those that diverged not among them."
+)
+"""How pictures of several seeds are read."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A figure of one method's runs, its training loss for instance.
+    """A figure of one method's runs, its training loss for instance. Between its rows a run has what the last one had.
 
     Attributes:
         label: what the legend says.
         x: where the runs have rows, all together, in order.
-        median: over the runs; a run that has stopped counts with its last value.
-        low: least over the runs.
-        high: largest over the runs.
+        median: over the runs, as far as more than half of them go: it is shorter than `x` where some stop before.
+        low: least over the runs; one that has stopped counts with its last value.
+        high: largest over the runs, likewise.
         ends: last finite point of every run that diverged or failed, (x, value).
         runs: how many; one that failed before its first row counts only where all did.
     """
@@ -59,35 +75,33 @@ class Curve:
     ends: Sequence[tuple[float, float]]
     runs: int
 
+    @property
+    def end(self) -> tuple[float, float]:
+        """The last point of the median."""
+        return float(self.x[len(self.median) - 1]), float(self.median[-1])
+
 
 def loss_curve(label: str, runs: Sequence[Sequence[Row]], axis: Axis) -> Curve:
-    """The training loss. Between its rows a run is interpolated, linearly in the logarithm of the loss."""
-    return _curve(
-        label, runs, axis, lambda row: None if row.loss is None else math.log(max(row.loss, SMALLEST)), np.exp
-    )
+    """The training loss."""
+    return _curve(label, runs, axis, lambda row: None if row.loss is None else max(row.loss, SMALLEST))
 
 
 def accuracy_curve(label: str, runs: Sequence[Sequence[Row]], axis: Axis) -> Curve:
-    """The test accuracy in per cent, interpolated between rows."""
-    return _curve(label, runs, axis, lambda row: row.test_accuracy, lambda shares: 100 * shares)
+    """The test accuracy in per cent."""
+    return _curve(label, runs, axis, lambda row: None if row.test_accuracy is None else 100 * row.test_accuracy)
 
 
-def _curve(
-    label: str, runs: Sequence[Sequence[Row]], axis: Axis, value: Callable[[Row], float | None],
-    shown: Callable[[Values], Values],
-) -> Curve:  # fmt: skip
-    """Of a value that is interpolated linearly, and then made into what is shown."""
+def _curve(label: str, runs: Sequence[Sequence[Row]], axis: Axis, value: Callable[[Row], float | None]) -> Curve:
     begun = [rows for rows in runs if any(value(row) is not None for row in rows)] or runs[:1]
     points = [_points(rows, axis, value) for rows in begun]
     x = np.unique(np.concatenate([xs for xs, _ in points]))
-    values = np.array([np.interp(x, xs, ys) for xs, ys in points])
-    ends = [
-        (float(xs[-1]), float(shown(ys[-1:])[0]))
-        for (xs, ys), rows in zip(points, begun, strict=True)
-        if rows[-1].loss is None
-    ]
-    median, low, high = (shown(function(values, axis=0)) for function in (np.median, np.min, np.max))
-    return Curve(label, x, median, low, high, ends, len(begun))
+    values = np.array([ys[np.searchsorted(xs, x, side="right") - 1] for xs, ys in points])
+    lost = [rows[-1].loss is None for rows in begun]
+    ends = [(float(xs[-1]), float(ys[-1])) for (xs, ys), is_lost in zip(points, lost, strict=True) if is_lost]
+    # a run that is lost never comes to where others stop
+    stops = sorted(math.inf if is_lost else xs[-1] for (xs, _), is_lost in zip(points, lost, strict=True))
+    median = np.median(values, axis=0)[x <= stops[len(stops) // 2]]
+    return Curve(label, x, median, values.min(axis=0), values.max(axis=0), ends, len(begun))
 
 
 def visible_axes(runs: Sequence[Sequence[Row]]) -> list[Axis]:

@@ -1,10 +1,11 @@
 """How pictures look: colours that everyone can tell apart, with markers and line styles that differ as well."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -15,6 +16,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 COLOURS = 256
 DASHES = ("-", "--", "-.", ":")
+NARROWEST, WIDEST, WIDER = 1.5, 3.2, 0.25  # lines, in points; by how much one is wider than the next at most
 
 RC: dict[Any, Any] = {
     "font.size": 11,
@@ -34,16 +36,27 @@ RC: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class LineStyle:
-    """Colour, marker and dashes of one curve."""
+    """Colour, marker, dashes and width of one curve, and at which of its points the markers begin."""
 
     color: str
     marker: str
     dashes: str
+    width: float = NARROWEST
+    first_marked: int = 0
 
     @classmethod
     def number(cls, index: int) -> "LineStyle":
         """The style of the curve with that number; no two of the first hundred are the same."""
         return cls(PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
+
+    @classmethod
+    def of_several(cls, count: int) -> list["LineStyle"]:
+        """The styles of so many curves of one picture.
+
+        The first is the widest, and each has its markers elsewhere: one that lies exactly below another still shows.
+        """
+        widths = np.linspace(min(WIDEST, NARROWEST + WIDER * (count - 1)), NARROWEST, count)
+        return [replace(cls.number(index), width=width, first_marked=index) for index, width in enumerate(widths)]
 
 
 def entitle(figure: Figure, title: str, **options: Any) -> None:

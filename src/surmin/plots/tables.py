@@ -27,6 +27,11 @@ def short(value: float | None) -> str:
     return f"{value:.3g}" if 1e-2 <= size < 100 else f"{value:.2e}"
 
 
+def counted(number: int, noun: str, ending: str = "s") -> str:
+    """So many of something: "1 round", "2 rounds"."""
+    return f"{number:,} {noun}{'' if number == 1 else ending}"
+
+
 def percent(value: float | None) -> str:
     """A share as a percentage."""
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"

@@ -8,15 +8,19 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from surmin.experiments.comparisons.results import count_seeds
 from surmin.experiments.configs.theory import TheoryConfig
 from surmin.experiments.runs.folder import data_name
 from surmin.experiments.theory.theorem import TheoremRun
 from surmin.experiments.theory.theory import NetworkTightness
+from surmin.plots.curves import label_figure
 from surmin.plots.series import Values
-from surmin.plots.style import PALETTE, RC, LineStyle, entitle, save
+from surmin.plots.style import RC, LineStyle, save
+from surmin.plots.tables import counted
 
 ROWS = (
     ("random_ratio", "ℍ over G,\nrandom directions"),
@@ -24,11 +28,12 @@ ROWS = (
     ("output_curvature", "output curvature\nper sample"),
 )
 """Figures of a layer that are drawn, and their labels."""
-
-
-FAILED = PALETTE[-1]
 LEGEND_WIDTH = 8.8
 """Inches; a picture of few depths is as wide."""
+LEGEND_COLUMNS = 5  # of the theorem's picture
+NO_COLOR = "#666666"
+FEW_DECADES = 2.5
+"""Up to which an axis has more numbers than the powers of ten."""
 
 
 @dataclass(frozen=True)
@@ -49,24 +54,30 @@ def spread_by_layer(found: Sequence[NetworkTightness], curvature: str, figure: s
 
 
 def draw_theorem(path: Path, config: TheoryConfig, runs: Sequence[TheoremRun]) -> None:
-    """Replace a PNG file: a panel a curvature, min ‖∇h‖² solid and the theorem's line thin, a colour for every N."""
+    """Replace a PNG file: a panel a curvature, a colour for every N.
+
+    min ‖∇h‖² is solid and the theorem's line dashed. Runs may coincide: earlier ones are wider. Where the local losses
+    did not bound h there is a cross.
+    """
     curvatures = list(dict.fromkeys(run.curvature for run in runs))
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(4.4 * len(curvatures) + 0.8, 5.0), layout="constrained")
         grid = figure.subplots(1, len(curvatures), squeeze=False, sharey=True).flat
         for axes, curvature in zip(grid, curvatures, strict=True):
             own = [run for run in runs if run.curvature == curvature]
-            for index, run in enumerate(own):
-                _draw_run(axes, run, LineStyle.number(index))
-            _draw_failures(axes, own)
+            for run, style in zip(own, LineStyle.of_several(len(own)), strict=True):
+                _draw_run(axes, run, style)
             axes.set_title(f"{curvature} curvature")
             axes.set_xscale("log")
             axes.set_yscale("log")
             axes.set_xlabel("rounds T")
+        for axes in figure.axes:
+            _number(axes.xaxis)
+            _number(axes.yaxis)
         figure.axes[0].set_ylabel("‖∇h‖², squared norm of the mean loss's gradient")
+        _explain(figure.axes[0], any(run.bound_failures for run in runs))
         title = f"Theorem 1: Algorithm 1 with inner steps of size 1/β; {describe(config, config.layers)}"
-        entitle(figure, title)
-        _add_legend(figure, columns=3)
+        label_figure(figure, title, LEGEND_COLUMNS)
         save(figure, path)
 
 
@@ -81,15 +92,15 @@ def draw_tightness(path: Path, config: TheoryConfig, found: Sequence[NetworkTigh
             for depth, axes in zip(depths, row, strict=True):
                 _draw_depth(axes, [network for network in found if network.depth == depth], name)
             row[0].set_ylabel(label)
+            _number(row[0].yaxis)
         for depth, axes in zip(depths, grid[0], strict=True):
             axes.set_title(f"{depth} layers")
         for axes in grid[-1]:
             axes.set_xlabel("layer, 1 = at the input")
         several = count_seeds(Counter((network.depth, network.rounds) for network in found).values())
         seeds = f"median and range over {several}" if several else f"seed {config.seed}"
-        title = f"Local losses' curvature ℍ over the Gauss-Newton matrix G; {describe(config)}; {seeds}"
-        entitle(figure, title)
-        _add_legend(figure, columns=3)
+        title = f"Local losses' curvature ℍ over the Gauss-Newton matrix G\n{describe(config)}; {seeds}"
+        label_figure(figure, title, 3)
         save(figure, path)
 
 
@@ -102,26 +113,34 @@ def describe(config: TheoryConfig, layers: int | None = None) -> str:
 def _draw_run(axes: Axes, run: TheoremRun, style: LineStyle) -> None:
     rounds = np.arange(1, len(run.rounds) + 1)
     axes.plot(
-        rounds, run.least, color=style.color, linewidth=2, marker=style.marker, markersize=5,
-        markevery=_marked(len(rounds)), label=f"min ‖∇h‖², N = {run.inner_steps}",
+        rounds, run.least, color=style.color, linewidth=style.width, marker=style.marker,
+        markersize=3 + 2 * style.width, markevery=_marked(len(rounds)), label=f"min ‖∇h‖², N = {run.inner_steps}",
     )  # fmt: skip
+    axes.plot(rounds, run.line, color=style.color, linewidth=style.width, linestyle="--")
+    failed = [number for number, each in enumerate(run.rounds) if not each.is_bounded]
     axes.plot(
-        rounds, run.line, color=style.color, linewidth=1.2, linestyle="--",
-        label=f"the theorem's 2β h₀ / T, N = {run.inner_steps}",
+        [rounds[number] for number in failed], [run.least[number] for number in failed], color=style.color,
+        linestyle="", marker="x", markersize=12 + 3 * style.width, markeredgewidth=2, zorder=3,
     )  # fmt: skip
 
 
-def _draw_failures(axes: Axes, runs: Sequence[TheoremRun]) -> None:
-    failed = [
-        (number, run.least[number - 1])
-        for run in runs
-        for number, each in enumerate(run.rounds, start=1)
-        if not each.is_bounded
-    ]
-    axes.plot(
-        [number for number, _ in failed], [least for _, least in failed], color=FAILED, linestyle="", marker="x",
-        markersize=9, markeredgewidth=2, zorder=3, label="local losses did not bound h",
-    )  # fmt: skip
+def _explain(axes: Axes, with_crosses: bool) -> None:
+    """For the legend, what is drawn of every run in its own colour."""
+    axes.plot([], [], color=NO_COLOR, linestyle="--", label="2β h₀ / T, the theorem's line")
+    if with_crosses:
+        axes.plot(
+            [], [], color=NO_COLOR, linestyle="", marker="x", markersize=9, markeredgewidth=2.5,
+            label="local losses did not bound h",
+        )  # fmt: skip
+
+
+def _number(axis: Axis) -> None:
+    """Write numbers, not powers, at a logarithmic axis, and enough of them where it is short."""
+    low, high = axis.get_view_interval()
+    is_short = high < low * 10**FEW_DECADES
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _marked(count: int) -> list[int]:
@@ -136,7 +155,7 @@ def _draw_depth(axes: Axes, found: Sequence[NetworkTightness], name: str) -> Non
             style, spread = LineStyle.number(index), spread_by_layer(own, curvature, name)
             layers = np.arange(1, len(spread.median) + 1)
             size = 8 if index == 0 else 6  # the first curve is often hidden under the second
-            when = f"after {rounds} rounds of sm" if rounds else "at the start"
+            when = f"after {counted(rounds, 'round')} of sm" if rounds else "at the start"
             axes.plot(
                 layers, spread.median, color=style.color, linestyle="--" if rounds else "-", linewidth=1.6,
                 marker=style.marker, markersize=size,
@@ -146,9 +165,3 @@ def _draw_depth(axes: Axes, found: Sequence[NetworkTightness], name: str) -> Non
             axes.fill_between(layers, spread.low, spread.high, color=style.color, alpha=0.13, linewidth=0)
     axes.set_yscale("log")
     axes.set_xticks(layers if len(layers) <= 8 else layers[::3])
-
-
-def _add_legend(figure: Figure, columns: int) -> None:
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    named = dict(zip(labels, handles, strict=True))
-    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=columns)

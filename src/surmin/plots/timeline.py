@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from surmin.experiments.traces.timeline import Timeline
+from surmin.experiments.traces.timeline import BUSY, Timeline
 from surmin.pipeline.tracing import LETTERS, Letter, Span
 from surmin.plots.style import PALETTE, RC, entitle, save
 from surmin.plots.tables import percent
@@ -17,11 +17,14 @@ COLORS: dict[Letter, tuple[str, str]] = {
     "W": ("#f4f4f4", "black"),
     "F": (PALETTE[0], "white"),
     "B": (PALETTE[1], "black"),
-    "C": (PALETTE[3], "black"),
+    "C": (PALETTE[5], "black"),
     "U": (PALETTE[2], "black"),
-    "A": (PALETTE[4], "black"),
+    "A": (PALETTE[6], "white"),
 }
-"""Of a box, and of what is written in it. Drawn in this order: where one thread waits for another, its work is seen."""
+"""Of a box, and of what is written in it: also without red or green they differ. Drawn in this order: where one thread
+waits for another, its work is seen."""
+UTILISATION = ", ".join(letter for letter in COLORS if letter in BUSY)
+HOW_TO_READ = f"number: micro-batch;  white: none of these;  utilisation: {UTILISATION}"
 HATCH = "#d0d0d0"
 BOX_HEIGHT = 0.8
 TEXT_POINTS = 7.0
@@ -76,7 +79,7 @@ def _label(figure: Figure, title: str, panels: Mapping[str, Timeline]) -> None:
     seen = {span.letter for timeline in panels.values() for span in timeline.spans}
     patches = [_legend_patch(letter) for letter in LETTERS if letter in seen]
     entitle(figure, title)
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), title=HOW_TO_READ)
 
 
 def _legend_patch(letter: Letter) -> Patch:

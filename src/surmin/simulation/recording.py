@@ -16,7 +16,7 @@ from torch import Tensor
 from surmin.curvature.output_curvature import Message
 from surmin.pipeline.links import Kind
 from surmin.pipeline.process_links import UPWARDS
-from surmin.pipeline.tracing import Clock, Letter
+from surmin.pipeline.tracing import Clock, Letter, synchronized_clock
 from surmin.pipeline.traffic import Traffic
 from surmin.simulation.operations import Hear, Operation, Program, Receive, Send, Tell, Total, Work
 from surmin.simulation.threads import ThreadExchange
@@ -46,9 +46,7 @@ class Recorder:
         if operation is not None:
             self.program.append(operation)
 
-    def span(
-        self, letter: Letter, microbatch: int | None = None, stage: int | None = None
-    ) -> AbstractContextManager[None]:
+    def span(self, letter: Letter, microbatch: int | None = None) -> AbstractContextManager[None]:
         """Work on something of its own; waiting is no work."""
         return nullcontext() if letter in "WA" else self._work(letter, microbatch)
 
@@ -121,7 +119,7 @@ class RecordedLinks:
     def total(self, values: Tensor, traffic: Traffic) -> list[float]:
         """Counted as workers count what each of them sends for it."""
         self._hear(0)
-        self._recorder.note(Total(values.numel() * values.element_size()))
+        self._recorder.note(Total(values.nbytes))
         for _ in range(self._exchange.workers - 1 if self.is_last else 1):
             traffic.send((values,))
         self._totals += 1
@@ -142,18 +140,11 @@ class RecordedLinks:
 
 def worker_clock(device: torch.device) -> Clock:
     """Of the calling thread's processor time; on CUDA the host's clock after the device's queue, in ns."""
-    if device.type != "cuda":
-        return time.thread_time_ns
-
-    def clock() -> int:
-        torch.cuda.synchronize(device)
-        return time.perf_counter_ns()
-
-    return clock
+    return synchronized_clock(device) if device.type == "cuda" else time.thread_time_ns
 
 
 def _size(message: Message) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in message)
+    return sum(tensor.nbytes for tensor in message)
 
 
 def _step(kind: Kind) -> int:

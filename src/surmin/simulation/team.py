@@ -127,8 +127,7 @@ class RecordedTeam:
         """Of all these samples, where the parameters are now; nothing is recorded."""
         state = inputs
         for pipeline in self.pipelines:
-            for layer in pipeline.stages[0].layers:
-                state = layer.forward(state)
+            state = pipeline.stages[0].output(state)
         return float(self.pipelines[-1].loss.sample_losses(state, targets).double().mean())
 
     def _operations(self) -> list[int]:

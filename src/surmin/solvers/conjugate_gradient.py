@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from surmin.scaling import power_of_two
 from surmin.solvers.result import Reason, SolverResult, undamped_decrease
-from surmin.solvers.scaling import power_of_two
 from surmin.surrogates.local_loss import LocalLoss
 
 CHECK_EVERY = 16
@@ -52,8 +52,10 @@ class ConjugateGradient:
             image = loss.product(direction)
             curvature = direction.dot(image)
             code = torch.where((code == 0) & ~torch.isfinite(curvature + slope), int(Reason.NON_FINITE), code)
-            code = torch.where((code == 0) & (curvature <= 0), int(Reason.NEGATIVE_CURVATURE), code)
-            length = torch.where(code == 0, slope / curvature, 0.0)
+            length = slope / curvature
+            vanishes = (curvature <= 0) | ~torch.isfinite(length)
+            code = torch.where((code == 0) & vanishes, int(Reason.NEGATIVE_CURVATURE), code)
+            length = torch.where(code == 0, length, 0.0)
             step = step + _scaled(length, direction)
             residual = residual - _scaled(length, image)
             code = torch.where((code == 0) & (residual.dot(residual) <= target), int(Reason.CONVERGED), code)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from surmin.scaling import norms
 from surmin.solvers.result import Reason, SolverResult, finish, undamped_decrease
 from surmin.surrogates.local_loss import LocalLoss
 
@@ -27,7 +28,7 @@ class CubicGradientDescent:
     def solve(self, loss: LocalLoss) -> SolverResult:
         """N steps; β = ‖A‖ is estimated by power iteration, and R bounds the norm of the minimiser."""
         gradient = loss.gradient
-        norm = gradient.norm()
+        norm = norms(gradient)
         beta = self._largest(loss)
         rho = 2 * loss.cubic
         radius = _cauchy_bound(beta, norm, rho)
@@ -44,10 +45,10 @@ class CubicGradientDescent:
     def _largest(self, loss: LocalLoss) -> Tensor:
         """‖A‖, from below; the factor 1.5 covers the estimate."""
         vector = loss.gradient
-        size = vector.norm()
+        size = norms(vector)
         for _ in range(POWER_STEPS):
-            vector = loss.product(vector / vector.norm().clamp_min(torch.finfo(vector.dtype).tiny))
-            size = vector.norm()
+            vector = loss.product(vector / size.clamp_min(torch.finfo(vector.dtype).tiny))
+            size = norms(vector)
         return 1.5 * size
 
 
@@ -60,7 +61,7 @@ class CubicKrylov:
     def solve(self, loss: LocalLoss) -> SolverResult:
         """Full reorthogonalization; ρ = 0 needs a positive definite A on the space, else the reason says otherwise."""
         basis, tridiagonal = self._lanczos(loss)
-        norm = loss.gradient.norm()
+        norm = norms(loss.gradient)
         right = torch.zeros(len(basis), dtype=norm.dtype, device=norm.device)
         right[0] = norm
         coefficients, code = solve_cubic_dense(tridiagonal, right, loss.cubic)
@@ -76,7 +77,7 @@ class CubicKrylov:
         tiny = torch.finfo(gradient.dtype).tiny
         basis = gradient.new_zeros(count, len(gradient))
         projected = gradient.new_zeros(count, count)
-        norm = gradient.norm()
+        norm = norms(gradient)
         basis[0] = gradient / norm.clamp_min(tiny)
         scale = torch.zeros_like(norm)
         for index in range(count):
@@ -84,11 +85,11 @@ class CubicKrylov:
             row = basis @ image
             projected[index, : index + 1] = row[: index + 1]
             projected[: index + 1, index] = row[: index + 1]
-            scale = torch.maximum(scale, image.norm())
+            scale = torch.maximum(scale, norms(image))
             for _ in range(2):
                 image = image - (basis @ image) @ basis
             if index + 1 < count:
-                rest = image.norm()
+                rest = norms(image)
                 exhausted = rest <= 100 * torch.finfo(gradient.dtype).eps * scale
                 basis[index + 1] = torch.where(exhausted, torch.zeros_like(image), image / rest.clamp_min(tiny))
         return basis, projected
@@ -114,7 +115,7 @@ def solve_cubic_dense(matrix: Tensor, gradient: Tensor, cubic: float) -> tuple[T
 def _solve_definite(values: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
     """-g/λ along every eigenvector that g has a part in, or zero when one of those λ is not positive."""
     eps = torch.finfo(values.dtype).eps
-    needed = projected.abs() > eps * projected.norm()
+    needed = projected.abs() > eps * norms(projected)
     positive = values > eps * values.abs().max()
     definite = (positive | ~needed).all()
     coefficients = torch.where(needed & positive & definite, -projected / values, 0.0)
@@ -128,10 +129,10 @@ def _solve_secular(values: Tensor, projected: Tensor, rho: float) -> Tensor:
     """
     least = (-values[0]).clamp_min(0)
     gaps = values + least
-    low, high = torch.zeros_like(least), (rho * projected.norm()).sqrt()
+    low, high = torch.zeros_like(least), (rho * norms(projected)).sqrt()
     for _ in range(BISECTIONS):
         middle = 0.5 * (low + high)
-        too_long = rho * _shifted_solution(gaps, projected, middle).norm() > least + middle
+        too_long = rho * norms(_shifted_solution(gaps, projected, middle)) > least + middle
         low, high = torch.where(too_long, middle, low), torch.where(too_long, high, middle)
     coefficients = _shifted_solution(gaps, projected, high)
     radius = (least + high) / rho

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from surmin.curvature.moments import InputMomentCache, estimate_moments
 from surmin.curvature.output_curvature import draw_seed
-from surmin.solvers.conjugate_gradient import ConjugateGradient
-from surmin.solvers.kronecker import KroneckerPreconditioner
+from surmin.solvers.kronecker import KroneckerConjugateGradient
 from surmin.solvers.nonlinear import begin
 from surmin.solvers.result import Reason, SolverResult, finish
 from surmin.surrogates.local_loss import LocalLoss
@@ -91,12 +90,13 @@ class GaussNewtonDescent:
             moments = estimate_moments(curvature, first, draw_seed(loss.seed, number), loss.replicas)
         own = loss.work.counted((*loss.key("inner product"), self.fraction), curvature.product)
 
+        def product(vectors: Tensor) -> Tensor:
+            return loss.replicas.mean(own(vectors))
+
+        solver = KroneckerConjugateGradient(self.products, moments, loss.work, loss.key("inner"))
+
         def minimise(gradient: Tensor, damping: float) -> SolverResult:
-            with loss.work.phase(loss.key("inner invert")):
-                preconditioner = KroneckerPreconditioner(moments, loss.inflation, damping)
-            model = LocalLoss(gradient, lambda v: loss.replicas.mean(own(v)), loss.inflation, damping=damping)
-            counted = loss.work.counted(loss.key("inner precondition"), preconditioner)
-            return ConjugateGradient(self.products, preconditioner=counted).solve(model)
+            return solver.solve(LocalLoss(gradient, product, loss.inflation, damping=damping))
 
         return minimise
 

@@ -6,16 +6,40 @@ P V = (κĜ + √λ/π I) V (C + π√λ I).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from surmin.curvature.moments import MeanDiagonal, Moments
+from surmin.solvers.conjugate_gradient import ConjugateGradient
+from surmin.solvers.result import SolverResult
+from surmin.surrogates.local_loss import LocalLoss
+from surmin.work import WorkMeter
 
 FEW = 2
 """A factor with more rows than so many per vector is solved with, by its Cholesky factor, and not inverted."""
+
+
+@dataclass(frozen=True)
+class KroneckerConjugateGradient:
+    """Conjugate gradient with at most so many products, preconditioned at the local loss's own κ and λ.
+
+    What is counted in `work` is the same for all of a kind.
+    """
+
+    steps: int
+    moments: Sequence[Moments]
+    work: WorkMeter
+    kind: tuple[Hashable, ...]
+
+    def solve(self, loss: LocalLoss) -> SolverResult:
+        """Minimise it from d = 0."""
+        with self.work.phase(("invert", *self.kind)):
+            preconditioner = KroneckerPreconditioner(self.moments, loss.inflation, loss.damping)
+        counted = self.work.counted(("precondition", *self.kind), preconditioner)
+        return ConjugateGradient(self.steps, preconditioner=counted).solve(loss)
 
 
 class KroneckerPreconditioner:

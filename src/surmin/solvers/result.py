@@ -49,8 +49,12 @@ class Solver(Protocol):
 
 def undamped_decrease(loss: LocalLoss, step: Tensor, damped_product: Tensor) -> Tensor:
     """-L(d) without the damping term, given (κ G + λ I) d: no further product is needed."""
-    quadratic = 0.5 * (step.dot(damped_product) - loss.damping * step.dot(step))
-    return -(loss.gradient.dot(step) + quadratic + 2 * loss.cubic / 3 * step.norm() ** 3)
+    value = loss.gradient.dot(step) + 0.5 * step.dot(damped_product)
+    if loss.damping:  # zero times a square that overflows is not zero
+        value = value - 0.5 * loss.damping * step.dot(step)
+    if loss.cubic:
+        value = value + 2 * loss.cubic / 3 * step.norm() ** 3
+    return -value
 
 
 def finish(step: Tensor, decrease: Tensor, reason: Reason = Reason.MAX_STEPS) -> SolverResult:

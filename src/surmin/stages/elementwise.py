@@ -10,6 +10,8 @@ ELEMENTWISE: tuple[type[nn.Module], ...] = (
     nn.LogSigmoid, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Tanhshrink, nn.Identity,
 )  # fmt: skip
 PIECEWISE_LINEAR = (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardtanh, nn.Hardsigmoid, nn.Identity)
+MISH_STRAIGHT_FROM = 40.0
+"""Its second derivative is below 1e-32 from here on; torch's is not a number from 89 on in float32."""
 
 
 class ElementwiseAtPoint:
@@ -49,6 +51,8 @@ def elementwise_second_derivative(layer: Layer, inputs: Tensor) -> Tensor:
     """σ''(z), zero where σ is piecewise linear."""
     if type(layer.module) in PIECEWISE_LINEAR:
         return torch.zeros_like(inputs)
+    if type(layer.module) is nn.Mish:
+        inputs = inputs.clamp_max(MISH_STRAIGHT_FROM)
     with torch.enable_grad():
         leaf = inputs.detach().requires_grad_()
         (first,) = torch.autograd.grad(layer.forward(leaf).sum(), leaf, create_graph=True)

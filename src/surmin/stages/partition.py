@@ -13,6 +13,9 @@ from surmin.stages.layer import Layer
 from surmin.stages.owners import check_owners
 from surmin.stages.stage import group_by_trainable, leaf_modules
 
+PASSES = 3
+"""Forward passes that are timed for `balance="time"`; each module's quickest counts."""
+
 
 def partition(
     model: nn.Module,
@@ -90,11 +93,11 @@ def _costs(modules: Sequence[nn.Module], balance: str, sample_inputs: Tensor | N
 
 
 @torch.no_grad()
-def _forward_seconds(modules: Sequence[nn.Module], inputs: Tensor, repeats: int = 3) -> list[float]:
+def _forward_seconds(modules: Sequence[nn.Module], inputs: Tensor) -> list[float]:
     """Least time of each module over a few passes; of copies, which may write to their buffers, and draw nothing."""
     modules = [copy.deepcopy(module).eval() for module in modules]
     seconds = [float("inf")] * len(modules)
-    for _ in range(repeats):
+    for _ in range(PASSES):
         state = inputs.clone()  # the first module may work in place
         for index, module in enumerate(modules):
             start = time.perf_counter()

@@ -34,6 +34,13 @@ class Stage:
         """The trainable parameters."""
         return [layer.parameters for layer in self.layers]
 
+    def output(self, inputs: Tensor) -> Tensor:
+        """What the layers make of a batch, without a tape; recorded by autograd where gradients are enabled."""
+        state = inputs
+        for layer in self.layers:
+            state = layer.forward(state)
+        return state
+
     def forward(self, inputs: Tensor, parameters: LayerParameters | None = None) -> Tape:
         """Run the layers on one micro-batch and keep every layer's input.
 

@@ -1,11 +1,12 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
 from surmin.cli import parse
 from surmin.experiments.configs.run import CompareConfig, RunConfig
+from surmin.experiments.configs.saved import parse_options
 from surmin.experiments.configs.simulate import SimulateConfig
 from surmin.experiments.configs.theory import TheoryConfig
 from surmin.experiments.configs.timeline import TimelineConfig
@@ -21,7 +22,7 @@ from surmin.experiments.configs.timeline import TimelineConfig
     ],
 )
 def test_json_and_back(config: RunConfig | CompareConfig) -> None:
-    assert type(config).from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert parse_options(json.loads(json.dumps(asdict(config))), type(config)) == config
 
 
 def test_words_of_the_command_line_and_back() -> None:
@@ -72,13 +73,13 @@ def test_impossible_values(options: dict[str, Any], message: str) -> None:
 
 def test_json_that_is_no_config() -> None:
     with pytest.raises(ValueError, match="not a table of options"):
-        RunConfig.from_json([1, 2])
+        parse_options([1, 2], RunConfig)
     with pytest.raises(ValueError, match="unknown option 'laers'"):
-        RunConfig.from_json({"laers": 3})
+        parse_options({"laers": 3}, RunConfig)
     with pytest.raises(ValueError, match="rounds must be a whole number, got '7'"):
-        RunConfig.from_json({"rounds": "7"})
+        parse_options({"rounds": "7"}, RunConfig)
     with pytest.raises(ValueError, match=r"lr must be .*, got 3"):
-        CompareConfig.from_json({"lr": 3})
+        parse_options({"lr": 3}, CompareConfig)
 
 
 def test_seeds_of_a_comparison() -> None:

@@ -1,7 +1,9 @@
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
+from surmin.experiments.configs.saved import parse_options
 from surmin.experiments.configs.timeline import TimelineConfig
 
 
@@ -25,4 +27,4 @@ def test_impossible_options_are_refused(options: dict[str, Any], complaint: str)
 
 def test_json() -> None:
     config = TimelineConfig(workers=1, schedule="1f1b", gradient_steps=3)
-    assert TimelineConfig.from_json(config.to_json()) == config
+    assert parse_options(asdict(config), TimelineConfig) == config

@@ -39,3 +39,9 @@ def test_a_power_of_two_in_the_gradient_is_one_in_the_step_bit_for_bit(
 def test_negative_curvature_at_once_leaves_the_gradient_s_own_step() -> None:
     matrix, gradient = spectrum_problem([-1.0, -2.0, -3.0], dtype=torch.float32)
     assert torch.equal(step_after(GuardedConjugateGradient, matrix, 2.0**-100 * gradient, 3), -(2.0**-100) * gradient)
+
+
+def test_where_the_first_length_is_beyond_all_numbers_the_step_is_against_the_gradient() -> None:
+    run = GuardedConjugateGradient(torch.tensor([1.5, -1.0]))
+    run.advance(1e-40 * run.direction)
+    assert torch.equal(run.step, torch.tensor([-1.5, 1.0]))

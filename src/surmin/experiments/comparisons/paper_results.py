@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from surmin.experiments.comparisons.claims import EARLY, LOSS, early_loss, spent_until
+from surmin.experiments.comparisons.milestones import EARLY, LOSS, early_loss, spent_until
 from surmin.experiments.comparisons.paper_runs import PaperResult
 from surmin.experiments.configs.contenders import write_value
 from surmin.experiments.files import write_table

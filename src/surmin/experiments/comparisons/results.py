@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,9 +71,8 @@ class Summary:
 
     @property
     def statuses(self) -> str:
-        """How the runs ended, for instance "2 reached, 1 diverged"; one word when all ended alike."""
-        counts = {status: sum(result.status == status for result in self.results) for status in _statuses(self.results)}
-        return ", ".join(counts if len(counts) == 1 else [f"{count} {status}" for status, count in counts.items()])
+        """How the runs ended, as `count_statuses` says it."""
+        return count_statuses(result.status for result in self.results)
 
 
 def by_setting(results: Sequence[Result]) -> dict[tuple[str, float | None], list[Result]]:
@@ -118,6 +118,12 @@ def count_seeds(counts: Iterable[int]) -> str:
     return f"{'up to ' if len(found) > 1 else ''}{max(found)} seeds"
 
 
+def count_statuses(statuses: Iterable[str]) -> str:
+    """How runs ended, for instance "2 reached, 1 diverged"; one word when all ended alike."""
+    counts = Counter(statuses)
+    return ", ".join(counts if len(counts) == 1 else [f"{count} {status}" for status, count in counts.items()])
+
+
 def write_results(path: Path, results: Sequence[Result]) -> None:
     """Replace `results.csv`: one line a run with its last row's figures; empty where a figure does not apply."""
     chosen = {id(result) for group in choose(results).values() for result in group}
@@ -127,10 +133,6 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
         marks = {"status": result.status, "chosen": "yes" if id(result) in chosen else "no"}
         rows.append({**run, **asdict(result.last), **marks})
     write_table(path, COLUMNS, rows)
-
-
-def _statuses(results: Sequence[Result]) -> list[Status]:
-    return list(dict.fromkeys(result.status for result in results))
 
 
 def _quality(group: Sequence[Result]) -> tuple[float, float]:

@@ -1,8 +1,9 @@
 """What `surmin check` is asked to check. Importing this imports no torch, so that options can be refused at once."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from surmin.experiments.configs.problem import ProblemConfig, values_of
 from surmin.experiments.configs.run import ExperimentConfig, check_most
@@ -24,6 +25,8 @@ class CheckConfig(ProblemConfig):
         trials: random steps of every length.
         dtype: in which the package computes; the references are float64 always.
     """
+
+    command: ClassVar[str] = "check"
 
     train_samples: int = 20
     layers: int = 3
@@ -47,11 +50,12 @@ class CheckConfig(ProblemConfig):
         """Raise ValueError for an impossible value, naming the option."""
         self.experiment.check()
         check_most(self)
-        if self.trials < 1:
-            raise ValueError(f"trials must be at least 1, got {self.trials}")
-        if not self.radii or not all(0 < radius < math.inf for radius in self.radii):
-            raise ValueError(f"radii must be one or more positive numbers, got {list(self.radii)}")
+        check_search(self.radii, self.trials)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values by option name."""
-        return asdict(self)
+
+def check_search(radii: Sequence[float], trials: int) -> None:
+    """Raise ValueError unless the bound can be tried so many times at these radii."""
+    if trials < 1:
+        raise ValueError(f"trials must be at least 1, got {trials}")
+    if not radii or not all(0 < radius < math.inf for radius in radii):
+        raise ValueError(f"radii must be one or more positive numbers, got {list(radii)}")

@@ -2,12 +2,12 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 from tyro.conf import arg
 
 from surmin.experiments.configs.contenders import CONTENDERS
-from surmin.experiments.configs.run import ExperimentConfig, RunConfig, check_most
+from surmin.experiments.configs.run import ExperimentConfig, RunConfig, check_least, check_most
 from surmin.value_types import check_types
 
 MOST_SEEDS = 1000
@@ -88,7 +88,7 @@ class PaperConfig:
 
     def run(self, layers: int, method: str, options: dict[str, Any], seed: int, rounds: int) -> RunConfig:
         """One run of the grid."""
-        shared = self.experiment(layers).to_json()
+        shared = asdict(self.experiment(layers))
         return RunConfig(**{**shared, **options, "method": method, "seed": seed, "rounds": rounds})
 
     def check(self) -> None:
@@ -98,10 +98,7 @@ class PaperConfig:
             values = getattr(self, name)
             if not values or min(values) < 1 or len(set(values)) < len(values):
                 raise ValueError(f"{name} must be one or more different positive whole numbers, got {list(values)}")
-        for name in ("rounds", "seeds", "jobs", "tuning_rounds"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_least(self, rounds=1, seeds=1, jobs=1, tuning_rounds=1)
         check_most(self)
         if self.seeds > MOST_SEEDS:
             raise ValueError(
@@ -112,24 +109,6 @@ class PaperConfig:
         for layers in self.depths:
             self.experiment(layers).check()
         _ = self.contenders
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values by option name."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Any) -> Self:
-        """The config that `to_json` described.
-
-        Raises:
-            ValueError: when it is none, saying which option is wrong.
-        """
-        if not isinstance(values, dict) or set(values) - set(asdict(cls())):
-            raise ValueError("not the options of surmin paper")
-        plain: dict[str, Any] = {name: tuple(item) if isinstance(item, list) else item for name, item in values.items()}
-        config = cls(**plain)
-        config.check()
-        return config
 
 
 QUICK = PaperConfig(quick=True, train_samples=300, width=32, rounds=40, seeds=2, jobs=2)

@@ -4,8 +4,8 @@ Importing this imports no torch, so that options can be parsed and refused at on
 """
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 from tyro.conf import Fixed, Suppress, arg
 
@@ -87,10 +87,7 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
         """Raise ValueError for an impossible value, naming the option; what needs the data is checked later."""
         check_types(vars(self), get_type_hints(type(self)))
         least = {"layers": 1, "width": 1, "stages": 1, "workers": 1, "microbatches": 1, "threads": 1}
-        for name, bound in {**least, "replicas": 1, "rounds": 0, "batch_size": 0, "seed": 0}.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise ValueError(f"{name} must be at least {bound}, got {value}")
+        check_least(self, **least, replicas=1, rounds=0, batch_size=0, seed=0)
         check_most(self)
         for name in ("lr", "inner_lr"):
             value = getattr(self, name, None)
@@ -127,33 +124,11 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
         values = {name: getattr(self, name) for name in METHOD_OPTIONS}
         return {name: value for name, value in values.items() if value is not None}
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values by option name."""
-        return asdict(self)
-
     def to_words(self) -> list[str]:
         """The options as they are written on the command line."""
         given = ((name, value) for name, value in asdict(self).items() if value is not None)
         words = ((name, value if isinstance(value, tuple) else (value,)) for name, value in given)
         return [word for name, values in words for word in (flag(name), *map(str, values))]
-
-    @classmethod
-    def from_json(cls, values: Any) -> Self:
-        """The config that `to_json` described.
-
-        Raises:
-            ValueError: when it is none, saying which option is wrong.
-        """
-        if not isinstance(values, dict):
-            raise ValueError("not a table of options")
-        known = {field.name for field in fields(cls)}
-        foreign = sorted(set(values) - known)
-        if foreign:
-            raise ValueError(f"unknown option {foreign[0]!r}")
-        plain: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
-        config = cls(**plain)
-        config.check()
-        return config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +201,14 @@ class CompareConfig(ExperimentConfig):
             raise ValueError(
                 "surmin compare runs in one process and counts what workers would send: leave workers at 1"
             )
+
+
+def check_least(config: Any, **bounds: int) -> None:
+    """Raise ValueError for an option, of those that are given, that is smaller than its bound."""
+    for name, bound in bounds.items():
+        value = getattr(config, name)
+        if value is not None and value < bound:
+            raise ValueError(f"{name} must be at least {bound}, got {value}")
 
 
 def check_most(config: Any) -> None:

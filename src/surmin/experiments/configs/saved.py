@@ -1,9 +1,9 @@
 """The options that a folder of results was made with. Importing this imports no torch."""
 
 from collections.abc import Mapping, Set
-from dataclasses import fields
+from dataclasses import Field, asdict, fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from surmin import __version__
 from surmin.experiments.files import read_json
@@ -28,17 +28,22 @@ MAY_CHANGE = frozenset(
 """Options that may be others when a run is continued; the rest decide what is computed."""
 
 
-class SavedConfig(Protocol):
-    """Options that a folder's `config.json` holds."""
+class CommandConfig(Protocol):
+    """The options of a command."""
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     command: ClassVar[str]
 
-    @classmethod
-    def from_json(cls, values: Any) -> Self:
-        """The options from plain values; raises ValueError when they are none."""
+    def check(self) -> None:
+        """Raise ValueError for an impossible value, naming the option."""
 
 
-Config = TypeVar("Config", bound=SavedConfig)
+Config = TypeVar("Config", bound=CommandConfig)
+
+
+def document(config: CommandConfig, **beside: Any) -> dict[str, Any]:
+    """What a folder says of the options that it was made with, and more beside them."""
+    return {"command": config.command, "options": asdict(config), **beside}
 
 
 def read_config(path: Path, kind: type[Config]) -> Config:
@@ -49,7 +54,23 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     """
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder to resume")
-    config: Config = read_json(path / "config.json", lambda document: kind.from_json(_options(document, kind)))
+    config: Config = read_json(path / "config.json", lambda found: parse_options(_options(found, kind), kind))
+    return config
+
+
+def parse_options(values: Any, kind: type[Config]) -> Config:
+    """The config whose plain values these are, lists for tuples.
+
+    Raises:
+        ValueError: when they are none, saying which option is wrong.
+    """
+    if not isinstance(values, dict):
+        raise ValueError("not a table of options")
+    foreign = sorted(set(values) - {field.name for field in fields(kind)})
+    if foreign:
+        raise ValueError(f"unknown option {foreign[0]!r}")
+    config = kind(**{name: tuple(item) if isinstance(item, list) else item for name, item in values.items()})
+    config.check()
     return config
 
 
@@ -78,7 +99,7 @@ def check_unchanged(old: Any, new: Any, may_change: Set[str] = frozenset()) -> N
             raise ValueError(f"{flag(field.name)} cannot change on resuming: the run has {before}, not {after}")
 
 
-def _options(document: Any, kind: type[SavedConfig]) -> Any:
+def _options(document: Any, kind: type[CommandConfig]) -> Any:
     if not isinstance(document, Mapping) or not {"command", "options"} <= document.keys():
         raise ValueError("no command and options in it")
     if document["command"] != kind.command:

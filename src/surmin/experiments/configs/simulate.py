@@ -1,14 +1,14 @@
 """What `surmin simulate` is asked for. Importing this imports no torch, so that options can be refused at once."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
 from surmin.experiments.configs.choices import parse_rates
 from surmin.experiments.configs.problem import ProblemConfig, values_of
-from surmin.experiments.configs.run import ExperimentConfig, check_rate
+from surmin.experiments.configs.run import ExperimentConfig, check_least, check_rate
 from surmin.experiments.configs.surrogate import SURROGATE_OPTIONS, SurrogateConfig
 from surmin.methods.registry import flag, takes
 
@@ -98,8 +98,7 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
                 raise ValueError(f"batch_sizes: {size:g} is not a whole number")
         if not names(self.schedules):
             raise ValueError("schedules: name at least one")
-        if self.rounds < 1:
-            raise ValueError(f"rounds must be at least 1, got {self.rounds}")
+        check_least(self, rounds=1)
         if self.cores is not None and not 0 < self.cores < math.inf:
             raise ValueError(f"cores must be a positive number, got {self.cores}")
         for option in SURROGATE_OPTIONS:
@@ -120,10 +119,6 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
         """What was given of the options that a method takes, inner steps and learning rate aside."""
         given = {name: getattr(self, name) for name in SURROGATE_OPTIONS if takes(method, name)}
         return {name: value for name, value in given.items() if value is not None}
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values by option name."""
-        return asdict(self)
 
 
 def can_go_by(schedule: str, microbatches: int, stages: int) -> bool:

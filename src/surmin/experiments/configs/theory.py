@@ -1,10 +1,10 @@
 """What `surmin theory` is asked to try. Importing this imports no torch, so that options can be refused at once."""
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
-from surmin.experiments.configs.run import ExperimentConfig, check_most
+from surmin.experiments.configs.run import ExperimentConfig, check_least, check_most
 
 SMOOTH = ("tanh", "softplus", "sigmoid", "gelu", "silu", "identity")
 
@@ -35,6 +35,8 @@ class TheoryConfig:
         threads: of the processor.
     """
 
+    command: ClassVar[str] = "theory"
+
     data: str = "digits"
     data_dir: str | None = None
     train_samples: int = 100
@@ -63,10 +65,7 @@ class TheoryConfig:
                 f"activation {self.activation!r} will not do, the theorem is about smooth networks: "
                 f"choose one of {', '.join(SMOOTH)}"
             )
-        least = {"rounds": 1, "training_rounds": 1, "directions": 1, "lanczos_steps": 1, "seeds": 1}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+        check_least(self, rounds=1, training_rounds=1, directions=1, lanczos_steps=1, seeds=1)
         check_most(replace(self, seed=self.seed + self.seeds - 1))
         for name in ("inner_steps", "depths"):
             values = getattr(self, name)
@@ -83,7 +82,3 @@ class TheoryConfig:
             data=self.data, data_dir=self.data_dir, train_samples=self.train_samples, layers=layers, width=self.width,
             activation=self.activation, stages=1, dtype="float64", device="cpu", seed=seed, threads=self.threads,
         )  # fmt: skip
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values by option name."""
-        return asdict(self)

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Fixed, Suppress
 
-from surmin.experiments.configs.run import ExperimentConfig
+from surmin.experiments.configs.run import ExperimentConfig, check_least
 from surmin.methods.registry import check_options
 
 
@@ -35,9 +35,7 @@ class TimelineConfig(ExperimentConfig):
         """As above; there must be something to trace, and sm must take the options given."""
         super().check()
         check_options("sm", self.given_options())
-        for name in ("gradient_steps", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_least(self, gradient_steps=1, rounds=1)
         if self.batch_size:
             raise ValueError("surmin timeline traces whole batches: leave batch_size out, and choose train_samples")
         if self.replicas > 1:

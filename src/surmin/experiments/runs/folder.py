@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING
 
 from surmin import __version__
+from surmin.experiments.configs.saved import CommandConfig, document
 from surmin.experiments.files import write_json
 
 if TYPE_CHECKING:
@@ -121,16 +122,7 @@ def written_by_one(path: Path) -> Iterator[None]:
         os.close(folder)
 
 
-class Config(Protocol):
-    """The options of a command."""
-
-    command: ClassVar[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values by option name."""
-
-
-def write_config(path: Path, config: Config, device: "torch.device") -> None:
+def write_config(path: Path, config: CommandConfig, device: "torch.device") -> None:
     """Write `config.json`: the options under their names, and beside them what they ran with."""
     import torch  # here: who only looks at a folder need not wait for it
 
@@ -141,4 +133,4 @@ def write_config(path: Path, config: Config, device: "torch.device") -> None:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "device_type": device.type,
     }
-    write_json(path, {"command": config.command, "options": config.to_json(), "environment": environment})
+    write_json(path, document(config, environment=environment))

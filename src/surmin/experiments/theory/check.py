@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from surmin.experiments.configs.check import CheckConfig
+from surmin.experiments.configs.check import CheckConfig, check_search
 from surmin.experiments.files import finite
 from surmin.experiments.theory.bound import BoundCheck, check_bound
 from surmin.experiments.theory.decoupled import DecoupledBlock, decoupled_blocks
@@ -108,7 +108,7 @@ def check_network(
         ValueError: for a network or a batch that cannot be trained, or too large for dense algebra, saying the limit.
     """
     chosen = resolve_options("compute", options)
-    _check_search(radii, trials)
+    check_search(radii, trials)
     pipeline = InProcessPipeline(stages, loss)
     wave = pipeline.forward(inputs, targets)
     dense = DenseNetwork.of(stages, loss, inputs, targets, chosen.blocks)
@@ -150,10 +150,3 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
     """‖found - exact‖ / ‖exact‖; absolute where there is nothing to compare with."""
     size = float(exact.norm())
     return float((found - exact).norm()) / (size if size > 0 else 1.0)
-
-
-def _check_search(radii: Sequence[float], trials: int) -> None:
-    if trials < 1:
-        raise ValueError(f"trials must be at least 1, got {trials}")
-    if not radii or not all(0 < radius < math.inf for radius in radii):
-        raise ValueError(f"radii must be one or more positive numbers, got {list(radii)}")

@@ -144,8 +144,7 @@ def _block_hessians(
     """Products with ∇²_ii h of every block, by differentiating plain backpropagation once more."""
     state = inputs
     for stage in pipeline.stages:
-        for layer in stage.layers:
-            state = layer.forward(state)
+        state = stage.output(state)
     value = pipeline.loss.sample_losses(state, targets).mean()
     for own in blocks:
         leaves = [leaf for layer in own.block.layers for leaf in layer.parameters.values()]

@@ -8,6 +8,7 @@ from itertools import groupby
 from surmin.pipeline.tracing import Span
 
 BUSY = frozenset("FBCU")
+"""What counts as work: acceptance, a collective, is mostly waiting for the others."""
 
 Interval = tuple[int, int]
 

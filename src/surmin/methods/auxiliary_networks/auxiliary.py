@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from surmin.curvature.output_curvature import draw_seed
 from surmin.methods.common.optimizers import load_named_state, named_state
+from surmin.methods.common.saved_states import check_keys, check_stage
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.replicas import Replicas
 from surmin.stages.layer import flatten
@@ -140,8 +141,7 @@ class AuxiliaryNetworks:
         Raises:
             ValueError: when it is none, or of other stages than those here.
         """
-        if set(state) != {"outputs", "cut", "stages"}:
-            raise ValueError(f"not the state of auxiliary networks: {sorted(state)}")
+        check_keys(state, {"outputs", "cut", "stages"}, "auxiliary networks")
         networks: dict[int, Auxiliary] = {}
         if state["outputs"] is not None:
             self._check_stages(state)
@@ -151,13 +151,10 @@ class AuxiliaryNetworks:
         return made
 
     def _check_stages(self, state: Mapping[str, Any]) -> None:
-        """Raise ValueError for a stage here that the state is not of; where no worker does, the cuts are the same."""
+        """Raise ValueError for a stage here that the state is not of, or that has no network in it."""
         for position, stage in enumerate(self._pipeline.stages):
-            if stage.layers and state["cut"].get(_name(stage)) != len(stage.layers):
-                raise ValueError(
-                    f"the state is of other stages, none of them of layers {_name(stage)} to {stage.layers[-1].name}: "
-                    "auxiliary networks belong to stages, so resume with the stages of before"
-                )
+            if stage.layers:
+                check_stage(stage, state["cut"].get(_name(stage)), "auxiliary networks belong to stages")
             if position in self._positions and _name(stage) not in state["stages"]:
                 raise ValueError(
                     f"the state has no auxiliary network for the stage that begins with layer {_name(stage)}"

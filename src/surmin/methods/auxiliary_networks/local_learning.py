@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from surmin.methods.auxiliary_networks.auxiliary import AuxiliaryNetworks, Build
+from surmin.methods.common.saved_states import check_keys
 from surmin.methods.common.stagewise import ACTIVATION, GRADIENT, Round, Stagewise
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.tape import Tape
@@ -61,7 +62,7 @@ class LocalLearning(Stagewise):
         """Take a gradient to a stage's parameters, but not to its input."""
         stage = self.pipeline.stages[position]
         with self.pipeline.work.phase(("parameters' gradient", part.shape, position)):
-            found.add(stage, stage.backward(tape, cotangent))
+            found.gradients[stage] = stage.backward(tape, cotangent, total=found.gradients.get(stage))
 
     def true_gradient(self, tape: Tape, targets: Tensor, samples: int, found: Round) -> Tensor:
         """Of the mean loss over all samples of the batch in the network's output, whose losses are noted."""
@@ -74,8 +75,7 @@ class LocalLearning(Stagewise):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        if set(state) != {"optimizer", "auxiliary"}:
-            raise ValueError(f"not the state of a method with auxiliary networks: {sorted(state)}")
+        check_keys(state, {"optimizer", "auxiliary"}, "a method with auxiliary networks")
         restored = self.auxiliary.restored(state["auxiliary"])
         super().load_state_dict({"optimizer": state["optimizer"]})
         self.auxiliary = restored

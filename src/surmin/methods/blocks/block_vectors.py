@@ -8,7 +8,6 @@ from torch import Tensor
 from surmin.methods.common.gradients import Gradients
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.block import Block
-from surmin.stages.stage import Stage
 
 Blocks = Sequence[Sequence[Block]]
 """Of every stage here, as `WorkerPipeline.cut` returns them."""
@@ -24,15 +23,6 @@ def to_blocks(blocks: Blocks, by_layer: Gradients) -> dict[Block, Tensor]:
         for block in own
         if block.size
     }
-
-
-def to_layers(blocks: Blocks, vectors: BlockVectors) -> Gradients:
-    """The vectors as `backward` returns gradients."""
-    empty = torch.zeros(0)
-    found: dict[Stage, list[Tensor]] = {own[0].stage: [empty] * len(own[0].stage.layers) for own in blocks}
-    for block, vector in vectors.items():
-        found[block.stage][block.start : block.stop] = block.split(vector)
-    return found
 
 
 def inner(first: BlockVectors, second: BlockVectors) -> Tensor:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from surmin.errors import NonFiniteError
-from surmin.methods.armijo import ArmijoSearch, SearchResult
-from surmin.methods.blocks.block_vectors import Blocks, BlockVectors, inner, to_layers
+from surmin.methods.blocks.block_vectors import BlockVectors, inner
+from surmin.methods.common.armijo_search import ArmijoSearch, SearchResult
 from surmin.pipeline.step_meter import StepMeter
-from surmin.pipeline.wave import Wave
+from surmin.pipeline.wave import StageParameters, Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
+from surmin.stages.block import moved_parameters
 
 
 @dataclass(frozen=True)
@@ -25,27 +26,25 @@ class JointSearch:
         square: ‖∇h‖².
         slope: ⟨∇h, d⟩.
         others: sums of what else was given.
-        length: α; 0 where no trial was good enough.
-        found: by Armijo's line search from α = 1.
+        search: by Armijo's line search from α = 1.
     """
 
     loss: float
     square: float
     slope: float
     others: Sequence[float]
-    length: float
-    found: SearchResult
+    search: SearchResult
 
     def report(self, meter: StepMeter, wave: Wave) -> StepReport:
         """The round's report."""
         return meter.report(
-            wave.shape, self.loss, math.sqrt(self.square), new_loss=self.found.value, accepted=self.length > 0,
-            tries=self.found.tries,
+            wave.shape, self.loss, math.sqrt(self.square), new_loss=self.search.value, accepted=self.search.length > 0,
+            tries=self.search.tries,
         )  # fmt: skip
 
 
 def search_jointly(
-    pipeline: WorkerPipeline, blocks: Blocks, wave: Wave, batch: tuple[Tensor, Tensor], gradients: BlockVectors,
+    pipeline: WorkerPipeline, wave: Wave, batch: tuple[Tensor, Tensor], gradients: BlockVectors,
     steps: BlockVectors, others: Sequence[Tensor] = (),
 ) -> JointSearch:  # fmt: skip
     """Move the network to the first of α = 1, ½, ¼, … with h(θ + α d) ≤ h(θ) + 10⁻⁴ α ⟨∇h, d⟩.
@@ -55,7 +54,6 @@ def search_jointly(
 
     Args:
         pipeline: the network.
-        blocks: of every stage here.
         wave: at θ.
         batch: inputs and targets of the wave.
         gradients: ∇h.
@@ -69,11 +67,11 @@ def search_jointly(
     loss, square, slope, *sums = pipeline.total(torch.stack([share.to(wave.loss) for share in shares]))
     if not (math.isfinite(loss) and math.isfinite(slope)):
         raise NonFiniteError(f"no step can be tested against a loss of {loss} with a slope of {slope}")
-    search, length, found = ArmijoSearch(pipeline, 1.0), 0.0, SearchResult(None, loss, 0)
-    if slope < 0:
-        against = to_layers(blocks, {block: -step for block, step in steps.items()})
-        found = search.descend(*batch, against, -slope, loss, lambda trial: trial.loss)
+
+    def moved(length: float) -> StageParameters:
+        return moved_parameters(pipeline.stages, [(block, length * step) for block, step in steps.items()])
+
+    found = ArmijoSearch(pipeline, 1.0).descend(*batch, moved, -slope, loss, lambda trial: trial.loss)
     if found.wave is not None:
-        length = search.length / 2
         pipeline.accept(found.wave)
-    return JointSearch(loss, square, slope, sums, length, found)
+    return JointSearch(loss, square, slope, sums, found)

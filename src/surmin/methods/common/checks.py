@@ -1,8 +1,6 @@
 """Values of options that several methods take, and what they ask of the loss."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from surmin.losses import ConvexLoss, GradientOracle
 
@@ -13,25 +11,24 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a positive number, got {value}")
 
 
+def check_not_negative(name: str, value: float) -> None:
+    """Raise ValueError unless an option is 0 or a positive number."""
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number from 0 up, got {value}")
+
+
+def check_inner_steps(steps: int) -> None:
+    """Raise ValueError unless a round has an inner step."""
+    if steps < 1:
+        raise ValueError(f"inner_steps must be at least 1, got {steps}")
+
+
 def check_columns(rank: int | None, fraction: float) -> None:
     """Raise ValueError for a number of random columns or a part of the batch that cannot be."""
     if rank is not None and rank < 1:
         raise ValueError(f"rank must be at least 1, or left out for the exact factor, got {rank}")
     if not 0 < fraction <= 1:
         raise ValueError(f"curvature_fraction must be in (0, 1], got {fraction}")
-
-
-def check_seed(saved: int, own: int) -> None:
-    """Raise ValueError unless a state was saved with this seed: the draws to come would be others."""
-    if saved != own:
-        raise ValueError(f"the state was saved with seed {saved}, this method has {own}")
-
-
-def check_progress(state: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a state's round and damping can be those of a run."""
-    if type(state["round"]) is not int or state["round"] < 0:
-        raise ValueError(f"the state's round must be a whole number from 0 up, got {state['round']!r}")
-    check_positive("the state's damping", state["damping"])
 
 
 def check_has_value(name: str, loss: ConvexLoss, *instead: str) -> None:

@@ -1,6 +1,5 @@
 """torch's optimizers: made by name, stepped along gradients, their state by the parameters' global names."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from functools import partial
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from surmin.methods.common.checks import check_positive
 from surmin.methods.common.gradients import Gradients, assign_gradients
 
 OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
@@ -25,8 +25,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], name: str, lr: float) -> 
     Raises:
         ValueError: for another name, or a learning rate that is not positive.
     """
-    if not 0 < lr < math.inf:
-        raise ValueError(f"lr must be a positive number, got {lr}")
+    check_positive("lr", lr)
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: choose {', '.join(OPTIMIZERS)}")
     return OPTIMIZERS[name]([{"params": list(parameters)}], lr=lr)

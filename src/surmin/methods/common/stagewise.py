@@ -11,6 +11,7 @@ from torch import Tensor
 from surmin.losses import ConvexLoss
 from surmin.methods.common.gradients import squared_norm
 from surmin.methods.common.optimizers import load_named_state, make_optimizer, named_state, step_along
+from surmin.methods.common.saved_states import check_keys
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
@@ -31,11 +32,6 @@ class Round:
         self.gradients: dict[Stage, list[Tensor]] = {}
         self._loss = loss
         self._losses: list[Tensor] = []
-
-    def add(self, stage: Stage, gradients: list[Tensor]) -> None:
-        """Add a micro-batch's gradients, one flat vector a layer."""
-        known = self.gradients.get(stage)
-        self.gradients[stage] = [a + b for a, b in zip(known, gradients, strict=True)] if known else gradients
 
     @torch.no_grad()
     def score(self, output: Tensor, targets: Tensor) -> None:
@@ -108,8 +104,7 @@ class Stagewise(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        if set(state) != {"optimizer"}:
-            raise ValueError(f"not the state of a method with an optimizer alone: {sorted(state)}")
+        check_keys(state, {"optimizer"}, "a method with an optimizer alone")
         load_named_state(self.optimizer, self.pipeline.parameters, state["optimizer"])
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from surmin.methods.common.optimizers import load_named_state, named_state
+from surmin.methods.common.saved_states import check_keys, check_stage
 from surmin.methods.common.stagewise import ACTIVATION, GRADIENT, Round, Stagewise
 from surmin.methods.delayed_gradients.underway import Underway
 from surmin.pipeline.reuse import NotedBatch
@@ -16,8 +17,6 @@ from surmin.pipeline.wave import part_shape
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.stage import Stage
 from surmin.stages.tape import LayerParameters
-
-STATE = {"optimizer", "shapes", "stages"}
 
 
 class Delayed(Stagewise):
@@ -33,8 +32,8 @@ class Delayed(Stagewise):
 
     Args:
         pipeline: the network.
+        lr: learning rate of the optimizer.
         optimizer: "sgd" (momentum 0.9), "gd" or "adam".
-        lr: its learning rate.
 
     Raises:
         ValueError: for another optimizer, a learning rate that is not positive, or a stage without any layer.
@@ -43,7 +42,7 @@ class Delayed(Stagewise):
     lag: ClassVar[int] = 0
     """Rounds that an activation takes to the stage above."""
 
-    def __init__(self, pipeline: WorkerPipeline, optimizer: str, lr: float) -> None:
+    def __init__(self, pipeline: WorkerPipeline, *, lr: float = 1e-3, optimizer: str = "adam") -> None:
         if not all(stage.layers for stage in pipeline.stages):
             raise ValueError("delayed gradients need a layer in every stage: leave out the empty nn.Sequential")
         super().__init__(pipeline, optimizer, lr)
@@ -112,16 +111,11 @@ class Delayed(Stagewise):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()` with the same stages; those of other workers are ignored."""
         self.exchange.settle()  # before anything is refused: a worker that refuses would keep others waiting
-        if set(state) != STATE:
-            raise ValueError(f"not the state of a method with delayed gradients: {sorted(state)}")
+        check_keys(state, {"optimizer", "shapes", "stages"}, "a method with delayed gradients")
         stages, microbatches = self.pipeline.stages, self.pipeline.microbatches
         own = [state["stages"].get(stage.layers[0].name) for stage in stages]
         for stage, found in zip(stages, own, strict=True):
-            if found is None or found["layers"] != len(stage.layers):
-                raise ValueError(
-                    f"the state is of other stages, none of them of layers {stage.layers[0].name} to "
-                    f"{stage.layers[-1].name}: gradients are under way, so resume with the stages of before"
-                )
+            check_stage(stage, None if found is None else found["layers"], "gradients are under way")
         for samples in {one["shape"][0] for found in own for one in (*found["underway"], *found["waiting"].values())}:
             if samples % microbatches:
                 raise ValueError(
@@ -184,7 +178,7 @@ class Delayed(Stagewise):
 
     def _go_down(self, position: int, batch: Underway, found: Round) -> None:
         """A batch's gradient through a stage here."""
-        stage, part = self.pipeline.stages[position], part_shape(batch.shape, self.pipeline.microbatches)
+        part = part_shape(batch.shape, self.pipeline.microbatches)
         targets = [] if self.pipeline.has_above(position) else self._parts(self._targets.popleft())
         for number, state in enumerate(batch.inputs):
             if batch.tapes:
@@ -198,7 +192,7 @@ class Delayed(Stagewise):
             else:
                 cotangent = self.arrived(self.exchange.take(GRADIENT, position, batch.shape)[0])
             with self.pipeline.tracer.span("B", number):
-                found.add(stage, self.pipeline.backward_stage(position, tape, cotangent, part))
+                self.pipeline.backward_stage(position, tape, cotangent, part, found.gradients)
             if self.pipeline.has_below(position):
                 self.exchange.put(GRADIENT, position, (tape.cotangents[0],), batch.shape)
 

@@ -155,7 +155,7 @@ class GenericTangents:
     def pull_parameters(self, changes: Tensor, tangents: Tensor | None, directions: Tensor | None) -> Tensor:
         """f and Jᵀ g pulled back to θ."""
         pulled = self._pull(self.parameters, changes, tangents, directions)
-        return torch.cat([changes.new_zeros(len(changes), 0), *(own.flatten(1) for own in pulled)], 1)
+        return torch.cat([changes.new_zeros(len(changes), 0), *(own.reshape(len(own), -1) for own in pulled)], 1)
 
     @cached_property
     def _twice(self) -> Tensor:

@@ -7,7 +7,7 @@ of a power of two above g, so that pᵀ A p does not underflow.
 import torch
 from torch import Tensor
 
-from surmin.solvers.scaling import power_of_two
+from surmin.scaling import power_of_two
 
 
 class LockstepConjugateGradient:
@@ -39,8 +39,8 @@ class LockstepConjugateGradient:
     def advance(self, image: Tensor) -> None:
         """One step, given A p."""
         curvature = self.direction.dot(image)
-        self._runs = self._runs & self._may_go_on(curvature)
         length = self._square / curvature
+        self._runs = self._runs & self._may_go_on(curvature, length)
         self._step = torch.where(self._runs, self._step + length * self.direction, self._step)
         self._residual = torch.where(self._runs, self._residual - length * image, self._residual)
         last, self._square = self._square, self._residual.dot(self._residual)
@@ -48,12 +48,12 @@ class LockstepConjugateGradient:
         onward = self._residual + self._square / last * self.direction
         self.direction = torch.where(self._runs, onward, torch.zeros_like(onward))
 
-    def _may_go_on(self, curvature: Tensor) -> Tensor:
+    def _may_go_on(self, curvature: Tensor, length: Tensor) -> Tensor:
         return torch.ones_like(self._runs)
 
 
 class GuardedConjugateGradient(LockstepConjugateGradient):
-    """The same, stopped where the curvature along a direction is not positive; in the first step d is then -g."""
+    """The same, stopped where a direction's curvature is not positive, or vanishes; in the first step d is then -g."""
 
     def __init__(self, gradient: Tensor) -> None:
         super().__init__(gradient)
@@ -67,5 +67,5 @@ class GuardedConjugateGradient(LockstepConjugateGradient):
             self._step = torch.where(self._runs | (self._step != 0).any(), self._step, self._fallback)
             self._is_first = False
 
-    def _may_go_on(self, curvature: Tensor) -> Tensor:
-        return (curvature > 0) & curvature.isfinite()
+    def _may_go_on(self, curvature: Tensor, length: Tensor) -> Tensor:
+        return (curvature > 0) & curvature.isfinite() & length.isfinite()

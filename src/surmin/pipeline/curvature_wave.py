@@ -13,7 +13,7 @@ from surmin.stages.stage import Stage
 from surmin.stages.tape import Tape
 
 
-class Descent:
+class CurvatureWave:
     """The curvature's way down through the stages of one worker, as its messages arrive.
 
     Args:

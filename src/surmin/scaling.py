@@ -6,6 +6,15 @@ from torch import Tensor
 
 def power_of_two(vector: Tensor) -> Tensor:
     """The least power of two above all entries, 0-dimensional; 1 for zeros and for what is not finite."""
-    largest = vector.abs().amax()
+    return _above(vector.abs().amax())
+
+
+def norms(vectors: Tensor) -> Tensor:
+    """Of every row, (…, size) to (…), squares of whose entries may underflow."""
+    scale = _above(vectors.abs().amax(-1, keepdim=True))
+    return scale.squeeze(-1) * torch.linalg.vector_norm(vectors / scale, dim=-1)
+
+
+def _above(largest: Tensor) -> Tensor:
     found = largest / torch.frexp(largest).mantissa
     return torch.where(found.isfinite(), found, 1.0)

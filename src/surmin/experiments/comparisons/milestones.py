@@ -1,0 +1,47 @@
+"""What a run of the paper's grid has reached by some round, and what a loss had cost it."""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from surmin.experiments.comparisons.paper_runs import PaperResult
+from surmin.experiments.runs.metrics import Row
+
+EARLY = 50
+"""Rounds."""
+LOSS = 1e-3
+
+
+def target(result: PaperResult) -> float:
+    """Losses below it are not told apart."""
+    return result.run.config.target_loss or 0.0
+
+
+def final_loss(results: Sequence[PaperResult]) -> float:
+    """The median loss that runs ended with."""
+    return statistics.median(max(result.quality[1], target(result)) for result in results)
+
+
+def early_loss(result: PaperResult) -> float | None:
+    """The loss after `EARLY` rounds, or at the end of a run that stopped earlier; None where it was given fewer."""
+    ran_out = result.status == "finished" and result.rows[-1].round < EARLY
+    return None if ran_out else loss_after(EARLY, result)
+
+
+def loss_after(rounds: int, result: PaperResult) -> float:
+    """The loss after so many rounds, or at the end of a run that has fewer."""
+    loss = result.rows[min(rounds, len(result.rows) - 1)].loss
+    return math.inf if loss is None else max(loss, target(result))
+
+
+def spent_until(rows: Sequence[Row], loss: float) -> Row | None:
+    """The first row at or below a loss."""
+    return next((row for row in rows if row.loss is not None and row.loss <= loss), None)
+
+
+def write_loss(loss: float, results: Sequence[PaperResult]) -> str:
+    """A loss of these runs in two digits; or that they are at their target, or how those ended that have none."""
+    if math.isinf(loss):
+        return " or ".join(sorted({result.status for result in results if result.rows[-1].loss is None}))
+    least = target(results[0])
+    return f"≤ {least:g}" if loss <= least else f"{loss:.2g}"
