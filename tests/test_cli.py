@@ -86,6 +86,13 @@ def test_compare(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         (["train", "--data-dir", "x"], "data_dir is for the sources mnist and text"),
         (["train", "--microbatches", "7"], "1437 samples cannot be cut into 7 equal microbatches"),
         (["train", "--model", "cnn", "--data", "text"], "cnn needs numbers, this data has token ids"),
+        (["train", "--model", "gpt", "--data", "text"], "a round on all 6,539 windows of this text takes a lot of mem"),
+        (["compare", "--model", "gpt", "--data", "text"], "a round on all 6,539 windows of this text takes a lot of"),
+        (["train", "--damping", "nan"], "damping must be"),
+        (["train", "--delta", "nan", "--curvature", "scalar"], "delta must be"),
+        (["train", "--curvature-fraction", "nan"], "curvature_fraction must be"),
+        (["train", "--inner-tolerance", "nan", "--preset", "trips"], "inner_tolerance must be"),
+        (["train", "--method", "dladmm", "--penalty", "nan"], "penalty must be"),
         (["train", "--resume", "nowhere"], "nowhere: no such folder to resume"),
         (["train", "--out", "/dev/null/run"], "/dev/null/run cannot be made, /dev/null is a file"),
         (["train", "--out", "/dev/null"], "/dev/null is a file, not a folder"),
@@ -141,6 +148,15 @@ def test_the_version_is_told(capfd: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert end.value.code == 0
     assert capfd.readouterr().out == f"surmin {__version__}\n"
+
+
+def test_the_package_has_its_names_and_modules_without_torch() -> None:
+    program = (
+        "import sys, surmin\nprint(set(surmin.__all__) - set(dir(surmin)), 'torch' in sys.modules)\n"
+        "print(surmin.options.Options.__name__, hasattr(surmin, 'nothing'), hasattr(surmin, '__main__'))"
+    )
+    done = run_python("-c", program)
+    assert (done.stdout, done.stderr) == ("set() False\nOptions False False\n", "")
 
 
 def test_help_does_not_wait_for_what_it_does_not_need() -> None:

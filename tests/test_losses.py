@@ -175,6 +175,7 @@ def test_the_multinomial_factor_never_breaks(classes: int, scale: float, seed: i
         (CrossEntropy(), torch.zeros(2, 3), torch.zeros(2), "integer class labels"),
         (CrossEntropy(), torch.zeros(2, 3), torch.zeros(2, dtype=torch.bool), "integer class labels"),
         (CrossEntropy(), torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.int64), "expected \\(2,\\)"),
+        (CrossEntropy(), torch.zeros(2, 3, 4), torch.zeros(2, 4, dtype=torch.int64), r"classes come last: .*movedim"),
         (CrossEntropy(), torch.zeros(2, 3), torch.tensor([0, 3]), "from 0 to 3, but the network has 3 outputs"),
         (CrossEntropy(), torch.zeros(2, 3), torch.tensor([-1, 2]), "from -1 to 2"),
         (CrossEntropy(), torch.zeros(2), torch.tensor([0, 0]), "must have shape"),
@@ -219,6 +220,24 @@ def test_a_gradient_oracle_is_a_gradient_and_a_constant() -> None:
 def test_a_gradient_oracle_of_the_wrong_shape_is_named() -> None:
     with pytest.raises(ValueError, match=r"returned shape \(3,\) for outputs of shape \(3, 2\)"):
         oracle(lambda z, y: z.sum(1)).gradient(torch.zeros(3, 2), torch.zeros(3, 2))
+
+
+def test_a_gradient_oracle_may_return_numpy_arrays() -> None:
+    outputs = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    buffer = outputs.cpu().double().numpy()[::-1]
+    gradient = GradientOracle(lambda z, y: buffer, 1.0).gradient(outputs, outputs)
+    buffer[:] = 0  # as a simulator does in its next call
+    assert torch.equal(gradient, outputs.flip(0))
+
+
+def test_a_gradient_oracle_that_returns_nothing_is_named() -> None:
+    with pytest.raises(TypeError, match="must return a tensor or a NumPy array, one gradient per sample, got NoneType"):
+        GradientOracle(lambda z, y: None, 1.0).gradient(torch.zeros(3, 2), torch.zeros(3, 2))  # type: ignore[arg-type]
+
+
+def test_a_gradient_oracle_s_constant_is_a_number() -> None:
+    with pytest.raises(TypeError, match="needs a number as its constant, got '1'"):
+        GradientOracle(lambda z, y: z, "1")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("loss", [SquaredError(), LogisticLoss()])

@@ -1,6 +1,7 @@
 """Train neural networks split over devices with Surrogate Minimization."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,7 +38,14 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that `surmin --help` need not wait for torch."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'surmin' has no attribute {name!r}")
-    return getattr(import_module(f"surmin.{_MODULES[name]}"), name)
+    """Import a public name or a module when it is first used, so that `surmin --help` need not wait for torch."""
+    if name in _MODULES:
+        return getattr(import_module(f"surmin.{_MODULES[name]}"), name)
+    if not name.startswith("_") and find_spec(f"surmin.{name}"):
+        return import_module(f"surmin.{name}")
+    raise AttributeError(f"module 'surmin' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names too that were not used yet."""
+    return sorted({*globals(), *__all__})

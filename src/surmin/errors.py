@@ -8,6 +8,10 @@ class NonFiniteError(ValueError):
     """The loss or its gradient is not finite at the current parameters: training has diverged."""
 
 
+class AgreedError(ValueError):
+    """What all workers have been told, of any of them, before a wave: all can go on."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A question to put before a list of known names; empty where none of them is close."""
     close = difflib.get_close_matches(name, list(known), 1)

@@ -84,6 +84,27 @@ def test_a_method_may_be_saved_again_at_the_same_round_but_not_at_an_earlier_one
     assert [path.name for path in tmp_path.iterdir()] == ["round-000003"]
 
 
+def test_arguments_that_are_something_else(tmp_path: Path) -> None:
+    model = make_model()
+    method: Any = build_method("sgd", make_pipeline(model), {})
+    takes = "takes the path of a folder, then a SurrogateMinimizer or another method"
+    swapped = f"{type(method).__name__} and str"
+    for folder, minimizer, found in ((tmp_path, model, "Path and Sequential"), (method, "ck", swapped)):
+        with pytest.raises(TypeError, match=rf"^save_checkpoint.* {takes} .*{found}$"):
+            save_checkpoint(folder, minimizer, 1)
+        with pytest.raises(TypeError, match=rf"^load_checkpoint.* {takes} .*{found}$"):
+            load_checkpoint(folder, minimizer, missing_ok=True)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    method = build_method("sgd", make_pipeline(make_model()), {})
+    (tmp_path / "ck").write_text("")
+    with pytest.raises(ValueError, match="ck is a file: give the folder"):
+        load_checkpoint(tmp_path / "ck", method, missing_ok=True)
+    with pytest.raises(ValueError, match="ck is a file: give the folder"):
+        save_checkpoint(tmp_path / "ck", method, 1)
+
+
 @pytest.mark.parametrize(("is_frozen", "trainable"), [(True, 2), (False, 4)])
 def test_a_checkpoint_with_more_than_trains_here(tmp_path: Path, is_frozen: bool, trainable: int) -> None:
     """Layers that are frozen would stay as they are, those that are not there would be forgotten."""

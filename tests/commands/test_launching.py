@@ -1,6 +1,7 @@
 """Which number of workers holds, and who starts them."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -165,6 +166,11 @@ def test_workers_with_other_options_are_named() -> None:
     check_agreement(RunConfig(lr=0.1), Told(said=json.dumps(asdict(RunConfig(lr=0.1, device="cpu")))))
     with pytest.raises(ValueError, match=r"worker 1 was started with --lr 5.0, worker 0 with 0.1: start all with"):
         check_agreement(RunConfig(lr=0.1), Told(said=json.dumps(asdict(RunConfig(lr=5.0)))))
+
+
+def test_what_is_no_number_is_the_same_option_on_all() -> None:
+    config = RunConfig(damping=math.nan)
+    check_agreement(config, Told(said=json.dumps(asdict(config))))
 
 
 def test_workers_with_other_data_are_named() -> None:

@@ -55,6 +55,98 @@ def test_what_is_wrong_before_a_schedule_of_torch_s_runs_can_be_mended(workers: 
         assert message.startswith("worker 1: ") and "was frozen since" in message and goes_on
 
 
+def too_narrow(setting: Setting) -> tuple[str, bool]:
+    """The first batch has a feature too few, which only the first stage notices."""
+    with running(setting) as pipeline:
+        method, (inputs, targets) = make_method(pipeline, setting), setting.case.batch(SAMPLES)
+        before = values(pipeline)
+        message = error_of(lambda: method.step(inputs[:, 1:], targets))
+        untouched = same(before, values(pipeline))
+        method.step(inputs, targets)
+        return message, untouched and not same(before, values(pipeline))
+
+
+@pytest.mark.parametrize(("method", "schedule"), [("adam", "posted"), ("adam", "gpipe"), ("dgl", "posted")])
+def test_all_workers_hear_that_a_batch_does_not_fit_the_first_stage(
+    workers: Workers, method: str, schedule: Any
+) -> None:
+    for message, goes_on in workers.run(2, too_narrow, replace(SETTING, method=method, schedule=schedule)):
+        assert message.startswith("worker 0: the batch does not fit the network: in layer 1 (Linear)") and goes_on
+
+
+def fail_everywhere(setting: Setting) -> list[str]:
+    """Every worker fails in the same step, each at a micro-batch of its own, and goes on."""
+    modules, calls = setting.modules(), [0]
+
+    def fail(_module: nn.Module, _inputs: Any) -> None:
+        calls[0] += 1
+        if calls[0] == fails_at:
+            raise RuntimeError("out of memory")
+
+    fails_at = -1
+    with running(setting, modules) as pipeline:
+        method, batch = make_method(pipeline, setting), setting.case.batch(SAMPLES)
+        method.step(*batch)
+        layer = next(layer for layer in pipeline.stages[0].layers if layer.size)
+        layer.module.register_forward_pre_hook(fail)
+        fails_at = calls[0] + (3 if pipeline.is_first else 1)
+        method.pipeline.forget()
+        said = [error_of(lambda: method.step(*batch), RuntimeError)]
+        for _ in range(2):
+            try:
+                method.step(*batch)
+                said.append("went on")
+            except (RuntimeError, ValueError) as error:
+                said.append(str(error))
+        return said
+
+
+@pytest.mark.parametrize("method", ["gd", "sm"])
+def test_what_is_left_of_a_wave_that_failed_is_not_taken_for_the_next(workers: Workers, method: str) -> None:
+    for first, *later in workers.run(2, fail_everywhere, replace(SETTING, method=method)):
+        assert first == "out of memory"
+        assert all("cannot go on after an error in the middle of a wave" in said for said in later), later
+
+
+def alternate(setting: Setting) -> list[float]:
+    """A method of waves, one whose stages begin to move at different rounds, and the first again, on one batch."""
+    with running(setting) as pipeline:
+        batch = setting.case.batch(SAMPLES)
+        sm, ddg = make_method(pipeline, setting), build_method("ddg", pipeline, {})
+        return [own.step(*batch).loss for own in (sm, ddg, sm)]
+
+
+def test_methods_take_turns_on_one_pipeline(workers: Workers) -> None:
+    first, second = workers.run(2, alternate, SETTING)
+    assert first[0] == second[0] and first[2] == second[2] < first[0]
+
+
+def empty_stage(setting: Setting) -> str:
+    modules = setting.modules()
+    modules[3] = nn.Sequential()
+    modules[2] = nn.Sequential(modules[2], setting.modules()[3])
+    with running(setting, modules) as pipeline:
+        return error_of(lambda: build_method("ddg", pipeline, {}))
+
+
+def test_all_workers_hear_of_a_stage_that_will_not_do(workers: Workers) -> None:
+    for said in workers.run(2, empty_stage, SETTING):
+        assert said == "worker 1: delayed gradients need a layer in every stage: leave out the empty nn.Sequential"
+
+
+def close_twice(setting: Setting) -> str:
+    with running(setting):
+        own = setting.modules()
+        extra = Pipeline([own[2 * dist.get_rank()], own[2 * dist.get_rank() + 1]], setting.case.loss)
+        extra.close()
+        extra.close()
+        return error_of(lambda: extra.group, RuntimeError)
+
+
+def test_a_pipeline_is_closed_once(workers: Workers) -> None:
+    assert workers.run(2, close_twice, SETTING) == ["this pipeline was closed: make another one, on all workers"] * 2
+
+
 class Failing(nn.Module):
     """Fails when it is told to."""
 

@@ -262,7 +262,7 @@ def without_permission(setting: Setting) -> str:
 
 def test_any_error_before_agreeing_is_told(workers: Workers) -> None:
     assert workers.run(2, without_permission, SETTING) == [
-        "ValueError: worker 1: PermissionError: not for you, True", "PermissionError: not for you, True"
+        "AgreedError: worker 1: PermissionError: not for you, True", "PermissionError: not for you, True"
     ]  # fmt: skip
 
 

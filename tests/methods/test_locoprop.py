@@ -160,6 +160,28 @@ def test_no_messages_but_those_of_a_gradient_step(microbatches: int) -> None:
     assert 1.5 < few.gradient_equivalents < 2
 
 
+class FailingOnce(nn.Linear):
+    """Out of memory in the eighth of its forward passes."""
+
+    passes = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.passes += 1
+        if self.passes == 8:
+            raise RuntimeError("out of memory")
+        return super().forward(inputs)
+
+
+def test_a_first_step_that_fails_is_forgotten() -> None:
+    network = nn.Sequential(FailingOnce(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    method = LocoProp(make_pipeline(network, 2))
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        method.step(*make_batch())
+    assert method.state_dict() == {}
+    assert all(torch.equal(one, other) for one, other in zip(network.parameters(), before, strict=True))
+
+
 def test_activations_without_a_matching_loss() -> None:
     network = nn.Sequential(nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 3)).double()
     with pytest.raises(ValueError, match=r"^locoprop's matching loss needs .* layer 1 \(GELU\) is not one"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from surmin import SurrogateMinimizer
+from surmin import CrossEntropy, SurrogateMinimizer
 from surmin.options import OptionValues
 from surmin.stages.partition import partition
 from tests.cases import BY_NAME, CASES, Case
@@ -194,3 +194,21 @@ def test_the_paper_s_finite_differences_take_nearly_the_same_step() -> None:
         losses.append(sm.step(inputs, targets).loss)
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("network", "inputs"),
+    [
+        (nn.Linear(6, 3), torch.ones(4, 5)),
+        (nn.Linear(6, 3), torch.ones(4, 6, dtype=torch.uint8)),
+        (nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3)), torch.full((4,), 9)),
+    ],
+    ids=["width", "type", "token out of range"],
+)
+def test_a_first_batch_that_a_layer_cannot_take(network: nn.Module, inputs: torch.Tensor) -> None:
+    if inputs.is_cuda and not inputs.is_floating_point():
+        pytest.skip("CUDA tells of a token out of range later, and goes on no more")
+    sm, before = SurrogateMinimizer([network], CrossEntropy()), [value.clone() for value in network.parameters()]
+    with pytest.raises(ValueError, match=r"the batch does not fit the network: in layer 0 \(.*\), on inputs of shape"):
+        sm.step(inputs, torch.zeros(4, dtype=torch.long))
+    assert all(torch.equal(*pair) for pair in zip(network.parameters(), before, strict=True))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from surmin import CrossEntropy, LogisticLoss, SquaredError, SurrogateMinimizer
+from surmin import CrossEntropy, GradientOracle, LogisticLoss, SquaredError, SurrogateMinimizer
 from surmin.losses import ConvexLoss
 from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
@@ -42,7 +42,9 @@ BAD_BATCHES: dict[str, tuple[Tensor, Tensor, str]] = {
     "labels not integers": (INPUTS, LABELS.float(), "integer class labels"),
     "mismatched": (INPUTS, LABELS[:7], "8 inputs do not match 7 targets"),
     "empty": (INPUTS[:0], LABELS[:0], "the batch is empty"),
-    "a single number": (torch.tensor(1.0), LABELS, "the batch is empty"),
+    "a single number": (torch.tensor(1.0), LABELS, "inputs are a single number: .* need a batch axis"),
+    "a single label": (INPUTS, torch.tensor(1), "targets are a single number: .* need a batch axis"),
+    "sparse": (INPUTS.to_sparse(), LABELS, r"inputs are sparse \(torch.sparse_coo\), .* call \.to_dense\(\)"),
     "from inference mode": (FROM_INFERENCE, LABELS, r"made in torch.inference_mode\(\), .* \.clone"),
     "complex": (INPUTS.to(torch.complex64), LABELS, r"inputs are complex \(torch.complex64\): give real and"),
     "wrong width": (torch.randn(8, 4), LABELS, "mat1 and mat2"),
@@ -159,6 +161,8 @@ BAD_NETWORKS: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
     "shared between stages": (lambda: list(shared())[::2], "shared with"),
     "shared within a stage": (lambda: [shared()], "shared with"),
     "a layer used twice": (lambda: [repeated()], "shared with"),
+    "scripted": (lambda: [torch.jit.script(nn.Linear(3, 2))], "torch.jit module, .*: pass the plain module"),
+    "data parallel": (lambda: [nn.Sequential(nn.DataParallel(nn.Linear(3, 2)))], r"stage 0 is an .* pass its \.module"),
 }  # fmt: skip
 
 
@@ -511,5 +515,52 @@ def test_a_loss_that_returns_no_number_a_sample_is_named() -> None:
             return (outputs - targets).square()
 
     sm = SurrogateMinimizer([nn.Linear(3, 2)], Elementwise())
-    with pytest.raises(ValueError, match=r"^Elementwise.sample_losses must return one number a sample, shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"^Elementwise.sample_losses must return one number a sample, shape \(3,\)"):
         sm.step(INPUTS, torch.zeros(8, 2))
+
+
+MISTAKES: dict[str, tuple[str, Callable[..., Any], str]] = {
+    "gradient of the mean": ("gradient", lambda z, y: z.mean(0), r"shape \(3, 2\) for 3 samples, got \(2,\)"),
+    "gradient in double": ("gradient", lambda z, y: z.double(), r"returns torch.float64 .*\.to\(outputs\.dtype\)"),
+    "gradient in place": ("gradient", lambda z, y: z.sub_(y), "changes the outputs or targets it is given: leave out"),
+    "no gradient": ("gradient", lambda z, y: None, "must return a tensor, got NoneType"),
+    "trace of all": ("trace", lambda z, y: z.sum(), r"one number a sample, shape \(3,\) for 3 samples, got \(\)"),
+    "samples first": ("factor", lambda z, y: z.diag_embed(), r"shape \(columns, 3, 2\) for .*got \(3, 2, 2\)"),
+    "no columns": ("sampled_factor", lambda z, y, rank, generator: z, r"`rank` columns first, shape \(1, 3, 2\) for"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "member", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_loss_with_a_wrong_member_is_named(name: str, member: Callable[..., Any], message: str) -> None:
+    loss = type("Own", (SquaredError,), {name: lambda self, *given: member(*given)})()
+    network = nn.Linear(3, 2)
+    before = network.weight.detach().clone()
+    with pytest.raises((ValueError, TypeError), match=rf"^Own\.{name} .*{message}"):
+        SurrogateMinimizer([network], loss).step(INPUTS, torch.zeros(8, 2))
+    assert torch.equal(network.weight, before)
+
+
+def test_members_that_are_not_known_may_raise_where_nobody_needs_them() -> None:
+    class Unknown(SquaredError):
+        def factor(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            raise NotImplementedError
+
+    assert SurrogateMinimizer([nn.Linear(3, 2)], Unknown(), rank=2).step(INPUTS, torch.zeros(8, 2)).accepted
+
+
+def test_members_are_tried_out_once_for_a_shape_and_an_oracle_is_not() -> None:
+    calls: list[int] = []
+
+    class Own(SquaredError):
+        def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            calls.append(len(outputs))
+            return super().gradient(outputs, targets)
+
+    sm = SurrogateMinimizer([nn.Linear(3, 2)], Own())
+    for _ in range(3):
+        sm.step(torch.randn(8, 3), torch.zeros(8, 2))
+    assert calls.count(3) == 1
+    calls.clear()
+    oracle = GradientOracle(Own().gradient, 1.0)
+    SurrogateMinimizer([nn.Linear(3, 2)], oracle, adapt_damping=False).step(INPUTS, torch.zeros(8, 2))
+    assert calls == [8]

@@ -26,8 +26,9 @@ def save_checkpoint(folder: str | PathLike[str], minimizer: Method, round: int) 
         round: how many rounds it has made; no fewer than at the checkpoint that is there.
 
     Raises:
-        ValueError: on all workers, for such a round, or where a parameter or something that the method remembers is not
-            finite; the last checkpoint is still there then.
+        TypeError: when it is given something else than a path and a method, or both the other way round.
+        ValueError: on all workers, for such a round, a path that is a file, or where a parameter or something that the
+            method remembers is not finite; the last checkpoint is still there then.
         OSError: when a worker could not write its part; the last checkpoint is still there.
 
     Examples:
@@ -44,8 +45,10 @@ def save_checkpoint(folder: str | PathLike[str], minimizer: Method, round: int) 
         >>> abs(first.step(inputs, targets).loss - second.step(inputs, targets).loss) < 1e-5
         True
     """
+    _check_types("save_checkpoint(folder, minimizer, round)", folder, minimizer)
     pipeline = minimizer.pipeline
     with pipeline.agreeing():
+        _check_no_file(Path(folder))
         _check_round(Path(folder), round)
     checkpoint = Checkpoint.of(minimizer, round)
     with pipeline.agreeing():
@@ -71,13 +74,17 @@ def load_checkpoint(folder: str | PathLike[str], minimizer: Method, *, missing_o
         How many rounds had been made: the number of the next one, counted from 0.
 
     Raises:
-        ValueError: on all workers, when there is no checkpoint, they find different ones, a file is damaged, or it is
-            of another network, method or seed, or has parameters that are frozen here; the parameters are as they were
-            then. Where one worker of several refuses what the method remembers, others may have it already: go on with
-            a new pipeline and method.
+        TypeError: when it is given something else than a path and a method, or both the other way round.
+        ValueError: on all workers, when there is no checkpoint, the path is a file, they find different checkpoints, a
+            file is damaged, or it is of another network, method or seed, or has parameters that are frozen here; the
+            parameters are as they were then. Where one worker of several refuses what the method remembers, others may
+            have it already: go on with a new pipeline and method.
     """
+    _check_types("load_checkpoint(folder, minimizer)", folder, minimizer)
     path = Path(folder)
     pipeline, newest = minimizer.pipeline, newest_round(path)
+    with pipeline.agreeing():
+        _check_no_file(path)
     pipeline.agree_on("no checkpoint" if newest is None else f"a checkpoint of round {round_number(newest)}")
     if missing_ok and newest is None:
         return 0
@@ -94,6 +101,21 @@ def load_checkpoint(folder: str | PathLike[str], minimizer: Method, *, missing_o
     checkpoint.restore(pipeline.parameters)
     pipeline.forget()
     return checkpoint.round
+
+
+def _check_types(call: str, folder: object, minimizer: object) -> None:
+    """Raise TypeError where one of them is something else, saying what to pass."""
+    if not isinstance(folder, str | PathLike) or not hasattr(minimizer, "pipeline"):
+        raise TypeError(
+            f"{call} takes the path of a folder, then a SurrogateMinimizer or another method (no network), "
+            f"got {type(folder).__name__} and {type(minimizer).__name__}"
+        )
+
+
+def _check_no_file(path: Path) -> None:
+    """Raise ValueError for a path that cannot be a folder with checkpoints."""
+    if path.is_file():
+        raise ValueError(f"{path} is a file: give the folder that checkpoints are saved in")
 
 
 def _check_all_wanted(checkpoint: Checkpoint, trainable: int) -> None:

@@ -38,7 +38,7 @@ def check_agreement(config: ExperimentConfig, team: Team) -> None:
     told = [json.loads(text) for text in team.gather(json.dumps(own))]
     for rank, other in enumerate(told):
         for name in told[0]:
-            if other[name] != told[0][name]:
+            if json.dumps(other[name]) != json.dumps(told[0][name]):  # as text, so that NaN is equal to itself
                 raise ValueError(
                     f"worker {rank} was started with {flag(name)} {other[name]}, worker 0 with {told[0][name]}: "
                     "start all with the same options"

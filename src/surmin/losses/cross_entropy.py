@@ -26,9 +26,11 @@ class CrossEntropy:
         if targets.dtype not in INTEGERS:
             raise ValueError(f"cross-entropy needs integer class labels, int64 for instance, got {targets.dtype}")
         if targets.shape != outputs.shape[:-1]:
+            first = outputs.dim() > 2 and targets.shape == outputs.shape[:1] + outputs.shape[2:]
+            hint = "; classes come last: end the network's forward with .movedim(1, -1)" if first else ""
             raise ValueError(
                 f"labels of shape {tuple(targets.shape)} do not fit outputs of shape {tuple(outputs.shape)}: "
-                f"expected {tuple(outputs.shape[:-1])}"
+                f"expected {tuple(outputs.shape[:-1])}{hint}"
             )
         lowest, highest, classes = int(targets.min()), int(targets.max()), outputs.shape[-1]
         if classes < 2:

@@ -3,8 +3,11 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from surmin.losses.columns import identity_factor, random_sign_factor
@@ -15,16 +18,21 @@ from surmin.losses.outputs import check_outputs
 class GradientOracle:
     """A loss known only through its gradient and a smoothness constant: all that Algorithm 1 asks for.
 
-    `oracle(outputs, targets)` returns per-sample gradients of the shape of the outputs; `constant` is L, ∇²ℓ_j ⪯ L I.
+    `oracle(outputs, targets)` returns per-sample gradients of the shape of the outputs, a tensor or a NumPy array;
+    `constant` is L, ∇²ℓ_j ⪯ L I.
     The loss has no value, so no step can be tested against it: use `adapt_damping=False`.
     """
 
-    oracle: Callable[[Tensor, Tensor], Tensor]
+    oracle: Callable[[Tensor, Tensor], Tensor | NDArray[Any]]
     constant: float
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an oracle that cannot be called, or a constant that is not positive."""
-        if not callable(self.oracle) or not 0 < self.constant < math.inf:
+        """Raise for an oracle that cannot be called, or a constant that is no positive number."""
+        try:
+            is_positive = 0 < self.constant < math.inf
+        except TypeError:
+            raise TypeError(f"GradientOracle needs a number as its constant, got {self.constant!r}") from None
+        if not callable(self.oracle) or not is_positive:
             raise ValueError(
                 f"GradientOracle needs a function and a positive constant, got {self.oracle!r} and {self.constant!r}"
             )
@@ -40,14 +48,21 @@ class GradientOracle:
         return outputs.new_full((len(outputs),), math.nan)
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What the oracle says, in the outputs' precision; raises ValueError unless it has their shape."""
-        gradient = self.oracle(outputs, targets)
+        """What the oracle says, in the outputs' precision and on their device; raises unless it has their shape."""
+        gradient: object = self.oracle(outputs, targets)
+        if isinstance(gradient, np.ndarray):
+            gradient = torch.tensor(np.ascontiguousarray(gradient))  # a copy: simulators write in theirs again
+        if not isinstance(gradient, Tensor):
+            raise TypeError(
+                "the gradient oracle must return a tensor or a NumPy array, one gradient per sample, got "
+                f"{type(gradient).__name__}"
+            )
         if gradient.shape != outputs.shape:
             raise ValueError(
                 f"the gradient oracle returned shape {tuple(gradient.shape)} "
                 f"for outputs of shape {tuple(outputs.shape)}"
             )
-        return gradient.to(outputs.dtype)
+        return gradient.to(outputs.device, outputs.dtype)
 
     def smoothness(self, outputs: Tensor) -> float:
         """The constant given."""

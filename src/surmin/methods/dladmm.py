@@ -72,6 +72,7 @@ class DlAdmm:
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One backward and one forward sweep, and the dual update."""
         meter = StepMeter(self.pipeline)
+        self.pipeline.forget()
         self._exchange.begin(inputs, targets)
         try:
             with torch.no_grad(), restored_on_failure(self.pipeline.parameters):

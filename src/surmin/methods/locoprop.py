@@ -4,7 +4,9 @@ Legend: θ a layer's parameters, θ̄ those at the round's start, D the layer's 
 its target, λ the weight of the regulariser, N the number of local steps, β their size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, Literal
 
 from torch import Tensor
@@ -78,14 +80,14 @@ class LocoProp:
         self._optimizer = make_optimizer(pipeline.parameters.values(), inner_optimizer, inner_lr)
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
-        """One trip and the local steps of every layer; workers tell each other nothing else."""
+        """One trip and the local steps of every layer, all or none; workers tell each other nothing else."""
         meter = StepMeter(self.pipeline)
         wanted = boundaries(self._layers)
         wave = self.pipeline.forward(inputs, targets, wanted)
         gradients = self.pipeline.backward(wave, wanted)
         with self.pipeline.tracer.span("U"):
             losses = [LocalMatching.of(local, wave, self.pipeline, self.lr, self.local_loss) for local in self._layers]
-            with restored_on_failure(self.pipeline.parameters):
+            with restored_on_failure(self.pipeline.parameters), self._remembered_on_failure():
                 self._descend(losses, gradients)
         return own_report(meter, self.pipeline, wave, gradients)
 
@@ -96,6 +98,16 @@ class LocoProp:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         load_named_state(self._optimizer, self.pipeline.parameters, state)
+
+    @contextmanager
+    def _remembered_on_failure(self) -> Iterator[None]:
+        """Give the inner optimizer its memory back where what is done inside raises."""
+        before = deepcopy(self._optimizer.state_dict())
+        try:
+            yield
+        except BaseException:
+            self._optimizer.load_state_dict(before)
+            raise
 
     def _descend(self, losses: list[LocalMatching], gradients: Gradients) -> None:
         """The local steps of all layers here; the first one's gradient is known from the backward wave."""

@@ -30,6 +30,8 @@ def check_without_wave(pipeline: HeldStages, links: Links, inputs: Tensor, targe
     seen = pipeline.batches.see(inputs, targets, PURPOSE)
     like, complaint = seen.like, seen.complaint
     if like is None:
+        if pipeline.is_first:  # the others would wait for what does not come
+            complaint = complaint or pipeline.batches.misfit(inputs.chunk(pipeline.microbatches)[0])
         links.compare(seen.described, complaint, wait=True)
         like = _try_out(pipeline, links, inputs, targets)
     else:

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from surmin.errors import AgreedError
 from surmin.pipeline.channel import Receiver, Route, Sender, Shape
 
 STATUS_BYTES = 1024
@@ -38,7 +39,7 @@ class StatusComparison:
         """Begin the next comparison.
 
         Raises:
-            ValueError: when there was trouble in the last one that had not been heard of yet.
+            AgreedError: when there was trouble in the last one that had not been heard of yet.
             RuntimeError: when there was trouble in the middle of a wave before.
         """
         self.hear()
@@ -61,7 +62,7 @@ class StatusComparison:
                 pipeline cannot go on then.
 
         Raises:
-            ValueError: when one complains or they differ, naming all that do.
+            AgreedError: when one complains or they differ, naming all that do.
         """
         if not self._told:
             return
@@ -74,7 +75,11 @@ class StatusComparison:
             self._told = {}
         if trouble is not None:
             self._broken = trouble if has_begun else None
-            raise ValueError(trouble)
+            raise AgreedError(trouble)
+
+    def break_off(self, reason: str) -> None:
+        """From the next comparison on all are told that this worker cannot go on."""
+        self._broken = self._broken or reason
 
     def flush(self) -> None:
         """Wait until everything has been sent."""

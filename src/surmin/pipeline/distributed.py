@@ -126,6 +126,8 @@ class Pipeline(WorkerPipeline):
     @property
     def group(self) -> dist.ProcessGroup:
         """Of all workers, by their processors."""
+        if not self._groups:
+            raise RuntimeError("this pipeline was closed: make another one, on all workers")
         return self._groups[0]
 
     @property
@@ -144,9 +146,17 @@ class Pipeline(WorkerPipeline):
 
         torch keeps them otherwise, with their sockets, until `destroy_process_group()`.
         """
-        self.flush()
-        dist.barrier(self._groups[0])
-        self._drop_groups()
+        if not self._groups:
+            return
+        try:
+            self.flush()
+            with answer_from(None):
+                dist.barrier(self._groups[0])
+        finally:
+            self._drop_groups()
+
+    def __deepcopy__(self, memo: object) -> "Pipeline":
+        raise TypeError("a Pipeline is linked to other processes and cannot be copied: copy its modules")
 
     def _drop_groups(self) -> None:
         while self._groups:

@@ -6,8 +6,9 @@ order of its messages and holds them until they are taken, so that a method may 
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -148,6 +149,15 @@ class Exchange:
         """A step has failed in the middle. Over workers no other can begin before all `settle` and `forget`."""
         self.forget()
         self._is_lost = not (self._pipeline.is_first and self._pipeline.is_last)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """What is put and taken inside is abandoned where it fails."""
+        try:
+            yield
+        except BaseException:
+            self.abandon()
+            raise
 
     def settle(self) -> None:
         """Receive what other workers have sent to this one, so that they need not wait for that; all call this."""

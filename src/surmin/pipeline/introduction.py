@@ -120,13 +120,15 @@ def _trouble(everything: Sequence[Held], setup: Setup) -> str:
     for name, words in GIVEN.items():
         if len({getattr(own, name) for own in everything}) > 1:
             return f"the workers were given different {words}: give all of them the same"
-    for first, *others in zip(*setup.pipes, strict=True):
-        for rank in others:
-            if everything[rank]._replace(gpu=0) != everything[first]._replace(gpu=0):
-                return (
-                    f"worker {rank} does not begin with the parameters of worker {first}, its replica: build both from "
-                    "the same seed, or load the same checkpoint"
-                )
+    strangers = [
+        f"worker {rank} does not begin with the parameters of worker {first}, its replica: build both from the same "
+        "seed, or load the same checkpoint"
+        for first, *others in zip(*setup.pipes, strict=True)
+        for rank in others
+        if everything[rank]._replace(gpu=0) != everything[first]._replace(gpu=0)
+    ]
+    if strangers:
+        return "; ".join(strangers)
     if setup.schedule != "posted" and any(own.gpu for own in everything) and not have_a_gpu_each(everything):
         return f"schedule {setup.schedule} needs a GPU for every worker, and NCCL: take schedule posted, or device cpu"
     if not any(own.layer_blocks for own in everything):

@@ -1,12 +1,14 @@
 """What links a worker's stages to those of the others, as the waves see it; and one process, which has no others."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Literal, Protocol
+from functools import wraps
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from torch import Tensor
 
 from surmin.curvature.output_curvature import Message
+from surmin.errors import AgreedError
 from surmin.pipeline.traffic import Traffic
 
 Kind = tuple[Hashable, ...]
@@ -54,6 +56,9 @@ class Links(Protocol):
     def total(self, values: Tensor, traffic: Traffic) -> list[float]:
         """Sum numbers over a pipe's workers, average them over replicas, and count what was sent for it."""
 
+    def break_off(self, error: BaseException) -> None:
+        """This worker has left a wave in the middle: messages of it may come that must not be taken for others."""
+
 
 class NoLinks:
     """All stages are here.
@@ -96,6 +101,28 @@ class NoLinks:
         for _ in range(2 * (self._workers - 1)):
             traffic.send((values,))
         return [float(value) for value in values.tolist()]
+
+    def break_off(self, error: BaseException) -> None:
+        """Nothing is under way."""
+
+
+Wave = TypeVar("Wave", bound=Callable[..., Any])
+
+
+def whole(wave: Wave) -> Wave:
+    """A method of a pipeline that sends and takes a wave: after any error in it but an agreed one none can follow."""
+
+    @wraps(wave)
+    def run(self: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return wave(self, *args, **options)
+        except AgreedError:
+            raise
+        except BaseException as error:
+            self._links.break_off(error)
+            raise
+
+    return cast(Wave, run)
 
 
 @contextmanager

@@ -114,6 +114,10 @@ class ProcessLinks:
             summed = self._next(self._ranks[-1], tag, kind)
         return [float(value) for value in summed.tolist()]
 
+    def break_off(self, error: BaseException) -> None:
+        """The next comparison tells all, and so do those after it."""
+        self._comparison.break_off(f"{type(error).__name__}: {error}")
+
     def flush(self) -> None:
         """Wait until everything has been sent."""
         for sender in self._senders.values():

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from surmin.pipeline.reuse import NotedBatch
@@ -45,6 +46,7 @@ class SeenBatches:
 
     def __init__(self, stages: Sequence[Stage], microbatches: int) -> None:
         self.watch = NetworkWatch(stages)
+        self._stages = stages
         self._microbatches = microbatches
         parameters = (value for stage in stages for layer in stage.layers for value in layer.parameters.values())
         self._parameter = next(parameters, None)
@@ -71,6 +73,20 @@ class SeenBatches:
         if not seen.is_known:
             self._last = NotedBatch.of(inputs, targets)
 
+    @torch.no_grad()
+    def misfit(self, part: Tensor) -> ValueError | TypeError | None:
+        """What keeps the stages here from running on a micro-batch of a shape not seen yet; it is run, uncounted."""
+        try:
+            for stage in self._stages:
+                part = stage.output(part)
+        except (ValueError, TypeError) as error:
+            return error
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError) as error:
+            return misfit(error)
+        return None
+
     def samples_error(self, tapes: Sequence[Tape]) -> ValueError | None:
         """What is wrong with the way of a micro-batch through the stages here, by its tapes."""
         try:
@@ -79,3 +95,8 @@ class SeenBatches:
         except ValueError as error:
             return error
         return None
+
+
+def misfit(error: RuntimeError | IndexError) -> ValueError:
+    """What torch has said of the first batch of a shape, and of which layer."""
+    return ValueError(": ".join(["the batch does not fit the network", *getattr(error, "__notes__", ()), str(error)]))

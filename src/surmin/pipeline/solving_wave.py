@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from surmin.pipeline.held_stages import HeldStages
+from surmin.pipeline.links import whole
 from surmin.pipeline.wave import Wave
 from surmin.stages.stage import Stage
 from surmin.stages.tape import LayerParameters, Tape, joined, stacked
@@ -18,6 +19,7 @@ parameters (None for the current ones) and the decrease that is promised for the
 class SolvingWave(HeldStages):
     """The wave and the answer that comes back down."""
 
+    @whole
     def forward_solving(
         self, inputs: Tensor, targets: Tensor, share: Tensor, count: int, solve: Solve
     ) -> tuple[list[Wave], Tensor]:
@@ -67,6 +69,7 @@ class SolvingWave(HeldStages):
             wave.loss = self.mean_loss(wave)
         return waves, torch.cat([sums[: len(share)], *promised])
 
+    @whole
     def announce(self, values: Tensor) -> list[float]:
         """Hand what the last worker knows down from worker to worker; the others' values only have the same length.
 

@@ -1,6 +1,7 @@
 """Clear errors for what cannot be trained, before anything changes."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +10,13 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from surmin.losses import ConvexLoss
+from surmin.losses import ConvexLoss, GradientOracle
 from surmin.stages.owners import check_owners
+from surmin.stages.stage import leaf_modules
 
 HALF = (torch.float16, torch.bfloat16)
+MAX_TRIED_OUTPUTS = 1024
+"""Outputs per sample up to which a loss's factor is tried out: it is their square in size."""
 
 
 def check_modules(stages: Sequence[nn.Module], *, others_train: bool = False) -> None:
@@ -23,8 +27,18 @@ def check_modules(stages: Sequence[nn.Module], *, others_train: bool = False) ->
         if not isinstance(stage, nn.Module):
             raise TypeError(f"stage {position} is a {type(stage).__name__}, not an nn.Module")
         check_mode(stage, f"stage {position}")
+        for layer in leaf_modules(stage):
+            _check_kind(layer, f"a layer of stage {position}")
     check_owners(stages)
     _check_parameters(stages, others_train)
+
+
+def _check_kind(layer: nn.Module, place: str) -> None:
+    """Raise ValueError for wrappers whose parameters curvature cannot reach."""
+    if isinstance(layer, torch.jit.ScriptModule) and any(True for _ in layer.parameters()):
+        raise ValueError(f"{place} is a torch.jit module, which curvature cannot look into: pass the plain module")
+    if isinstance(layer, nn.DataParallel):
+        raise ValueError(f"{place} is an nn.DataParallel, which curvature cannot look into: pass its .module")
 
 
 def check_loss(loss: object) -> None:
@@ -66,7 +80,15 @@ def check_batch(inputs: Tensor, targets: Tensor, microbatches: int, parameter: T
         raise TypeError(f"inputs and targets must be tensors, got {type(inputs).__name__} and {type(targets).__name__}")
     if inputs.is_inference() or targets.is_inference():
         raise ValueError("the batch was made in torch.inference_mode(), and cannot be trained on: .clone() it outside")
-    if inputs.dim() == 0 or targets.dim() == 0 or len(inputs) == 0:
+    for name, given in (("inputs", inputs), ("targets", targets)):
+        if given.layout != torch.strided:
+            raise ValueError(f"{name} are sparse ({given.layout}), which stages cannot train on: call .to_dense()")
+        if given.dim() == 0:
+            raise ValueError(
+                f"{name} are a single number: inputs and targets need a batch axis, samples along their first "
+                "dimension; .unsqueeze(0) makes one sample a batch"
+            )
+    if len(inputs) == 0:
         raise ValueError("the batch is empty: inputs and targets need at least one sample along their first dimension")
     if len(inputs) != len(targets):
         raise ValueError(f"{len(inputs)} inputs do not match {len(targets)} targets")
@@ -94,13 +116,7 @@ def outputs_error(loss: ConvexLoss, pairs: Iterable[tuple[Tensor, Tensor]]) -> V
     try:
         for output, targets in pairs:
             loss.check(output, targets)
-            few = targets[:2]
-            losses = loss.sample_losses(output[:2], few)
-            if losses.shape != (len(few),):
-                raise ValueError(
-                    f"{type(loss).__name__}.sample_losses must return one number a sample, shape ({len(few)},) for "
-                    f"{len(few)} of them, got {tuple(losses.shape)}"
-                )
+            _check_members(loss, output, targets)
     except (ValueError, TypeError) as error:
         return error
     except torch.OutOfMemoryError:
@@ -108,6 +124,61 @@ def outputs_error(loss: ConvexLoss, pairs: Iterable[tuple[Tensor, Tensor]]) -> V
     except RuntimeError as error:  # of a loss of the user's own: as an answer it reaches all workers
         return ValueError(f"{type(loss).__name__} cannot be computed for these outputs and targets: {error}")
     return None
+
+
+def _check_members(loss: ConvexLoss, output: Tensor, targets: Tensor) -> None:
+    """Try a loss's members out on few samples: the losses always, the others on the first outputs of a shape.
+
+    What stands for outputs of a shape seen before is one sample expanded, of stride 0. An oracle is not asked: calls
+    may be dear, and it looks at what comes back itself.
+    """
+    count = 3 if 2 in output.shape[1:] else 2  # unlike other sizes, so that a wrong order of axes shows
+    few, labels = output[:count].nan_to_num(0.0, 0.0, 0.0), targets[:count]
+    each, shape = tuple(few.shape[:1]), tuple(few.shape)
+    _check_member(loss, "sample_losses", few, labels, "one number a sample", each)
+    if output.stride(0) == 0 or isinstance(loss, GradientOracle):
+        return
+    generator = torch.Generator(few.device).manual_seed(0)
+    _check_member(loss, "gradient", few, labels, "one gradient a sample", shape)
+    _check_member(loss, "trace", few, labels, "one number a sample", each)
+    _check_member(loss, "sampled_factor", few, labels, "`rank` columns first", (1, *shape), 1, generator)
+    if few[0].numel() <= MAX_TRIED_OUTPUTS:
+        _check_member(loss, "factor", few, labels, "columns first", ("columns", *shape))
+
+
+def _check_member(
+    loss: ConvexLoss, name: str, outputs: Tensor, targets: Tensor, what: str, expected: tuple[object, ...], *more: Any
+) -> None:
+    """Raise ValueError or TypeError for one that returns something else than it must, or changes what it is given.
+
+    Where trace or factors raise, as those that are not known may, nothing is said: who needs them will hear it.
+    """
+    called, outputs, targets = f"{type(loss).__name__}.{name}", outputs.clone(), targets.clone()
+    versions = outputs._version, targets._version
+    try:
+        found = getattr(loss, name)(outputs, targets, *more)
+    except Exception:
+        if name in ("sample_losses", "gradient"):
+            raise
+        return
+    if (outputs._version, targets._version) != versions:
+        raise ValueError(
+            f"{called} changes the outputs or targets it is given: leave out what works in place, such as sub_()"
+        )
+    if not isinstance(found, Tensor):
+        raise TypeError(f"{called} must return a tensor, got {type(found).__name__}")
+    shape = str(expected).replace("'", "")
+    sizes = found.shape[1:] if "columns" in expected else found.shape
+    if found.dim() != len(expected) or sizes != expected[-len(sizes) :]:
+        raise ValueError(
+            f"{called} must return {what}, shape {shape} for {len(outputs)} sample{'s' * (len(outputs) > 1)}, "
+            f"got {tuple(found.shape)}"
+        )
+    if len(expected) > 1 and found.dtype != outputs.dtype:
+        raise ValueError(
+            f"{called} returns {found.dtype} for outputs of {outputs.dtype}: convert what it computes with, targets "
+            "for instance, by .to(outputs.dtype)"
+        )
 
 
 def describe_batch(inputs: Tensor, targets: Tensor, microbatches: int) -> str:

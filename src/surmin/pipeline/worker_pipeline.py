@@ -16,8 +16,9 @@ from surmin.pipeline.curvature_wave import CurvatureWave
 from surmin.pipeline.exchange import Exchange
 from surmin.pipeline.held_stages import Boundaries, Candidates
 from surmin.pipeline.leaving import apart_from, memory_of
-from surmin.pipeline.links import Kind
+from surmin.pipeline.links import Kind, whole
 from surmin.pipeline.reuse import AcceptedWave
+from surmin.pipeline.seen_batches import misfit
 from surmin.pipeline.solving_wave import SolvingWave
 from surmin.pipeline.validation import outputs_error
 from surmin.pipeline.wave import BlockWaves, StageParameters, Wave
@@ -34,6 +35,7 @@ class WorkerPipeline(SolvingWave):
     _hears_all = False
     """Whether no first wave of a batch begins before all workers have agreed to it."""
 
+    @whole
     def forward(
         self, inputs: Tensor, targets: Tensor, boundaries: Boundaries | None = None,
         curvature: OutputCurvature | None = None, spent: Wave | None = None,
@@ -59,12 +61,21 @@ class WorkerPipeline(SolvingWave):
         self._accepted = None
         if like is not None and not seen.is_known:
             complaint = complaint or self._outputs_error([like], [targets], curvature)
+        if like is None and self.is_first and not self.is_last:  # the others would wait for what does not come
+            complaint = complaint or self.batches.misfit(inputs.chunk(self.microbatches)[0])
         known = ["the last batch again"] * seen.is_known + ["the accepted wave"] * (reused is not None)
         wait = not seen.is_known or (self._hears_all and reused is None)
         self._links.compare(", ".join([seen.described, *known]), complaint, wait=wait)
         if reused is not None:
             return reused
-        wave = self._run_first(inputs, targets, boundaries or {}, is_checked=like is not None)
+        try:
+            wave = self._run_first(inputs, targets, boundaries or {}, is_checked=like is not None)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError) as error:
+            if like is None and self.is_first and self.is_last:
+                raise misfit(error) from error
+            raise
         if like is None:
             self._links.compare("", self._wave_error(wave, curvature), wait=True)
             like = wave.outputs[0][:1].clone().expand(len(inputs), *wave.outputs[0].shape[1:])
@@ -72,6 +83,7 @@ class WorkerPipeline(SolvingWave):
         wave.loss = self.mean_loss(wave)
         return wave
 
+    @whole
     def forward_candidates(self, inputs: Tensor, targets: Tensor, candidates: Sequence[StageParameters]) -> list[Wave]:
         """Run the batch at several other parameters in one wave (wave 5), whose messages carry all candidates."""
         waves = self._run(inputs, targets, candidates)
@@ -87,6 +99,7 @@ class WorkerPipeline(SolvingWave):
         """Run a new wave next time. To be called on all workers by who has changed parameters on some of them alone."""
         self._accepted = None
 
+    @whole
     @torch.no_grad()
     def backward(
         self, wave: Wave, boundaries: Boundaries | None = None, top: Callable[[int], Tensor] | None = None
@@ -118,6 +131,7 @@ class WorkerPipeline(SolvingWave):
                 self._send(kind, (below,))
         return self.averaged(self.completed(total))
 
+    @whole
     @torch.no_grad()
     def curvature(
         self, wave: Wave, gradients: Mapping[Stage, list[Tensor]], blocks: Sequence[Sequence[Block]],
@@ -150,6 +164,7 @@ class WorkerPipeline(SolvingWave):
         with self.tracer.span("C"):
             return descending.found(gradients)
 
+    @whole
     def total(self, values: Tensor) -> list[float]:
         """Sum numbers over all stages: the one collective of an iteration. The same numbers come out on every worker.
 

@@ -127,6 +127,9 @@ class RecordedLinks:
         self._recorder.resume()
         return summed
 
+    def break_off(self, error: BaseException) -> None:
+        """What one worker raises ends them all."""
+
     def _hear(self, step: int) -> None:
         """Whom a wave comes through, and before a sum all."""
         if step in self._unheard:

@@ -55,6 +55,10 @@ class Layer:
         except RuntimeError as error:
             if "leaf Variable that requires grad is being used in an in-place operation" in str(error):
                 raise ValueError(self._in_place_message) from error
+            self._note_inputs(error, inputs)
+            raise
+        except IndexError as error:
+            self._note_inputs(error, inputs)
             raise
         if inputs._version != version and not self.in_place:
             raise ValueError(self._in_place_message)
@@ -70,6 +74,10 @@ class Layer:
                 "layer that undoes this into one module"
             )
         return output
+
+    def _note_inputs(self, error: Exception, inputs: Tensor) -> None:
+        kind, shape = type(self.module).__name__, tuple(inputs.shape)
+        error.add_note(f"in layer {self.name} ({kind}), on inputs of shape {shape} and type {inputs.dtype}")
 
     @property
     def _in_place_message(self) -> str:

@@ -126,9 +126,11 @@ def test_claims_on_messages() -> None:
 
 
 def test_who_never_gets_there_has_no_claim_on_messages() -> None:
+    """Nobody can tell where no other gets there either."""
     for ours in (made(2, "sm", 1, [2.0, 0.9]), made(2, "sm", 1, [2.0, None])):
-        for claims in (verdicts([ours]), verdicts([ours, made(2, "adam", None, [2.0, 1.4])])):
-            assert not any(holds for (claim, _), holds in claims.items() if "sixth" in claim)
+        for others, verdict in (([], None), ([1.4], None), ([1e-4], False)):
+            claims = verdicts([ours, *(made(2, "adam", None, [2.0, loss]) for loss in others)])
+            assert [holds for (claim, _), holds in claims.items() if "sixth" in claim] == [verdict]
     assert not any(
         holds for (claim, _), holds in verdicts([made(2, "sm", 1, [2.0, None])]).items() if "messages" in claim
     )

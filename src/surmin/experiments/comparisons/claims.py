@@ -208,7 +208,8 @@ def _messages(cell: Cell, others: Sequence[Cell], groups: Groups) -> ClaimVerdic
     figures = (f"{mine:.0f} messages" if math.isfinite(mine) else "not reached") + (
         f"; {best.label} {least:.0f}" if best and math.isfinite(least) else "; no other gets there"
     )
-    return ClaimVerdict(claim, _subject(cell), math.isfinite(mine) and mine <= least / 6, figures)
+    nobody = math.isinf(mine) and math.isinf(least)
+    return ClaimVerdict(claim, _subject(cell), None if nobody else mine <= least / 6, figures)
 
 
 def _subject(cell: Cell) -> str:

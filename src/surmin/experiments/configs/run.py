@@ -59,7 +59,8 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
         penalty: of dladmm: ρ, what a violated constraint costs.
         shrinking: of fdg: β, by which every stage multiplies the gradient it receives.
         rounds: outer iterations to do.
-        batch_size: samples per round, drawn anew every epoch, a remainder left out; 0 is the full batch.
+        batch_size: samples per round, drawn anew every epoch, a remainder left out; 0 is the full batch, which more
+            than 1,000 windows of text are only with train_samples.
         target_loss: stop at the first round whose training loss is this or lower.
     """
 

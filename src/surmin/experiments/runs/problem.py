@@ -27,6 +27,8 @@ from surmin.stages.stage import leaf_modules
 DEFAULT_STAGES = 4
 EVALUATED_AT_ONCE = 2048
 TOKEN_RANK = 2
+MANY_WINDOWS = 1000
+"""Of 64 characters; the network of the default size takes 5 GB for a batch of so many."""
 MANY_CLASSES, MANY_CLASSES_RANK = 64, 32
 """At 100 classes 32 random columns take 0.6 of the exact factor's time (`benchmarks outputs`)."""
 
@@ -129,9 +131,11 @@ def build_problem(config: ExperimentConfig, data: Dataset, team: Team) -> Proble
     A worker keeps its own stages of it.
 
     Raises:
-        ValueError: when the network cannot be built for this data or cut into so many stages.
+        ValueError: when the network cannot be built for this data or cut into so many stages, or nobody has said how
+            much of a long text a round is to take.
     """
     model = build_network(config, data)
+    _check_batch(config, data)
     position = Position.of(team.rank, team.count, config.replicas)
     count = config.stages or max(position.length, min(DEFAULT_STAGES, trainable_layers(model)))
     own = spread(count, position.length)[position.place]
@@ -152,6 +156,16 @@ def build_problem(config: ExperimentConfig, data: Dataset, team: Team) -> Proble
             device=data.train_inputs.device,
         )
     return Problem(data, modules, count, pipeline, team, position)
+
+
+def _check_batch(config: ExperimentConfig, data: Dataset) -> None:
+    """Raise ValueError for the full batch of a long text that nobody has asked for: it fills most machines' memory."""
+    samples = len(data.train_inputs)
+    if data.has_tokens and samples > MANY_WINDOWS and not config.batch_size and config.train_samples is None:
+        raise ValueError(
+            f"a round on all {samples:,} windows of this text takes a lot of memory: give --batch-size or "
+            f"--train-samples, 64 for example, or --train-samples {samples} to take them all"
+        )
 
 
 def method_options(method: str, data: Dataset, given: Mapping[str, Any]) -> dict[str, Any]:

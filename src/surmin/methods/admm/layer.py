@@ -17,7 +17,7 @@ from surmin.stages.closed_form import is_plain_elementwise, is_plain_linear
 from surmin.stages.layer import Layer
 from surmin.stages.stage import Stage
 
-OTHERS = "sm, locoprop and adam can train this network"
+OTHERS = "sm and adam can train this network"
 
 
 @dataclass

@@ -85,6 +85,7 @@ class Stagewise(ABC):
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One round on the batch."""
         meter = StepMeter(self.pipeline)
+        self.pipeline.forget()  # stages may begin to move on some workers before others
         self.prepare(inputs, targets)
         found = Round(self.pipeline.loss)
         try:

@@ -43,8 +43,9 @@ class Delayed(Stagewise):
     """Rounds that an activation takes to the stage above."""
 
     def __init__(self, pipeline: WorkerPipeline, *, lr: float = 1e-3, optimizer: str = "adam") -> None:
-        if not all(stage.layers for stage in pipeline.stages):
-            raise ValueError("delayed gradients need a layer in every stage: leave out the empty nn.Sequential")
+        with pipeline.agreeing():
+            if not all(stage.layers for stage in pipeline.stages):
+                raise ValueError("delayed gradients need a layer in every stage: leave out the empty nn.Sequential")
         super().__init__(pipeline, optimizer, lr)
         self._underway: list[deque[Underway]] = [deque() for _ in pipeline.stages]
         self._targets: deque[Tensor] = deque()

@@ -76,9 +76,9 @@ class HessianAtPoint:
     def products(self, directions: Directions) -> dict[str, Tensor]:
         """∇²h times every direction, or its diagonal block times it, by layer as the directions are; on all workers."""
         total: dict[str, Tensor] = {}
-        climbed = self._climb_all(directions)
-        for number, (top, low) in enumerate(climbed):
-            self._descend(number, top, low, directions, total)
+        with self._exchange.whole():
+            for number, (top, low) in enumerate(self._climb_all(directions)):
+                self._descend(number, top, low, directions, total)
         means = self._pipeline.replicas.means([own.flatten() for own in total.values()])
         return {name: mean.view_as(total[name]) for name, mean in zip(total, means, strict=True)}
 
@@ -89,7 +89,8 @@ class HessianAtPoint:
         Returns:
             Where the last stage is; nothing elsewhere.
         """
-        return [top for top, _ in self._climb_all(directions) if top is not None]
+        with self._exchange.whole():
+            return [top for top, _ in self._climb_all(directions) if top is not None]
 
     def _climb_all(self, directions: Directions) -> list[tuple[Tensor | None, "_Low"]]:
         self._pipeline.traffic.forward_waves += 1
