@@ -1,14 +1,16 @@
 """A step against dense algebra: d_i = -(κ_i G_i + λI)⁻¹ g_i, and for `paper` d_i = -ℍ_i⁻¹ g_i."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from surmin import CrossEntropy, SurrogateMinimizer
-from surmin.options import OptionValues
+from surmin.local_phase import QUADRATIC_SOLVERS, LocalPhase
+from surmin.options import Options, OptionValues
 from surmin.stages.partition import partition
+from surmin.work import WorkMeter
 from tests.cases import BY_NAME, CASES, Case
 from tests.oracles import (
     DenseBlock,
@@ -212,3 +214,39 @@ def test_a_first_batch_that_a_layer_cannot_take(network: nn.Module, inputs: torc
     with pytest.raises(ValueError, match=r"the batch does not fit the network: in layer 0 \(.*\), on inputs of shape"):
         sm.step(inputs, torch.zeros(4, dtype=torch.long))
     assert all(torch.equal(*pair) for pair in zip(network.parameters(), before, strict=True))
+
+
+def draws(rounds: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The seeds that curvature waves are given, round by round, on one batch."""
+    case, found = BY_NAME["tanh"], []
+    sm = SurrogateMinimizer([case.network()], case.loss, seed=seed, curvature_fraction=0.5)
+    wave = sm.pipeline.curvature
+
+    def curvature(*given: Any) -> Any:
+        found.append(given[-1])
+        return wave(*given)
+
+    monkeypatch.setattr(sm.pipeline, "curvature", curvature)
+    for _ in range(rounds):
+        sm.step(*case.batch(samples=9))
+    return found
+
+
+def test_every_round_and_every_seed_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, again, other = draws(3, 0, monkeypatch), draws(3, 0, monkeypatch), draws(3, 1, monkeypatch)
+    assert first == again and len({*first, *other}) == 6
+
+
+@pytest.mark.parametrize("name", ["gd", "gd-armijo"])
+def test_a_given_inner_learning_rate_is_the_solver_s(name: str) -> None:
+    plain, given = (QUADRATIC_SOLVERS[name](Options(inner_learning_rate=rate)) for rate in (None, 0.3))
+    assert plain != given and 0.3 in vars(given).values()
+
+
+def test_options_of_inner_steps_are_the_nonlinear_solver_s() -> None:
+    block = SurrogateMinimizer([nn.Linear(2, 2)], CrossEntropy()).blocks[0][0]
+    trips = Options(local="nonlinear", solver="gauss-newton", inner_fraction=0.25, inner_tolerance=0.125)
+    adam = Options(local="nonlinear", solver="adam", inner_learning_rate=0.3)
+    solvers = [LocalPhase(options, WorkMeter())._nonlinear_solver(block, 100) for options in (trips, adam)]
+    assert {0.25, 0.125} <= {value for value in vars(solvers[0]).values() if isinstance(value, float)}
+    assert 0.3 in vars(solvers[1]).values()

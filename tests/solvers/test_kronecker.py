@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from surmin.curvature.moments import KroneckerMoments, MeanDiagonal
+from surmin.solvers import kronecker
 from surmin.solvers.kronecker import KroneckerPreconditioner
 
 INPUTS, OUTPUTS = 4, 3
@@ -38,9 +39,13 @@ def dense_preconditioner(moment: KroneckerMoments, inflation: float, damping: fl
     return full[order][:, order]
 
 
+@pytest.mark.parametrize("few", [0, kronecker.FEW], ids=["factor", "inverse"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("inflation", "damping"), [(1.0, 1.0), (8.0, 1e-2), (3.0, 1e-6)])
-def test_it_is_the_inverse_of_the_damped_kronecker_product(bias: bool, inflation: float, damping: float) -> None:
+def test_it_is_the_inverse_of_the_damped_kronecker_product(
+    bias: bool, inflation: float, damping: float, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kronecker, "FEW", few)
     moment = moments(bias)
     precondition = KroneckerPreconditioner([moment], inflation, damping)
     vector = torch.randn(OUTPUTS * (INPUTS + bias), dtype=torch.float64, generator=torch.Generator().manual_seed(2))
