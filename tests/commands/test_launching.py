@@ -5,11 +5,14 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from surmin import cli
 from surmin.commands import launching
@@ -18,6 +21,7 @@ from surmin.commands.launching import launch
 from surmin.experiments.configs.run import ExperimentConfig, RunConfig
 from surmin.experiments.configs.saved import parse_options
 from surmin.experiments.configs.timeline import TimelineConfig
+from surmin.experiments.runs import problem
 from surmin.experiments.runs.problem import load_data
 from surmin.experiments.runs.team import Alone, Workers
 from surmin.launch.worker import Worker
@@ -173,9 +177,26 @@ def test_what_is_no_number_is_the_same_option_on_all() -> None:
     check_agreement(config, Told(said=json.dumps(asdict(config))))
 
 
-def test_workers_with_other_data_are_named() -> None:
+def mirrored(images: Tensor) -> Tensor:
+    """The same numbers in every sample, in another order."""
+    return images.flip(-1)
+
+
+@pytest.mark.parametrize("change", [mirrored, torch.neg])
+def test_workers_with_other_data_are_named(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -> None:
+    told: list[str] = []
+    config = RunConfig(data="digits")
+
+    class Telling(Told):
+        def gather(self, text: str) -> list[str]:
+            told.append(text)
+            return [text, text]
+
+    data = load_data(config, Telling())
+    other = replace(data, train_inputs=change(data.train_inputs))
+    monkeypatch.setattr(problem, "load_dataset", lambda *_, **__: other)
     with pytest.raises(ValueError, match="worker 1 has loaded other data than worker 0"):
-        load_data(RunConfig(data="digits"), Told(said="[]"))
+        load_data(config, Told(said=told[0]))
 
 
 def test_what_runs_in_one_process_is_refused_under_torchrun(

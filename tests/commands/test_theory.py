@@ -49,8 +49,8 @@ def test_theory_writes_tables_and_pictures(tmp_path: Path, capfd: pytest.Capture
 
 @pytest.mark.parametrize(("words", "message"), [
     (["--activation", "relu"], "activation 'relu' will not do, the theorem is about smooth networks"),
-    (["--depths", "2", "2"], "depths must be one or more different numbers from 1 up, got [2, 2]"),
-    (["--inner-steps", "0"], "inner_steps must be one or more different numbers from 1 up, got [0]"),
+    (["--depths", "2", "2"], "depths must be one or more different whole numbers from 1 up, got [2, 2]"),
+    (["--inner-steps", "0"], "inner_steps must be one or more different whole numbers from 1 up, got [0]"),
     (["--rounds", "0"], "rounds must be at least 1, got 0"), (["--seeds", "0"], "seeds must be at least 1, got 0"),
     (["--delta", "-1"], "delta must be positive, got -1.0"), (["--layers", "0"], "layers must be at least 1, got 0"),
     (["--data", "text"], "mlp needs numbers, this data has token ids"),

@@ -60,7 +60,7 @@ with joined(worker, 4.4):
 STOPPING_TOGETHER = (
     IN_A_GROUP
     + """
-from surmin.experiments.runs.interrupts import deferred_interrupt
+from surmin.launch.interrupts import deferred_interrupt
 rounds, stop = 0, torch.zeros(1)
 with joined(worker, 30), deferred_interrupt() as is_interrupted:
     Path(f"ready-{worker.rank}").touch()
@@ -76,7 +76,7 @@ sys.exit(130)
 HANGING = (
     IN_A_GROUP
     + """
-from surmin.experiments.runs.interrupts import deferred_interrupt
+from surmin.launch.interrupts import deferred_interrupt
 with joined(worker, 8), deferred_interrupt():
     dist.barrier()
     while worker.rank == 1:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
 from surmin import CrossEntropy, SurrogateMinimizer
+from surmin.errors import NonFiniteError
 from surmin.models.attention import TransformerBlock
 from surmin.models.gpt import TokenEmbedding
 from surmin.stages.convolution import ConvolutionAtPoint
@@ -315,3 +316,11 @@ def test_what_cannot_be_differentiated_twice_is_refused(
     with pytest.raises(RuntimeError, match=expected):
         sm.step(torch.randn(6, 4), torch.arange(6) % 2)
     assert all(torch.equal(p, kept) for p, kept in zip(network.parameters(), before, strict=True))
+
+
+def test_a_function_by_hand_is_not_blamed_for_a_loss_that_is_not_finite() -> None:
+    network = nn.Sequential(nn.Linear(4, 3), Cubed(3, 3), nn.Linear(3, 2))
+    with torch.no_grad():
+        network[0].weight *= 1e25
+    with pytest.raises(NonFiniteError, match="the loss is"):
+        SurrogateMinimizer([network], CrossEntropy()).step(torch.randn(6, 4), torch.arange(6) % 2)

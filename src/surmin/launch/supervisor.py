@@ -32,7 +32,7 @@ def supervise(count: int, command: Sequence[str], *, timeout: float, folder: Pat
 
     Args:
         count: how many.
-        command: the program and its arguments; it calls `Worker.from_environment`.
+        command: the program and its arguments; it calls `this_worker`.
         timeout: seconds within which a run ends whose workers wait for one that hangs; for each other they must wait
             no longer than `Deadlines.waiting`.
         folder: what the run writes, to be named for resuming once there is a checkpoint in it.

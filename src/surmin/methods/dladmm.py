@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surmin.methods.admm.batch_digest import batch_digest
+from surmin.digest import digest_of
 from surmin.methods.admm.layer import AdmmLayer, admm_layers
 from surmin.methods.admm.outputs import solve_hidden, solve_top
 from surmin.methods.common.checks import check_positive
@@ -143,7 +143,7 @@ class DlAdmm:
         """Take up the batch, with variables from a forward pass where it is another than before; then every m."""
         if not self._noted.is_same(inputs, targets):
             self._noted = NotedBatch.of(inputs, targets)
-            last, self._batch = self._batch, batch_digest(inputs, targets)
+            last, self._batch = self._batch, digest_of([("inputs", inputs), ("targets", targets)])
             if self.pipeline.is_first:
                 self._layers[0][0].entering = self._prepared(inputs)
             if self._batch != last:

@@ -10,6 +10,7 @@ from surmin.models.gpt import gpt
 from surmin.models.mlp import mlp
 
 KINDS = ("mlp", "cnn", "gpt")
+DEFAULT_ACTIVATIONS = {"mlp": "relu", "cnn": "relu", "gpt": "gelu"}
 
 
 def build_model(
@@ -31,7 +32,7 @@ def build_model(
         outputs: number of classes; for ``gpt`` the size of the vocabulary.
         layers: layers with weights; for ``gpt`` transformer blocks.
         width: size of a hidden layer, channels of a convolution, or size of a position's vector.
-        activation: a key of `ACTIVATIONS`; None is relu, and gelu for ``gpt``.
+        activation: a key of `ACTIVATIONS`; None is that of `DEFAULT_ACTIVATIONS`.
         heads: attention heads, for ``gpt`` only.
         tokens: whether the inputs are token ids, as ``gpt`` needs and the others cannot take.
 
@@ -46,7 +47,8 @@ def build_model(
         )
     if kind != "gpt" and tokens:
         raise ModelError(f"{kind} needs numbers, this data has token ids; gpt takes those")
+    activation = activation or DEFAULT_ACTIVATIONS[kind]
     if kind == "gpt":
-        return gpt(outputs, input_shape[0], layers, width, heads, activation or "gelu")
+        return gpt(outputs, input_shape[0], layers, width, heads, activation)
     build = mlp if kind == "mlp" else cnn
-    return build(input_shape, outputs, layers, width, activation or "relu")
+    return build(input_shape, outputs, layers, width, activation)

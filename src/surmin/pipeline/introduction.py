@@ -1,7 +1,6 @@
 """What workers tell each other when a pipeline is made: what each holds, and what keeps them from working together."""
 
 from collections.abc import Sequence
-from hashlib import blake2b
 from typing import NamedTuple
 from zlib import crc32
 
@@ -9,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from surmin.digest import digest_of
 from surmin.launch.group import answer_from
 from surmin.losses import ConvexLoss
 from surmin.pipeline.comparison import complaints_of, decode_status, encode_status
@@ -154,12 +154,13 @@ def _tell(modules: Sequence[nn.Module], setup: Setup, device: torch.device) -> t
 
 def _fingerprint(stages: Sequence[Stage]) -> int:
     """Of all parameters and buffers, frozen ones included."""
-    digest = blake2b(digest_size=8)
-    for layer in (layer for stage in stages for layer in stage.layers):
-        for name, tensor in (*layer.module.named_parameters(), *layer.module.named_buffers()):
-            digest.update(f"{layer.name}.{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return int.from_bytes(digest.digest())
+    digest = digest_of(
+        (f"{layer.name}.{name}", tensor)
+        for stage in stages
+        for layer in stage.layers
+        for name, tensor in (*layer.module.named_parameters(), *layer.module.named_buffers())
+    )
+    return int(digest[:16], 16)
 
 
 def _gpu(device: torch.device) -> int:

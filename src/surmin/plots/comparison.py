@@ -11,6 +11,7 @@ from surmin.experiments.configs.saved import read_config
 from surmin.experiments.files import read_json
 from surmin.experiments.runs.folder import RunFolder
 from surmin.methods.registry import default_option
+from surmin.models.building import DEFAULT_ACTIVATIONS
 from surmin.plots.curves import draw_curves
 from surmin.plots.page import Picture, Section, write_page
 from surmin.plots.run import describe
@@ -103,7 +104,7 @@ def _settings(folder: Path, config: CompareConfig, result: Result) -> Table:
     environment = read_json(RunFolder(folder).config, lambda document: document["environment"])
     found = asdict(config) | {
         "stages": read_config(folder / "runs" / result.run.name, RunConfig).stages,
-        "activation": config.activation or ("gelu" if config.model == "gpt" else "relu"),
+        "activation": config.activation or DEFAULT_ACTIVATIONS[config.model],
         "device": environment["device_type"],
         "batch_size": config.batch_size or "the full batch",
     }

@@ -57,7 +57,7 @@ def cost_table(groups: Groups) -> Table:
     headings = ["method", "N", "setting", "seeds", *(heading for _, heading, _ in COST_COLUMNS)]
     rows = []
     for cell, group in groups.items():
-        reached = [spent_until(result.rows, LOSS) for result in group]
+        reached = [spent_until(result.rows) for result in group]
         count = sum(row is not None for row in reached)
         if count:
             rows.append([*_described(cell, group), f"{count} of {len(group)}", *_figures(reached, COST_COLUMNS)])

@@ -52,19 +52,15 @@ class Recorder:
 
     @contextmanager
     def _work(self, letter: Letter, microbatch: int | None) -> Iterator[None]:
-        self._turn(push=(letter, microbatch))
+        self.note()
+        self._doing.append((letter, microbatch))
+        self.resume()
         try:
             yield
         finally:
-            self._turn(push=None)
-
-    def _turn(self, push: tuple[str, int | None] | None) -> None:
-        self.note()
-        if push is None:
+            self.note()
             self._doing.pop()
-        else:
-            self._doing.append(push)
-        self.resume()
+            self.resume()
 
 
 class RecordedLinks:

@@ -72,7 +72,7 @@ class Setting:
         if share_a_link_late(expanded):
             ends = [max(share_cores(expanded, links, len(expanded))) for links in self.links.each()]
             return np.array(ends).reshape(np.shape(self.links.latency))
-        return max_of(replay(expanded, self.links))
+        return np.maximum.reduce(replay(expanded, self.links))
 
     def seconds(self, kinds: Sequence[RoundKind]) -> Time:
         """For all rounds, each as long as a second one takes right after one like it."""
@@ -140,11 +140,6 @@ def group(recorded: Iterable[Recorded]) -> list[RoundKind]:
     for own in recorded:
         rounds.add(own)
     return rounds.kinds()
-
-
-def max_of(times: Sequence[Time]) -> Time:
-    """The latest, kind of links by kind of links."""
-    return np.max(np.stack([np.asarray(time, dtype=float) for time in times]), axis=0)
 
 
 def _timeless(operation: Operation) -> Operation:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from surmin.stages.attention_kernel import math_attention
-from surmin.stages.layer import Layer
+from surmin.stages.layer import Layer, flatten
 
 WRONG_TWICE = {"WeightNormInterfaceBackward0"}
 """Functions of torch's whose own derivative is differentiated wrongly."""
@@ -113,6 +113,22 @@ def _functions(output: Tensor) -> set[Any]:
         seen.add(node)
         waiting += [following for following, _ in node.next_functions]
     return seen
+
+
+@torch.no_grad()
+def check_transpose(output: Tensor, gradient: Sequence[Tensor], cotangent: Tensor) -> None:
+    """Raise RuntimeError unless ⟨Jᵀs, Jᵀs⟩ = ⟨J Jᵀs, s⟩; functions by hand may hide that their backward depends on s.
+
+    Args:
+        output: recorded.
+        gradient: Jᵀ s, recorded as well.
+        cotangent: s.
+    """
+    if by_hand := functions_by_hand(output):
+        (image,) = pull(gradient, [cotangent], gradient)
+        found, expected = (image.double() * cotangent).sum(), flatten(gradient).double().square().sum()
+        if not torch.isclose(found, expected, rtol=1e-3, atol=0.0, equal_nan=True):  # NaN is told as divergence
+            raise RuntimeError(f"the backward of {', '.join(sorted(by_hand))} is not differentiable")
 
 
 def require_second_derivatives(output: Tensor) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from surmin.experiments.comparisons.jobs import each
-from surmin.experiments.runs.interrupts import deferred_interrupt
+from surmin.launch.interrupts import deferred_interrupt
 from tests.launch.cases import wait_until
 from tests.processes import is_running
 

@@ -286,7 +286,7 @@ def test_an_interrupted_grid_gives_no_verdicts(
     [
         (["--methods", "sm,foo"], "unknown method 'foo'"),
         (["--methods", ","], "unknown method"),
-        (["--depths", "0"], "depths must be one or more different positive whole numbers"),
+        (["--depths", "0"], "depths must be one or more different whole numbers from 1 up"),
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--target-loss", "0"], "target_loss must be a positive number"),
         (["--seed", str(MOST["seed"] - 999)], "seed must be at most"),

@@ -197,7 +197,7 @@ def _early(cell: Cell, others: Sequence[Cell], groups: Groups) -> ClaimVerdict:
 
 def _messages(cell: Cell, others: Sequence[Cell], groups: Groups) -> ClaimVerdict:
     def messages(result: PaperResult) -> float:
-        row = spent_until(result.rows, LOSS)
+        row = spent_until(result.rows)
         return math.inf if row is None else float(row.messages)
 
     mine = _median(groups[cell], messages)

@@ -12,8 +12,7 @@ from multiprocessing.synchronize import Event
 from typing import TypeVar
 
 from surmin.exit_codes import WORKER_LOST
-from surmin.experiments.runs.interrupts import deferred_interrupt
-from surmin.launch.interrupts import interrupts
+from surmin.launch.interrupts import deferred_interrupt, interrupts
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -34,9 +34,9 @@ def loss_after(rounds: int, result: PaperResult) -> float:
     return math.inf if loss is None else max(loss, target(result))
 
 
-def spent_until(rows: Sequence[Row], loss: float) -> Row | None:
-    """The first row at or below a loss."""
-    return next((row for row in rows if row.loss is not None and row.loss <= loss), None)
+def spent_until(rows: Sequence[Row]) -> Row | None:
+    """The first row at or below `LOSS`."""
+    return next((row for row in rows if row.loss is not None and row.loss <= LOSS), None)
 
 
 def write_loss(loss: float, results: Sequence[PaperResult]) -> str:

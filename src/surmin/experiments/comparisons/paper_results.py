@@ -29,7 +29,7 @@ def write_milestones(path: Path, results: Sequence[PaperResult]) -> None:
     rows = []
     for result in results:
         if result.run.seed is not None:
-            reached = spent_until(result.rows, LOSS)
+            reached = spent_until(result.rows)
             spent = {f"{name}_to_{LOSS:g}": reached and getattr(reached, name) for name in SPENT}
             rows.append({**_describe(result), f"loss_at_{EARLY}": early_loss(result), **spent})
     write_table(path, list(rows[0]) if rows else RUN, rows)

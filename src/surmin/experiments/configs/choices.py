@@ -3,17 +3,18 @@
 import math
 from collections.abc import Sequence
 
+from surmin.experiments.configs.lists import names
 from surmin.methods.registry import METHODS, default_option, find_method, takes
 
 
 def parse_methods(text: str) -> list[str]:
     """Method names separated by commas, each once; `all` is every one."""
-    names = list(METHODS) if text.strip() == "all" else [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
+    found = list(METHODS) if text.strip() == "all" else names(text)
+    if not found:
         raise ValueError("name at least one method")
-    for name in names:
+    for name in found:
         find_method(name)
-    return list(dict.fromkeys(names))
+    return found
 
 
 def parse_rates(items: Sequence[str], methods: Sequence[str]) -> dict[str, Sequence[float | None]]:

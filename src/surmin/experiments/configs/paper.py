@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 from tyro.conf import arg
 
 from surmin.experiments.configs.contenders import CONTENDERS
-from surmin.experiments.configs.run import ExperimentConfig, RunConfig, check_least, check_most
+from surmin.experiments.configs.lists import names
+from surmin.experiments.configs.run import ExperimentConfig, RunConfig, check_distinct, check_least, check_most
 from surmin.value_types import check_types
 
 MOST_SEEDS = 1000
@@ -72,11 +73,11 @@ class PaperConfig:
             ValueError: for an unknown name.
         """
         text = self.methods.strip()
-        names = list(CONTENDERS) if text == "all" else [name.strip() for name in text.split(",") if name.strip()]
-        unknown = [name for name in names if name not in CONTENDERS]
-        if unknown or not names:
+        found = list(CONTENDERS) if text == "all" else names(text)
+        unknown = [name for name in found if name not in CONTENDERS]
+        if unknown or not found:
             raise ValueError(f"unknown method {''.join(unknown[:1])!r}: the grid has {', '.join(CONTENDERS)}")
-        return list(dict.fromkeys(names))
+        return found
 
     def experiment(self, layers: int) -> ExperimentConfig:
         """The problem of one depth as the other commands know it."""
@@ -94,10 +95,7 @@ class PaperConfig:
     def check(self) -> None:
         """Raise ValueError for an impossible value, naming the option."""
         check_types(vars(self), get_type_hints(type(self)))
-        for name in ("depths", "inner_steps"):
-            values = getattr(self, name)
-            if not values or min(values) < 1 or len(set(values)) < len(values):
-                raise ValueError(f"{name} must be one or more different positive whole numbers, got {list(values)}")
+        check_distinct(self, "depths", "inner_steps")
         check_least(self, rounds=1, seeds=1, jobs=1, tuning_rounds=1)
         check_most(self)
         if self.seeds > MOST_SEEDS:

@@ -212,6 +212,14 @@ def check_least(config: Any, **bounds: int) -> None:
             raise ValueError(f"{name} must be at least {bound}, got {value}")
 
 
+def check_distinct(config: Any, *names: str) -> None:
+    """Raise ValueError for an option that is no list of different numbers from 1 up."""
+    for name in names:
+        values = getattr(config, name)
+        if not values or min(values) < 1 or len(set(values)) < len(values):
+            raise ValueError(f"{name} must be one or more different whole numbers from 1 up, got {list(values)}")
+
+
 def check_most(config: Any) -> None:
     """Raise ValueError for an option that is larger than `MOST` has it."""
     for name, bound in MOST.items():

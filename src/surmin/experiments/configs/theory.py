@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from surmin.experiments.configs.run import ExperimentConfig, check_least, check_most
+from surmin.experiments.configs.run import ExperimentConfig, check_distinct, check_least, check_most
 
 SMOOTH = ("tanh", "softplus", "sigmoid", "gelu", "silu", "identity")
 
@@ -67,10 +67,7 @@ class TheoryConfig:
             )
         check_least(self, rounds=1, training_rounds=1, directions=1, lanczos_steps=1, seeds=1)
         check_most(replace(self, seed=self.seed + self.seeds - 1))
-        for name in ("inner_steps", "depths"):
-            values = getattr(self, name)
-            if not values or min(values) < 1 or len(set(values)) < len(values):
-                raise ValueError(f"{name} must be one or more different numbers from 1 up, got {list(values)}")
+        check_distinct(self, "depths", "inner_steps")
         for name in ("delta", "delta_relative"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

@@ -1,6 +1,5 @@
 """From a configuration to data, a network and its pipeline."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from surmin.data import Dataset, load_dataset
+from surmin.digest import digest_of
 from surmin.experiments.configs.run import ExperimentConfig
 from surmin.experiments.configs.surrogate import EXACT
 from surmin.experiments.runs.metrics import Evaluation
@@ -88,18 +88,11 @@ def _check_same(data: Dataset, team: Team) -> None:
     """Raise ValueError, on all members, when they have loaded different data."""
     if team.count == 1:
         return
-    held = (data.train_inputs, data.train_targets, data.test_inputs, data.test_targets)
-    told = team.gather(json.dumps([_digest(tensor) for tensor in held]))
+    names = ("train_inputs", "train_targets", "test_inputs", "test_targets")
+    told = team.gather(digest_of((name, getattr(data, name)) for name in names))
     for rank, other in enumerate(told):
         if other != told[0]:
             raise ValueError(f"worker {rank} has loaded other data than worker 0: give all machines the same files")
-
-
-def _digest(tensor: Tensor) -> list[int]:
-    """Its shape, and a number that depends on every entry and on the order of its samples."""
-    bits = tensor.contiguous().view(torch.int32 if tensor.element_size() == 4 else torch.int64)
-    rows = bits.flatten(1).sum(1) if bits.dim() > 1 else bits.long()
-    return [*tensor.shape, int((rows * torch.arange(1, len(rows) + 1)).sum())]
 
 
 def build_network(config: ExperimentConfig, data: Dataset) -> nn.Sequential:

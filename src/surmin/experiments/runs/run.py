@@ -21,12 +21,12 @@ from surmin.experiments.configs.saved import check_unchanged
 from surmin.experiments.runs.batches import Batches
 from surmin.experiments.runs.caveats import caveats
 from surmin.experiments.runs.folder import RunFolder, claimed, write_config, written_by_one
-from surmin.experiments.runs.interrupts import deferred_interrupt
 from surmin.experiments.runs.metrics import Row, append_row, write_rows
 from surmin.experiments.runs.problem import build_problem, load_data, method_options
 from surmin.experiments.runs.processor import set_up_processor
 from surmin.experiments.runs.saved import SavedRun
 from surmin.experiments.runs.team import ALONE, Team
+from surmin.launch.interrupts import deferred_interrupt
 from surmin.methods.registry import build_method
 from surmin.report import StepReport
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from surmin.experiments.configs.simulate import GRADIENT_STEPS, SimulateConfig, can_go_by, counts, names, numbers
+from surmin.experiments.configs.lists import counts, names, numbers
+from surmin.experiments.configs.simulate import GRADIENT_STEPS, SimulateConfig, can_go_by
 from surmin.experiments.simulated.runs import LEAST_STRETCHED, MeasuredRun
 from surmin.simulation.operations import Overheads
 from surmin.simulation.seconds import Setting, on_many_workers

@@ -8,7 +8,8 @@ import torch
 
 from surmin.data import Dataset
 from surmin.experiments.configs.choices import parse_rates
-from surmin.experiments.configs.simulate import INNER_STEPS, MINI_BATCHES, SimulateConfig, counts, numbers
+from surmin.experiments.configs.lists import counts, numbers
+from surmin.experiments.configs.simulate import INNER_STEPS, MINI_BATCHES, SimulateConfig
 from surmin.experiments.runs.batches import Batches
 from surmin.experiments.runs.problem import build_network, load_data, method_options, trainable_layers
 from surmin.experiments.runs.processor import set_up_processor
@@ -129,7 +130,8 @@ class Measuring:
         ]
         size = None if batch_size is None else batch_size // microbatches * microbatches
         most_rounds = config.rounds * (len(inputs) // size if size else 1)
-        name = f"{method}{''.join(given)}, {workers} stages, {microbatches} micro-batches"
+        parts = f"{microbatches} micro-batch{'' if microbatches == 1 else 'es'}"
+        name = f"{method}{''.join(given)}, {workers} stage{'' if workers == 1 else 's'}, {parts}"
         trained = train(
             partition(self._network(), workers), CrossEntropy(), inputs, targets, method, options,
             microbatches=microbatches, target_loss=config.target_loss, most_rounds=most_rounds, seed=config.seed,

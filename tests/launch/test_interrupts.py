@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from surmin.experiments.runs.interrupts import deferred_interrupt
 from surmin.experiments.runs.metrics import read_rows
+from surmin.launch.interrupts import deferred_interrupt
 from tests.experiments.runs.cases import resume, rows_of, start, tiny_run
 
 COMMAND = [sys.executable, "-m", "surmin", "train", "--method", "adam", "--rounds", "1000000"]
