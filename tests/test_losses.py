@@ -50,6 +50,7 @@ def test_exact_factor_trace_and_smoothness_against_the_dense_hessian(loss: Conve
     expected = loss_hessians(loss, outputs, targets)
     factor = loss.factor(outputs, targets)
     assert factor.shape[1:] == outputs.shape
+    assert factor.is_contiguous()
     torch.testing.assert_close(outer(factor), expected, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(loss.trace(outputs, targets), expected.diagonal(dim1=1, dim2=2).sum(1))
     assert loss.smoothness(outputs) >= torch.linalg.eigvalsh(expected).max() * (1 - 1e-12)

@@ -96,7 +96,7 @@ def record(task: Task, problem: Problem) -> Modelled:
     team = RecordedTeam(partition(problem.network(task.seed), WORKERS), CrossEntropy(), task.microbatches)
 
     def build(pipeline: WorkerPipeline) -> Method:
-        return build_method(task.method, pipeline, task.options, task.seed)
+        return build_method(task.method, pipeline, seed=task.seed, **task.options)
 
     team.warm_up(build, problem.inputs, problem.targets)
     methods = team.build(build)

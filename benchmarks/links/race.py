@@ -143,7 +143,7 @@ def _need(problem: Problem, method: str) -> Need:
 def count_rounds(problem: Problem, method: str, options: dict[str, Any], seed: int = SEED) -> Need:
     """Train in one process; for L-BFGS a round is an evaluation."""
     pipeline = InProcessPipeline(partition(problem.network(seed), WORKERS), CrossEntropy())
-    trained = build_method(method, pipeline, options, seed)
+    trained = build_method(method, pipeline, seed=seed, **options)
     reached = {NEAR: math.inf, FAR: math.inf}
     for _ in range(ROUND_LIMIT[method]):
         report = trained.step(problem.inputs, problem.targets)

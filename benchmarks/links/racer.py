@@ -79,7 +79,7 @@ def train(task: Task, problem: Problem) -> dict[str, Any]:
     stage = partition(problem.network(task.seed), workers)[rank]
     pipeline = Pipeline(stage, CrossEntropy(), microbatches=task.microbatches, schedule=task.schedule, timeout=TIMEOUT)  # type: ignore[arg-type]
     _warm_up(task, pipeline, stage, problem)
-    method = build_method(task.method, pipeline, task.options, task.seed)
+    method = build_method(task.method, pipeline, seed=task.seed, **task.options)
     before, start = pipeline.traffic.copy(), _start_together(pipeline)
     began = time.process_time()
     ends: list[float] = []
@@ -100,7 +100,7 @@ def train(task: Task, problem: Problem) -> dict[str, Any]:
 
 def _warm_up(task: Task, pipeline: Pipeline, stage: nn.Module, problem: Problem) -> None:
     initial = {name: value.clone() for name, value in stage.state_dict().items()}
-    method = build_method(task.method, pipeline, task.options, task.seed)
+    method = build_method(task.method, pipeline, seed=task.seed, **task.options)
     for _ in range(WARM_UP):
         method.step(problem.inputs, problem.targets)
     stage.load_state_dict(initial)

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from surmin.checkpoints.saving import load_checkpoint, save_checkpoint
     from surmin.losses import ConvexLoss, CrossEntropy, GradientOracle, LogisticLoss, SquaredError
+    from surmin.methods.base import Method
+    from surmin.methods.registry import build_method
     from surmin.minimizer import SurrogateMinimizer
+    from surmin.options import Options
     from surmin.pipeline.distributed import Pipeline
     from surmin.report import StepReport
     from surmin.stages.partition import partition
@@ -17,10 +20,13 @@ __all__ = [
     "CrossEntropy",
     "GradientOracle",
     "LogisticLoss",
+    "Method",
+    "Options",
     "Pipeline",
     "SquaredError",
     "StepReport",
     "SurrogateMinimizer",
+    "build_method",
     "load_checkpoint",
     "partition",
     "save_checkpoint",
@@ -30,6 +36,9 @@ __version__ = "0.1.0"
 _MODULES = {
     **dict.fromkeys(["ConvexLoss", "CrossEntropy", "GradientOracle", "LogisticLoss", "SquaredError"], "losses"),
     "SurrogateMinimizer": "minimizer",
+    "Options": "options",
+    "Method": "methods.base",
+    "build_method": "methods.registry",
     "Pipeline": "pipeline.distributed",
     "StepReport": "report",
     "partition": "stages.partition",

@@ -29,6 +29,8 @@ from surmin.experiments.configs.theory import TheoryConfig
 from surmin.experiments.configs.timeline import TimelineConfig
 from surmin.launch.reports import DEBUG_VARIABLE, Report
 from surmin.launch.worker import this_worker
+from surmin.methods.registry import flag
+from surmin.own_code import is_own
 
 Config = TypeVar("Config")
 
@@ -136,12 +138,24 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
     arguments = _parse(command, rest, default)
     if getattr(arguments, "resume", None) is not None:
         saved = read_config(arguments.resume, type(arguments.config))
+        _check_own_code(arguments.config, saved, arguments.resume)
         arguments = _parse(command, rest, replace(default, config=saved))
         if arguments.out is not None and arguments.out.resolve() == arguments.resume.resolve():
             arguments = replace(arguments, out=arguments.resume)
     elif getattr(arguments.config, "quick", False):
         arguments = _parse(command, rest, replace(default, config=QUICK))
     return command, arguments
+
+
+def _check_own_code(given: Any, saved: Any, folder: Path) -> None:
+    """Raise ValueError unless what a folder names to be imported is named by the user too."""
+    for option in ("model", "method", "methods"):
+        name = getattr(saved, option, "")
+        if is_own(name) and getattr(given, option) != name:
+            raise ValueError(
+                f"{folder} was made with {flag(option)} {name}: give that again, as no code of yours is run because a "
+                "file names it"
+            )
 
 
 def _explain(word: str) -> NoReturn:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from surmin.curvature.gauss_newton import GaussNewton
-from surmin.curvature.moments import InputMomentCache
+from surmin.curvature.input_moment import InputMomentCache
 from surmin.curvature.sampling import usual_fraction
 from surmin.options import Options
 from surmin.pipeline.wave import BlockWaves

@@ -20,14 +20,14 @@ from surmin.losses import ConvexLoss
 from surmin.minimizer_state import MinimizerState
 from surmin.options import OptionValues
 from surmin.options.presets import resolve_options
-from surmin.pipeline.in_process import InProcessPipeline
+from surmin.options.rules import check_options
+from surmin.pipeline.in_process import pipeline_of
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.solvers.result import Reason
-from surmin.stages.block import Block
-from surmin.stages.stage import modules_of
+from surmin.stages.block import Block, named_steps
 from surmin.surrogates.output_surrogate import NetworkLoss
 from surmin.upper_bound import inflation, output_curvature
 
@@ -39,8 +39,8 @@ class SurrogateMinimizer:
         stages: the network as a list of modules, from `partition` or of your own; one module, which is one stage; or a
             pipeline that holds them.
         loss: the convex loss ℓ of the network's output. Left out when a pipeline is given, which has one.
-        preset: "compute" (least time where trips are cheap), "links" (fewer trips and bytes for about the same work),
-            "trips" (fewest of both for more work: least time over slow links), or "paper".
+        preset: "compute" (least time where trips are cheap), "links" (half the bytes, less work, a few rounds more),
+            "trips" (fewest trips and bytes for more work: least time over slow links), or "paper".
         microbatches: equal parts that a batch is cut into, when `stages` is a list.
         **options: any field of `Options`; explicit options override the preset.
 
@@ -69,14 +69,7 @@ class SurrogateMinimizer:
         **options: Unpack[OptionValues],
     ) -> None:
         self.options = resolve_options(preset, options)
-        if isinstance(stages, WorkerPipeline):
-            if loss is not None or microbatches != 1:
-                raise ValueError("the pipeline has its loss and micro-batches already: leave loss and microbatches out")
-            self.pipeline: WorkerPipeline = stages
-        elif loss is None:
-            raise ValueError("a loss is needed with a list of stages, for instance surmin.CrossEntropy()")
-        else:
-            self.pipeline = InProcessPipeline(modules_of(stages), loss, microbatches=microbatches)
+        self.pipeline = pipeline_of(stages, loss, microbatches)
         self.pipeline.agree_on(self.options.described())
         self.blocks, count = self.pipeline.cut(self.options.blocks)
         self._curvature = output_curvature(self.options, self.pipeline.replicas, self.pipeline.work)
@@ -94,26 +87,35 @@ class SurrogateMinimizer:
     @classmethod
     def paper(
         cls, stages: nn.Module | Sequence[nn.Module] | WorkerPipeline, loss: ConvexLoss | None = None, *,
-        inner_steps: int = 20, delta: float = 1.0, power_steps: int = 20, microbatches: int = 1,
+        microbatches: int = 1, **options: Unpack[OptionValues],
     ) -> "SurrogateMinimizer":  # fmt: skip
-        """Appendix A with exact products: layer blocks, scalar curvature, plain CG, no damping, no acceptance test."""
-        return cls(
-            stages, loss, preset="paper", microbatches=microbatches, inner_steps=inner_steps, delta=delta,
-            power_steps=power_steps,
-        )  # fmt: skip
+        """Appendix A: layer blocks, scalar curvature, plain CG, no damping, no acceptance test.
+
+        Products are exact; with ``hessian_products="finite-difference"`` they are the paper's.
+        """
+        return cls(stages, loss, preset="paper", microbatches=microbatches, **options)
 
     @property
     def damping(self) -> float:
-        """λ of the next step."""
+        """λ of the next step. It may be set, on all workers alike: by who has a schedule for it, say.
+
+        Raises:
+            ValueError: for a number that it cannot be.
+        """
         return self._damping.value
+
+    @damping.setter
+    def damping(self, value: float) -> None:
+        check_options(replace(self.options, damping=value))
+        self._damping = replace(self._damping, value=value)
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One outer iteration: waves 1 to 3, the local phase, and the test of the step.
 
-        With the same tensors as in the last step, the forward wave that accepted it is used again, if the parameters
-        are what it was run with. What torch's version counters do not show of other changes may go unnoticed: a few
-        numbers of the batch written by NumPy or through `.data`, buffers written so, and what a module of your own
-        computes with that is neither parameter nor buffer.
+        With the same tensors as in the last step, the forward wave that accepted it is used again, if parameters and
+        buffers are what it was run with. A few numbers among thousands that NumPy or `.data` writes to a batch, to
+        frozen parameters or to buffers may go unnoticed, as torch's version counters do not show them; so may what a
+        module of your own computes with that is neither parameter nor buffer.
 
         Args:
             inputs: a batch (n, *in), floating point or token ids.
@@ -142,7 +144,7 @@ class SurrogateMinimizer:
             damping=trial.step.damping.value,
             accepted=trial.accepted,
             tries=tries,
-            note=_note(trial),
+            note=_note(trial, point),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -161,7 +163,7 @@ class SurrogateMinimizer:
                 another network; nothing has changed then.
         """
         parameters = self.pipeline.parameters
-        loaded = MinimizerState.checked(state, self.options, parameters)
+        loaded = MinimizerState.checked(state, self.options, self.damping, parameters)
         step = loaded.previous_step
         self._previous = step and {n: own.to(parameters[n].detach()).clone() for n, own in step.items()}
         self._damping = replace(self._damping, value=loaded.damping, inflation_share=loaded.inflation_share)
@@ -184,8 +186,8 @@ class SurrogateMinimizer:
     def _commit(self, trial: Trial, point: Point) -> None:
         self.pipeline.move_to(trial.step.parameters)
         if any(self.options.momentum_candidates):
-            named = [p.block.named(step) for p, step in zip(point.problems, trial.step.steps, strict=True)]
-            self._previous = {name: value for own in named for name, value in own.items()}
+            blocks = [problem.block for problem in point.problems]
+            self._previous = named_steps(zip(blocks, trial.step.steps, strict=True))
         if trial.step.wave is not None:
             self.pipeline.accept(trial.step.wave)
 
@@ -205,9 +207,16 @@ class SurrogateMinimizer:
         return NetworkLoss(self.pipeline.loss, torch.cat(list(wave.targets)), self._curvature)
 
 
-def _note(trial: Trial) -> str:
-    """The unusual reasons for which solvers stopped, and a rejection."""
-    codes = torch.stack([result.code for result in trial.step.results]).tolist() if trial.step.results else []
-    reasons = {Reason(code) for code in codes}
-    unusual = sorted(reason.name.lower().replace("_", " ") for reason in reasons - {Reason.MAX_STEPS, Reason.CONVERGED})
-    return ", ".join(([] if trial.accepted else ["rejected"]) + unusual)
+def _note(trial: Trial, point: Point) -> str:
+    """A rejection, and the unusual reasons for which solvers stopped, each with the first layers of blocks it is of."""
+    results = trial.step.results
+    codes = torch.stack([result.code for result in results]).tolist() if results else []
+    layers: dict[Reason, list[str]] = {}
+    for code, problem in zip(codes, point.problems, strict=True):
+        layers.setdefault(Reason(code), []).append(problem.block.first_trainable_layer.name)
+    unusual = [
+        reason.name.lower().replace("_", " ") + (f" in layer {' and '.join(own)}" if len(own) < len(codes) else "")
+        for reason, own in sorted(layers.items())
+        if reason not in (Reason.MAX_STEPS, Reason.CONVERGED)
+    ]
+    return ", ".join(["rejected"] * (not trial.accepted) + unusual)

@@ -29,8 +29,10 @@ class MinimizerState:
     previous_step: Mapping[str, Tensor] | None
 
     @classmethod
-    def checked(cls, state: Mapping[str, Any], options: Options, parameters: Mapping[str, Tensor]) -> "MinimizerState":
-        """A state that a minimizer with these options and parameters can continue from.
+    def checked(
+        cls, state: Mapping[str, Any], options: Options, damping: float, parameters: Mapping[str, Tensor]
+    ) -> "MinimizerState":
+        """A state that a minimizer with these options, this λ and these parameters can continue from.
 
         Raises:
             ValueError: when keys or values are not those of a SurrogateMinimizer, or of another one.
@@ -40,7 +42,7 @@ class MinimizerState:
             raise ValueError(f"not the state of a SurrogateMinimizer: expected {expected}, got {sorted(state)}")
         own = cls(**state)
         own._check_numbers()
-        own._check_options(options)
+        own._check_options(options, damping)
         own._check_step(parameters)
         return own
 
@@ -59,12 +61,12 @@ class MinimizerState:
                 f"round {self.round!r}, damping {self.damping!r}, inflation_share {self.inflation_share!r}"
             )
 
-    def _check_options(self, options: Options) -> None:
-        damping, share = self.damping, self.inflation_share
-        if damping == 0 if options.adapt_damping else damping != options.damping:
+    def _check_options(self, options: Options, damping: float) -> None:
+        share = self.inflation_share
+        if self.damping == 0 if options.adapt_damping else self.damping != damping:
             raise ValueError(
-                f"the state was saved with damping {damping:g}, which this minimizer "
-                + ("cannot adapt" if options.adapt_damping else f"has fixed at {options.damping:g}")
+                f"the state was saved with damping {self.damping:g}, which this minimizer "
+                + ("cannot adapt" if options.adapt_damping else f"has fixed at {damping:g}")
             )
         if share != 1 and not options.adapt_decoupling:
             raise ValueError(f"the state was saved with {share:g} of the inflation, which this minimizer cannot adapt")

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 class StepReport:
     """One outer iteration ("round").
 
+    On workers the work, the bytes, the messages and the note are always the worker's own. All else is the same on all
+    of them, but for methods whose workers tell each other no numbers (gd, sgd, adam, locoprop, and those of delayed
+    gradients and of local losses): there the loss is NaN on all workers but the last, and the gradient's norm is that
+    of the worker's own part. So log from the last worker.
+
     Attributes:
         loss: mean loss over the batch before the step.
         new_loss: mean loss over the same batch after it; NaN where the method does not evaluate it.

@@ -14,8 +14,9 @@ def output_curvature(
     """What goes down the pipe by these options."""
     if options.curvature == "factor":
         return FactorCurvature(
-            rank=options.rank, fraction=options.curvature_fraction, top_factor=options.top_factor, wire=options.wire
-        )
+            rank=options.rank, fraction=options.curvature_fraction, top_factor=options.top_factor, wire=options.wire,
+            keeps_pieces=options.order == "parallel",  # one after the other, stages make their own as they solve
+        )  # fmt: skip
     return ScalarCurvature(
         per_sample=options.curvature == "sample",
         delta=options.delta,

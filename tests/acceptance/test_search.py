@@ -1,14 +1,17 @@
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from surmin.acceptance.candidates import Attempt, Candidate, Order, Point
 from surmin.acceptance.damping import Damping
 from surmin.acceptance.search import Search, Trial
+from surmin.errors import NonFiniteError
 from surmin.options import Options
+from surmin.pipeline.wave import Wave
 
 
 @pytest.mark.parametrize(
@@ -22,21 +25,46 @@ def test_a_retry_drops_momentum_where_every_candidate_had_it(
     assert search._momenta(2) == retried
 
 
-class Given:
-    """From a loss of 10, candidates with these new losses and predicted decreases in every try."""
+class Held:
+    """Stands for a wave; it can be seen whether anybody still has it."""
 
-    def __init__(self, *candidates: tuple[float, float]) -> None:
+
+class Given:
+    """From a loss of 10, for every damping a candidate with its new loss and predicted decrease, alike in every try.
+
+    Attributes:
+        tried: dampings, by try.
+        kept: how many waves of the tries before there still were, by try.
+    """
+
+    def __init__(self, *candidates: tuple[float, float], gradient_square: float = 1.0) -> None:
         self.candidates = candidates
+        self.gradient_square = gradient_square
+        self.tried: list[list[float]] = []
+        self.kept: list[int] = []
+        self._waves: list[weakref.ref[Held]] = []
 
     def attempt(self, point: Point, dampings: Sequence[Damping], momenta: Sequence[float]) -> Attempt:
-        found = [Candidate(dampings[0], [], [], {}, None, *candidate) for candidate in self.candidates]
-        return Attempt(found, loss=10.0, gradient_square=1.0)
+        self.kept.append(sum(wave() is not None for wave in self._waves))
+        self.tried.append([damping.value for damping in dampings])
+        waves = [Held() for _ in dampings]
+        self._waves += map(weakref.ref, waves)
+        found = [
+            Candidate(damping, [], [], {}, cast(Wave, wave), *candidate)
+            for damping, wave, candidate in zip(dampings, waves, self.candidates, strict=True)
+        ]
+        return Attempt(found, loss=10.0, gradient_square=self.gradient_square)
+
+
+def searched(order: Order, **options: Any) -> tuple[Trial, int, Damping]:
+    """What a search from λ = 1 ends with, after how many tries, and the damping for the next round."""
+    return Search(order, replace(Options(), **options)).run(cast(Point, None), Damping(1.0))
 
 
 def best_of(*candidates: tuple[float, float], max_tries: int = 8) -> tuple[Trial, int]:
     """What the search ends with, and after how many tries."""
-    search = Search(Given(*candidates), replace(Options(), accept_above=0.4, max_tries=max_tries))
-    trial, tries, _ = search.run(cast(Point, None), Damping(1.0))
+    alike = (1.0,) * len(candidates)
+    trial, tries, _ = searched(Given(*candidates), accept_above=0.4, max_tries=max_tries, damping_candidates=alike)
     return trial, tries
 
 
@@ -55,3 +83,31 @@ def test_after_three_rejections_less_of_what_was_promised_is_enough(max_tries: i
 def test_a_candidate_without_a_loss_is_no_better_than_one_with_a_loss() -> None:
     trial, _ = best_of((math.nan, 1.0), (9.9, 1.0), (-math.inf, 1.0), max_tries=1)
     assert not trial.accepted and trial.step.new_loss == 9.9
+
+
+@pytest.mark.parametrize(("predicted", "following"), [(1.5, 0.1), (1.0, 0.1 / 3)])
+def test_the_next_round_goes_on_from_the_damping_of_the_step_that_was_taken(predicted: float, following: float) -> None:
+    order = Given((9.9, 0.2), (9.0, predicted), (9.5, 1.0))
+    trial, _, damping = searched(order, damping_candidates=(1.0, 0.1, 3.0))
+    assert trial.accepted and damping.value == pytest.approx(following)
+
+
+def test_a_retry_begins_above_all_that_failed_as_far_as_the_best_of_them_says() -> None:
+    """It rose by what was promised: the parabola has its least at a third of it, and the candidates span ten."""
+    order = Given((11.0, 1.0), (12.0, 1.0))
+    trial, _, damping = searched(order, damping_candidates=(1.0, 0.1), max_tries=2)
+    assert not trial.accepted
+    assert order.tried == [pytest.approx([1.0, 0.1]), pytest.approx([30.0, 3.0])]
+    assert damping.value == pytest.approx(900.0)
+
+
+def test_the_waves_of_steps_that_failed_are_gone_when_the_next_are_made() -> None:
+    order = Given((11.0, 1.0), (12.0, 1.0))
+    searched(order, damping_candidates=(1.0, 0.1), max_tries=3)
+    assert order.kept == [0, 0, 0]
+
+
+@pytest.mark.parametrize("square", [math.inf, math.nan])
+def test_from_a_gradient_that_is_not_finite_no_step_is_taken(square: float) -> None:
+    with pytest.raises(NonFiniteError, match="its gradient's square"):
+        searched(Given((9.0, 1.0), gradient_square=square), damping_candidates=(1.0,))

@@ -76,7 +76,7 @@ def test_a_round_that_is_written_again_replaces_the_first(tmp_path: Path) -> Non
 
 
 def test_a_method_may_be_saved_again_at_the_same_round_but_not_at_an_earlier_one(tmp_path: Path) -> None:
-    method = build_method("sgd", make_pipeline(make_model()), {})
+    method = build_method("sgd", make_pipeline(make_model()))
     for _ in range(2):
         save_checkpoint(tmp_path, method, 3)
     with pytest.raises(ValueError, match="is of a later round than 2"):
@@ -86,7 +86,7 @@ def test_a_method_may_be_saved_again_at_the_same_round_but_not_at_an_earlier_one
 
 def test_arguments_that_are_something_else(tmp_path: Path) -> None:
     model = make_model()
-    method: Any = build_method("sgd", make_pipeline(model), {})
+    method: Any = build_method("sgd", make_pipeline(model))
     takes = "takes the path of a folder, then a SurrogateMinimizer or another method"
     swapped = f"{type(method).__name__} and str"
     for folder, minimizer, found in ((tmp_path, model, "Path and Sequential"), (method, "ck", swapped)):
@@ -97,7 +97,7 @@ def test_arguments_that_are_something_else(tmp_path: Path) -> None:
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
-    method = build_method("sgd", make_pipeline(make_model()), {})
+    method = build_method("sgd", make_pipeline(make_model()))
     (tmp_path / "ck").write_text("")
     with pytest.raises(ValueError, match="ck is a file: give the folder"):
         load_checkpoint(tmp_path / "ck", method, missing_ok=True)
@@ -108,11 +108,11 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("is_frozen", "trainable"), [(True, 2), (False, 4)])
 def test_a_checkpoint_with_more_than_trains_here(tmp_path: Path, is_frozen: bool, trainable: int) -> None:
     """Layers that are frozen would stay as they are, those that are not there would be forgotten."""
-    save_checkpoint(tmp_path, build_method("sgd", make_pipeline(make_model()), {}), 3)
+    save_checkpoint(tmp_path, build_method("sgd", make_pipeline(make_model())), 3)
     model = make_model(seed=1)
     if is_frozen:
         model[:-1].requires_grad_(False)
-    method = build_method("sgd", make_pipeline(model if is_frozen else model[:-1], stages=1), {})
+    method = build_method("sgd", make_pipeline(model if is_frozen else model[:-1], stages=1))
     before = {name: value.detach().clone() for name, value in method.pipeline.parameters.items()}
     with pytest.raises(ValueError, match=f"the checkpoint has 6 parameters, and {trainable} train here: it is of"):
         load_checkpoint(tmp_path, method)

@@ -79,7 +79,7 @@ def test_what_does_not_reach_the_loss_is_said_and_has_no_row(tmp_path: Path, cap
     config = replace(CONFIG, stages="2", microbatches="1", lr=("adam=0.000001",), schedules="posted")
     assert simulate(config, tmp_path / "map") == 0
     captured = capfd.readouterr()
-    assert "adam, lr 1e-06, 2 stages, 1 micro-batches: a loss of 0.5: does not reach it in 60 rounds" in captured.err
+    assert "adam, lr 1e-06, 2 stages, 1 micro-batch: a loss of 0.5: does not reach it in 60 rounds" in captured.err
     assert "not reached" in captured.out
     rows = read_rows(tmp_path / "map" / "breakeven.csv")
     assert {row["method"] for row in rows} == {"sm"} and {row["over_best_other"] for row in rows} == {""}

@@ -188,6 +188,26 @@ def test_a_gradient_oracle_gives_the_smoothness_factor() -> None:
         torch.testing.assert_close(left.curvature.product(v), right.curvature.product(v))
 
 
+@pytest.mark.parametrize("microbatches", [1, 3])
+@pytest.mark.parametrize("name", ["relu", "convolution", "frozen", "parameter-free"])
+def test_without_pieces_the_messages_are_the_same_and_the_first_block_does_nothing(
+    name: str, microbatches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, linearized = BY_NAME[name], Mock(wraps=linearize)
+    stages, batch = partition(case.network(), 2), case.batch(samples=6)
+    kept = block_waves(stages, case, batch, EXACT, blocks="stage", microbatches=microbatches)
+    monkeypatch.setattr("surmin.curvature.gauss_newton.linearize", linearized)
+    bare = FactorCurvature(fraction=1, keeps_pieces=False)
+    found = block_waves(stages, case, batch, bare, blocks="stage", microbatches=microbatches)
+    first, *_ = found
+    for own, full in zip(found, kept, strict=True):
+        assert own.curvature.pieces == [] and full.curvature.pieces
+        assert own.curvature.samples == full.curvature.samples
+        for message, expected in zip(own.messages, full.messages, strict=True):
+            assert all(map(torch.equal, message, expected))
+    assert not {call.args[0].name for call in linearized.call_args_list} & set(first.block.names)
+
+
 def test_nothing_comes_down_below_the_first_trainable_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The frozen first layer is not even linearized: its columns would be the widest of all."""
     case, linearized = BY_NAME["frozen"], Mock(wraps=linearize)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.gauss_newton import GaussNewton
-from surmin.curvature.moments import InputMomentCache, KroneckerMoments, MeanDiagonal, estimate_moments
+from surmin.curvature.input_moment import InputMomentCache
+from surmin.curvature.moments import KroneckerMoments, MeanDiagonal, estimate_moments
 from surmin.pipeline.wave import BlockWaves
 from surmin.replicas import ONE_REPLICA
 from surmin.stages.probe import all_equal, probe
@@ -147,7 +148,7 @@ def test_the_network_s_own_moment_is_kept_until_its_inputs_change() -> None:
 def test_whether_the_input_is_the_same_is_looked_at_once(microbatches: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits for the device."""
     looks, cache, waves = Mock(wraps=all_equal), InputMomentCache(), waves_of("tanh", microbatches)[0]
-    monkeypatch.setattr("surmin.curvature.moments.all_equal", looks)
+    monkeypatch.setattr("surmin.curvature.input_moment.all_equal", looks)
     for rounds in range(3):
         waves.moments(cache, 0, WorkMeter(), ONE_REPLICA)
         assert looks.call_count == rounds

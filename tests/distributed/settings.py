@@ -107,7 +107,7 @@ def run_rounds(method: Method, setting: Setting, batch: tuple[Tensor, Tensor]) -
 def make_method(pipeline: WorkerPipeline, setting: Setting) -> Method:
     if setting.method == "sm":
         return SurrogateMinimizer(pipeline, **dict(setting.options))
-    return build_method(setting.method, pipeline, dict(setting.options))
+    return build_method(setting.method, pipeline, **dict(setting.options))
 
 
 @cache

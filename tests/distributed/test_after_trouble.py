@@ -112,7 +112,7 @@ def alternate(setting: Setting) -> list[float]:
     """A method of waves, one whose stages begin to move at different rounds, and the first again, on one batch."""
     with running(setting) as pipeline:
         batch = setting.case.batch(SAMPLES)
-        sm, ddg = make_method(pipeline, setting), build_method("ddg", pipeline, {})
+        sm, ddg = make_method(pipeline, setting), build_method("ddg", pipeline)
         return [own.step(*batch).loss for own in (sm, ddg, sm)]
 
 
@@ -126,7 +126,7 @@ def empty_stage(setting: Setting) -> str:
     modules[3] = nn.Sequential()
     modules[2] = nn.Sequential(modules[2], setting.modules()[3])
     with running(setting, modules) as pipeline:
-        return error_of(lambda: build_method("ddg", pipeline, {}))
+        return error_of(lambda: build_method("ddg", pipeline))
 
 
 def test_all_workers_hear_of_a_stage_that_will_not_do(workers: Workers) -> None:
@@ -236,7 +236,7 @@ def train_backwards(schedule: Any) -> float:
     pipeline = Pipeline(
         stages[place], SquaredError(), microbatches=2, schedule=schedule, mesh=[[1, 0]], timeout=TIMEOUT
     )
-    method = build_method("gd", pipeline, {})
+    method = build_method("gd", pipeline)
     for _ in range(2):
         method.step(inputs, targets)
     predicted = pipeline.predict(inputs)

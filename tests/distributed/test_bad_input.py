@@ -4,6 +4,7 @@ import gc
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -216,7 +217,7 @@ def test_workers_do_not_wait_for_each_other_when_the_batch_is_new_to_one(
     for found in zip(*workers.run(4, copy_on_each, setting), strict=True):
         assert set(found) == {found[0]}
         message, untouched = found[0]
-        assert message.startswith("the workers do not do the same: batches of other shapes, ") and untouched
+        assert message.startswith("the workers do not do the same: batches of other shapes") and untouched
 
 
 def with_other_options(setting: Setting) -> str:
@@ -292,7 +293,7 @@ def test_a_closed_pipeline_leaves_no_sockets(workers: Workers, schedule: Any) ->
 def change_a_stage(setting: Setting, method: str) -> list[float]:
     """Between two steps the last worker's parameters are changed, and all run a new wave."""
     with running(setting) as pipeline:
-        trained = build_method(method, pipeline, {"inner_steps": 2})
+        trained = build_method(method, pipeline, inner_steps=2)
         batch = setting.case.batch(SAMPLES)
         losses = [trained.step(*batch).new_loss]
         if pipeline.is_last:
@@ -305,7 +306,7 @@ def change_a_stage(setting: Setting, method: str) -> list[float]:
 @pytest.mark.parametrize("method", ["sm", "lbfgs"])
 def test_a_stage_may_be_changed_between_steps_once_all_are_told(workers: Workers, method: str) -> None:
     pipeline = InProcessPipeline(SETTING.modules(), SETTING.case.loss, microbatches=SETTING.microbatches)
-    trained, batch = build_method(method, pipeline, {"inner_steps": 2}), SETTING.case.batch(SAMPLES)
+    trained, batch = build_method(method, pipeline, inner_steps=2), SETTING.case.batch(SAMPLES)
     expected = [trained.step(*batch).new_loss]
     with torch.no_grad():
         list(pipeline.parameters.values())[-1].mul_(0.5)
@@ -429,11 +430,11 @@ def after_another_method(setting: Setting) -> tuple[str, bool]:
     modules[-1] = nn.Sequential(*modules[-1], nn.Linear(3, 1200).double())
     with running(setting, modules) as pipeline:
         batch = setting.case.batch(SAMPLES)
-        build_method("gd", pipeline, {}).step(*batch)
+        build_method("gd", pipeline).step(*batch)
         sm, before = SurrogateMinimizer(pipeline), values(pipeline)
         message = error_of(lambda: sm.step(*batch))
         untouched = same(before, values(pipeline))
-        build_method("gd", pipeline, {}).step(*batch)
+        build_method("gd", pipeline).step(*batch)
         return message, untouched
 
 
@@ -585,3 +586,32 @@ def test_a_worker_holds_no_more_messages_than_a_wave_has(workers: Workers, micro
 def test_nor_more_than_some_rounds_where_it_may_be_ahead(workers: Workers, method: str) -> None:
     setting = Setting(workers=2, stages=2, microbatches=1, method=method)
     assert max(workers.run(2, held_by_senders, setting)) <= 4
+
+
+def shuffle_differently(setting: Setting) -> tuple[str, bool]:
+    """Every worker draws an order of its own, as a sampler for data parallelism does; then they think better of it."""
+    with running(setting) as pipeline:
+        method, (inputs, targets) = make_method(pipeline, setting), setting.case.batch(SAMPLES)
+        before, order = values(pipeline), torch.arange(SAMPLES).roll(dist.get_rank())
+        message = error_of(lambda: method.step(inputs[order], targets[order]))
+        untouched = same(before, values(pipeline))
+        method.step(inputs, targets)
+        return message, untouched and not same(before, values(pipeline))
+
+
+@pytest.mark.parametrize("method", ["sm", "adam"])
+def test_batches_in_another_order_are_refused_by_all(workers: Workers, method: str) -> None:
+    for message, goes_on in workers.run(2, shuffle_differently, replace(SETTING, method=method)):
+        assert "batches of other shapes or with other targets" in message and goes_on
+
+
+def hold_the_whole_network(setting: Setting) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Pipeline(setting.modules(), setting.case.loss, timeout=TIMEOUT).close()
+    return [str(warning.message) for warning in caught]
+
+
+def test_workers_that_hold_the_same_are_told(workers: Workers) -> None:
+    for said in workers.run(2, hold_the_whole_network, SETTING):
+        assert len(said) == 1 and said[0].startswith("workers 0 and 1 begin with the same parameters: each is to hold")

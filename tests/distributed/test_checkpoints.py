@@ -54,7 +54,7 @@ def batch(setting: Setting, number: int) -> tuple[Tensor, Tensor]:
 def train(setting: Setting, folder: Path, rounds: int = ROUNDS) -> tuple[int, dict[str, Any]]:
     """Where training was taken up, and the parameters after some rounds more, of which there is a checkpoint then."""
     with pipeline_of(setting) as pipeline:
-        method: Any = build_method(setting.method, pipeline, {})
+        method: Any = build_method(setting.method, pipeline)
         first = surmin.load_checkpoint(folder, method, missing_ok=True)
         for number in range(first, first + rounds):
             method.step(*batch(setting, number))
@@ -90,7 +90,7 @@ def train_on_shares(folder: Path) -> None:
     setting = setting_of("dladmm", 2)
     for first in (0, ROUNDS):
         with pipeline_of(setting) as pipeline:
-            method: Any = build_method("dladmm", pipeline, {})
+            method: Any = build_method("dladmm", pipeline)
             assert surmin.load_checkpoint(folder, method, missing_ok=True) == first
             for _ in range(ROUNDS):
                 report = method.step(*batch(setting, dist.get_rank() // 2))
@@ -133,7 +133,7 @@ def refuse(folder: Path) -> None:
         assert torch.equal(first, kept)
         with refused("the state was saved with seed 0, this minimizer has 1"):
             surmin.load_checkpoint(folder, surmin.SurrogateMinimizer(pipeline, seed=1))
-        other: Any = build_method("adam", pipeline, {})
+        other: Any = build_method("adam", pipeline)
         with refused("the checkpoint is of method SurrogateMinimizer, not FirstOrder"):
             surmin.load_checkpoint(folder, other)
         other.step(*batch(setting, 0))
@@ -230,7 +230,7 @@ def test_the_checkpoint_of_a_run_is_continued_by_the_library(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_be_saved(tmp_path: Path, name: str) -> None:
     problem = Run(tiny_run(method=name), tmp_path / "unused").problem
-    method = build_method(name, problem.pipeline, {})
+    method = build_method(name, problem.pipeline)
     surmin.save_checkpoint(tmp_path / "checkpoint", method, 0)
     assert surmin.load_checkpoint(str(tmp_path / "checkpoint"), method) == 0
 

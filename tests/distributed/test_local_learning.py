@@ -43,7 +43,7 @@ def refused(name: str) -> tuple[str, bool]:
     pipeline = Pipeline(own, SquaredError(), timeout=TIMEOUT)
     before: dict[str, Any] = values(pipeline)
     with pytest.raises(ValueError, match="auxiliary network needs") as caught:
-        build_method(name, pipeline, {}).step(torch.randn(6, 5, 3), torch.randn(6, 4, 2))
+        build_method(name, pipeline).step(torch.randn(6, 5, 3), torch.randn(6, 4, 2))
     pipeline.flush()
     return str(caught.value), all((before[key] == value).all() for key, value in values(pipeline).items())
 

@@ -23,12 +23,12 @@ def refused_here(method: str, options: dict[str, Any], misfit: nn.Module) -> str
     pipeline = Pipeline(halves[torch.distributed.get_rank()], CrossEntropy(), timeout=TIMEOUT)
     before = [parameter.detach().clone() for parameter in pipeline.parameters.values()]
     try:
-        build_method(method, pipeline, options)
+        build_method(method, pipeline, **options)
     except ValueError as error:
         for parameter, value in zip(pipeline.parameters.values(), before, strict=True):
             assert torch.equal(parameter, value)
         batch = torch.randn(6, 5, dtype=torch.float64), torch.arange(6) % 3
-        build_method("gd", pipeline, {}).step(*batch)
+        build_method("gd", pipeline).step(*batch)
         pipeline.flush()
         return str(error)
     return "nothing"

@@ -127,7 +127,7 @@ def train(
     if method == "sm":
         trained: Any = SurrogateMinimizer(pipeline, **options)
     else:
-        trained = build_method(method, pipeline, dict(options))
+        trained = build_method(method, pipeline, **dict(options))
     reports = [trained.step(*batch) for _ in range(ROUNDS)]
     return Outcome(values(pipeline), reports)
 

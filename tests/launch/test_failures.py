@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 
 import pytest
 import torch.distributed as dist
@@ -25,6 +24,19 @@ class Gone(HashStore):
 
     def check(self, keys: list[str]) -> bool:
         raise dist.DistNetworkError("Failed to recv, got 0 bytes")
+
+
+class Watched(HashStore):
+    """A store that knows whether the note in it has been read."""
+
+    read = False
+
+    def clone(self) -> Store:
+        return self
+
+    def check(self, keys: list[str]) -> bool:
+        self.read = super().check(keys)
+        return self.read
 
 
 @pytest.fixture
@@ -61,10 +73,13 @@ def test_a_worker_ends_when_the_store_is_gone(
     assert str(ends[0]) == "lost another worker (the store by which all workers have met is gone)"
 
 
-def test_one_that_leaves_in_time_does_not_end(store: Store, ends: list[BaseException]) -> None:
+def test_one_that_leaves_in_time_does_not_end(monkeypatch: pytest.MonkeyPatch, ends: list[BaseException]) -> None:
+    """A second is left to it after the note was read."""
+    store = Watched()
+    monkeypatch.setattr(failures, "_get_default_store", lambda: store)
     with ended_by_failures(WORKER, 20.0):
         store.set(NOTE, "0")
-        time.sleep(0.7)  # it is read every 0.4 seconds, and leaves a worker another second
+        wait_until(lambda: store.read)
     assert ends == []
 
 

@@ -32,7 +32,7 @@ def make_batch(seed: int = 1) -> tuple[Tensor, Tensor]:
 def check_trains(names: Sequence[str], make: Callable[[], InProcessPipeline], batch: tuple[Tensor, Tensor]) -> None:
     """Every method, with its own options, lowers the loss of a network of its own."""
     for name in names:
-        method = build_method(name, make(), {})
+        method = build_method(name, make())
         losses = [method.step(*batch).loss for _ in range(5)]
         assert losses[-1] < losses[0], name
 

@@ -35,7 +35,7 @@ def make_stages(case: Case, cuts: Sequence[int]) -> list[nn.Sequential]:
 def make_method(
     name: str, stages: Sequence[nn.Module], case: Case, microbatches: int = 1, seed: int = 0, **options: Any
 ) -> LocalLearning:
-    method = build_method(name, InProcessPipeline(stages, case.loss, microbatches=microbatches), options, seed)
+    method = build_method(name, InProcessPipeline(stages, case.loss, microbatches=microbatches), seed=seed, **options)
     assert isinstance(method, LocalLearning)
     return method
 

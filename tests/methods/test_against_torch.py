@@ -27,7 +27,7 @@ def test_the_same_trajectory(name: str, stages: int, microbatches: int) -> None:
     plain, piped = make_model(), make_model()
     optimizer = OPTIMIZERS[name](plain.parameters())
     options = {"lr": 0.3, **({"inner_steps": 4} if name == "lbfgs" else {})}
-    method = build_method(name, make_pipeline(piped, stages, microbatches), options)
+    method = build_method(name, make_pipeline(piped, stages, microbatches), **options)
     inputs, targets = make_batch()
 
     def closure() -> torch.Tensor:

@@ -97,7 +97,7 @@ def test_a_worker_without_layers_has_only_the_loss_on_the_batch_s_device(
     pipeline = make_pipeline(make_model())
     backward = pipeline.backward
     monkeypatch.setattr(pipeline, "backward", lambda wave: backward(wave) and {})
-    report = build_method(name, pipeline, {}).step(*make_batch())
+    report = build_method(name, pipeline).step(*make_batch())
     assert (report.accepted, report.tries, report.gradient_norm) == (False, 0, 0)
 
 
@@ -130,4 +130,4 @@ def test_an_accepted_trial_is_the_next_first_wave_only_while_nothing_changes() -
 @pytest.mark.parametrize("lr", [0.0, -1.0, math.inf, math.nan])
 def test_first_lengths_that_are_refused(lr: float) -> None:
     with pytest.raises(ValueError, match="lr must be a positive number"):
-        build_method("gd-armijo", make_pipeline(make_model()), {"lr": lr})
+        build_method("gd-armijo", make_pipeline(make_model()), lr=lr)

@@ -81,7 +81,7 @@ def test_a_network_that_puts_out_other_positions_is_refused_before_anything_chan
         ]
 
     stages, start = make(), make()
-    method = build_method(name, InProcessPipeline(stages, SquaredError()), {})
+    method = build_method(name, InProcessPipeline(stages, SquaredError()))
     batch = torch.randn(6, 5, 3, dtype=torch.float64), torch.randn(6, 4, 2, dtype=torch.float64)
     message = r"an auxiliary network needs .* samples of shape \[5, 4\] fit no outputs of shape \[4, 2\]"
     for _ in range(2):

@@ -89,7 +89,7 @@ def test_step_for_step(name: str, stages: int, microbatches: int, options: dict[
     plain, piped = layer_blocks(case.network()), case.network()
     batch = case.batch()
     pipeline = InProcessPipeline(partition(piped, min(stages, len(plain))), case.loss, microbatches=microbatches)
-    method = build_method("cgblock", pipeline, {"inner_steps": 3, **options})
+    method = build_method("cgblock", pipeline, **{"inner_steps": 3, **options})
     safeguard = options.get("safeguard", "armijo")
     for _ in range(2 if safeguard == "none" else 3):  # without one it diverges, and enlarges rounding errors
         loss = reference_mean_loss(case.loss, run(plain, batch[0], [block.vector() for block in plain]), batch[1])
@@ -105,7 +105,7 @@ def test_step_for_step(name: str, stages: int, microbatches: int, options: dict[
 def test_messages_bytes_and_work() -> None:
     stages, microbatches, steps = 3, 4, 5
     pipeline = make_pipeline(make_model(), stages, microbatches)
-    method = build_method("cgblock", pipeline, {"inner_steps": steps})
+    method = build_method("cgblock", pipeline, inner_steps=steps)
     batch = make_batch()
     first, second = method.step(*batch), method.step(*batch)
     for report, waves in ((first, 1 + first.tries), (second, second.tries)):
@@ -117,15 +117,14 @@ def test_messages_bytes_and_work() -> None:
         activations = (stages - 1) * (waves + 1) + 2 * steps * columns
         assert report.bytes_sent == activations * SAMPLES * WIDTH * 8 + (stages - 1) * 2 * (3 + report.tries) * 8
         assert report.gradient_equivalents > 2
-    plain = build_method("cgblock", make_pipeline(make_model(), stages), {"inner_steps": steps, "safeguard": "none"})
+    plain = build_method("cgblock", make_pipeline(make_model(), stages), inner_steps=steps, safeguard="none")
     assert plain.step(*batch).messages == (stages - 1) * (2 + 2 * steps)
 
 
 def test_micro_batches_cost_no_more_work() -> None:
     batch = make_batch()
     work = [
-        build_method("cgblock", make_pipeline(make_model(), 3, parts), {"inner_steps": 2}).step(*batch)
-        for parts in (1, 4)
+        build_method("cgblock", make_pipeline(make_model(), 3, parts), inner_steps=2).step(*batch) for parts in (1, 4)
     ]
     assert work[0].gradient_equivalents == pytest.approx(work[1].gradient_equivalents)
 
@@ -133,7 +132,7 @@ def test_micro_batches_cost_no_more_work() -> None:
 def test_without_a_good_trial_the_parameters_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(armijo_search, "SUFFICIENT", 1e9)
     model = make_model()
-    method = build_method("cgblock", make_pipeline(model), {})
+    method = build_method("cgblock", make_pipeline(model))
     report = method.step(*make_batch())
     assert not report.accepted and report.tries == armijo_search.MAX_TRIES
     assert largest_difference(model, make_model()) == 0
@@ -145,7 +144,7 @@ def test_a_loss_that_is_not_finite_changes_nothing() -> None:
         for model in models:
             list(model.parameters())[-2].mul_(1e308).mul_(10)
     with pytest.raises(NonFiniteError, match="no step can be tested against a loss of"):
-        build_method("cgblock", make_pipeline(models[0]), {}).step(*make_batch())
+        build_method("cgblock", make_pipeline(models[0])).step(*make_batch())
     for ours, before in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(ours, before)
 
@@ -154,8 +153,8 @@ def test_a_loss_that_is_not_finite_changes_nothing() -> None:
 def test_mini_batches_of_changing_shape(microbatches: int) -> None:
     whole, cut = make_model(), make_model()
     methods = [
-        build_method("cgblock", make_pipeline(whole, 1), {"inner_steps": 2}),
-        build_method("cgblock", make_pipeline(cut, 3, microbatches), {"inner_steps": 2}),
+        build_method("cgblock", make_pipeline(whole, 1), inner_steps=2),
+        build_method("cgblock", make_pipeline(cut, 3, microbatches), inner_steps=2),
     ]
     inputs, targets = make_batch()
     for rows in (slice(0, 12), slice(12, 24), slice(0, 6), slice(0, 12)):
@@ -167,7 +166,7 @@ def test_mini_batches_of_changing_shape(microbatches: int) -> None:
 def test_on_tokens_attention_goes_by_forward_over_reverse_mode() -> None:
     case = BY_NAME["attention"]
     pipeline = InProcessPipeline(partition(case.network(), 2), case.loss, microbatches=2)
-    method = build_method("cgblock", pipeline, {"inner_steps": 3})
+    method = build_method("cgblock", pipeline, inner_steps=3)
     losses = [method.step(*case.batch()).loss for _ in range(4)]
     assert losses[-1] < 0.9 * losses[0]
 
@@ -183,11 +182,11 @@ def test_on_tokens_attention_goes_by_forward_over_reverse_mode() -> None:
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build_method("cgblock", make_pipeline(make_model()), options)
+        build_method("cgblock", make_pipeline(make_model()), **options)
 
 
 def test_a_batch_that_does_not_fit_is_refused() -> None:
-    method = build_method("cgblock", make_pipeline(make_model()), {})
+    method = build_method("cgblock", make_pipeline(make_model()))
     inputs, _ = make_batch()
     with pytest.raises(ValueError, match=f"labels run from 0 to {CLASSES}"):
         method.step(inputs, (torch.arange(SAMPLES) == 0) * CLASSES)
@@ -198,7 +197,7 @@ def test_at_a_minimum_one_trial_is_enough_to_see_it() -> None:
     layer = torch.nn.Linear(3, 2).double()
     inputs = torch.randn(6, 3, dtype=torch.float64)
     targets = layer(inputs).detach() + 1
-    method = build_method("cgblock", InProcessPipeline([layer], SquaredError()), {"inner_steps": 8})
+    method = build_method("cgblock", InProcessPipeline([layer], SquaredError()), inner_steps=8)
     reports = [method.step(inputs, targets) for _ in range(6)]
     assert reports[0].accepted and reports[0].new_loss < 1e-20
     most = 2 if here().type == "cpu" else 3  # sums of a GPU are rounded differently

@@ -75,7 +75,7 @@ def test_step_for_step(name: str, stages: int, microbatches: int) -> None:
     blocks, network = layer_blocks(case.network()), case.network()
     pipeline = InProcessPipeline(partition(network, stages), case.loss, microbatches=microbatches)
     options = {"inner_steps": STEPS, "damping": 0.2, "curvature_fraction": 1.0}
-    method, plain = build_method("cgblock-ggn", pipeline, options), PlainRounds(blocks, case, 0.2)
+    method, plain = build_method("cgblock-ggn", pipeline, **options), PlainRounds(blocks, case, 0.2)
     for _ in range(4):
         report = method.step(*case.batch())
         assert report.damping == pytest.approx(plain.damping)
@@ -87,7 +87,7 @@ def test_step_for_step(name: str, stages: int, microbatches: int) -> None:
 
 def test_messages_and_bytes() -> None:
     stages, microbatches = 3, 4
-    method = build_method("cgblock-ggn", make_pipeline(make_model(), stages, microbatches), {"curvature_fraction": 1.0})
+    method = build_method("cgblock-ggn", make_pipeline(make_model(), stages, microbatches), curvature_fraction=1.0)
     batch = make_batch()
     for first in (1, 0):
         report = method.step(*batch)
@@ -103,7 +103,7 @@ def test_random_columns_and_a_part_of_the_batch() -> None:
     batch = make_batch()
     models = [make_model() for _ in range(3)]
     for model, stages, seed in zip(models, (1, 3, 1), (5, 5, 6), strict=True):
-        method = build_method("cgblock-ggn", make_pipeline(model, stages), {"rank": 2, "inner_steps": 3}, seed)
+        method = build_method("cgblock-ggn", make_pipeline(model, stages), seed=seed, rank=2, inner_steps=3)
         losses = [method.step(*batch).loss for _ in range(8)]
         assert losses[-1] < losses[0]
     assert largest_difference(models[0], models[1]) < 1e-9 < largest_difference(models[0], models[2])
@@ -112,7 +112,7 @@ def test_random_columns_and_a_part_of_the_batch() -> None:
 def test_without_a_good_trial_the_parameters_stay_and_damping_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(armijo_search, "SUFFICIENT", 1e9)
     model = make_model()
-    method = build_method("cgblock-ggn", make_pipeline(model), {"damping": 1.0})
+    method = build_method("cgblock-ggn", make_pipeline(model), damping=1.0)
     report = method.step(*make_batch())
     assert not report.accepted and report.tries == armijo_search.MAX_TRIES
     assert method.step(*make_batch()).damping == 1.5
@@ -125,7 +125,7 @@ def test_a_loss_that_is_not_finite_changes_nothing() -> None:
         for model in models:
             list(model.parameters())[-2].mul_(1e308).mul_(10)
     with pytest.raises(NonFiniteError, match="no step can be tested against a loss of"):
-        build_method("cgblock-ggn", make_pipeline(models[0]), {}).step(*make_batch())
+        build_method("cgblock-ggn", make_pipeline(models[0])).step(*make_batch())
     for ours, before in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(ours, before)
 
@@ -133,7 +133,7 @@ def test_a_loss_that_is_not_finite_changes_nothing() -> None:
 def test_on_tokens_with_random_columns() -> None:
     case = BY_NAME["attention"]
     pipeline = InProcessPipeline(partition(case.network(), 2), case.loss, microbatches=2)
-    method = build_method("cgblock-ggn", pipeline, {"inner_steps": 3, "rank": 2, "curvature_fraction": 1.0})
+    method = build_method("cgblock-ggn", pipeline, inner_steps=3, rank=2, curvature_fraction=1.0)
     losses = [method.step(*case.batch()).loss for _ in range(5)]
     assert losses[-1] < 0.9 * losses[0]
 
@@ -149,13 +149,13 @@ def test_on_tokens_with_random_columns() -> None:
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build_method("cgblock-ggn", make_pipeline(make_model()), options)
+        build_method("cgblock-ggn", make_pipeline(make_model()), **options)
 
 
 def test_the_state_of_another_network_is_refused() -> None:
-    method = build_method("cgblock-ggn", make_pipeline(make_model()), {})
+    method = build_method("cgblock-ggn", make_pipeline(make_model()))
     method.step(*make_batch())
     state = method.state_dict()
     state["previous_step"].popitem()
     with pytest.raises(ValueError, match="it has nothing that fits parameter"):
-        build_method("cgblock-ggn", make_pipeline(make_model()), {}).load_state_dict(state)
+        build_method("cgblock-ggn", make_pipeline(make_model())).load_state_dict(state)

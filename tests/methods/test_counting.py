@@ -21,7 +21,7 @@ ACTIVATION_BYTES = SAMPLES * WIDTH * 8
 @pytest.mark.parametrize("microbatches", [1, 4])
 @pytest.mark.parametrize("name", ["gd", "sgd", "adam"])
 def test_a_gradient_step(name: str, microbatches: int) -> None:
-    method = build_method(name, make_pipeline(make_model(), STAGES, microbatches), {})
+    method = build_method(name, make_pipeline(make_model(), STAGES, microbatches))
     for _ in range(2):
         report = method.step(*make_batch())
         assert report.forward_waves == 1
@@ -32,7 +32,7 @@ def test_a_gradient_step(name: str, microbatches: int) -> None:
 
 def test_a_line_search_counts_every_trial() -> None:
     pipeline = make_pipeline(make_model(), STAGES)
-    report = build_method("gd-armijo", pipeline, {"lr": 100.0}).step(*make_batch())
+    report = build_method("gd-armijo", pipeline, lr=100.0).step(*make_batch())
     waves = 1 + report.tries
     assert report.tries > 1 and report.forward_waves == waves
     assert report.messages == BOUNDARIES * (waves + 1) + 2 * BOUNDARIES * waves
@@ -47,7 +47,7 @@ def test_a_line_search_counts_every_trial() -> None:
 
 
 def test_lbfgs_counts_every_evaluation() -> None:
-    report = build_method("lbfgs", make_pipeline(make_model(), STAGES), {"inner_steps": 5}).step(*make_batch())
+    report = build_method("lbfgs", make_pipeline(make_model(), STAGES), inner_steps=5).step(*make_batch())
     evaluations = 1 + report.tries
     assert evaluations > 5
     assert report.forward_waves == report.gradient_equivalents == evaluations
@@ -94,7 +94,7 @@ def check_what_is_charged(
             for parameter in model.parameters():
                 parameter *= scale
         pipeline = make_pipeline(model, STAGES)
-        method = build_method(name, pipeline, options)
+        method = build_method(name, pipeline, **options)
         for batch in batches:
             method.step(*batch)
         return pipeline.work.operations

@@ -121,7 +121,7 @@ def check(
     oracle, stepping = Oracle(plain, case, stages), make_optimizer(optimizer, plain)
     pipeline = InProcessPipeline(partition(piped, stages), case.loss, microbatches=microbatches)
     if shrinking == 1:
-        method = build_method(name, pipeline, {"lr": LR, "optimizer": optimizer})
+        method = build_method(name, pipeline, lr=LR, optimizer=optimizer)
     else:
         method = FullyDecoupled(pipeline, lr=LR, optimizer=optimizer, shrinking=shrinking)
     for number in range(ROUNDS):
@@ -169,7 +169,7 @@ def test_batches_of_several_sizes(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_batches_that_come_in_the_same_tensors(name: str) -> None:
     model, other_model = make_model(), make_model()
-    method, other = (build_method(name, make_pipeline(own, 3), {"lr": LR}) for own in (model, other_model))
+    method, other = (build_method(name, make_pipeline(own, 3), lr=LR) for own in (model, other_model))
     inputs, targets = make_batch()
     for number in range(ROUNDS):
         batch = make_batch(number // 2)
@@ -183,7 +183,7 @@ def test_batches_that_come_in_the_same_tensors(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_copy_goes_on_by_itself(name: str) -> None:
-    method = build_method(name, make_pipeline(make_model(), 3), {"lr": LR})
+    method = build_method(name, make_pipeline(make_model(), 3), lr=LR)
     for number in range(3):
         method.step(*make_batch(number))
     copied = copy.deepcopy(method)
@@ -195,7 +195,7 @@ def test_a_copy_goes_on_by_itself(name: str) -> None:
 def test_stages_stay_as_they_are_until_their_first_gradient(name: str) -> None:
     model = make_model()
     pipeline = make_pipeline(model, 3)
-    method = build_method(name, pipeline, {})
+    method = build_method(name, pipeline)
     first = [[p.detach().clone() for layer in own.layers for p in layer.parameters.values()] for own in pipeline.stages]
     waits = [4, 3, 2] if name == "fdg" else [2, 1, 0]
     for parameter in model.parameters():
@@ -237,7 +237,7 @@ def _leaves(stage: Any) -> list[nn.Parameter]:
 def test_messages_and_work(name: str, microbatches: int) -> None:
     """Activations and gradients cross two boundaries; replaying is a forward pass more below the top."""
     pipeline = make_pipeline(make_model(), 3, microbatches)
-    method = build_method(name, pipeline, {})
+    method = build_method(name, pipeline)
     crossings = [(min(t, 2) if name == "fdg" else 2) for t in range(1, 7)]
     gradients = [max(0, min(t - 2, 2)) if name == "fdg" else min(t, 2) for t in range(1, 7)]
     for activations, messages in zip(crossings, gradients, strict=True):
@@ -257,11 +257,11 @@ def test_messages_and_work(name: str, microbatches: int) -> None:
 @pytest.mark.parametrize("rounds", [0, 1, 2, 5])
 def test_a_saved_method_continues_exactly_with_other_microbatches(name: str, rounds: int) -> None:
     model, other_model = make_model(), make_model()
-    method, other = build_method(name, make_pipeline(model, 3, 2), {}), None
+    method, other = build_method(name, make_pipeline(model, 3, 2)), None
     for number in range(rounds):
         method.step(*make_batch(number))
     other_model.load_state_dict(model.state_dict())
-    other = build_method(name, make_pipeline(other_model, 3, 3), {})
+    other = build_method(name, make_pipeline(other_model, 3, 3))
     other.load_state_dict(method.state_dict())
     assert equal(other.state_dict(), method.state_dict())
     for number in range(rounds, rounds + 6):
@@ -276,7 +276,7 @@ def test_what_is_kept() -> None:
     """Old weights in DDG, none in Features Replay; the inputs of as many batches in both."""
     kept = {}
     for name in METHODS:
-        method = build_method(name, make_pipeline(make_model(), 3), {})
+        method = build_method(name, make_pipeline(make_model(), 3))
         for number in range(6):
             method.step(*make_batch(number))
         stages = method.state_dict()["stages"]
@@ -290,11 +290,11 @@ def test_what_is_kept() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_state_of_other_stages_is_refused(name: str) -> None:
-    method, model = build_method(name, make_pipeline(make_model(), 3), {}), make_model()
+    method, model = build_method(name, make_pipeline(make_model(), 3)), make_model()
     for _ in range(3):
         method.step(*make_batch())
     for stages in (1, 2):
-        other = build_method(name, make_pipeline(model, stages), {})
+        other = build_method(name, make_pipeline(model, stages))
         with pytest.raises(ValueError, match=r"the state is of other stages, none of them of layers \d to \d: grad"):
             other.load_state_dict(method.state_dict())
         assert largest_difference(model, make_model()) == 0
@@ -303,10 +303,10 @@ def test_the_state_of_other_stages_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_batches_under_way_that_do_not_divide_are_refused(name: str) -> None:
     """There were 24 samples; new batches may divide by five, those that were saved do not."""
-    method = build_method(name, make_pipeline(make_model(), 3, 2), {})
+    method = build_method(name, make_pipeline(make_model(), 3, 2))
     for _ in range(3):
         method.step(*make_batch())
-    other = build_method(name, make_pipeline(make_model(), 3, 5), {})
+    other = build_method(name, make_pipeline(make_model(), 3, 5))
     with pytest.raises(ValueError, match="a batch of 24 samples is under way, which 5 micro-batches do not divide"):
         other.load_state_dict(method.state_dict())
 
@@ -315,22 +315,22 @@ def test_batches_under_way_that_do_not_divide_are_refused(name: str) -> None:
 def test_what_cannot_be(name: str) -> None:
     pipeline = make_pipeline(make_model(), 2)
     with pytest.raises(ValueError, match="unknown optimizer 'lion': choose gd, sgd, adam"):
-        build_method(name, pipeline, {"optimizer": "lion"})
+        build_method(name, pipeline, optimizer="lion")
     for lr in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="lr must be a positive number"):
-            build_method(name, pipeline, {"lr": lr})
+            build_method(name, pipeline, lr=lr)
     for shrinking in (0.0, 1.5, math.nan):
         with pytest.raises(ValueError, match="shrinking must be above 0 and at most 1"):
             FullyDecoupled(pipeline, lr=0.1, optimizer="sgd", shrinking=shrinking)
     network = nn.ModuleList([nn.Linear(5, 3).double(), nn.Sequential()])
     with pytest.raises(ValueError, match="delayed gradients need a layer in every stage"):
-        build_method(name, InProcessPipeline(list(network), pipeline.loss), {})
+        build_method(name, InProcessPipeline(list(network), pipeline.loss))
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_bad_batch_changes_nothing(name: str) -> None:
     model, other_model = make_model(), make_model()
-    methods = [build_method(name, make_pipeline(own, 3), {}) for own in (model, other_model)]
+    methods = [build_method(name, make_pipeline(own, 3)) for own in (model, other_model)]
     inputs, targets = make_batch()
     for number in range(6):
         if number in (0, 3):
@@ -344,7 +344,7 @@ def test_a_bad_batch_changes_nothing(name: str) -> None:
 def test_spans_carry_the_number_of_the_microbatch() -> None:
     pipeline = make_pipeline(make_model(), 2, 3)
     pipeline.tracer = recorder = SpanRecorder(0)
-    method = build_method("features-replay", pipeline, {})
+    method = build_method("features-replay", pipeline)
     for _ in range(2):
         recorder.take()
         method.step(*make_batch())

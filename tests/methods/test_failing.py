@@ -56,7 +56,7 @@ def raise_at(patch: pytest.MonkeyPatch, target: str, number: int) -> None:
 @pytest.mark.parametrize("name", FAILING)
 def test_a_step_that_fails_midway(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     models = [make_model(), make_model()]
-    method, other = (build_method(name, make_pipeline(model, 3, 2), {}) for model in models)
+    method, other = (build_method(name, make_pipeline(model, 3, 2)) for model in models)
     for number in range(5):
         for own in (method, other):
             own.step(*make_batch(number))
@@ -76,7 +76,7 @@ def test_a_step_that_fails_midway(name: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_delayed_gradients_begin_anew_after_a_failure(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No gradient had come by then, so that they go on like a method that has not begun."""
     models = [make_model(), make_model()]
-    method, other = (build_method(name, make_pipeline(model, 3), {"optimizer": "adam"}) for model in models)
+    method, other = (build_method(name, make_pipeline(model, 3), optimizer="adam") for model in models)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
         raise_at(patch, LOSS_GRADIENT, 2)
         for number in range(3):
@@ -90,7 +90,7 @@ def test_delayed_gradients_begin_anew_after_a_failure(name: str, monkeypatch: py
 @pytest.mark.parametrize("name", METHODS)
 def test_a_state_is_loaded_into_a_method_that_has_gone_on(name: str) -> None:
     models = [make_model(), make_model()]
-    method, other = (build_method(name, make_pipeline(model, 3), {}) for model in models)
+    method, other = (build_method(name, make_pipeline(model, 3)) for model in models)
     batches = [make_batch(0 if name == "dladmm" else number) for number in range(8)]
     for number in range(4):
         method.step(*batches[number])
@@ -111,7 +111,7 @@ def test_a_state_is_loaded_into_a_method_that_has_gone_on(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_batches_may_come_in_the_same_tensors(name: str) -> None:
     models = [make_model(), make_model()]
-    method, other = (build_method(name, make_pipeline(model, 3 if name in BY_STAGES else 2), {}) for model in models)
+    method, other = (build_method(name, make_pipeline(model, 3 if name in BY_STAGES else 2)) for model in models)
     inputs, targets = make_batch(0)
     for number in range(5):
         batch = make_batch(number)
@@ -128,7 +128,7 @@ def test_a_batch_whose_loss_overflows_moves_nothing(name: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     before = deepcopy(model)
-    method = build_method(name, InProcessPipeline(partition(model, 2), SquaredError()), {})
+    method = build_method(name, InProcessPipeline(partition(model, 2), SquaredError()))
     inputs, targets = torch.randn(6, 3), torch.randn(6, 2)
     with pytest.raises(NonFiniteError):
         method.step(inputs, targets.index_fill(0, torch.tensor([2]), 1e20))
@@ -148,7 +148,7 @@ def test_a_slope_that_is_not_finite_changes_nothing(name: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), Root(), nn.Linear(4, 2))
     before = deepcopy(model)
-    method = build_method(name, InProcessPipeline(partition(model, 2), SquaredError()), {})
+    method = build_method(name, InProcessPipeline(partition(model, 2), SquaredError()))
     state = method.state_dict()
     with pytest.raises(NonFiniteError, match=r"against a loss of \d.* with a slope of nan"):
         method.step(torch.randn(6, 3), torch.randn(6, 2))
@@ -160,19 +160,19 @@ def test_kfac_refuses_a_step_that_is_not_finite() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     before = deepcopy(model)
-    method = build_method("kfac", InProcessPipeline(partition(model, 2), SquaredError()), {})
+    method = build_method("kfac", InProcessPipeline(partition(model, 2), SquaredError()))
     inputs, targets = torch.randn(6, 3), torch.randn(6, 2)
     with pytest.raises(NonFiniteError):
         method.step(inputs.index_fill(0, torch.tensor([2]), 1e20), targets)
     assert largest_difference(model, before) == 0
-    fresh = build_method("kfac", InProcessPipeline(partition(before, 2), SquaredError()), {})
+    fresh = build_method("kfac", InProcessPipeline(partition(before, 2), SquaredError()))
     assert method.step(inputs, targets).new_loss == fresh.step(inputs, targets).new_loss
 
 
 def test_a_line_search_on_a_fitted_batch_keeps_its_length() -> None:
     """Twice the length at every one of many rounds in which there is nothing to do would soon be useless."""
     model = nn.Sequential(nn.Linear(3, 2))
-    method = build_method("gd-armijo", InProcessPipeline([model], SquaredError()), {})
+    method = build_method("gd-armijo", InProcessPipeline([model], SquaredError()))
     inputs = torch.randn(6, 3)
     for _ in range(3):
         report = method.step(inputs, model(inputs).detach())

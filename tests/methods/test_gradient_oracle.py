@@ -44,7 +44,7 @@ def hidden_loss(model: nn.Sequential) -> float:
 )
 def test_methods_that_test_their_steps_refuse_it(name: str, called: str, ways: str) -> None:
     with pytest.raises(ValueError) as caught:
-        build_method(name, make_pipeline(make_model()), {})
+        build_method(name, make_pipeline(make_model()))
     assert str(caught.value) == f"{called} {REASON}: take {ways}{OTHERS}"
 
 
@@ -56,7 +56,7 @@ def test_methods_that_test_their_steps_refuse_it(name: str, called: str, ways: s
 )  # fmt: skip
 def test_methods_they_name_train_with_it(name: str, options: Mapping[str, Any]) -> None:
     model = make_model()
-    method = build_method(name, make_pipeline(model), options)
+    method = build_method(name, make_pipeline(model), **options)
     for _ in range(10):
         assert math.isnan(method.step(*make_batch()).loss)
     assert hidden_loss(model) < hidden_loss(make_model()) - 0.01
@@ -85,5 +85,5 @@ def test_what_it_says_is_taken_in_the_network_s_precision(curvature: Any) -> Non
 
 def test_safeguard_none_of_cgblock_takes_it() -> None:
     model = make_model()
-    build_method("cgblock", make_pipeline(model), {"safeguard": "none", "inner_steps": 1}).step(*make_batch())
+    build_method("cgblock", make_pipeline(model), safeguard="none", inner_steps=1).step(*make_batch())
     assert not torch.equal(next(model.parameters()), next(make_model().parameters()))

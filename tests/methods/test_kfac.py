@@ -111,7 +111,7 @@ def test_step_for_step(name: str, stages: int, microbatches: int) -> None:
     case = BY_NAME[name]
     blocks, network = layer_blocks(case.network()), case.network()
     pipeline = InProcessPipeline(partition(network, stages), case.loss, microbatches=microbatches)
-    method, plain = build_method("kfac", pipeline, {"damping": 0.3}), PlainKfac(case, 0.3)
+    method, plain = build_method("kfac", pipeline, damping=0.3), PlainKfac(case, 0.3)
     for _ in range(4):
         report = method.step(*case.batch())
         assert report.damping == pytest.approx(plain.damping)
@@ -158,7 +158,7 @@ def test_the_factors_are_those_of_curvlinops(loss: Any, kind: str) -> None:
 
 def test_messages_and_bytes() -> None:
     stages, microbatches = 3, 4
-    method = build_method("kfac", make_pipeline(make_model(), stages, microbatches), {"curvature_fraction": 1.0})
+    method = build_method("kfac", make_pipeline(make_model(), stages, microbatches), curvature_fraction=1.0)
     batch = make_batch()
     for waves in (2, 1):
         report = method.step(*batch)
@@ -175,7 +175,7 @@ def test_random_columns_and_a_part_of_the_batch() -> None:
     models = [make_model() for _ in range(3)]
     losses = []
     for model, stages, seed in zip(models, (1, 3, 1), (5, 5, 6), strict=True):
-        method = build_method("kfac", make_pipeline(model, stages), options, seed)
+        method = build_method("kfac", make_pipeline(model, stages), seed=seed, **options)
         losses.append([method.step(*batch).loss for _ in range(15)])
     assert largest_difference(models[0], models[1]) < 1e-9 < largest_difference(models[0], models[2])
     assert losses[0][-1] < 0.7 * losses[0][0]
@@ -193,7 +193,7 @@ def test_functions_by_hand_will_do_as_no_second_derivative_is_asked_for(monkeypa
     other = deepcopy(network)
     other[3] = Cubing()
     for model in (network, other):
-        method = build_method("kfac", make_pipeline(model), {})
+        method = build_method("kfac", make_pipeline(model))
         for _ in range(3):
             method.step(*make_batch())
     assert largest_difference(network, other) < 1e-9
@@ -207,7 +207,7 @@ def test_functions_by_hand_that_cannot_be_pushed_through_are_refused(
     network = nn.Sequential(nn.Linear(5, 4), Cubing(function), nn.Linear(4, 3))
     network[2].weight.data.mul_(scale)  # gradients are as small below the function
     before = deepcopy(network)
-    method = build_method("kfac", make_pipeline(network), {})
+    method = build_method("kfac", make_pipeline(network))
     with pytest.raises(RuntimeError, match=r"^layer 1 \(Cubing\) cannot be differentiated as the curvature needs it"):
         method.step(*make_batch())
     assert largest_difference(network, before) == 0
@@ -219,20 +219,20 @@ def test_layers_without_factors_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"kfac needs linear layers and convolutions .*: layer 1 \(LayerNorm\) is not one"
     ):
-        build_method("kfac", pipeline, {})
+        build_method("kfac", pipeline)
 
 
 def test_a_frozen_bias_is_refused() -> None:
     case = BY_NAME["frozen"]
     with pytest.raises(ValueError, match=r"all of their parameters trained: layer 6 \(Linear\) is not one"):
-        build_method("kfac", InProcessPipeline(partition(case.network(), 2), case.loss), {})
+        build_method("kfac", InProcessPipeline(partition(case.network(), 2), case.loss))
 
 
 @pytest.mark.parametrize("name", ["positions", "attention", "frozen"])
 def test_methods_that_a_refusal_names_can_train_the_network(name: str) -> None:
     case = BY_NAME[name]
     with pytest.raises(ValueError, match=r"is not one; sm, cgblock-ggn and adam can train this network$"):
-        build_method("kfac", InProcessPipeline(partition(case.network(), 2), case.loss), {})
+        build_method("kfac", InProcessPipeline(partition(case.network(), 2), case.loss))
     names = ["sm", "cgblock-ggn", "adam"]
     check_trains(names, lambda: InProcessPipeline(partition(case.network(), 2), case.loss), case.batch())
 
@@ -247,13 +247,13 @@ def test_methods_that_a_refusal_names_can_train_the_network(name: str) -> None:
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build_method("kfac", make_pipeline(make_model()), options)
+        build_method("kfac", make_pipeline(make_model()), **options)
 
 
 def test_the_state_of_another_network_is_refused() -> None:
-    method = build_method("kfac", make_pipeline(make_model()), {})
+    method = build_method("kfac", make_pipeline(make_model()))
     method.step(*make_batch())
     state = method.state_dict()
     state["moments"].popitem()
     with pytest.raises(ValueError, match="it has no moments that fit layer"):
-        build_method("kfac", make_pipeline(make_model()), {}).load_state_dict(state)
+        build_method("kfac", make_pipeline(make_model())).load_state_dict(state)

@@ -227,9 +227,9 @@ def test_another_method_takes_over_on_the_same_batch(name: str) -> None:
     Lbfgs(pipeline, inner_steps=2).step(inputs, targets)
     other = make_model()
     other.load_state_dict(model.state_dict())
-    expected = build_method(name, make_pipeline(other), {}).step(inputs, targets)
+    expected = build_method(name, make_pipeline(other)).step(inputs, targets)
     waves = pipeline.traffic.forward_waves
-    report = build_method(name, pipeline, {}).step(inputs, targets)
+    report = build_method(name, pipeline).step(inputs, targets)
     assert report.loss == pytest.approx(expected.loss, rel=1e-12)
     assert pipeline.traffic.forward_waves == waves + expected.forward_waves
     assert largest_difference(model, other) == 0

@@ -114,7 +114,7 @@ def test_the_same_local_steps(case: Case, kind: str, inner: str, stages: int, mi
     plain, model, batch = case.network(), case.network(), case.batch()
     pipeline = InProcessPipeline(partition(model, stages), case.loss, microbatches=microbatches)
     options = {"lr": 0.7, "inner_lr": 0.02, "inner_steps": INNER_STEPS, "damping": 0.3}
-    method = build_method("locoprop", pipeline, {**options, "local_loss": kind, "inner_optimizer": inner})
+    method = build_method("locoprop", pipeline, **{**options, "local_loss": kind, "inner_optimizer": inner})
     oracle = PlainLocoProp(plain, case, kind, 0.7, 0.3)
     optimizer = {"gd": torch.optim.SGD, "adam": torch.optim.Adam}[inner](plain.parameters(), lr=0.02)
     for _ in range(ROUNDS):
@@ -132,7 +132,7 @@ def test_one_local_step_is_a_gradient_step(kind: str) -> None:
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.5 * 0.04)
     pipeline = InProcessPipeline(partition(model, 2), case.loss)
     options = {"lr": 0.5, "inner_lr": 0.04, "inner_steps": 1, "inner_optimizer": "gd", "local_loss": kind}
-    method = build_method("locoprop", pipeline, options)
+    method = build_method("locoprop", pipeline, **options)
     for _ in range(3):
         optimizer.zero_grad()
         plain_mean(case.loss, plain(batch[0]), batch[1]).backward()
@@ -204,13 +204,13 @@ def test_values_that_are_refused(options: dict[str, Any]) -> None:
 
 def test_choices_that_are_refused() -> None:
     with pytest.raises(ValueError, match=r"locoprop takes inner_optimizer adam or gd .* got 'armijo'"):
-        build_method("locoprop", make_pipeline(make_model()), {"inner_optimizer": "armijo"})
+        build_method("locoprop", make_pipeline(make_model()), inner_optimizer="armijo")
 
 
 def test_a_stage_without_layers_has_nothing_to_do() -> None:
     model, other = make_model(), make_model()
     lower, upper = partition(model, 2)
-    method = build_method("locoprop", InProcessPipeline([lower, nn.Sequential(), upper], CrossEntropy()), {})
-    expected = build_method("locoprop", make_pipeline(other), {})
+    method = build_method("locoprop", InProcessPipeline([lower, nn.Sequential(), upper], CrossEntropy()))
+    expected = build_method("locoprop", make_pipeline(other))
     assert method.step(*make_batch()).loss == pytest.approx(expected.step(*make_batch()).loss)
     assert largest_difference(model, other) < 1e-12

@@ -26,6 +26,6 @@ class Watched(CrossEntropy):
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_losses_are_called_with_gradients_off(name: str, microbatches: int) -> None:
     pipeline = InProcessPipeline(partition(make_model(), 2), Watched(), microbatches=microbatches)
-    method = build_method(name, pipeline, {}, seed=3)
+    method = build_method(name, pipeline, seed=3)
     for _ in range(2):
         method.step(*make_batch())

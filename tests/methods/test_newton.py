@@ -58,7 +58,7 @@ def test_step_for_step(
     case = BY_NAME[name]
     blocks, network = layer_blocks(case.network()), case.network()
     pipeline = InProcessPipeline(partition(network, stages), case.loss, microbatches=microbatches)
-    method = build_method("newton", pipeline, {"damping": 0.2, "safeguard": safeguard})
+    method = build_method("newton", pipeline, damping=0.2, safeguard=safeguard)
     for _ in range(3):
         report = method.step(*case.batch())
         tries = plain_round(blocks, case, case.batch(), 0.2, safeguard)
@@ -72,7 +72,7 @@ def test_one_plain_step_solves_least_squares() -> None:
     layer = nn.Linear(4, 2).double()
     inputs, targets = torch.randn(9, 4, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
     pipeline = InProcessPipeline([layer], SquaredError())
-    build_method("newton", pipeline, {"damping": 0.0, "safeguard": "none"}).step(inputs, targets)
+    build_method("newton", pipeline, damping=0.0, safeguard="none").step(inputs, targets)
     rows = torch.cat([inputs, torch.ones(9, 1, dtype=torch.float64)], 1)
     expected = torch.linalg.lstsq(rows, targets).solution
     torch.testing.assert_close(torch.cat([layer.weight.T, layer.bias.unsqueeze(0)]).detach(), expected)
@@ -85,7 +85,7 @@ def test_a_singular_hessian_is_no_obstacle() -> None:
     pipeline = make_pipeline(model, 1)
     batch = make_batch()
     before = model[0].bias.detach().sum()
-    method = build_method("newton", pipeline, {"damping": 0.0})
+    method = build_method("newton", pipeline, damping=0.0)
     norms = [method.step(*batch).gradient_norm for _ in range(11)]
     assert norms[-1] < 1e-9 < norms[0]
     assert float(model[0].bias.detach().sum() - before) == pytest.approx(0, abs=1e-9)
@@ -94,7 +94,7 @@ def test_a_singular_hessian_is_no_obstacle() -> None:
 def test_messages_and_work() -> None:
     stages = 3
     model = make_model()
-    method = build_method("newton", make_pipeline(model, stages), {})
+    method = build_method("newton", make_pipeline(model, stages))
     report = method.step(*make_batch())
     parameters = sum(parameter.numel() for parameter in model.parameters())
     products = -(-parameters // newton.COLUMNS)
@@ -106,7 +106,7 @@ def test_messages_and_work() -> None:
 def test_a_network_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(newton, "MOST_PARAMETERS", 100)
     with pytest.raises(ValueError, match=r"newton needs a network of at most 100 parameters .*, this one has 122"):
-        build_method("newton", make_pipeline(make_model()), {})
+        build_method("newton", make_pipeline(make_model()))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_network_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch)
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build_method("newton", make_pipeline(make_model()), options)
+        build_method("newton", make_pipeline(make_model()), **options)
 
 
 def test_without_damping_rounding_errors_are_not_stepped_along() -> None:
@@ -130,7 +130,7 @@ def test_without_damping_rounding_errors_are_not_stepped_along() -> None:
         inputs, targets = torch.randn(12, 4, dtype=torch.float64).to(dtype), torch.arange(12) % 3
         before = torch.cat([value.detach().flatten() for value in network.parameters()])
         pipeline = InProcessPipeline([network], CrossEntropy())
-        build_method("newton", pipeline, {"damping": 0.0, "safeguard": "none"}).step(inputs, targets)
+        build_method("newton", pipeline, damping=0.0, safeguard="none").step(inputs, targets)
         found.append(torch.cat([value.detach().flatten() for value in network.parameters()]) - before)
     assert found[0].norm() < 1.5 * found[1].norm()
 
@@ -148,5 +148,5 @@ def test_parameters_without_dimensions(method: str) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), Scaled(), nn.Linear(4, 2)).double()
     inputs, targets = torch.randn(9, 3, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
-    report = build_method(method, InProcessPipeline([network], SquaredError()), {}).step(inputs, targets)
+    report = build_method(method, InProcessPipeline([network], SquaredError())).step(inputs, targets)
     assert report.gradient_equivalents > 0 and all(value.isfinite().all() for value in network.parameters())

@@ -110,7 +110,7 @@ def test_steps_of_other_optimizers_on_the_surrogate(name: str, changing: bool, m
     plain, batch = case.network(), case.batch()
     model, pipeline = piped(case, 2, microbatches)
     options: dict[str, Any] = {"inner_optimizer": name, "inner_lr": 0.05, "inner_steps": INNER_STEPS}
-    method = build_method("sso", pipeline, options)
+    method = build_method("sso", pipeline, **options)
     makers = {"gd": torch.optim.SGD, "adam": torch.optim.Adam}
     for number in range(ROUNDS):
         batch = case.batch(seed=number) if changing else batch
@@ -199,4 +199,4 @@ def test_values_that_are_refused(options: dict[str, Any]) -> None:
 
 def test_an_unknown_inner_optimizer() -> None:
     with pytest.raises(ValueError, match="inner_optimizer must be one of armijo, gd, adam, got 'sgd'"):
-        build_method("sso", make_pipeline(make_model()), {"inner_optimizer": "sgd"})
+        build_method("sso", make_pipeline(make_model()), inner_optimizer="sgd")

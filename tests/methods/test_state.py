@@ -1,9 +1,11 @@
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from surmin import load_checkpoint, save_checkpoint
 from surmin.methods.first_order import FirstOrder
 from surmin.methods.registry import METHODS, build_method
 from tests.methods.cases import BY_STAGES, largest_difference, make_batch, make_model, make_pipeline
@@ -14,13 +16,13 @@ STEP = torch.tensor(1.0)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_saved_method_continues_exactly_on_other_stages(name: str) -> None:
     model = make_model()
-    method = build_method(name, make_pipeline(model, 3), {})
+    method = build_method(name, make_pipeline(model, 3))
     inputs, targets = make_batch()
     for _ in range(3):
         method.step(inputs, targets)
     other_model = make_model()
     other_model.load_state_dict(model.state_dict())
-    other = build_method(name, make_pipeline(other_model, 3 if name in BY_STAGES else 1), {})
+    other = build_method(name, make_pipeline(other_model, 3 if name in BY_STAGES else 1))
     other.load_state_dict(method.state_dict())
     for _ in range(2):
         method.step(inputs, targets)
@@ -30,7 +32,7 @@ def test_a_saved_method_continues_exactly_on_other_stages(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_foreign_state_is_refused(name: str) -> None:
-    method = build_method(name, make_pipeline(make_model()), {})
+    method = build_method(name, make_pipeline(make_model()))
     with pytest.raises(ValueError):
         method.load_state_dict({"99.weight": {"momentum_buffer": torch.zeros(3)}})
 
@@ -38,7 +40,7 @@ def test_a_foreign_state_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["kfac", "cgblock-ggn"])
 def test_the_state_of_another_seed_is_refused(name: str) -> None:
     """The samples and columns to come would be others."""
-    method, other = (build_method(name, make_pipeline(make_model()), {"rank": 2}, seed) for seed in (0, 1))
+    method, other = (build_method(name, make_pipeline(make_model()), seed=seed, rank=2) for seed in (0, 1))
     method.step(*make_batch())
     with pytest.raises(ValueError, match="the state was saved with seed 0, this method has 1"):
         other.load_state_dict(method.state_dict())
@@ -81,7 +83,7 @@ def test_an_optimizer_of_the_users_may_have_other_parameters_in_any_order() -> N
 )
 def test_the_state_of_another_optimizer_or_network_is_refused(values: dict[str, Any], complaint: str) -> None:
     model = make_model()
-    method = build_method("adam", make_pipeline(model), {})
+    method = build_method("adam", make_pipeline(model))
     method.step(*make_batch())
     before = method.state_dict()
     with pytest.raises(ValueError, match=complaint):
@@ -92,7 +94,7 @@ def test_the_state_of_another_optimizer_or_network_is_refused(values: dict[str, 
 @pytest.mark.parametrize(("saved", "own"), [("gd", "adam"), ("gd", "sgd"), ("sgd", "gd"), ("adam", "sgd")])
 def test_the_state_of_another_first_order_method_is_refused(saved: str, own: str) -> None:
     """All three are one class, and gradient descent remembers nothing that could tell it from the others."""
-    method, other = (build_method(name, make_pipeline(make_model()), {}) for name in (saved, own))
+    method, other = (build_method(name, make_pipeline(make_model())) for name in (saved, own))
     method.step(*make_batch())
     with pytest.raises(ValueError, match=r"the state is of (SGD|Adam).*, this method has (SGD|Adam)"):
         other.load_state_dict(method.state_dict())
@@ -109,7 +111,7 @@ def test_the_state_of_another_first_order_method_is_refused(saved: str, own: str
     ],
 )
 def test_numbers_of_a_state_that_cannot_be_are_refused(name: str, changes: dict[str, Any], complaint: str) -> None:
-    method = build_method(name, make_pipeline(make_model()), {})
+    method = build_method(name, make_pipeline(make_model()))
     method.step(*make_batch())
     with pytest.raises(ValueError, match=complaint):
         method.load_state_dict({**method.state_dict(), **changes})
@@ -117,9 +119,38 @@ def test_numbers_of_a_state_that_cannot_be_are_refused(name: str, changes: dict[
 
 def test_checking_a_state_leaves_the_network_alone() -> None:
     model, batch = make_model(), make_batch()
-    method = build_method("adam", make_pipeline(model), {})
+    method = build_method("adam", make_pipeline(model))
     method.step(*batch)
     before = deepcopy(model.state_dict())
     method.load_state_dict(method.state_dict())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def scheduled(groups: int = 1) -> tuple[FirstOrder, torch.optim.lr_scheduler.StepLR]:
+    """AdamW whose learning rate halves every round, with its parameters in as many groups."""
+    pipeline = make_pipeline(make_model())
+    parameters = list(pipeline.parameters.values())
+    optimizer = torch.optim.AdamW([{"params": parameters[at::groups]} for at in range(groups)], lr=0.01)
+    return FirstOrder(pipeline, optimizer), torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+
+
+def test_the_learning_rate_that_a_schedule_has_reached_is_saved(tmp_path: Path) -> None:
+    (method, schedule), (resumed, _) = scheduled(), scheduled(groups=2)
+    for _ in range(3):
+        method.step(*make_batch())
+        schedule.step()
+    save_checkpoint(tmp_path / "saved", method, 3)
+    load_checkpoint(tmp_path / "saved", resumed)
+    assert [group["lr"] for group in resumed.optimizer.param_groups] == [0.01 / 8] * 2
+    assert resumed.step(*make_batch()).loss == method.step(*make_batch()).loss
+    assert resumed.step(*make_batch()).loss == method.step(*make_batch()).loss
+
+
+def test_parameters_of_one_group_cannot_have_had_different_settings() -> None:
+    (method, _), (resumed, _) = scheduled(groups=2), scheduled()
+    method.optimizer.param_groups[1]["lr"] = 0.5
+    before = resumed.state_dict()
+    with pytest.raises(ValueError, match="in one group of the optimizer here were saved with different settings"):
+        resumed.load_state_dict(method.state_dict())
+    assert resumed.state_dict() == before

@@ -250,3 +250,28 @@ def test_options_of_inner_steps_are_the_nonlinear_solver_s() -> None:
     solvers = [LocalPhase(options, WorkMeter())._nonlinear_solver(block, 100) for options in (trips, adam)]
     assert {0.25, 0.125} <= {value for value in vars(solvers[0]).values() if isinstance(value, float)}
     assert 0.3 in vars(solvers[1]).values()
+
+
+def test_the_damping_may_follow_a_schedule() -> None:
+    def fixed() -> SurrogateMinimizer:
+        return SurrogateMinimizer(
+            [nn.Linear(3, 2)], CrossEntropy(), adapt_damping=False, adapt_decoupling=False, momentum_candidates=(0.0,)
+        )
+
+    sm, batch = fixed(), (torch.randn(9, 3), torch.arange(9) % 2)
+    sm.damping = 0.5
+    assert sm.step(*batch).damping == sm.damping == 0.5
+    with pytest.raises(ValueError, match="damping must be a number from 0 up"):
+        sm.damping = -1.0
+    other = fixed()
+    with pytest.raises(ValueError, match=r"saved with damping 0\.5, which this minimizer has fixed at 0\.01"):
+        other.load_state_dict(sm.state_dict())
+    other.damping = 0.5
+    other.load_state_dict(sm.state_dict())
+    assert other.damping == 0.5
+
+
+def test_a_note_names_the_layers_whose_solvers_failed() -> None:
+    network = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2))
+    report = SurrogateMinimizer([network], CrossEntropy()).step(1e20 * torch.randn(9, 3), torch.arange(9) % 2)
+    assert "non finite in layer 0" in report.note

@@ -28,6 +28,7 @@ DRAWN_TWICE: OptionValues = {"preset": "trips", "curvature_fraction": 0.33, "inn
         ({"preset": "trips", "inner_fraction": 0.25}, {"preset": "trips", "inner_fraction": 1.0}),
         ({"preset": "trips", "rank": 1}, {"preset": "trips"}),
         ({"preset": "trips"}, {}),
+        ({"blocks": "stage", "curvature_fraction": 1.0}, {"preset": "trips"}),
         ({**DRAWN_TWICE, "order": "parallel"}, DRAWN_TWICE),
         (None, {}),
     ],
@@ -44,7 +45,7 @@ def test_the_work_of_a_method_is_its_own_whatever_went_before_on_its_pipeline(
     ]
     pipeline = InProcessPipeline(stages, SquaredError())
     batches = [(torch.randn(40, INPUTS), distance * torch.randn(40, OUTPUTS)) for distance in (5, 5, 1)]
-    before = SurrogateMinimizer(pipeline, **first) if first is not None else build_method("kfac", pipeline, {})
+    before = SurrogateMinimizer(pipeline, **first) if first is not None else build_method("kfac", pipeline)
     before.step(*batches[0])
     alone, done = InProcessPipeline(copy.deepcopy(stages), SquaredError()), pipeline.work.operations
     for method in (SurrogateMinimizer(pipeline, **second), SurrogateMinimizer(alone, **second)):

@@ -98,9 +98,22 @@ def step_with_a_fused_optimizer(net: nn.Sequential, inputs: Tensor, targets: Ten
     torch.optim.Adam([net[0].weight], lr=0.1, fused=True).step()
 
 
+def replace_frozen_data(net: nn.Sequential, inputs: Tensor, targets: Tensor) -> None:
+    net[3].weight.data = 1.5 * net[3].weight.data
+
+
+def change_frozen_parameters_unseen(net: nn.Sequential, inputs: Tensor, targets: Tensor) -> None:
+    change_unseen(net[3].weight)
+
+
+def change_buffers_unseen(net: nn.Sequential, inputs: Tensor, targets: Tensor) -> None:
+    net[2].shift.data.add_(0.5)
+
+
 CHANGES = [
     change_inputs, change_targets, change_parameters, load_parameters, change_frozen_parameters, change_buffers,
     replace_data, change_inputs_unseen, change_targets_unseen, change_one_number_unseen, step_with_a_fused_optimizer,
+    replace_frozen_data, change_frozen_parameters_unseen, change_buffers_unseen,
 ]  # fmt: skip
 
 
@@ -187,7 +200,7 @@ def test_a_copy_of_a_pipeline_does_not_copy_the_batch() -> None:
 
 def test_lbfgs_looks_at_the_parameters_too() -> None:
     net, (inputs, targets) = network(), batch()
-    method = build_method("lbfgs", InProcessPipeline([net], SquaredError()), {"inner_steps": 2})
+    method = build_method("lbfgs", InProcessPipeline([net], SquaredError()), inner_steps=2)
     method.step(inputs, targets)
     step_with_a_fused_optimizer(net, inputs, targets)
     expected = 0.5 * (net(inputs) - targets).square().sum(1).mean()

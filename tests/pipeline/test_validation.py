@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from surmin import CrossEntropy, GradientOracle, LogisticLoss, SquaredError, SurrogateMinimizer
 from surmin.losses import ConvexLoss
 from surmin.methods.registry import build_method
+from surmin.pipeline.checks.batches import check_batch
+from surmin.pipeline.checks.independence import check_independence
+from surmin.pipeline.checks.modules import check_modules
 from surmin.pipeline.in_process import InProcessPipeline
-from surmin.pipeline.independence import check_independence
-from surmin.pipeline.validation import check_batch, check_modules
 from surmin.stages.partition import partition
 from surmin.stages.stage import Stage
 from tests.device import here
@@ -271,7 +272,7 @@ def test_forwards_that_draw_or_tie_samples_together_are_seen(module: nn.Module, 
     before = [p.detach().clone() for p in network.parameters()]
     pipeline = InProcessPipeline([network], CrossEntropy(), microbatches=2)
     with pytest.raises(ValueError, match=rf"layer 1 \({type(module).__name__}\) gives samples other outputs"):
-        build_method(method, pipeline, {}).step(INPUTS, LABELS)
+        build_method(method, pipeline).step(INPUTS, LABELS)
     assert all(torch.equal(p, kept) for p, kept in zip(network.parameters(), before, strict=True))
 
 
@@ -473,7 +474,7 @@ def test_a_module_that_goes_to_training_mode_is_refused_in_the_next_step() -> No
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_a_step_needs_gradients(name: str, mode: Callable[[], AbstractContextManager[None]]) -> None:
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    method = build_method(name, InProcessPipeline(partition(network, 2), CrossEntropy()), {})
+    method = build_method(name, InProcessPipeline(partition(network, 2), CrossEntropy()))
     for _ in range(2):
         with mode(), pytest.raises(ValueError, match="gradients are switched off"):
             method.step(INPUTS, LABELS)

@@ -6,8 +6,9 @@ import torch
 from matplotlib.collections import Collection
 from PIL import Image
 
+from surmin.experiments.comparisons.completing import Result
 from surmin.experiments.comparisons.grid import plan_runs
-from surmin.experiments.comparisons.results import Result
+from surmin.experiments.comparisons.results import CompareResult
 from surmin.experiments.configs.run import CompareConfig
 from surmin.experiments.runs.folder import write_config
 from surmin.experiments.runs.metrics import Row
@@ -26,7 +27,7 @@ def make_rows(losses: Sequence[float | None], seconds: float = 0.5) -> list[Row]
     ]  # fmt: skip
 
 
-def make_results() -> list[Result]:
+def make_results() -> list[CompareResult]:
     shapes: dict[str, list[float | None]] = {
         "sm": [2.3, 1.0, 0.01],
         "adam": [2.3 * 0.9**number for number in range(40)],

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from surmin.experiments.comparisons.completing import Result
 from surmin.experiments.comparisons.grid import plan_runs
-from surmin.experiments.comparisons.results import Result
 from surmin.plots.comparison import draw_comparison
 from surmin.plots.series import LINES_AND_BANDS
 from tests.plots.cases import COMPARISON, make_results, make_rows, picture_size, write_configs

@@ -37,7 +37,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def build(method: str, options: dict[str, Any], pipeline: WorkerPipeline) -> Any:
-    return build_method(method, pipeline, options, 1)
+    return build_method(method, pipeline, seed=1, **options)
 
 
 @pytest.mark.parametrize(("method", "options"), METHODS)

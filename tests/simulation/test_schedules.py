@@ -2,7 +2,7 @@
 
 import pytest
 
-from surmin.simulation.operations import Flush, Overheads, Post, Program, Receive, Send, Work, expand
+from surmin.simulation.operations import Flush, Hear, Overheads, Post, Program, Receive, Send, Tell, Work, expand
 from surmin.simulation.schedules import reorder
 from surmin.simulation.timing import replay
 from surmin.simulation.wires import LinkKind
@@ -31,6 +31,22 @@ def test_the_work_and_the_messages_stay(schedule: str, workers: int) -> None:
         assert len([own for own in after if isinstance(own, Flush)]) == late
         posts = 0 if schedule == "zero-bubble" else len([own for own in after if isinstance(own, Receive)])
         assert len([own for own in after if isinstance(own, Post)]) == posts
+
+
+@pytest.mark.parametrize("schedule", ALL)
+def test_what_belongs_to_no_micro_batch_stays_and_all_is_heard_before_the_step_begins(schedule: str) -> None:
+    recorded = [
+        [Tell(), Work(0.5), Hear(step), *own]
+        for step, own in zip((-1, 1), gradient_step([1.0, 2.0], [3.0, 4.0], 2, 8), strict=True)
+    ]
+    recorded[1].insert(recorded[1].index(Receive(-1, "forward", 8)) + 1, Work(0.25))
+    for before, after in zip(recorded, reorder(recorded, schedule), strict=True):
+        assert sum(own.seconds for own in after if isinstance(own, Work)) == pytest.approx(
+            sum(own.seconds for own in before if isinstance(own, Work))
+        )
+        assert [own for own in after if isinstance(own, Tell | Hear)] == [Tell(), Hear()]
+        begins = next(number for number, own in enumerate(after) if isinstance(own, Send | Receive | Post))
+        assert after.index(Hear()) < begins
 
 
 @pytest.mark.parametrize("workers", [2, 4, 6])

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from surmin.simulation.operations import Overheads, Program, Tell, Total, Work
+from surmin.simulation.operations import Overheads, Program, Receive, Send, Tell, Total, Work
 from surmin.simulation.schedules import reorder
 from surmin.simulation.seconds import RoundKind, Setting, group, on_many_workers
 from surmin.simulation.team import Recorded
@@ -82,6 +82,12 @@ def test_shared_cores_and_several_kinds_of_links() -> None:
     alone = Setting(links[0]).seconds([kind])
     assert float(Setting(links[0], cores=4).seconds([kind])) == pytest.approx(float(alone), rel=1e-9)
     assert Setting(links[0], cores=1).seconds([kind]) > alone
+
+
+def test_packets_cost_the_machine_that_all_workers_share() -> None:
+    """Four packets of an eighth of a second take half a second of one of two cores, from both workers."""
+    programs: list[Program] = [[Send(1, "forward", 100), Work(1.0)], [Receive(-1, "forward", 100), Work(1.0)]]
+    assert Setting(LinkKind(0.0, 1e12), cores=2, packet=0.125).end(programs) == pytest.approx(1.25)
 
 
 def kind_without_total(kind: RoundKind) -> list[Program]:

@@ -6,11 +6,12 @@ import random
 import numpy as np
 import pytest
 
-from surmin.simulation.operations import Hear, Overheads, Post, Program, Receive, Send, Tell, Total, Work, expand
+from surmin.pipeline.comparison import STATUS_BYTES
+from surmin.simulation.operations import Flush, Hear, Overheads, Post, Program, Receive, Send, Tell, Total, Work, expand
 from surmin.simulation.schedules import reorder
 from surmin.simulation.seconds import Setting
 from surmin.simulation.sharing import NO_CARRIER, Carrier, share_cores
-from surmin.simulation.timing import replay
+from surmin.simulation.timing import replay, share_a_link_late
 from surmin.simulation.wires import HEADER_BYTES, LinkKind
 from tests.simulation.waves import gradient_step, reorder_all
 
@@ -94,6 +95,24 @@ def test_word_goes_behind_the_messages_on_its_link_and_before_those_that_leave_l
     assert share_cores(programs, links, 2) == pytest.approx([209.0, 259.0])
 
 
+LATE = Send(1, "forward", 8, late=True)
+
+
+@pytest.mark.parametrize(
+    ("program", "shares"),
+    [
+        ([LATE, Post(1, "gradient")], True),
+        ([LATE, Flush(1, "forward"), Post(1, "gradient")], False),
+        ([LATE, LATE, Flush(1, "forward"), Post(1, "gradient")], True),
+        ([LATE, Post(-1, "forward")], False),
+        ([Send(1, "forward", 8), Post(1, "gradient")], False),
+        ([Post(1, "gradient"), LATE], False),
+    ],
+)
+def test_word_shares_a_link_with_what_may_not_have_gone_to_the_same_worker(program: Program, shares: bool) -> None:
+    assert share_a_link_late([[], program, []]) is shares
+
+
 @pytest.mark.parametrize("carrier", [Carrier(packet=0.125), Carrier(packet=0.0625, byte=0.0025), Carrier(byte=0.005)])
 def test_what_carries_messages_goes_before_the_workers(carrier: Carrier) -> None:
     programs: list[Program] = [[Send(1, "forward", 100), Work(1.0)], [Receive(-1, "forward", 100), Work(1.0)]]
@@ -144,6 +163,16 @@ def test_before_its_first_wave_a_comparison_waits_for_those_it_comes_through(ste
     ends = [max([own, *(1 + other for other in others)]) for own, others in zip(again, through, strict=True)]
     assert [float(end) for end in replay(later, links)] == pytest.approx(ends)
     assert share_cores(later, links, 3) == pytest.approx(ends)
+
+
+def test_what_is_told_takes_its_bytes_time_on_the_link() -> None:
+    """At eight bits a second in packets that are nearly all content, a byte is a second."""
+    links, told = LinkKind(100.0, 8.0, 1e12), [[Tell(), Hear()] for _ in range(3)]
+    ends = pytest.approx([100.0 + STATUS_BYTES] * 3)
+    assert [float(end) for end in replay(told, links)] == ends
+    assert share_cores(told, links, 3) == ends
+    on_the_way: list[Program] = [[Tell(), Hear(1)] for _ in range(3)]
+    assert [float(end) for end in replay(on_the_way, links)] == pytest.approx([0.0, *[100.0 + STATUS_BYTES] * 2])
 
 
 def test_bytes_are_read_beside_what_a_worker_does() -> None:

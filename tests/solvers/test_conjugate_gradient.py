@@ -116,6 +116,32 @@ def test_negative_curvature_is_named_and_the_step_before_it_kept() -> None:
     assert result.decrease > 0
 
 
+@pytest.mark.parametrize("preconditioned", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_products_give_after_the_end_changes_nothing(value: float, preconditioned: bool) -> None:
+    matrix, gradient = spectrum_problem([1.0, 2.0, 3.0, -0.1, 4.0])
+    asked: list[Tensor] = []
+
+    def product(vector: Tensor) -> Tensor:
+        asked.append(vector)
+        image = matrix @ vector
+        return image if len(asked) <= ended else torch.full_like(image, value)
+
+    solver, ended = ConjugateGradient(6, (lambda v: 0.5 * v) if preconditioned else None), 6
+    expected = solver.solve(LocalLoss(gradient, product))
+    assert expected.reason is Reason.NEGATIVE_CURVATURE
+    steps = [
+        ConjugateGradient(taken, solver.preconditioner).solve(quadratic(matrix, gradient)) for taken in range(1, 7)
+    ]
+    ended = [result.reason for result in steps].index(Reason.NEGATIVE_CURVATURE) + 1
+    asked.clear()
+    found = solver.solve(LocalLoss(gradient, product))
+    assert len(asked) == 6 > ended
+    assert torch.equal(found.step, expected.step)
+    assert found.decrease == expected.decrease
+    assert found.reason is Reason.NEGATIVE_CURVATURE
+
+
 @pytest.mark.parametrize("spectrum", [[-1.0, -2.0], [0.0, 0.0, 0.0]], ids=str)
 def test_no_positive_curvature_along_the_gradient_leaves_no_step(spectrum: list[float]) -> None:
     matrix, gradient = spectrum_problem(spectrum)

@@ -1,27 +1,16 @@
-import math
 import weakref
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from unittest.mock import Mock
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.optimize import minimize_scalar
-from torch import Tensor, nn
+from torch import Tensor
 
 from surmin.curvature.factor import FactorCurvature
-from surmin.curvature.moments import InputMomentCache
-from surmin.curvature.output_curvature import Message
-from surmin.solvers.gauss_newton_descent import GaussNewtonDescent, Model, _share
+from surmin.solvers.gauss_newton_descent import GaussNewtonDescent
 from surmin.solvers.nonlinear import Adam, Lbfgs
-from surmin.solvers.result import Reason, SolverResult
-from surmin.stages.partition import partition
-from surmin.stages.probe import all_equal
+from surmin.solvers.result import Reason
 from surmin.surrogates.nonlinear import LossPoint, NonlinearLocalLoss
-from surmin.surrogates.output_surrogate import QuadraticSurrogate
 from tests.cases import BY_NAME
+from tests.solvers.local_losses import local_loss
 from tests.waves import block_waves, local_loss_of
 
 SOLVERS = {
@@ -30,15 +19,6 @@ SOLVERS = {
     "adam": lambda steps: Adam(steps, 1e-2),
 }
 by_solver = pytest.mark.parametrize("make", SOLVERS.values(), ids=SOLVERS.keys())
-
-
-def local_loss(name: str, index: int, *, fraction: float = 1, damping: float = 0.05) -> NonlinearLocalLoss:
-    case = BY_NAME[name]
-    curvature = FactorCurvature(fraction=fraction)
-    waves = block_waves(partition(case.network(), 2), case, case.batch(), curvature, blocks="stage")[index]
-    samples = curvature.sample_count(6)
-    loss = local_loss_of(waves, samples)
-    return loss.inflated(2.0).damped(damping)
 
 
 @by_solver
@@ -113,14 +93,6 @@ def test_nothing_recorded_at_the_beginning_fills_memory_through_the_solve(
     assert points and alive and not any(alive)
 
 
-def test_whether_the_first_moment_is_known_is_looked_at_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    loss, looks, steps = local_loss("tanh", 0), Mock(wraps=all_equal), 4
-    monkeypatch.setattr("surmin.curvature.moments.all_equal", looks)
-    with torch.no_grad():
-        GaussNewtonDescent(steps, first_moment=InputMomentCache()).solve(loss)
-    assert 0 < looks.call_count < steps
-
-
 @by_solver
 def test_the_network_s_parameters_stay_where_they_are(make) -> None:
     case = BY_NAME["tanh"]
@@ -181,122 +153,3 @@ def test_a_start_that_is_worse_changes_nothing(make) -> None:
         assert loss(worse) > 0
         started = make(3).solve(loss, worse)
     assert torch.equal(started.step, usual.step)
-
-
-@dataclass(frozen=True)
-class Underestimated(QuadraticSurrogate):
-    """A quadratic that says it has only a part of its curvature."""
-
-    times: float = 4
-
-    def columns(self, output: Tensor, fraction: float, seed: int) -> Message:
-        columns, *rows = super().columns(output, fraction, seed)
-        return columns / self.times**0.5, *rows
-
-
-def top_of_a_network(damping: float) -> NonlinearLocalLoss:
-    """The local loss of a last stage that is one layer: a quadratic."""
-    case = BY_NAME["relu"]
-    waves = block_waves(partition(case.network(), 4), case, case.batch(), FactorCurvature(fraction=1), blocks="stage")
-    assert [type(module) for module in case.network()[-1:]] == [nn.Linear]
-    return local_loss_of(waves[-1], 6).damped(damping)
-
-
-def underestimated(loss: NonlinearLocalLoss, times: float) -> NonlinearLocalLoss:
-    assert isinstance(loss.surrogate, QuadraticSurrogate)
-    return replace(loss, surrogate=Underestimated(**vars(loss.surrogate), times=times))
-
-
-def test_a_step_that_fails_is_shortened_to_where_the_loss_is_least() -> None:
-    """On a quadratic: what underestimates the curvature four times makes a step four times too long."""
-    loss = top_of_a_network(1e-12)
-    steep = underestimated(loss, 4)
-    solver = GaussNewtonDescent(1, products=40)
-    with torch.no_grad():
-        right, shortened = solver.solve(loss), solver.solve(steep)
-    assert loss(4 * right.step) > 0
-    torch.testing.assert_close(shortened.step, right.step, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("damping", [1e-9, 1e-12])
-def test_next_to_no_damping_costs_no_steps(damping: float) -> None:
-    """A step thirty times too long is still too long when it is cut; the next ones have damping that matters.
-
-    Raised by fours from 1e-12, λ would need twenty steps to get there.
-    """
-    loss = top_of_a_network(damping)
-    steep = underestimated(loss, 30)
-    with torch.no_grad():
-        first, last = (GaussNewtonDescent(steps, products=40).solve(steep) for steps in (1, 5))
-        least = GaussNewtonDescent(1, products=40).solve(loss)
-    assert not first.step.any()
-    assert 0 < float(last.decrease) < float(least.decrease)
-
-
-def test_the_damping_after_a_failed_step_is_the_quadratic_s_curvature_along_it() -> None:
-    """Found from outside, with dense matrices: both steps of a solve whose first one fails, cut as far as it goes."""
-    loss = underestimated(top_of_a_network(1e-3), 30)
-    with torch.no_grad():
-        point = loss.at(loss.block.vector().zero_())
-        gradient = loss.gradient(point)
-        product = loss.linearized(point).product
-        matrix = torch.stack([product(row) for row in torch.eye(len(gradient), dtype=gradient.dtype)])
-        identity = torch.eye(len(gradient), dtype=gradient.dtype)
-        failed = -torch.linalg.solve(matrix + loss.damping * identity, gradient)
-        extra = failed @ matrix @ failed / (failed @ failed)
-        assert extra > loss.damping
-        second = -torch.linalg.solve(matrix + (loss.damping + extra) * identity, gradient)
-        found = GaussNewtonDescent(2, products=200).solve(loss).step
-    share = float(found.dot(second) / second.dot(second))
-    assert 0.1 - 1e-9 <= share <= 0.5
-    torch.testing.assert_close(found, share * second, rtol=1e-6, atol=1e-9)
-
-
-def test_the_damping_that_a_failed_step_brought_goes_again_by_thirds(monkeypatch: pytest.MonkeyPatch) -> None:
-    loss, dampings, make = top_of_a_network(1e-3), [], GaussNewtonDescent._model
-
-    def recorded(solver: GaussNewtonDescent, loss: NonlinearLocalLoss, point: LossPoint, number: int) -> Model:
-        minimise = make(solver, loss, point, number)
-
-        def noted(gradient: Tensor, damping: float) -> SolverResult:
-            dampings.append(damping)
-            return minimise(gradient, damping)
-
-        return noted
-
-    monkeypatch.setattr(GaussNewtonDescent, "_model", recorded)
-    with torch.no_grad():
-        GaussNewtonDescent(12, products=40).solve(underestimated(loss, 30))
-    extras = [damping - loss.damping for damping in dampings]
-    falls = [(before, after) for before, after in pairwise(extras) if after < before]
-    assert falls
-    assert all(after == pytest.approx(before / 3) for before, after in falls)
-
-
-@given(slope=st.floats(-1e3, -1e-3), change=st.floats(0, 1e3))
-def test_a_failed_step_is_cut_at_the_parabola_s_least(slope: float, change: float) -> None:
-    share = float(_share(torch.tensor(slope).double(), torch.tensor(change).double()))
-    found = minimize_scalar(
-        lambda t: slope * t + (change - slope) * t * t, bounds=(0.1, 0.5), method="bounded", options={"xatol": 1e-9}
-    )
-    assert share == pytest.approx(found.x, abs=1e-5)
-
-
-@pytest.mark.parametrize("change", [math.inf, math.nan])
-def test_a_failed_step_without_a_finite_loss_is_cut_most(change: float) -> None:
-    assert float(_share(torch.tensor(-1.0), torch.tensor(change))) == pytest.approx(0.1)
-
-
-def test_a_step_that_gains_less_than_the_tolerance_is_the_last() -> None:
-    """Found from outside: with one step more each time, the first step whose gain is that little."""
-    loss, tolerance = local_loss("tanh", 1), 0.1
-    values = [0.0]
-    with torch.no_grad():
-        for steps in range(1, 13):
-            values.append(float(loss(GaussNewtonDescent(steps).solve(loss).step)))
-        result = GaussNewtonDescent(12, tolerance=tolerance).solve(loss)
-    gains = [before - after for before, after in pairwise(values)]
-    last = next(k for k, gain in enumerate(gains) if 0 < gain < tolerance * abs(values[k]))
-    assert 0 < last < 11
-    assert result.reason is Reason.CONVERGED
-    assert float(loss(result.step)) == pytest.approx(values[last + 1], rel=1e-9)

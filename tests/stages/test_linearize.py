@@ -1,6 +1,7 @@
 """Every layer's products against dense Jacobians from nested reverse mode."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from surmin.stages.elementwise import (
     elementwise_derivative,
     elementwise_second_derivative,
 )
+from surmin.stages.fixed_map import AveragePoolAtPoint, FlattenAtPoint
 from surmin.stages.generic import GenericAtPoint
 from surmin.stages.layer import Layer
 from surmin.stages.linear import LinearAtPoint
@@ -43,8 +45,17 @@ class Doubled(nn.Linear):
         return 2 * super().forward(inputs)
 
 
-def hooked() -> nn.Module:
-    module = nn.Linear(4, 3)
+class Reversed(nn.Flatten):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs).flip(1)
+
+
+class Summed(nn.AvgPool2d):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return 4 * super().forward(inputs)
+
+
+def hooked(module: nn.Module) -> nn.Module:
     module.register_forward_hook(lambda module, arguments, output: output.sin())
     return module
 
@@ -81,6 +92,12 @@ RECURRENT: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], type]] = [
 ]
 if here().type == "cuda":
     RECURRENT.clear()  # cuDNN's backward is not differentiable
+POOLING: list[dict[str, Any]] = [
+    {"kernel_size": 3, "stride": 1}, {"kernel_size": (2, 3), "stride": (1, 2)}, {"kernel_size": 3, "padding": 1},
+    {"kernel_size": 2, "ceil_mode": True}, {"kernel_size": 3, "padding": (1, 0), "count_include_pad": False},
+    {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True, "count_include_pad": False},
+    {"kernel_size": 2, "divisor_override": 3},
+]  # fmt: skip
 LAYERS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], type]] = [
     ("linear", lambda: nn.Linear(4, 3), (4,), LinearAtPoint),
     ("linear without bias", lambda: nn.Linear(4, 3, bias=False), (4,), LinearAtPoint),
@@ -90,7 +107,7 @@ LAYERS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], type]] = [
     ("linear, frozen", lambda: nn.Linear(4, 3).requires_grad_(False), (4,), LinearAtPoint),
     ("linear, frozen, without bias", lambda: nn.Linear(4, 3, bias=False).requires_grad_(False), (2, 4), LinearAtPoint),
     ("linear, subclass", lambda: Doubled(4, 3), (4,), GenericAtPoint),
-    ("linear, forward hook", hooked, (4,), GenericAtPoint),
+    ("linear, forward hook", lambda: hooked(nn.Linear(4, 3)), (4,), GenericAtPoint),
     ("linear, parametrized", parametrized, (4,), GenericAtPoint),
     ("convolution", lambda: nn.Conv2d(2, 3, 3, padding=1), (2, 4, 4), ConvolutionAtPoint),
     ("convolution without bias", lambda: nn.Conv2d(2, 3, 2, bias=False), (2, 3, 3), ConvolutionAtPoint),
@@ -114,8 +131,14 @@ LAYERS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], type]] = [
     ("weight norm", lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), (4,), GenericAtPoint),
     ("spectral norm", lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)).eval(), (4,), GenericAtPoint),
     ("function by hand", lambda: Cubed(4, 3), (4,), GenericAtPoint),
-    ("flatten", nn.Flatten, (2, 3), GenericAtPoint),
-    ("average pooling", lambda: nn.AvgPool2d(2), (1, 4, 4), GenericAtPoint),
+    ("flatten", nn.Flatten, (2, 3), FlattenAtPoint),
+    ("flatten, some axes", lambda: nn.Flatten(2, 3), (2, 2, 3, 2), FlattenAtPoint),
+    ("flatten, subclass", lambda: Reversed(), (2, 3), GenericAtPoint),
+    ("flatten, forward hook", lambda: hooked(nn.Flatten()), (2, 3), GenericAtPoint),
+    ("average pooling", lambda: nn.AvgPool2d(2), (2, 4, 4), AveragePoolAtPoint),
+    ("average pooling, subclass", lambda: Summed(2), (1, 4, 4), GenericAtPoint),
+    ("average pooling, forward hook", lambda: hooked(nn.AvgPool2d(2)), (1, 4, 4), GenericAtPoint),
+    *[(f"average pooling, {own}", partial(nn.AvgPool2d, **own), (2, 5, 6), AveragePoolAtPoint) for own in POOLING],
     ("max pooling", lambda: nn.MaxPool2d(2), (1, 4, 4), GenericAtPoint),
     ("softmax", lambda: nn.Softmax(-1), (4,), GenericAtPoint),
 ]  # fmt: skip
@@ -183,6 +206,20 @@ def test_parameter_products_with_token_inputs(make: Callable[[], nn.Module]) -> 
     v, s = torch.randn(block.size, dtype=torch.float64), torch.randn(SAMPLES, 4, 3, dtype=torch.float64)
     torch.testing.assert_close(point.parameter_jvp(v).flatten(), by_theta @ v)
     torch.testing.assert_close(point.parameter_vjp(s), by_theta.t() @ s.flatten())
+
+
+@pytest.mark.parametrize("make", [nn.Flatten, *[partial(nn.AvgPool2d, **own) for own in POOLING]], ids=str)
+def test_fixed_maps_are_what_automatic_differentiation_finds_bit_for_bit(make: Callable[[], nn.Module]) -> None:
+    layer, inputs = build(make, (2, 5, 6))
+    point, generic = linearize(layer, inputs), GenericAtPoint(layer, inputs, {})
+    columns = torch.randn(3, *layer.forward(inputs).shape, dtype=torch.float64)
+    below = point.input_vjp(columns)
+    assert torch.equal(below, generic.input_vjp(columns))
+    assert below.is_contiguous()
+
+
+def test_average_pooling_of_images_without_channels_has_no_closed_form() -> None:
+    assert type(linearize(Layer.of(nn.AvgPool2d(2), "0"), torch.zeros(SAMPLES, 4, 4))) is GenericAtPoint
 
 
 def in_place(kind: type[nn.Module]) -> bool:

@@ -21,7 +21,7 @@ from surmin.checkpoints.round_folder import newest_round, open_round, position, 
 from surmin.checkpoints.tensor_tree import StoredTensors, leaves, merge, pack, unpack, without
 from surmin.methods.base import Method
 
-FORMAT = "surmin checkpoint 5"
+FORMAT = "surmin checkpoint 6"
 STATE = "method"
 WORKER = "worker"
 

@@ -6,7 +6,7 @@ from surmin.commands.progress import RoundProgress
 from surmin.commands.tables import print_table
 from surmin.exit_codes import INTERRUPTED, SUCCESS, UNEXPECTED
 from surmin.experiments.comparisons.compare import Comparison
-from surmin.experiments.comparisons.results import Result, several_seeds, summarize
+from surmin.experiments.comparisons.results import CompareResult, several_seeds, summarize
 from surmin.experiments.configs.run import CompareConfig
 from surmin.experiments.runs.folder import default_folder
 from surmin.plots.comparison import draw_comparison
@@ -37,7 +37,7 @@ def compare(config: CompareConfig, out: Path | None, resume: Path | None) -> int
     return INTERRUPTED
 
 
-def _run(comparison: Comparison) -> list[Result]:
+def _run(comparison: Comparison) -> list[CompareResult]:
     count = len(comparison.planned)
     names = {planned: f"{number}/{count} {planned.name}" for number, planned in enumerate(comparison.planned, start=1)}
     with RoundProgress() as progress:

@@ -11,7 +11,7 @@ from surmin.commands.progress import terminal_bar, terminal_line
 from surmin.commands.tables import print_table
 from surmin.exit_codes import INTERRUPTED, SUCCESS, UNEXPECTED
 from surmin.experiments.comparisons.claims import HOW_CLAIMS_ARE_JUDGED, judge
-from surmin.experiments.comparisons.paper import check_grid, estimate, finished, run_paper, runs_left
+from surmin.experiments.comparisons.paper import Known, check_grid, estimate, finished, run_paper, runs_left
 from surmin.experiments.comparisons.paper_results import write_milestones, write_paper_results
 from surmin.experiments.comparisons.paper_runs import PaperResult, cells, run_count
 from surmin.experiments.configs.paper import PaperConfig
@@ -31,14 +31,15 @@ def paper(config: PaperConfig, out: Path | None, resume: Path | None) -> int:
     config.check()
     path = out or resume or default_folder("paper", config.data)
     _check(config, path, resume)
-    _announce(config, resume or path)
+    known = finished(config, resume or path)
+    _announce(config, known)
     if path != resume:
         claim_folder(path)
         if resume is not None:
             shutil.copytree(resume, path, dirs_exist_ok=True)
     write_config(path / "config.json", config, choose_device(config.device, 0))
     try:
-        results = _run(config, path)
+        results = _run(config, path, known)
     except KeyboardInterrupt:
         print(f"interrupted; continue with --resume {path}")
         return INTERRUPTED
@@ -69,14 +70,14 @@ def _check(config: PaperConfig, path: Path, resume: Path | None) -> None:
     check_grid(config)
 
 
-def _announce(config: PaperConfig, path: Path) -> None:
+def _announce(config: PaperConfig, known: Known) -> None:
     """Time a few rounds of everything that is left, and say how long that will take at most."""
-    left = sum(len(runs_left(config, cell, path)) for cell in cells(config))
+    left = sum(len(runs_left(config, cell, known)) for cell in cells(config))
     if not left:
         print(f"all {run_count(config)} runs are there")
         return
     with tempfile.TemporaryDirectory() as scratch, terminal_line("timing three rounds of every method"):
-        seconds = estimate(config, path, Path(scratch))
+        seconds = estimate(config, known, Path(scratch))
     slowest = max(seconds, key=seconds.__getitem__)
     most = _minutes(sum(seconds.values()) / config.jobs)
     print(
@@ -86,17 +87,17 @@ def _announce(config: PaperConfig, path: Path) -> None:
     )
 
 
-def _run(config: PaperConfig, path: Path) -> list[PaperResult]:
-    known = {result.run.name: result for result in finished(config, path)}
+def _run(config: PaperConfig, path: Path, known: Known) -> list[PaperResult]:
+    found = dict(known)
     with terminal_bar(TimeRemainingColumn()) as progress:
         task = progress.add_task("", total=run_count(config))
 
         def show(result: PaperResult) -> None:
-            known[result.run.name] = result
-            write_paper_results(path / "results.csv", list(known.values()))
+            found[result.run.name] = result
+            write_paper_results(path / "results.csv", list(found.values()))
             progress.update(task, advance=1, description=result.run.name, refresh=True)
 
-        return run_paper(config, path, show)
+        return run_paper(config, path, known, show)
 
 
 def _minutes(seconds: float) -> str:

@@ -33,12 +33,14 @@ class FactorCurvature:
         fraction: the part of the batch that carries the curvature, in (0, 1].
         top_factor: "hessian" starts from ∇²ℓ, "smoothness" from the paper's bound L I.
         wire: the type that columns are rounded to on their way to another worker; None for that of the network.
+        keeps_pieces: leave every block its Gauss-Newton matrix; False where only what arrives at a block is of use.
     """
 
     rank: int | None = None
     fraction: float = 0.25
     top_factor: Literal["hessian", "smoothness"] = "hessian"
     wire: WireName | None = None
+    keeps_pieces: bool = True
 
     needs_cotangents = False
 
@@ -84,8 +86,11 @@ class FactorCurvature:
     ) -> tuple[GaussNewton, list[Message]]:
         """The block's Gauss-Newton matrix, and the columns at the block's input."""
         (message,), (tape,) = messages, tapes
-        own, below = _descend_one(block, tape, message, wanted_below=block.index != 0)
-        return GaussNewton(own, self.sample_count(samples)), [below]
+        count = self.sample_count(samples)
+        if block.index == 0 and not self.keeps_pieces:
+            return GaussNewton([], count), []
+        own, below = _descend_one(block, tape, message, keeps=self.keeps_pieces, wanted_below=block.index != 0)
+        return GaussNewton(own, count), [below]
 
     def pack(self, message: Message) -> Message:
         """Columns rounded to `wire`, and their scales."""
@@ -131,12 +136,15 @@ def gauss_newton(block: Block, tape: Tape, message: Message, samples: int) -> Ga
         samples: how many samples carry the curvature of the whole batch.
     """
     _, *rows = message
-    pieces, _ = _descend_one(block, selected([tape], *rows) if rows else tape, message, wanted_below=False)
+    own = selected([tape], *rows) if rows else tape
+    pieces, _ = _descend_one(block, own, message, keeps=True, wanted_below=False)
     return GaussNewton(pieces, samples)
 
 
-def _descend_one(block: Block, tape: Tape, message: Message, wanted_below: bool) -> tuple[list[FactorPiece], Message]:
-    """Pull the columns of one message through a block, keeping them at the output of every trainable layer.
+def _descend_one(
+    block: Block, tape: Tape, message: Message, *, keeps: bool, wanted_below: bool
+) -> tuple[list[FactorPiece], Message]:
+    """Pull the columns of one message through a block, keeping those at the output of every trainable layer, or none.
 
     Those at the block's input are in the message that comes out only if they are wanted below.
     """
@@ -145,7 +153,7 @@ def _descend_one(block: Block, tape: Tape, message: Message, wanted_below: bool)
     for index in reversed(range(block.start, block.stop)):
         layer = block.stage.layers[index]
         piece = FactorPiece(layer, tape.parameters[index], tape.inputs[index].detach(), columns)
-        if layer.size:
+        if layer.size and keeps:
             pieces.append(piece)
         if not wanted_below and index == block.first_trainable:
             break

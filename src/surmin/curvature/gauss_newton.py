@@ -13,6 +13,7 @@ from torch import Tensor
 from surmin.stages.generic import GenericAtPoint
 from surmin.stages.layer import Layer, LayerAtPoint
 from surmin.stages.linearize import linearize
+from surmin.stages.tape import joined
 
 CACHED_NUMBERS = 1 << 20
 """Numbers that stay in a processor's cache between two uses."""
@@ -57,7 +58,7 @@ class GaussNewton:
         tangents = [piece.point.parameter_jvp(part) for piece, part in zip(self.pieces, parts, strict=True)]
         cotangents = _through_factor([piece.columns for piece in self.pieces], tangents)
         pulled = [piece.point.parameter_vjp(own) for piece, own in zip(self.pieces, cotangents, strict=True)]
-        return torch.cat(pulled) / self.samples
+        return joined(pulled).div_(self.samples)
 
     @classmethod
     def join(cls, parts: Sequence["GaussNewton"]) -> "GaussNewton":
@@ -92,16 +93,18 @@ def _through_factor(columns: Sequence[Tensor], tangents: Sequence[Tensor]) -> li
     """
     per_sample = sum(own[:, 0].numel() for own in columns if own.shape[1])
     step = max(1, len(tangents[0])) if columns[0].is_cuda else max(1, CACHED_NUMBERS // max(1, per_sample))
-    cotangents = [torch.empty_like(tangent) for tangent in tangents]
-    for start in range(0, len(tangents[0]), step):
-        rows = slice(start, start + step)
-        parts = [own[:, rows] for own in columns]
-        coefficients = projection(parts[0], tangents[0][rows])
-        for part, tangent in zip(parts[1:], tangents[1:], strict=True):
-            coefficients += projection(part, tangent[rows])
-        for own, part in zip(cotangents, parts, strict=True):
-            own[rows] = weighted_sum(part, coefficients)
-    return cotangents
+    parts = zip(*(own.split(step, dim=1) for own in columns), strict=True)
+    rows = zip(*(tangent.split(step) for tangent in tangents), strict=True)
+    found = [_through_few(own, tangent) for own, tangent in zip(parts, rows, strict=True)]
+    return [joined(own) for own in zip(*found, strict=True)]
+
+
+def _through_few(columns: Sequence[Tensor], tangents: Sequence[Tensor]) -> list[Tensor]:
+    """The same for all samples at once."""
+    coefficients = projection(columns[0], tangents[0])
+    for own, tangent in zip(columns[1:], tangents[1:], strict=True):
+        coefficients += projection(own, tangent)
+    return [weighted_sum(own, coefficients) for own in columns]
 
 
 def _join(pieces: Sequence[FactorPiece]) -> FactorPiece:

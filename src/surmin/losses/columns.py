@@ -19,14 +19,14 @@ def random_sign_factor(outputs: Tensor, constant: float, rank: int, generator: t
     return signs.bernoulli_(0.5, generator=generator).mul_(2).sub_(1) * math.sqrt(constant / rank)
 
 
-def one_block_per_position(blocks: Tensor) -> Tensor:
-    """Factors (n, *positions, c, k) as columns (positions · k, n, *positions, c) that touch one position each."""
-    n, *positions, c, k = blocks.shape
+def one_block_per_position(columns: Tensor) -> Tensor:
+    """Every position's own columns (k, n, *positions, c) as columns (positions · k, n, *positions, c) of samples."""
+    k, n, *positions, c = columns.shape
     if not positions:
-        return blocks.permute(2, 0, 1).contiguous()
-    flat = blocks.reshape(n, -1, c, k)
-    count = flat.shape[1]
-    columns = flat.new_zeros(count, k, n, count, c)
+        return columns
+    flat = columns.flatten(2, -2)
+    count = flat.shape[2]
+    spread = flat.new_zeros(count, k, n, count, c)
     at = torch.arange(count, device=flat.device)
-    columns[at, :, :, at] = flat.permute(1, 3, 0, 2)
-    return columns.view(count * k, n, *positions, c)
+    spread[at, :, :, at] = flat.permute(2, 0, 1, 3)
+    return spread.view(count * k, n, *positions, c)

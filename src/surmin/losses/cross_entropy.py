@@ -68,7 +68,7 @@ class CrossEntropy:
 
     def factor(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Lower-triangular factor of diag(p) - ppᵀ in classes - 1 columns (Tanabe and Sagae 1992, Theorem 1)."""
-        return one_block_per_position(_multinomial_cholesky(_softmax(outputs)) / math.sqrt(positions(outputs)))
+        return one_block_per_position(_multinomial_cholesky(_softmax(outputs)).div_(math.sqrt(positions(outputs))))
 
     def sampled_factor(self, outputs: Tensor, targets: Tensor, rank: int, generator: torch.Generator) -> Tensor:
         """(p - e_ŷ) / √rank with labels ŷ ~ p drawn independently at every position."""
@@ -94,12 +94,15 @@ def _padded(outputs: Tensor) -> Tensor:
 
 
 def _multinomial_cholesky(p: Tensor) -> Tensor:
-    """C with C Cᵀ = diag(p) - ppᵀ: probabilities (..., c) to (..., c, c - 1), without cancellation."""
+    """C with C Cᵀ = diag(p) - ppᵀ: probabilities (..., c) to columns (c - 1, ..., c), without cancellation."""
     from_here = p.flip(-1).cumsum(-1).flip(-1)
     here, after = from_here[..., :-1], from_here[..., 1:]
     tiny = torch.finfo(p.dtype).tiny
     product, here = p[..., :-1] * after, here.clamp_min(tiny)
     pivot = torch.where(product < tiny, p[..., :-1] * (after / here), product / here).sqrt()  # it may underflow
-    below = -p.unsqueeze(-1) / after.clamp_min(tiny).unsqueeze(-2)
-    unit = below.tril(-1) + torch.eye(p.shape[-1], p.shape[-1] - 1, dtype=p.dtype, device=p.device)
-    return unit * pivot.unsqueeze(-2)
+    columns = p.new_empty(p.shape[-1] - 1, *p.shape)
+    torch.div(-p, after.clamp_min(tiny).movedim(-1, 0).unsqueeze(-1), out=columns)
+    above = torch.ones(len(columns), p.shape[-1], dtype=torch.bool, device=p.device).tril_()  # and on the diagonal
+    columns.movedim(0, -2).masked_fill_(above, 0.0)
+    columns.diagonal(dim1=0, dim2=-1).fill_(1.0)
+    return columns.mul_(pivot.movedim(-1, 0).unsqueeze(-1))

@@ -46,7 +46,7 @@ class LogisticLoss:
     def factor(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """diag √(σ(1 - σ)), one column per output."""
         root = (_logistic_variance(outputs) / positions(outputs)).sqrt()
-        return one_block_per_position(torch.diag_embed(root))
+        return one_block_per_position(torch.diag_embed(root, dim1=0, dim2=-1))
 
     def sampled_factor(self, outputs: Tensor, targets: Tensor, rank: int, generator: torch.Generator) -> Tensor:
         """σ - ŷ with labels ŷ ~ σ drawn independently for every output."""

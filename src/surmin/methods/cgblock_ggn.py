@@ -19,6 +19,7 @@ from surmin.pipeline.wave import BlockWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.solvers.conjugate_gradient import ConjugateGradient
+from surmin.stages.block import named_steps
 from surmin.surrogates.local_loss import LocalLoss
 
 DECAY = 0.95
@@ -94,9 +95,7 @@ class CgBlockGaussNewton:
         batch = inputs, targets
         found = search_jointly(self.pipeline, wave, batch, gradients, steps, [model])
         self._round += 1
-        self._previous = {
-            name: value.clone() for block, step in steps.items() for name, value in block.named(step).items()
-        }
+        self._previous = named_steps(steps.items())
         return self._adapt(found, found.report(meter, wave))
 
     def state_dict(self) -> dict[str, Any]:

@@ -115,14 +115,11 @@ class SyntheticGradients(LocalLearning):
 
     def _descend(self, position: int, tape: Tape, part: Tensor, targets: Tensor, samples: int, found: Round) -> None:
         """A stage's gradient for a micro-batch, and what it teaches the stage below."""
-        pipeline = self.pipeline
-        if pipeline.has_above(position):
+        if self.pipeline.has_above(position):
             cotangent = self._predict(position, tape.output.detach(), targets) / samples
         else:
             cotangent = self.true_gradient(tape, targets, samples, found)
-        pipeline.backward_stage(position, tape, cotangent, part.shape, found.gradients)
-        if pipeline.has_below(position):
-            self.exchange.put(GRADIENT, position, (tape.cotangents[0],))
+        self.carry_down(position, tape, cotangent, part.shape, found)
 
     @torch.no_grad()
     def _predict(self, position: int, output: Tensor, targets: Tensor) -> Tensor:

@@ -7,7 +7,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from surmin.methods.common.loss_and_norm import own_report
-from surmin.methods.common.optimizers import load_named_state, make_optimizer, named_state, step_along
+from surmin.methods.common.optimizers import (
+    load_named_state,
+    make_optimizer,
+    named_settings,
+    named_state,
+    step_along,
+)
 from surmin.methods.common.saved_states import check_keys
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
@@ -34,15 +40,20 @@ class FirstOrder:
         return own_report(meter, self.pipeline, wave, gradients)
 
     def state_dict(self) -> dict[str, Any]:
-        """What kind of optimizer it is, and its memory by parameter."""
-        return {"kind": self._kind, "memory": named_state(self.optimizer, self.pipeline.parameters)}
+        """What kind of optimizer it is, its memory by parameter, and its settings: a schedule may have changed them."""
+        parameters = self.pipeline.parameters
+        return {
+            "kind": self._kind,
+            "memory": named_state(self.optimizer, parameters),
+            "settings": named_settings(self.optimizer, parameters),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        check_keys(state, {"kind", "memory"}, "a first-order method")
+        check_keys(state, {"kind", "memory", "settings"}, "a first-order method")
         if state["kind"] != self._kind:
             raise ValueError(f"the state is of {state['kind']}, this method has {self._kind}")
-        load_named_state(self.optimizer, self.pipeline.parameters, state["memory"])
+        load_named_state(self.optimizer, self.pipeline.parameters, state["memory"], state["settings"])
 
     @property
     def _kind(self) -> str:

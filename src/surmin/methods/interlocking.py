@@ -65,7 +65,8 @@ class InterlockingBackpropagation(LocalLearning):
                     if pipeline.has_above(position):
                         self._send_local_gradient(position, tape, part, labels, len(inputs))
                     else:
-                        self._send_true_gradient(position, tape, part, labels, len(inputs), found)
+                        cotangent = self.true_gradient(tape, labels, len(inputs), found)
+                        self.carry_down(position, tape, cotangent, part.shape, found)
         for number, (part, _) in enumerate(parts):
             for position in filter(pipeline.has_above, places):
                 (cotangent,) = self.exchange.take(GRADIENT, position)
@@ -82,13 +83,3 @@ class InterlockingBackpropagation(LocalLearning):
         with self.pipeline.work.phase(("input's gradient", part.shape, position)):
             (below,) = torch.autograd.grad(tape.output, tape.inputs[0], cotangent, retain_graph=True)
         self.exchange.put(GRADIENT, position, (below,))
-
-    def _send_true_gradient(
-        self, position: int, tape: Tape, part: Tensor, targets: Tensor, samples: int, found: Round
-    ) -> None:
-        """Of the network's loss, to the last stage's parameters and to the stage below."""
-        pipeline = self.pipeline
-        cotangent = self.true_gradient(tape, targets, samples, found)
-        pipeline.backward_stage(position, tape, cotangent, part.shape, found.gradients)
-        if pipeline.has_below(position):
-            self.exchange.put(GRADIENT, position, (tape.cotangents[0],))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from surmin.acceptance.damping import adapted, reduction_ratio
 from surmin.curvature.factor import FactorCurvature
-from surmin.curvature.moments import InputMomentCache, KroneckerMoments
+from surmin.curvature.input_moment import InputMomentCache
+from surmin.curvature.moments import KroneckerMoments
 from surmin.curvature.output_curvature import draw_seed
 from surmin.errors import NonFiniteError
 from surmin.methods.blocks.block_vectors import Blocks, BlockVectors, own_values
@@ -24,7 +25,7 @@ from surmin.pipeline.wave import BlockWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.solvers.kronecker import KroneckerPreconditioner
-from surmin.stages.block import Block, moved_parameters
+from surmin.stages.block import Block, moved_parameters, named_steps
 from surmin.stages.closed_form import is_plain_convolution, is_plain_linear
 
 LONGEST_MEMORY = 0.95
@@ -39,10 +40,10 @@ class Kfac:
     that the model predicts, with a rank a sample of it. Both are exponential averages over rounds k, with weight
     min(1 - 1/k, 0.95) on the past; π_i² = (tr A_i / dim A_i) / (tr G_i / dim G_i).
 
-    α and μ minimise M(δ) = ⟨g, δ⟩ + ½ δᵀ (F + λI) δ with the exact F, all of it, not its Kronecker approximation: a
+    α and μ minimise q(δ) = ⟨g, δ⟩ + ½ δᵀ (F + λI) δ with the exact F, all of it, not its Kronecker approximation: a
     wave of two tangents goes up, the last stage multiplies them by ∇²ℓ, and one sum over workers tells all. λ follows
-    Levenberg and Marquardt: with the ratio of (h(θ + δ) - h(θ)) to M(δ), λ ← 19/20 λ above ¾ and 20/19 λ below ¼.
-    No step is refused.
+    Levenberg and Marquardt: with the ratio of (h(θ + δ) - h(θ)) to q(δ), λ ← 19/20 λ above ¾ and 20/19 λ below ¼.
+    No step is refused but one after which the loss is not finite: that is an error.
 
     Source: Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature" (2015);
     convolutions by Grosse and Martens (2016). There is no weight decay (η = 0) and γ = √λ; they adapt γ on its own
@@ -109,7 +110,6 @@ class Kfac:
 
     def state_dict(self) -> dict[str, Any]:
         """λ, the round, the seed, the last step by parameter, and both moments by their layer's weight."""
-        named = [block.named(step) for block, step in self._previous.items()]
         moments = {
             f"{block.first_trainable_layer.name}.weight": {"inputs": own.inputs, "outputs": own.outputs}
             for block, own in self._moments.items()
@@ -118,7 +118,7 @@ class Kfac:
             "round": self._round,
             "damping": self.damping,
             "seed": self.seed,
-            "previous_step": {name: value.clone() for own in named for name, value in own.items()},
+            "previous_step": named_steps(self._previous.items()),
             "moments": moments,
         }
 

@@ -1,18 +1,22 @@
 """The methods by name. Nothing is imported until a method is built, so that names and options can be checked at once.
 
 To add a method: write a file with its builder, `build(pipeline, *, option=default, ...) -> Method`, and a line here.
+One outside of surmin goes by the name "module:builder".
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from surmin.errors import did_you_mean
+from surmin.own_code import is_own, load_own
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from surmin.losses import ConvexLoss
     from surmin.methods.base import Method
     from surmin.pipeline.worker_pipeline import WorkerPipeline
 
@@ -22,7 +26,7 @@ class Entry:
     """A method.
 
     Attributes:
-        builder: where what makes it is within `surmin`, "module:name".
+        builder: what makes it, "module:name".
         options: that it takes, separated by spaces.
         given: what its builder gets besides.
     """
@@ -33,7 +37,7 @@ class Entry:
 
     def load(self) -> "Callable[..., Method]":
         """Import the builder."""
-        return partial(resolve_name(f"surmin.{self.builder}"), **self.given)
+        return partial(load_own(self.builder), **self.given)
 
 
 SM_OPTIONS = (
@@ -42,26 +46,28 @@ SM_OPTIONS = (
 )
 
 METHODS: Mapping[str, Entry] = {
-    "sm": Entry("minimizer:SurrogateMinimizer", SM_OPTIONS),
-    "sm-paper": Entry("minimizer:SurrogateMinimizer", "inner_steps delta seed", {"preset": "paper"}),
-    "gd": Entry("methods.first_order:gradient_descent", "lr"),
-    "gd-armijo": Entry("methods.gd_armijo:ArmijoDescent", "lr"),
-    "sgd": Entry("methods.first_order:sgd", "lr"),
-    "adam": Entry("methods.first_order:adam", "lr"),
-    "lbfgs": Entry("methods.lbfgs:Lbfgs", "lr inner_steps"),
-    "cgblock": Entry("methods.cgblock:CgBlock", "inner_steps damping safeguard"),
-    "cgblock-ggn": Entry("methods.cgblock_ggn:CgBlockGaussNewton", "inner_steps damping rank curvature_fraction seed"),
-    "kfac": Entry("methods.kfac:Kfac", "damping rank curvature_fraction seed"),
-    "newton": Entry("methods.newton:Newton", "damping safeguard"),
-    "dgl": Entry("methods.dgl:DecoupledGreedyLearning", "lr optimizer seed"),
-    "interlocking": Entry("methods.interlocking:InterlockingBackpropagation", "lr optimizer seed"),
-    "dni": Entry("methods.dni:SyntheticGradients", "lr inner_lr inner_steps optimizer seed"),
-    "locoprop": Entry("methods.locoprop:LocoProp", "lr inner_steps inner_lr inner_optimizer local_loss damping"),
-    "dladmm": Entry("methods.dladmm:DlAdmm", "penalty"),
-    "sso": Entry("methods.sso:Sso", "lr inner_steps inner_optimizer inner_lr"),
-    "ddg": Entry("methods.ddg:DelayedGradients", "lr optimizer"),
-    "features-replay": Entry("methods.features_replay:FeaturesReplay", "lr optimizer"),
-    "fdg": Entry("methods.fdg:FullyDecoupled", "lr optimizer shrinking"),
+    "sm": Entry("surmin.minimizer:SurrogateMinimizer", SM_OPTIONS),
+    "sm-paper": Entry("surmin.minimizer:SurrogateMinimizer", "inner_steps delta seed", {"preset": "paper"}),
+    "gd": Entry("surmin.methods.first_order:gradient_descent", "lr"),
+    "gd-armijo": Entry("surmin.methods.gd_armijo:ArmijoDescent", "lr"),
+    "sgd": Entry("surmin.methods.first_order:sgd", "lr"),
+    "adam": Entry("surmin.methods.first_order:adam", "lr"),
+    "lbfgs": Entry("surmin.methods.lbfgs:Lbfgs", "lr inner_steps"),
+    "cgblock": Entry("surmin.methods.cgblock:CgBlock", "inner_steps damping safeguard"),
+    "cgblock-ggn": Entry(
+        "surmin.methods.cgblock_ggn:CgBlockGaussNewton", "inner_steps damping rank curvature_fraction seed"
+    ),
+    "kfac": Entry("surmin.methods.kfac:Kfac", "damping rank curvature_fraction seed"),
+    "newton": Entry("surmin.methods.newton:Newton", "damping safeguard"),
+    "dgl": Entry("surmin.methods.dgl:DecoupledGreedyLearning", "lr optimizer seed"),
+    "interlocking": Entry("surmin.methods.interlocking:InterlockingBackpropagation", "lr optimizer seed"),
+    "dni": Entry("surmin.methods.dni:SyntheticGradients", "lr inner_lr inner_steps optimizer seed"),
+    "locoprop": Entry("surmin.methods.locoprop:LocoProp", "lr inner_steps inner_lr inner_optimizer local_loss damping"),
+    "dladmm": Entry("surmin.methods.dladmm:DlAdmm", "penalty"),
+    "sso": Entry("surmin.methods.sso:Sso", "lr inner_steps inner_optimizer inner_lr"),
+    "ddg": Entry("surmin.methods.ddg:DelayedGradients", "lr optimizer"),
+    "features-replay": Entry("surmin.methods.features_replay:FeaturesReplay", "lr optimizer"),
+    "fdg": Entry("surmin.methods.fdg:FullyDecoupled", "lr optimizer shrinking"),
 }
 
 
@@ -71,6 +77,9 @@ def find_method(name: str) -> Entry:
     Raises:
         ValueError: for an unknown name, naming the known ones.
     """
+    if is_own(name):
+        _, *options = inspect.signature(load_own(name)).parameters
+        return Entry(name, " ".join(options))
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}: {did_you_mean(name, METHODS)}known are {', '.join(METHODS)}")
     return METHODS[name]
@@ -83,11 +92,7 @@ def takes(name: str, option: str) -> bool:
 
 def check_options(name: str, options: Iterable[str]) -> None:
     """Raise ValueError for options that the method does not take."""
-    taken = find_method(name).options.split()
-    foreign = [option for option in options if option not in taken]
-    if foreign:
-        own = ", ".join(flag(option) for option in taken if option != "seed")
-        raise ValueError(f"method {name} does not take {', '.join(map(flag, foreign))}; it takes {own}")
+    _check_taken(name, options, find_method(name).options.split(), flag)
 
 
 def default_option(name: str, option: str) -> Any:
@@ -95,21 +100,42 @@ def default_option(name: str, option: str) -> Any:
     return inspect.signature(find_method(name).load()).parameters[option].default
 
 
-def build_method(name: str, pipeline: "WorkerPipeline", options: Mapping[str, Any], seed: int = 0) -> "Method":
-    """A method at work on a pipeline.
+def build_method(
+    name: str,
+    stages: "nn.Module | Sequence[nn.Module] | WorkerPipeline",
+    loss: "ConvexLoss | None" = None,
+    *,
+    microbatches: int = 1,
+    seed: int = 0,
+    **options: Any,
+) -> "Method":
+    """A method at work on a network.
 
     Args:
-        name: a key of `METHODS`.
-        pipeline: holds the network and its loss.
-        options: those given; the others have the method's defaults.
+        name: a key of `METHODS`, or "module:builder".
+        stages: a module or consecutive modules, each a stage, or a pipeline.
+        loss: convex in the last stage's output; only for a list of stages, a pipeline has its own.
+        microbatches: equal parts the batch goes through the stages in; a pipeline has its own.
         seed: for methods that draw at random.
+        options: the method's; those not given have its defaults. `sm` takes all of `surmin.Options`.
 
     Raises:
         ValueError: for an unknown method, an option it does not take, or a value that is not possible.
     """
-    check_options(name, options)
+    from surmin.pipeline.in_process import pipeline_of  # here: it imports torch
+
+    builder = find_method(name).load()
+    parameters = inspect.signature(builder).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        _check_taken(name, options, list(parameters)[1:], str)
     seeded = {"seed": seed} if takes(name, "seed") else {}
-    return find_method(name).load()(pipeline, **seeded, **options)
+    return builder(pipeline_of(stages, loss, microbatches), **seeded, **options)
+
+
+def _check_taken(name: str, given: Iterable[str], taken: Sequence[str], write: Callable[[str], str]) -> None:
+    if foreign := [option for option in given if option not in taken]:
+        own = ", ".join(write(option) for option in taken if option != "seed")
+        raise ValueError(f"method {name} does not take {', '.join(map(write, foreign))}; it takes {own}")
 
 
 def flag(option: str) -> str:

@@ -30,7 +30,9 @@ def resolve_options(preset: str, given: Mapping[str, Any]) -> Options:
         ValueError: for an unknown preset, an unknown option, a value out of range, or options that do not go together.
     """
     if preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+        raise ValueError(
+            f"unknown preset {preset!r}: {did_you_mean(preset, PRESETS)}choose one of {', '.join(PRESETS)}"
+        )
     known = {option.name for option in fields(Options)}
     for name in given:
         if name not in known:

@@ -130,8 +130,9 @@ def _trouble(told: Mapping[int, Status]) -> str | None:
     for rank, (_, description) in others:
         if description != expected:
             return (
-                "the workers do not do the same: batches of other shapes, the same batch in other tensors, other "
-                "options, or parameters that were changed on some of them alone (call the pipeline's forget() on all "
-                f"after that): worker {first} has {expected}; worker {rank} has {description}"
+                "the workers do not do the same: batches of other shapes or with other targets, the same batch in "
+                "other tensors, other options, or parameters that were changed on some of them alone (call the "
+                "pipeline's forget() on all after that): "
+                f"worker {first} has {expected}; worker {rank} has {description}"
             )
     return None

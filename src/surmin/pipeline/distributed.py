@@ -39,6 +39,9 @@ class Pipeline(WorkerPipeline):
     steps are those of one process with all shares; otherwise every replica draws samples and columns from its own.
     Work, messages and bytes are this worker's own; `ProcessReplicas` says how all-reduces are counted.
 
+    Training changes the parameters of this worker's stages alone, also where a whole model was cut on every worker.
+    `predict` runs the whole network, and `save_checkpoint` brings all of its parameters together.
+
     Messages of every shape of batch that has come keep their memory for the next one: pad sequences to few lengths.
 
     Workers that have a GPU each send from one to the other by NCCL. Where some share a GPU, or have none, everything

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from surmin.curvature.output_curvature import Message
-from surmin.pipeline.batch_check import check_without_wave
 from surmin.pipeline.held_stages import HeldStages
 from surmin.pipeline.leaving import apart_from, memory_of
 from surmin.pipeline.links import Kind, Links
+from surmin.pipeline.trying_out import check_without_wave
 
 
 class Exchange:

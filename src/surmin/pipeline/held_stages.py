@@ -12,12 +12,13 @@ from torch.distributed import ProcessGroup
 
 from surmin.curvature.output_curvature import Message
 from surmin.losses import ConvexLoss
+from surmin.pipeline.checks.batches import check_microbatches
+from surmin.pipeline.checks.losses import check_loss
 from surmin.pipeline.leaving import apart_from, memory_of
 from surmin.pipeline.links import Kind, Links, agreeing
 from surmin.pipeline.seen_batches import SeenBatches
 from surmin.pipeline.tracing import NULL_TRACER, Tracer
 from surmin.pipeline.traffic import Traffic
-from surmin.pipeline.validation import check_loss, check_microbatches
 from surmin.pipeline.wave import StageParameters, Wave, part_shape
 from surmin.replicas import Replicas
 from surmin.stages.block import Block, cut_blocks

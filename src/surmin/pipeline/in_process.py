@@ -1,17 +1,17 @@
 """All stages in one process: the waves go stage after stage, and what would cross between workers is counted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
 from surmin.losses import ConvexLoss
+from surmin.pipeline.checks.modules import check_modules
 from surmin.pipeline.links import NoLinks
 from surmin.pipeline.placement import spread
 from surmin.pipeline.traffic import Traffic
-from surmin.pipeline.validation import check_modules
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.replicas import ONE_REPLICA
-from surmin.stages.stage import stages_of
+from surmin.stages.stage import modules_of, stages_of
 
 
 class InProcessPipeline(WorkerPipeline):
@@ -34,3 +34,22 @@ class InProcessPipeline(WorkerPipeline):
         shares = spread(len(stages), workers or len(stages))
         crossings = {share.start for share in shares[1:]}
         super().__init__(stages_of(stages), loss, microbatches, NoLinks(len(shares)), crossings, ONE_REPLICA, Traffic())
+
+
+def pipeline_of(
+    stages: nn.Module | Iterable[nn.Module] | WorkerPipeline, loss: ConvexLoss | None, microbatches: int
+) -> WorkerPipeline:
+    """The pipeline that is given, or one in this process for a list of stages.
+
+    Raises:
+        ValueError: when there is no loss, or a pipeline is given that has one; and as for `InProcessPipeline`.
+        TypeError: for what is no module or no loss.
+    """
+    if isinstance(stages, WorkerPipeline):
+        if loss is not None or microbatches != 1:
+            raise ValueError("the pipeline has its loss and micro-batches already: leave loss and microbatches out")
+        return stages
+    modules = modules_of(stages)
+    if loss is None:
+        raise ValueError("a loss is needed with a list of stages, for instance surmin.CrossEntropy()")
+    return InProcessPipeline(modules, loss, microbatches=microbatches)

@@ -1,5 +1,6 @@
 """What workers tell each other when a pipeline is made: what each holds, and what keeps them from working together."""
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 from zlib import crc32
@@ -11,8 +12,10 @@ from torch import nn
 from surmin.digest import digest_of
 from surmin.launch.group import answer_from
 from surmin.losses import ConvexLoss
+from surmin.pipeline.checks.batches import check_microbatches
+from surmin.pipeline.checks.losses import check_loss
+from surmin.pipeline.checks.modules import check_modules
 from surmin.pipeline.comparison import complaints_of, decode_status, encode_status
-from surmin.pipeline.validation import check_loss, check_microbatches, check_modules
 from surmin.stages.block import cut_blocks
 from surmin.stages.stage import Stage
 
@@ -29,7 +32,7 @@ class Held(NamedTuple):
         layers: how many layers these have.
         layer_blocks: how many blocks with parameters, where every layer is one.
         stage_blocks: the same, where every stage is one.
-        fingerprint: of all parameters and buffers, where replicas are to have the same.
+        fingerprint: of all parameters and buffers, which replicas are to have alike, and workers of a pipe are not.
         microbatches: into how many it would cut a batch.
         schedule: a number for its name.
         mesh: a number for the ranks of its pipes.
@@ -55,9 +58,8 @@ class Held(NamedTuple):
         )
         layers = sum(len(stage.layers) for stage in stages)
         schedule, mesh = (crc32(repr(own).encode()) for own in (setup.schedule, setup.pipes))
-        fingerprint = _fingerprint(stages) if len(setup.pipes) > 1 else 0
         return cls(
-            len(stages), layers, layer_blocks, stage_blocks, fingerprint, setup.microbatches, schedule, mesh,
+            len(stages), layers, layer_blocks, stage_blocks, _fingerprint(stages), setup.microbatches, schedule, mesh,
             _gpu(device),
         )  # fmt: skip
 
@@ -112,7 +114,22 @@ def introduce(modules: Sequence[nn.Module], setup: Setup, device: torch.device, 
         with answer_from(None):
             dist.barrier(group)  # before anybody lets the group go
         raise ValueError(trouble)
+    _warn_of_twins(everything, setup.pipes[0])
     return everything
+
+
+def _warn_of_twins(everything: Sequence[Held], pipe: Sequence[int]) -> None:
+    """Workers of a pipe that begin with the same parameters probably hold the same stages, not consecutive ones."""
+    found: dict[int, int] = {}
+    for rank in (rank for rank in pipe if everything[rank].layer_blocks):
+        twin = found.setdefault(everything[rank].fingerprint, rank)
+        if twin != rank:
+            warnings.warn(
+                f"workers {twin} and {rank} begin with the same parameters: each is to hold stages of its own, "
+                "stages[rank] of the list that partition returns",
+                stacklevel=5,
+            )
+            return
 
 
 def _trouble(everything: Sequence[Held], setup: Setup) -> str:

@@ -47,27 +47,34 @@ class AcceptedWave:
     Attributes:
         wave: the wave.
         held: all that it depends on but the batch.
-        values: of the parameters, by stage and layer.
+        values: of the parameters that train, by stage and layer.
+        probes: of all else that is held.
     """
 
     wave: Wave
     held: Noted
     values: Sequence[Tensor]
+    probes: Sequence[Tensor]
 
     @classmethod
     def of(cls, wave: Wave, stages: Sequence[Stage]) -> "AcceptedWave":
         """Note what the wave ran with: from its tapes, or a copy where its owner has let these go."""
         tapes = [parts[0].parameters for parts in wave.tapes]
         values = [value.detach() for own in tapes for layer in own for value in layer.values()]
-        return cls(wave, _note(_held(stages)), values if tapes else [value.clone() for value in _parameters(stages)])
+        own = values if tapes else [value.clone() for value in _parameters(stages)]
+        return cls(wave, _note(_held(stages)), own, _probes(stages))
 
     def fits(self, stages: Sequence[Stage]) -> bool:
         """Whether parameters and buffers are the same tensors, unchanged since.
 
-        Parameters are compared with what the wave ran with: not every change of theirs shows in their versions, a
-        `fused=True` optimizer's does not.
+        Not every change shows in versions, a `fused=True` optimizer's does not: parameters that train are compared with
+        what the wave ran with, and evenly spaced numbers of all else.
         """
-        return _same_tensors(self.held, _held(stages)) and all_equal(_parameters(stages), self.values)
+        return (
+            _same_tensors(self.held, _held(stages))
+            and all_equal(_parameters(stages), self.values)
+            and all_equal(_probes(stages), self.probes)
+        )
 
     def __deepcopy__(self, _memo: object) -> None:
         """Copies of a pipeline have parameters of their own, and run a wave there."""
@@ -94,3 +101,9 @@ def _held(stages: Sequence[Stage]) -> list[Tensor]:
     """All parameters and buffers, frozen ones included."""
     modules = [layer.module for stage in stages for layer in stage.layers]
     return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+
+
+def _probes(stages: Sequence[Stage]) -> list[Tensor]:
+    """Of frozen parameters and buffers."""
+    trained = {id(value) for stage in stages for layer in stage.layers for value in layer.parameters.values()}
+    return [probe(tensor) for tensor in _held(stages) if id(tensor) not in trained]

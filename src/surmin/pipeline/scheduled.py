@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
 from surmin.launch.group import answer_from
+from surmin.pipeline.checks.losses import outputs_error
 from surmin.pipeline.held_stages import Boundaries
-from surmin.pipeline.validation import outputs_error
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 

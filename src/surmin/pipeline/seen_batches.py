@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from surmin.pipeline.checks.batches import check_batch, describe_batch
 from surmin.pipeline.reuse import NotedBatch
-from surmin.pipeline.validation import check_batch, describe_batch
 from surmin.pipeline.watch import NetworkWatch
 from surmin.stages.stage import Stage
 from surmin.stages.tape import Tape
@@ -84,7 +84,7 @@ class SeenBatches:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, IndexError) as error:
-            return misfit(error)
+            return fit_error(error)
         return None
 
     def samples_error(self, tapes: Sequence[Tape]) -> ValueError | None:
@@ -97,6 +97,6 @@ class SeenBatches:
         return None
 
 
-def misfit(error: RuntimeError | IndexError) -> ValueError:
+def fit_error(error: RuntimeError | IndexError) -> ValueError:
     """What torch has said of the first batch of a shape, and of which layer."""
     return ValueError(": ".join(["the batch does not fit the network", *getattr(error, "__notes__", ()), str(error)]))

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from surmin.pipeline.independence import check_independence
-from surmin.pipeline.validation import check_hooks, check_mode, hooks_backward
+from surmin.pipeline.checks.independence import check_independence
+from surmin.pipeline.checks.modules import check_hooks, check_mode, hooks_backward
 from surmin.stages.layer import Layer
 from surmin.stages.stage import Stage
 from surmin.stages.tape import Tape

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from surmin.curvature.gauss_newton import GaussNewton
-from surmin.curvature.moments import InputMomentCache, Moments, estimate_moments
+from surmin.curvature.input_moment import InputMomentCache
+from surmin.curvature.moments import Moments, estimate_moments
 from surmin.curvature.output_curvature import BlockCurvature, Message
 from surmin.replicas import Replicas
 from surmin.stages.block import Block

@@ -12,17 +12,20 @@ import torch
 from torch import Tensor
 
 from surmin.curvature.output_curvature import Message, OutputCurvature, draw_seed
+from surmin.digest import digest_of
+from surmin.pipeline.checks.losses import outputs_error
 from surmin.pipeline.curvature_wave import CurvatureWave
 from surmin.pipeline.exchange import Exchange
 from surmin.pipeline.held_stages import Boundaries, Candidates
 from surmin.pipeline.leaving import apart_from, memory_of
 from surmin.pipeline.links import Kind, whole
 from surmin.pipeline.reuse import AcceptedWave
-from surmin.pipeline.seen_batches import misfit
+from surmin.pipeline.seen_batches import fit_error
 from surmin.pipeline.solving_wave import SolvingWave
-from surmin.pipeline.validation import outputs_error
 from surmin.pipeline.wave import BlockWaves, StageParameters, Wave
+from surmin.replicas import ONE_REPLICA
 from surmin.stages.block import Block
+from surmin.stages.probe import probe
 from surmin.stages.stage import Stage
 from surmin.stages.tape import stacked
 
@@ -63,7 +66,8 @@ class WorkerPipeline(SolvingWave):
             complaint = complaint or self._outputs_error([like], [targets], curvature)
         if like is None and self.is_first and not self.is_last:  # the others would wait for what does not come
             complaint = complaint or self.batches.misfit(inputs.chunk(self.microbatches)[0])
-        known = ["the last batch again"] * seen.is_known + ["the accepted wave"] * (reused is not None)
+        known = ["the last batch again"] if seen.is_known else self._described_targets(targets)
+        known += ["the accepted wave"] * (reused is not None)
         wait = not seen.is_known or (self._hears_all and reused is None)
         self._links.compare(", ".join([seen.described, *known]), complaint, wait=wait)
         if reused is not None:
@@ -74,7 +78,7 @@ class WorkerPipeline(SolvingWave):
             raise
         except (RuntimeError, IndexError) as error:
             if like is None and self.is_first and self.is_last:
-                raise misfit(error) from error
+                raise fit_error(error) from error
             raise
         if like is None:
             self._links.compare("", self._wave_error(wave, curvature), wait=True)
@@ -179,6 +183,12 @@ class WorkerPipeline(SolvingWave):
         made = Exchange(self, self._links, self._crossings, upwards, downwards, len(self._exchanges))
         self._exchanges = (*self._exchanges, made)
         return made
+
+    def _described_targets(self, targets: Tensor) -> list[str]:
+        """Some of the numbers in targets that all of a pipe's workers should have; replicas have others."""
+        if (self.is_first and self.is_last) or self.replicas is not ONE_REPLICA or not isinstance(targets, Tensor):
+            return []
+        return [f"targets {digest_of([('targets', probe(targets))])[:8]}"]
 
     def _reused(self, spent: Wave | None) -> Wave | None:
         """The accepted wave, if it still is one at the parameters, and there to be used."""

@@ -5,7 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 
-from surmin.experiments.comparisons.results import CHOICE_RULE, Result, Summary, several_seeds, summarize
+from surmin.experiments.comparisons.completing import run_folder
+from surmin.experiments.comparisons.results import CHOICE_RULE, CompareResult, Summary, several_seeds, summarize
 from surmin.experiments.configs.run import CompareConfig, RunConfig
 from surmin.experiments.configs.saved import read_config
 from surmin.experiments.files import read_json
@@ -23,7 +24,10 @@ OF_WORKERS = ("workers", "replicas", "schedule", "timeout")
 
 
 def draw_comparison(
-    folder: Path, config: CompareConfig, results: Sequence[Result], left_out: Mapping[str, str] = MappingProxyType({})
+    folder: Path,
+    config: CompareConfig,
+    results: Sequence[CompareResult],
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Replace `curves.png`, one `loss-….png` an axis, and `report.html`.
 
@@ -94,17 +98,17 @@ def _how_to_read(config: CompareConfig, summaries: Sequence[Summary]) -> str:
     )
 
 
-def _tuning(results: Sequence[Result]) -> list[str]:
-    settings = {result.setting for result in results}
+def _tuning(results: Sequence[CompareResult]) -> list[str]:
+    settings = {result.run.setting for result in results}
     return [CHOICE_RULE] if len(settings) > len({method for method, _ in settings}) else []
 
 
-def _settings(folder: Path, config: CompareConfig, result: Result) -> Table:
+def _settings(folder: Path, config: CompareConfig, result: CompareResult) -> Table:
     """The options that were given, those that a run finds for itself as one has found them, and what it ran on."""
     environment = read_json(RunFolder(folder).config, lambda document: document["environment"])
     found = asdict(config) | {
-        "stages": read_config(folder / "runs" / result.run.name, RunConfig).stages,
-        "activation": config.activation or DEFAULT_ACTIVATIONS[config.model],
+        "stages": read_config(run_folder(folder, result.run), RunConfig).stages,
+        "activation": config.activation or DEFAULT_ACTIVATIONS.get(config.model),
         "device": environment["device_type"],
         "batch_size": config.batch_size or "the full batch",
     }

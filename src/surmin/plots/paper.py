@@ -122,7 +122,7 @@ def _draw_costs(path: Path, title: str, text: str, config: PaperConfig, steps: i
 def _meaning_of_crosses(groups: Groups) -> str:
     """How runs ended that have losses but no last one; empty where all have one."""
     runs = [result for group in groups.values() for result in group if any(row.loss is not None for row in result.rows)]
-    return " or ".join(sorted({result.status for result in runs if result.rows[-1].loss is None}))
+    return " or ".join(sorted({result.status for result in runs if result.last.loss is None}))
 
 
 def _at(steps: int, groups: Groups) -> dict[Cell, Sequence[PaperResult]]:

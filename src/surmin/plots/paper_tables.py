@@ -47,7 +47,7 @@ def cell_table(groups: Groups) -> Table:
     rows = []
     for cell, group in groups.items():
         outcomes = count_statuses(result.status for result in group)
-        last = [result.rows[-1] for result in group]
+        last = [result.last for result in group]
         rows.append([*_described(cell, group), outcomes, *_figures(last, FIGURE_COLUMNS)])
     return Table(headings, rows, numbers_from=4)
 
@@ -65,7 +65,7 @@ def cost_table(groups: Groups) -> Table:
 
 
 def _final(group: Sequence[PaperResult]) -> str:
-    if all(result.rows[-1].loss is None for result in group):
+    if all(result.last.loss is None for result in group):
         return count_statuses(result.status for result in group)
     target = group[0].run.config.target_loss or 0.0
 
@@ -74,7 +74,7 @@ def _final(group: Sequence[PaperResult]) -> str:
             return "–"
         return f"≤ {target:g}" if loss <= target else f"{loss:.2g}"
 
-    last = [result.rows[-1] for result in group]
+    last = [result.last for result in group]
     losses, accuracy = Spread.of("loss", last), Spread.of("test_accuracy", last)
     median, *range_below = write_spread(losses, write).split("\n")
     return "\n".join([f"{median}, {percent(accuracy.median)}", *range_below])

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from surmin.experiments.comparisons.results import Result, Spread, Summary
+from surmin.experiments.comparisons.results import CompareResult, Spread, Summary
 from surmin.experiments.runs.metrics import Row
 
 
@@ -76,7 +76,7 @@ def summary_table(summaries: Sequence[Summary], *, ranges: bool) -> Table:
     return Table(["method", "outcome", *(heading for _, heading, _ in FIGURE_COLUMNS)], rows, numbers_from=2)
 
 
-def runs_table(results: Sequence[Result]) -> Table:
+def runs_table(results: Sequence[CompareResult]) -> Table:
     """One line a run."""
     rows = [
         [result.run.method, _rate(result.run.lr), str(result.run.seed), result.status, *_cells(result.last)]

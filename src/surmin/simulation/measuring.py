@@ -71,7 +71,7 @@ def train(
     team = RecordedTeam(stages, loss, microbatches)
 
     def build(pipeline: Any) -> Any:
-        return build_method(method, pipeline, options, seed)
+        return build_method(method, pipeline, seed=seed, **options)
 
     def step(number: int) -> Recorded:
         if batch is None:

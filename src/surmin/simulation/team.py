@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from surmin.losses import ConvexLoss
 from surmin.methods.base import Method
+from surmin.pipeline.checks.modules import check_modules
 from surmin.pipeline.traffic import Traffic
-from surmin.pipeline.validation import check_modules
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.replicas import ONE_REPLICA
 from surmin.report import StepReport

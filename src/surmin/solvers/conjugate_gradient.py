@@ -4,6 +4,7 @@ Legend: A = κ G + λ I, d the step, r = -g - A d the residual, y = P⁻¹ r, p 
 of two above g, so that pᵀ A p does not underflow.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,28 +52,28 @@ class ConjugateGradient:
         for taken in range(1, self.steps + 1):
             image = loss.product(direction)
             curvature = direction.dot(image)
-            code = torch.where((code == 0) & ~torch.isfinite(curvature + slope), int(Reason.NON_FINITE), code)
+            code.masked_fill_((code == 0) & ~torch.isfinite(curvature + slope), int(Reason.NON_FINITE))
             length = slope / curvature
             vanishes = (curvature <= 0) | ~torch.isfinite(length)
-            code = torch.where((code == 0) & vanishes, int(Reason.NEGATIVE_CURVATURE), code)
-            length = torch.where(code == 0, length, 0.0)
+            code.masked_fill_((code == 0) & vanishes, int(Reason.NEGATIVE_CURVATURE))
+            length.masked_fill_(code != 0, 0.0)
             step = step + _scaled(length, direction)
             residual = residual - _scaled(length, image)
-            code = torch.where((code == 0) & (residual.dot(residual) <= target), int(Reason.CONVERGED), code)
+            code.masked_fill_((code == 0) & (residual.dot(residual) <= target), int(Reason.CONVERGED))
             if taken == self.steps or (taken % CHECK_EVERY == 0 and bool(code != 0)):
                 break
             y = apply(residual)
             previous, slope = slope, residual.dot(y)
-            direction = y + slope / previous * direction
-        step, product = scale * step, scale * (-gradient - residual)
+            direction = (slope / previous * direction).add_(y)
+        step, product = step.mul_(scale), (gradient + residual).mul_(-scale)
         return SolverResult(step, undamped_decrease(loss, step, product), code)
 
 
 def _code(converged: Tensor, slope: Tensor) -> Tensor:
     code = torch.where(converged, int(Reason.CONVERGED), int(Reason.MAX_STEPS))
-    return torch.where(torch.isfinite(slope), code, int(Reason.NON_FINITE))
+    return code.masked_fill_(~torch.isfinite(slope), int(Reason.NON_FINITE))
 
 
 def _scaled(length: Tensor, vector: Tensor) -> Tensor:
-    """length · vector, exactly zero for length zero even where the vector is not finite."""
-    return torch.where(length == 0, torch.zeros_like(vector), length * vector)
+    """length · vector, zero for length zero even where the vector is not finite; for any other length it is."""
+    return (length * vector).nan_to_num_(0.0, math.inf, -math.inf)

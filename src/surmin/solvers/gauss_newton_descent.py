@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surmin.curvature.moments import InputMomentCache, estimate_moments
+from surmin.curvature.input_moment import InputMomentCache
+from surmin.curvature.moments import estimate_moments
 from surmin.curvature.output_curvature import draw_seed
 from surmin.solvers.kronecker import KroneckerConjugateGradient
 from surmin.solvers.nonlinear import begin

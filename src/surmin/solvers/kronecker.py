@@ -15,6 +15,7 @@ from torch import Tensor
 from surmin.curvature.moments import MeanDiagonal, Moments
 from surmin.solvers.conjugate_gradient import ConjugateGradient
 from surmin.solvers.result import SolverResult
+from surmin.stages.tape import joined
 from surmin.surrogates.local_loss import LocalLoss
 from surmin.work import WorkMeter
 
@@ -52,7 +53,7 @@ class KroneckerPreconditioner:
     def __call__(self, vector: Tensor) -> Tensor:
         """P⁻¹ v, layer by layer."""
         pieces = vector.split(self.sizes)
-        return torch.cat([inverse(piece) for inverse, piece in zip(self.inverses, pieces, strict=True)])
+        return joined([inverse(piece) for inverse, piece in zip(self.inverses, pieces, strict=True)])
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,11 @@ def moved_parameters(
     return found
 
 
+def named_steps(steps: Iterable[tuple[Block, Tensor]]) -> dict[str, Tensor]:
+    """Flat steps of blocks as tensors of their own under their parameters' global names."""
+    return {name: piece.clone() for block, step in steps for name, piece in block.named(step).items()}
+
+
 def cut_blocks(stages: Sequence[Stage], blocks: Literal["layer", "stage"], first_index: int = 0) -> list[list[Block]]:
     """The blocks of every stage, trainable ones numbered from `first_index`."""
     result = []

@@ -7,6 +7,7 @@ from torch import Tensor
 from surmin.stages.closed_form import is_convolution, is_linear, is_plain_elementwise
 from surmin.stages.convolution import ConvolutionAtPoint
 from surmin.stages.elementwise import ElementwiseAtPoint
+from surmin.stages.fixed_map import AveragePoolAtPoint, FlattenAtPoint, is_average_pool, is_flatten
 from surmin.stages.generic import GenericAtPoint
 from surmin.stages.layer import Layer, LayerAtPoint
 from surmin.stages.linear import LinearAtPoint
@@ -21,4 +22,8 @@ def linearize(layer: Layer, inputs: Tensor, parameters: Mapping[str, Tensor] | N
         return ConvolutionAtPoint(layer, inputs, values)
     if is_plain_elementwise(layer):
         return ElementwiseAtPoint(layer, inputs)
+    if is_flatten(layer):
+        return FlattenAtPoint(layer, inputs)
+    if is_average_pool(layer) and inputs.dim() == 4:
+        return AveragePoolAtPoint(layer, inputs)
     return GenericAtPoint(layer, inputs, values)

@@ -22,4 +22,4 @@ def probe(tensor: Tensor) -> Tensor:
 def all_equal(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     """Whether all are equal, pair by pair, with one wait for the device."""
     same = [(now == then).all() for now, then in zip(tensors, others, strict=True)]
-    return not same or bool(torch.stack(same).all())
+    return not same or bool(torch.stack([own.to(same[0].device) for own in same]).all())

@@ -93,7 +93,11 @@ class Stage:
 
 def modules_of(stages: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
     """One module a stage: a module is one, but for an `nn.ModuleList`, which is a list of them."""
-    return [stages] if isinstance(stages, nn.Module) and not isinstance(stages, nn.ModuleList) else list(stages)
+    if isinstance(stages, nn.Module) and not isinstance(stages, nn.ModuleList):
+        return [stages]
+    if not isinstance(stages, Iterable):
+        raise TypeError(f"stages must be a module or a list of modules, got {type(stages).__name__}")
+    return list(stages)
 
 
 def stages_of(modules: Iterable[nn.Module], first_index: int = 0) -> list[Stage]:

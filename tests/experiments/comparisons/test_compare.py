@@ -12,6 +12,8 @@ from surmin.commands.compare import compare
 from surmin.exit_codes import SUCCESS, UNEXPECTED
 from surmin.experiments.comparisons import completing
 from surmin.experiments.comparisons.compare import Comparison
+from surmin.experiments.comparisons.completing import finished_runs
+from surmin.experiments.comparisons.grid import PlannedRun
 from surmin.experiments.runs.folder import written_by_one
 from surmin.experiments.runs.metrics import Row, read_rows, write_rows
 from surmin.experiments.runs.run import Run, Status
@@ -234,13 +236,15 @@ def test_results_of_another_version_are_not_continued(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_counts_to_where_a_resumed_comparison_ends(tmp_path: Path) -> None:
-    start(tiny_run(rounds=4, method="sm"), tmp_path / "run").train()
-    rows = rows_of(tmp_path / "run")
-    shorter = completing.finished_rows(tmp_path / "run", tiny_run(rounds=2))
-    assert shorter is not None and len(shorter) == 3
-    easier = completing.finished_rows(tmp_path / "run", tiny_run(target_loss=rows[1].loss))
-    assert easier is not None and len(easier) == 2
-    assert completing.finished_rows(tmp_path / "run", tiny_run(rounds=9)) is None
+    def found(**options: Any) -> list[tuple[str, int]]:
+        run = PlannedRun("sm", None, 0, tiny_run(**options))
+        return [(result.status, len(result.rows)) for result in finished_runs(tmp_path, [run]).values()]
+
+    folder = tmp_path / "runs" / "sm-seed0"
+    start(tiny_run(rounds=4, method="sm"), folder).train()
+    assert found(rounds=2) == [("finished", 3)]
+    assert found(target_loss=rows_of(folder)[1].loss) == [("reached", 2)]
+    assert found(rounds=9) == []
 
 
 def test_a_comparison_goes_on_with_the_same_cut(tmp_path: Path) -> None:

@@ -63,14 +63,14 @@ def test_the_grid() -> None:
 def test_a_setting_of_several_numbers(tmp_path: Path) -> None:
     """Every combination is a run of its own, with a folder and words of its own, and is found again."""
     config = replace(TINY, methods="sm-trips", depths=(2,), inner_steps=(1,), rounds=2, seeds=1)
-    results = run_paper(config, tmp_path)
+    results = run_paper(config, tmp_path, {})
     tried = [(run.config.damping, run.config.damping_candidates) for run in (result.run for result in results[:6])]
     assert len(set(tried)) == 6 and {len(candidates or ()) for _, candidates in tried} == {2, 4}
     assert results[1].run.name == "layers2/sm-trips-N1-damping0.0001-damping_candidates0.03_0.1_0.3_1-tuning"
     write_paper_results(tmp_path / "results.csv", results)
     assert '"damping 0.0001, damping candidates 0.03 0.1 0.3 1",tuning' in (tmp_path / "results.csv").read_text()
     made_before = contents(tmp_path / "runs")
-    assert [result.run for result in run_paper(config, tmp_path)] == [result.run for result in results]
+    assert [result.run for result in run_paper(config, tmp_path, {})] == [result.run for result in results]
     assert contents(tmp_path / "runs") == made_before
 
 
@@ -91,14 +91,16 @@ def test_the_setting_that_tuned_best_is_taken(ends: list[tuple[Status, int, floa
 
 def test_an_interrupted_grid_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(TINY, depths=(2,), methods="sm,gd")
-    whole = run_paper(config, tmp_path / "whole")
+    whole = run_paper(config, tmp_path / "whole", {})
     assert len(whole) == run_count(config) and {result.status for result in whole} == {"finished"}
     with monkeypatch.context() as patch:
         patch.setattr(completing, "Run", interrupt_during(13))
-        part = run_paper(config, tmp_path / "part")
+        part = run_paper(config, tmp_path / "part", {})
     assert [result.status for result in part] == ["finished"] * 12 + ["interrupted"]
     made_before = contents(tmp_path / "part" / "runs" / part[0].run.name)
-    continued = run_paper(config, tmp_path / "part")
+    known = finished(config, tmp_path / "part")
+    assert set(known) == {result.run.name for result in part[:12]}
+    continued = run_paper(config, tmp_path / "part", known)
     assert contents(tmp_path / "part" / "runs" / part[0].run.name) == made_before
     assert [result.run for result in continued] == [result.run for result in whole]
     for result in whole:
@@ -121,18 +123,18 @@ def test_what_is_finished_stays_in_the_table_while_more_is_made(
 
 def test_where_tuning_is_not_complete_its_results_are_not_known(tmp_path: Path) -> None:
     config = replace(TINY, methods="gd,gd-armijo", depths=(2,), rounds=1, seeds=1)
-    results = run_paper(config, tmp_path)
-    assert finished(config, tmp_path) == results
+    results = run_paper(config, tmp_path, {})
+    assert list(finished(config, tmp_path).values()) == results
     shutil.rmtree(tmp_path / "runs" / results[0].run.name)
-    assert [result.run.name for result in finished(config, tmp_path)] == [
-        result.run.name for result in results if result not in (results[0], results[-2])
-    ]
+    known = finished(config, tmp_path)
+    assert list(known) == [result.run.name for result in results if result not in (results[0], results[-2])]
+    assert [result.run for result in run_paper(config, tmp_path, known)] == [result.run for result in results]
 
 
 @pytest.mark.slow
 def test_several_jobs_find_the_same(tmp_path: Path) -> None:
     config = replace(TINY, methods="gd", depths=(2,), rounds=2)
-    one, two = run_paper(config, tmp_path / "one"), run_paper(replace(config, jobs=2), tmp_path / "two")
+    one, two = run_paper(config, tmp_path / "one", {}), run_paper(replace(config, jobs=2), tmp_path / "two", {})
     assert [(r.run, [row.loss for row in r.rows]) for r in one] == [(r.run, [row.loss for row in r.rows]) for r in two]
 
 
@@ -140,7 +142,7 @@ def test_a_method_that_diverges_does_not_stop_the_rest(tmp_path: Path, monkeypat
     config = replace(TINY, methods="gd,gd-armijo", depths=(2,), seeds=1)
     monkeypatch.setattr("surmin.methods.first_order.gradient_descent.__kwdefaults__", {"lr": 1e200})
     monkeypatch.setattr("surmin.experiments.comparisons.paper_runs.Cell.settings", [{}])
-    results = run_paper(config, tmp_path)
+    results = run_paper(config, tmp_path, {})
     assert [result.status for result in results] == ["diverged", "finished"]
     assert results[0].quality == (math.inf, math.inf)
     write_paper_results(tmp_path / "results.csv", results)
@@ -149,24 +151,26 @@ def test_a_method_that_diverges_does_not_stop_the_rest(tmp_path: Path, monkeypat
 
 def test_the_estimate_scales_what_was_timed(tmp_path: Path) -> None:
     config = replace(TINY, methods="gd", depths=(2,), rounds=300)
-    (first,) = estimate(config, tmp_path / "none", tmp_path / "a").values()
-    (second,) = estimate(replace(config, rounds=3_000_000), tmp_path / "none", tmp_path / "b").values()
+    (first,) = estimate(config, {}, tmp_path / "a").values()
+    (second,) = estimate(replace(config, rounds=3_000_000), {}, tmp_path / "b").values()
     assert 0 < first < second
 
 
 def test_what_is_left_of_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(TINY, methods="gd,gd-armijo", depths=(2,))
     tuned, plain = cells(config)
-    assert [len(runs_left(config, cell, tmp_path)) for cell in (tuned, plain)] == [7, 2]
+    assert [len(runs_left(config, cell, {})) for cell in (tuned, plain)] == [7, 2]
     with monkeypatch.context() as patch:
         patch.setattr(completing, "Run", interrupt_during(7))
-        made = run_paper(config, tmp_path)
-    (left,) = runs_left(config, tuned, tmp_path)
+        made = run_paper(config, tmp_path, {})
+    known = finished(config, tmp_path)
+    (left,) = runs_left(config, tuned, known)
     assert left.name == made[-1].run.name and made[-1].status == "interrupted"
-    assert set(estimate(replace(config, methods="gd"), tmp_path, tmp_path / "scratch")) == {tuned}
-    run_paper(config, tmp_path)
-    assert not runs_left(config, tuned, tmp_path) and not estimate(config, tmp_path, tmp_path / "scratch")
-    assert len(runs_left(replace(config, seeds=3), tuned, tmp_path)) == 1
+    assert set(estimate(replace(config, methods="gd"), known, tmp_path / "scratch")) == {tuned}
+    run_paper(config, tmp_path, {})
+    known = finished(config, tmp_path)
+    assert not runs_left(config, tuned, known) and not estimate(config, known, tmp_path / "scratch")
+    assert len(runs_left(replace(config, seeds=3), tuned, known)) == 1
 
 
 def test_a_method_that_cannot_run_is_refused_with_those_that_can(

@@ -2,13 +2,17 @@ import csv
 import math
 from pathlib import Path
 
+from surmin.experiments.comparisons.completing import Result
 from surmin.experiments.comparisons.grid import PlannedRun
-from surmin.experiments.comparisons.results import Result, Spread, Status, choose, summarize, write_results
+from surmin.experiments.comparisons.results import CompareResult, Spread, choose, summarize, write_results
 from surmin.experiments.runs.metrics import Row
+from surmin.experiments.runs.run import Status
 from tests.experiments.runs.cases import tiny_run
 
 
-def make_result(method: str, lr: float | None, seed: int, rounds: int, loss: float | None, status: Status) -> Result:
+def make_result(
+    method: str, lr: float | None, seed: int, rounds: int, loss: float | None, status: Status
+) -> CompareResult:
     run = PlannedRun(method, lr, seed, tiny_run(method=method, lr=lr, seed=seed))
     return Result(run, [Row(0, 2.3, 0.1), Row(rounds, loss, 0.9, seconds=rounds / 10, messages=6 * rounds)], status)
 

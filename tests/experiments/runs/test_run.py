@@ -259,7 +259,7 @@ class Failing:
 
 
 def test_a_step_that_cannot_be_computed_is_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "build_method", lambda _name, pipeline, *_: Failing(pipeline))
+    monkeypatch.setattr(run_module, "build_method", lambda _name, pipeline, **_: Failing(pipeline))
     run = start(tiny_run(), tmp_path / "run")
     assert run.train() == "diverged"
     assert [row.round for row in rows_of(tmp_path / "run")] == [0, 1, 2]

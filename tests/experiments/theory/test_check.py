@@ -1,9 +1,11 @@
 """The check finds nothing on sound networks, and finds every mistake planted in one."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -15,13 +17,18 @@ from surmin.curvature.eigenvalue import power_iteration
 from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.hessian import LinearHessian
 from surmin.curvature.scalar import ScalarCurvature
+from surmin.experiments.theory import decoupled
 from surmin.experiments.theory.check import CheckResult, check_network
 from surmin.experiments.theory.dense import LARGEST_BLOCK, DenseNetwork, surrogate_hessian
+from surmin.experiments.theory.expansion import block_waves, exactly
 from surmin.losses import CrossEntropy, GradientOracle, SquaredError
 from surmin.options import OptionValues
+from surmin.options.presets import resolve_options
+from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.linear import LinearAtPoint
 from surmin.stages.partition import partition
 from surmin.stages.stage import Stage
+from surmin.upper_bound import output_curvature
 from tests.cases import BY_NAME, CASES, Case
 from tests.oracles import appendix_a, gauss_newton, layer_blocks, points
 
@@ -57,6 +64,19 @@ def test_attention_holds_too() -> None:
 ], ids=str)  # fmt: skip
 def test_other_local_losses_hold(options: OptionValues) -> None:
     assert check(BY_NAME["tanh"], **options).holds
+
+
+@pytest.mark.parametrize("curvature", ["factor", "sample", "scalar"])
+def test_what_is_judged_is_what_went_down(curvature: Literal["factor", "sample", "scalar"]) -> None:
+    """One product finds no λ_max, so that another starting vector finds another number."""
+    case = BY_NAME["tanh"]
+    options = exactly(resolve_options("compute", {"curvature": curvature, "power_steps": 1}))
+    pipeline = InProcessPipeline(partition(case.network(), 2), case.loss)
+    waves = block_waves(pipeline, pipeline.forward(*case.batch()), options)
+    for below, own in itertools.pairwise(waves):
+        sent = decoupled._below(own, output_curvature(options), options.seed, len(case.batch()[0]))
+        assert sent is not None and torch.equal(sent, below.messages[0][0])
+    assert decoupled._below(waves[0], output_curvature(options), options.seed, len(case.batch()[0])) is None
 
 
 def test_single_precision_is_judged_as_such() -> None:

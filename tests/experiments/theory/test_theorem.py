@@ -174,14 +174,6 @@ def test_what_is_left_behind_is_the_last_point() -> None:
     assert told[-5:] == [1, 2, 3, 4, 5]
 
 
-def test_a_cubic_term_is_refused() -> None:
-    case = BY_NAME["tanh"]
-    pipeline = InProcessPipeline([case.network()], case.loss)
-    cubic = replace(options("factor"), cubic=1.0)
-    with pytest.raises(ValueError, match="a cubic term is not"):
-        run_theorem(pipeline, *case.batch(), cubic, rounds=1, lanczos_steps=5)
-
-
 def test_nothing_to_descend_is_refused() -> None:
     case = BY_NAME["tanh"]
     network = case.network()

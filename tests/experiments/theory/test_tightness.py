@@ -133,11 +133,3 @@ def test_factor_is_exact_up_to_its_inflation_and_bounds_no_more_than_gauss_newto
 
 def test_the_same_seed_gives_the_same_figures() -> None:
     assert measure(BY_NAME["softplus"], directions=1) == measure(BY_NAME["softplus"], directions=1)
-
-
-@pytest.mark.parametrize(("directions", "steps"), [(0, 5), (5, 0)])
-def test_nothing_to_measure_along_is_refused(directions: int, steps: int) -> None:
-    case = BY_NAME["tanh"]
-    pipeline = InProcessPipeline([case.network()], case.loss)
-    with pytest.raises(ValueError, match="at least 1, got"):
-        measure_tightness(pipeline, *case.batch(), OPTIONS, directions=directions, lanczos_steps=steps)

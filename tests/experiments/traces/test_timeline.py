@@ -69,12 +69,6 @@ def test_the_ideal_pipeline_has_the_theoretical_bubble() -> None:
     assert theoretical_bubble(1, 8) == 0
 
 
-@pytest.mark.parametrize("workers, microbatches", [(0, 1), (1, 0)])
-def test_no_pipeline_has_no_bubble(workers: int, microbatches: int) -> None:
-    with pytest.raises(ValueError, match="at least 1, got"):
-        theoretical_bubble(workers, microbatches)
-
-
 @pytest.mark.parametrize(
     "rows, shared",
     [

@@ -100,7 +100,7 @@ def _gaps(name: str, groups: Groups, loss: Callable[[Sequence[PaperResult]], flo
 def _before_any_stops(name: str, groups: Groups) -> int:
     """The last round before a run of this SM or of its rivals is at its target; 0 where none gets there."""
     compared = [result for cell, own in groups.items() if cell.contender in (name, *OTHERS) for result in own]
-    ends = [result.rows[-1].round for result in compared if result.status == "reached"]
+    ends = [result.last.round for result in compared if result.status == "reached"]
     return min(ends, default=1) - 1
 
 
@@ -221,7 +221,7 @@ def _layers(depth: int) -> str:
 
 
 def _messages_per_round(result: PaperResult) -> float:
-    last = result.rows[-1]
+    last = result.last
     return last.messages / max(1, last.round)
 
 

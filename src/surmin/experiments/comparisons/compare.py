@@ -7,15 +7,15 @@ from functools import partial
 from pathlib import Path
 
 from surmin.data import Dataset
-from surmin.experiments.comparisons.completing import FailedRunError, complete, finished_rows
+from surmin.experiments.comparisons.completing import complete, finished_runs
 from surmin.experiments.comparisons.grid import PlannedRun, plan_runs
-from surmin.experiments.comparisons.results import Result, write_results
+from surmin.experiments.comparisons.results import CompareResult, write_results
 from surmin.experiments.configs.run import CompareConfig
 from surmin.experiments.configs.saved import check_unchanged, check_version, read_config
 from surmin.experiments.runs.folder import claim_folder, write_config
 from surmin.experiments.runs.metrics import Row
 from surmin.experiments.runs.problem import load_data
-from surmin.experiments.runs.run import Run, status_of
+from surmin.experiments.runs.run import Run
 from surmin.experiments.runs.team import ALONE
 from surmin.methods.registry import METHODS
 
@@ -76,7 +76,7 @@ class Comparison:
         comparison._write_config()
         return comparison
 
-    def run(self, on_row: OnRow = lambda planned, row: None) -> list[Result]:
+    def run(self, on_row: OnRow = lambda planned, row: None) -> list[CompareResult]:
         """Train all that is not finished yet; after Ctrl-C, what was begun. `results.csv` grows run by run.
 
         What is there comes in the order of the plan, also what an earlier start has finished.
@@ -86,34 +86,22 @@ class Comparison:
         Args:
             on_row: called with every new row.
         """
-        known = self._finished()
+        known = finished_runs(self.path, self.planned)
         for planned in self.planned:
             if planned.method in self.failed:
                 continue
-            try:
-                rows, status = complete(self._folder(planned), planned.config, self.data, partial(on_row, planned))
-            except FailedRunError as error:
-                self.failed[planned.method] = str(error)
+            result = complete(self.path, planned, self.data, partial(on_row, planned))
+            if result.status == "failed":
+                self.failed[planned.method] = result.failure
                 continue
-            known[planned.name] = Result(planned, rows, status)
+            known[planned.name] = result
             write_results(self.path / "results.csv", self._in_order(known))
-            if status == "interrupted":
+            if result.status == "interrupted":
                 break
         return self._in_order(known)
 
-    def _finished(self) -> dict[str, Result]:
-        """By name the runs that have come to their end before."""
-        return {
-            planned.name: Result(planned, rows, status_of(rows, planned.config))
-            for planned in self.planned
-            if (rows := finished_rows(self._folder(planned), planned.config)) is not None
-        }
-
-    def _in_order(self, known: Mapping[str, Result]) -> list[Result]:
+    def _in_order(self, known: Mapping[str, CompareResult]) -> list[CompareResult]:
         return [known[planned.name] for planned in self.planned if planned.name in known]
-
-    def _folder(self, planned: PlannedRun) -> Path:
-        return self.path / "runs" / planned.name
 
     @classmethod
     def _prepare(cls, config: CompareConfig, path: Path) -> "Comparison":

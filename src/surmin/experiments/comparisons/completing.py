@@ -1,9 +1,12 @@
 """Runs of a collection, each in a folder of its own: finished ones are read, others trained or continued."""
 
+import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Literal, Protocol, TypeVar
 
 from surmin.checkpoints.round_folder import newest_round
 from surmin.data import Dataset
@@ -15,60 +18,114 @@ from surmin.experiments.runs.saved import SavedRun
 from surmin.launch.reports import DEBUG_VARIABLE, one_line
 
 
-class FailedRunError(Exception):
-    """A run that could not go on, out of memory say; the message is one line."""
+class Planned(Protocol):
+    """A run of a collection."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder, under `runs` in the collection's."""
+
+    @property
+    def config(self) -> RunConfig:
+        """Its options."""
 
 
-def finished_rows(path: Path, config: RunConfig) -> Sequence[Row] | None:
-    """The rows of a run that has come to its end, None where there is still something to do."""
-    folder = RunFolder(path)
-    rows = read_rows(folder.metrics) if folder.metrics.exists() else []
-    for number in range(1, len(rows) + 1):  # it may have gone beyond what is asked for now
-        if status_of(rows[number - 1 : number], config) != "interrupted":
-            return rows[:number]
-    return None
+AnyRun = TypeVar("AnyRun", bound=Planned)
+
+
+@dataclass(frozen=True)
+class Result(Generic[AnyRun]):
+    """A run, as far as it came.
+
+    Attributes:
+        run: which one.
+        rows: of its `metrics.jsonl`; one more without figures where it failed.
+        status: how it ended.
+        failure: why it could not go on, out of memory say; one line.
+    """
+
+    run: AnyRun
+    rows: Sequence[Row]
+    status: Status | Literal["failed"]
+    failure: str = ""
+
+    @property
+    def last(self) -> Row:
+        """What it ended with."""
+        return self.rows[-1]
+
+    @property
+    def quality(self) -> tuple[float, float]:
+        """Rounds to the target loss, else infinite; then the last loss. Less is better."""
+        rounds = float(self.last.round) if self.status == "reached" else math.inf
+        return rounds, math.inf if self.last.loss is None else self.last.loss
+
+
+def run_folder(collection: Path, run: Planned) -> Path:
+    """Where a run of a collection is."""
+    return collection / "runs" / run.name
+
+
+def finished_runs(collection: Path, runs: Iterable[AnyRun]) -> dict[str, Result[AnyRun]]:
+    """By name those of some runs that have come to their end."""
+    return {run.name: result for run in runs if (result := _finished(collection, run)) is not None}
 
 
 def complete(
-    path: Path, config: RunConfig, data: Dataset, on_row: Callable[[Row], None] = lambda row: None
-) -> tuple[Sequence[Row], Status]:
-    """All rows of a run and how it ended; it is trained as far as it is not yet.
+    collection: Path, run: AnyRun, data: Dataset, on_row: Callable[[Row], None] = lambda row: None
+) -> Result[AnyRun]:
+    """A run that is trained as far as it is not yet, or "failed" where it cannot go on.
 
     Args:
-        path: the run's folder.
-        config: its options.
+        collection: the folder of the collection.
+        run: which one.
         data: what it runs on.
         on_row: called with every new row.
 
     Raises:
-        FailedRunError: when it cannot go on; where a person debugs and it is torch that cannot, torch's own error.
         FolderInUseError: when another process trains it.
+        RuntimeError: torch's own, where a person debugs.
     """
-    rows = finished_rows(path, config)
-    if rows is not None:
-        return rows, status_of(rows, config)
+    result = _finished(collection, run)
+    if result is not None:
+        return result
     try:
-        return _train(path, config, data, on_row)
-    except RuntimeError as error:
-        if os.environ.get(DEBUG_VARIABLE):
-            raise
-        raise FailedRunError(one_line(error)) from error
-
-
-def _train(path: Path, config: RunConfig, data: Dataset, on_row: Callable[[Row], None]) -> tuple[Sequence[Row], Status]:
-    run = Run(config, path, data=data)
-    _clear_unless_saved(path)
-    try:
-        if newest_round(RunFolder(path).checkpoint):
-            _resume(run, path)
-        else:
-            run.start()
-        status = run.train(on_row)
+        return _train(collection, run, data, on_row)
     except FolderInUseError:
         raise
-    except ValueError as error:  # what only the first batch shows, say
-        raise FailedRunError(str(error)) from error
-    return run.rows, status
+    except (ValueError, RuntimeError) as error:  # what only the first batch shows, say, or out of memory
+        if isinstance(error, RuntimeError) and os.environ.get(DEBUG_VARIABLE):
+            raise
+        rows = _rows(collection, run)
+        last = rows[-1] if rows else Row(-1, None, None)
+        return Result(run, [*rows, last.lost()], "failed", one_line(error))
+
+
+def _finished(collection: Path, run: AnyRun) -> Result[AnyRun] | None:
+    """None where there is still something to do."""
+    rows = _rows(collection, run)
+    for number, row in enumerate(rows, start=1):  # it may have gone beyond what is asked for now
+        status = status_of([row], run.config)
+        if status != "interrupted":
+            return Result(run, rows[:number], status)
+    return None
+
+
+def _rows(collection: Path, run: Planned) -> list[Row]:
+    metrics = RunFolder(run_folder(collection, run)).metrics
+    return read_rows(metrics) if metrics.exists() else []
+
+
+def _train(collection: Path, planned: AnyRun, data: Dataset, on_row: Callable[[Row], None]) -> Result[AnyRun]:
+    path = run_folder(collection, planned)
+    run = Run(planned.config, path, data=data)
+    _clear_unless_saved(path)
+    if newest_round(RunFolder(path).checkpoint):
+        _resume(run, path)
+    else:
+        run.start()
+    status = run.train(on_row)
+    return Result(planned, run.rows, status)
 
 
 def _clear_unless_saved(path: Path) -> None:
@@ -95,4 +152,4 @@ def _resume(run: Run, path: Path) -> None:
     except FolderInUseError:
         raise
     except ValueError as error:
-        raise FailedRunError(f"{path} cannot be continued, remove it to begin that run anew: {error}") from error
+        raise ValueError(f"{path} cannot be continued, remove it to begin that run anew: {error}") from error

@@ -19,11 +19,16 @@ class PlannedRun:
     config: RunConfig
 
     @property
+    def setting(self) -> tuple[str, float | None]:
+        """What it has in common with its other seeds."""
+        return self.method, self.lr
+
+    @property
     def name(self) -> str:
         """Its folder's name."""
         short = f"{self.lr or 0:g}"
         rate = "" if self.lr is None else f"-lr{short if float(short) == self.lr else self.lr}"
-        return f"{self.method}{rate}-seed{self.seed}"
+        return f"{self.method.replace(':', '.')}{rate}-seed{self.seed}"
 
 
 def plan_runs(config: CompareConfig) -> list[PlannedRun]:

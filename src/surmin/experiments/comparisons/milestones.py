@@ -24,7 +24,7 @@ def final_loss(results: Sequence[PaperResult]) -> float:
 
 def early_loss(result: PaperResult) -> float | None:
     """The loss after `EARLY` rounds, or at the end of a run that stopped earlier; None where it was given fewer."""
-    ran_out = result.status == "finished" and result.rows[-1].round < EARLY
+    ran_out = result.status == "finished" and result.last.round < EARLY
     return None if ran_out else loss_after(EARLY, result)
 
 
@@ -42,6 +42,6 @@ def spent_until(rows: Sequence[Row]) -> Row | None:
 def write_loss(loss: float, results: Sequence[PaperResult]) -> str:
     """A loss of these runs in two digits; or that they are at their target, or how those ended that have none."""
     if math.isinf(loss):
-        return " or ".join(sorted({result.status for result in results if result.rows[-1].loss is None}))
+        return " or ".join(sorted({result.status for result in results if result.last.loss is None}))
     least = target(results[0])
     return f"≤ {least:g}" if loss <= least else f"{loss:.2g}"

@@ -3,14 +3,13 @@
 import itertools
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 from surmin.data import Dataset
-from surmin.experiments.comparisons.completing import FailedRunError, complete, finished_rows
+from surmin.experiments.comparisons.completing import complete, finished_runs
 from surmin.experiments.comparisons.jobs import each
 from surmin.experiments.comparisons.paper_runs import (
     TUNING_SEED,
@@ -23,18 +22,19 @@ from surmin.experiments.comparisons.paper_runs import (
 )
 from surmin.experiments.configs.paper import PaperConfig
 from surmin.experiments.configs.run import ExperimentConfig, RunConfig
-from surmin.experiments.runs.folder import RunFolder
-from surmin.experiments.runs.metrics import Row, read_rows
+from surmin.experiments.runs.metrics import Row
 from surmin.experiments.runs.problem import load_data
-from surmin.experiments.runs.run import Run, status_of
+from surmin.experiments.runs.run import Run
 from surmin.experiments.runs.team import ALONE
 
+Known = Mapping[str, PaperResult]
+"""What `finished` has found, by the names of runs."""
 TIMED = 3
 """Rounds that the estimate times; the first, in which things are made once, does not count."""
 
 
 def run_paper(
-    config: PaperConfig, path: Path, on_result: Callable[[PaperResult], None] = lambda result: None
+    config: PaperConfig, path: Path, known: Known, on_result: Callable[[PaperResult], None] = lambda result: None
 ) -> list[PaperResult]:
     """Make all runs that are not made yet: first those that tune, then the others; after Ctrl-C, what was begun.
 
@@ -43,19 +43,11 @@ def run_paper(
     Args:
         config: the options.
         path: the grid's folder, claimed already.
+        known: what `finished` has found there.
         on_result: called with every result as it is there, finished earlier or now.
     """
-    grid = cells(config)
-    tuning: dict[Cell, list[PaperResult]] = {cell: [] for cell in grid}
     results: list[PaperResult] = []
-    make = partial(_make, path)
-    for result in each(make, [run for cell in grid for run in tuning_runs(config, cell)], config.jobs):
-        tuning[result.run.cell].append(result)
-        results.append(result)
-        on_result(result)
-        if result.status == "interrupted":
-            return results
-    for result in each(make, [run for c in grid for run in result_runs(config, c, tuning[c])], config.jobs):
+    for result in _results(config, path, known):
         results.append(result)
         on_result(result)
         if result.status == "interrupted":
@@ -63,23 +55,24 @@ def run_paper(
     return results
 
 
-def finished(config: PaperConfig, path: Path) -> list[PaperResult]:
-    """The results of runs that have come to their end; those of a cell only where its tuning has."""
-    found = []
+def finished(config: PaperConfig, path: Path) -> dict[str, PaperResult]:
+    """By name the results of runs that have come to their end; those of a cell only where its tuning has."""
+    found: dict[str, PaperResult] = {}
     for cell in cells(config):
-        tuning = [result for run in tuning_runs(config, cell) if (result := _found(path, run)) is not None]
-        found += tuning
-        if len(tuning) == len(tuning_runs(config, cell)):
-            found += [result for run in result_runs(config, cell, tuning) if (result := _found(path, run)) is not None]
+        runs = tuning_runs(config, cell)
+        tuning = finished_runs(path, runs)
+        found |= tuning
+        if len(tuning) == len(runs):
+            found |= finished_runs(path, result_runs(config, cell, list(tuning.values())))
     return found
 
 
-def estimate(config: PaperConfig, path: Path, scratch: Path) -> dict[Cell, float]:
+def estimate(config: PaperConfig, known: Known, scratch: Path) -> dict[Cell, float]:
     """Seconds that what is left of each cell takes at most, evaluation included, from a few rounds of it timed now.
 
     Args:
         config: the options.
-        path: the grid's folder, with what has been run of it; it need not exist.
+        known: what has been run of it.
         scratch: an empty folder for these rounds.
 
     Raises:
@@ -87,7 +80,7 @@ def estimate(config: PaperConfig, path: Path, scratch: Path) -> dict[Cell, float
     """
     seconds = {}
     for number, cell in enumerate(cells(config)):
-        left = runs_left(config, cell, path)
+        left = runs_left(config, cell, known)
         if not left:
             continue
         first = left[0]
@@ -96,22 +89,20 @@ def estimate(config: PaperConfig, path: Path, scratch: Path) -> dict[Cell, float
         def note(row: Row, times: list[float] = times) -> None:
             times.append(time.perf_counter())
 
-        with suppress(FailedRunError):  # it fails again in its own run, and is recorded there
-            _, status = complete(scratch / str(number), replace(first.config, rounds=TIMED), _data(first.config), note)
-            if status == "interrupted":
-                raise KeyboardInterrupt
+        brief = replace(first, config=replace(first.config, rounds=TIMED))
+        result = complete(scratch / str(number), brief, _data(first.config), note)
+        if result.status == "interrupted":  # what fails does so again in its own run, and is recorded there
+            raise KeyboardInterrupt
         gaps = [after - before for before, after in itertools.pairwise(times)]
         seconds[cell] = statistics.median(gaps or [0.0]) * sum(run.config.rounds for run in left)
     return seconds
 
 
-def runs_left(config: PaperConfig, cell: Cell, path: Path) -> list[PaperRun]:
+def runs_left(config: PaperConfig, cell: Cell, known: Known) -> list[PaperRun]:
     """The runs of a cell that have not come to their end; before its tuning has, its results at any setting."""
-    runs = tuning_runs(config, cell)
-    tuning = [result for run in runs if (result := _found(path, run)) is not None]
-    made = {result.run.name for result in tuning}
-    left = [run for run in runs if run.name not in made]
-    return [*left, *(run for run in result_runs(config, cell, tuning) if left or _found(path, run) is None)]
+    tuning = tuning_runs(config, cell)
+    results = result_runs(config, cell, [known[run.name] for run in tuning if run.name in known])
+    return [run for run in (*tuning, *results) if run.name not in known]
 
 
 def check_grid(config: PaperConfig) -> None:
@@ -134,28 +125,25 @@ def check_grid(config: PaperConfig) -> None:
         raise ValueError("; ".join(complaints.values()) + advice)
 
 
-def _found(path: Path, run: PaperRun) -> PaperResult | None:
-    rows = finished_rows(_folder(path, run), run.config)
-    return None if rows is None else PaperResult(run, rows, status_of(rows, run.config))
+def _results(config: PaperConfig, path: Path, known: Known) -> Iterator[PaperResult]:
+    """All results of the grid in order; those that are not known are made."""
+    grid = cells(config)
+    tuning: dict[Cell, list[PaperResult]] = {cell: [] for cell in grid}
+    results_of = partial(_results_of, config.jobs, path, known)
+    for result in results_of([run for cell in grid for run in tuning_runs(config, cell)]):
+        tuning[result.run.cell].append(result)
+        yield result
+    yield from results_of([run for cell in grid for run in result_runs(config, cell, tuning[cell])])
 
 
-def _folder(path: Path, run: PaperRun) -> Path:
-    return path / "runs" / run.name
+def _results_of(jobs: int, path: Path, known: Known, runs: Sequence[PaperRun]) -> Iterator[PaperResult]:
+    made = each(partial(_make, path), [run for run in runs if run.name not in known], jobs)
+    for run in runs:
+        yield known[run.name] if run.name in known else next(made)
 
 
 def _make(path: Path, run: PaperRun) -> PaperResult:
-    folder = _folder(path, run)
-    try:
-        rows, status = complete(folder, run.config, _data(run.config))
-    except FailedRunError as error:
-        return _failed(run, RunFolder(folder).metrics, str(error))
-    return PaperResult(run, rows, status)
-
-
-def _failed(run: PaperRun, metrics: Path, failure: str) -> PaperResult:
-    rows = read_rows(metrics) if metrics.exists() else []
-    last = rows[-1] if rows else Row(-1, None, None)
-    return PaperResult(run, [*rows, last.lost()], "failed", failure)
+    return complete(path, run, _data(run.config))
 
 
 def _data(config: RunConfig) -> Dataset:

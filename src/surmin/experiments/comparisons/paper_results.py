@@ -16,7 +16,7 @@ SPENT = ("round", "seconds", "gradient_equivalents", "messages", "bytes", "forwa
 
 def write_paper_results(path: Path, results: Sequence[PaperResult]) -> None:
     """Replace `results.csv`, how every run ended; empty where a figure does not apply."""
-    rows = [{**_describe(result), **asdict(result.rows[-1]), "status": result.status} for result in results]
+    rows = [{**_describe(result), **asdict(result.last), "status": result.status} for result in results]
     write_table(path, (*RUN, *FIGURES, "status"), rows)
 
 

@@ -1,16 +1,14 @@
-"""Which runs the paper's grid consists of, and what is known of one that has been made."""
+"""Which runs the paper's grid consists of."""
 
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from surmin.experiments.comparisons.completing import Result
 from surmin.experiments.configs.contenders import CONTENDERS, write_value
 from surmin.experiments.configs.paper import MOST_SEEDS, PaperConfig
 from surmin.experiments.configs.run import RunConfig
-from surmin.experiments.runs.metrics import Row
-from surmin.experiments.runs.run import Status
 
 TUNING_SEED = MOST_SEEDS
 """How far the seed that settings are chosen on is from the first that results come from."""
@@ -54,28 +52,7 @@ class PaperRun:
         return f"layers{self.cell.layers}/{self.cell.contender}{steps}{values}-{kind}"
 
 
-@dataclass(frozen=True)
-class PaperResult:
-    """A run that has been made.
-
-    Attributes:
-        run: which one.
-        rows: of its `metrics.jsonl`; one more without figures where it failed.
-        status: how it ended.
-        failure: what torch said where it could not go on, out of memory say.
-    """
-
-    run: PaperRun
-    rows: Sequence[Row]
-    status: Status | Literal["failed"]
-    failure: str = ""
-
-    @property
-    def quality(self) -> tuple[float, float]:
-        """Rounds to the target loss, else infinite; then the last loss. Less is better."""
-        rounds = float(self.rows[-1].round) if self.status == "reached" else math.inf
-        loss = self.rows[-1].loss
-        return rounds, math.inf if loss is None else loss
+PaperResult = Result[PaperRun]
 
 
 def by_cell(results: Iterable[PaperResult]) -> dict[Cell, list[PaperResult]]:

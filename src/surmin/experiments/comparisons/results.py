@@ -1,4 +1,4 @@
-"""What a comparison found: one result a run, the learning rates chosen, and the summary of each method."""
+"""What a comparison found: the learning rates chosen, and the summary of each method."""
 
 import math
 import statistics
@@ -7,35 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from surmin.experiments.comparisons.completing import Result
 from surmin.experiments.comparisons.grid import PlannedRun
 from surmin.experiments.files import write_table
 from surmin.experiments.runs.metrics import FIGURES, Row
-from surmin.experiments.runs.run import Status
 
 COLUMNS = ("method", "lr", "seed", *FIGURES, "status", "chosen")
 CHOICE_RULE = (
     "Where several learning rates were tried, the one shown is the one that reached the target loss in the fewest "
     "rounds, else the one with the lowest final loss; both as medians over seeds. Every run tried is listed."
 )
-
-
-@dataclass(frozen=True)
-class Result:
-    """One run, as far as it came."""
-
-    run: PlannedRun
-    rows: Sequence[Row]
-    status: Status
-
-    @property
-    def setting(self) -> tuple[str, float | None]:
-        """What the run has in common with its other seeds."""
-        return self.run.method, self.run.lr
-
-    @property
-    def last(self) -> Row:
-        """The network it ended with."""
-        return self.rows[-1]
+CompareResult = Result[PlannedRun]
 
 
 @dataclass(frozen=True)
@@ -61,7 +43,7 @@ class Summary:
 
     method: str
     lr: float | None
-    results: Sequence[Result]
+    results: Sequence[CompareResult]
     figures: Mapping[str, Spread]
 
     @property
@@ -75,24 +57,24 @@ class Summary:
         return count_statuses(result.status for result in self.results)
 
 
-def by_setting(results: Sequence[Result]) -> dict[tuple[str, float | None], list[Result]]:
+def by_setting(results: Sequence[CompareResult]) -> dict[tuple[str, float | None], list[CompareResult]]:
     """Results of the same method and learning rate together, in order."""
-    groups: dict[tuple[str, float | None], list[Result]] = {}
+    groups: dict[tuple[str, float | None], list[CompareResult]] = {}
     for result in results:
-        groups.setdefault(result.setting, []).append(result)
+        groups.setdefault(result.run.setting, []).append(result)
     return groups
 
 
-def choose(results: Sequence[Result]) -> dict[str, list[Result]]:
+def choose(results: Sequence[CompareResult]) -> dict[str, list[CompareResult]]:
     """For every method the runs at its best learning rate, by `CHOICE_RULE`."""
-    best: dict[str, list[Result]] = {}
+    best: dict[str, list[CompareResult]] = {}
     for (method, _), group in by_setting(results).items():
         if method not in best or _quality(group) < _quality(best[method]):
             best[method] = group
     return best
 
 
-def summarize(results: Sequence[Result]) -> list[Summary]:
+def summarize(results: Sequence[CompareResult]) -> list[Summary]:
     """One summary a method, in the order of the results."""
     return [
         Summary(
@@ -124,7 +106,7 @@ def count_statuses(statuses: Iterable[str]) -> str:
     return ", ".join(counts if len(counts) == 1 else [f"{count} {status}" for status, count in counts.items()])
 
 
-def write_results(path: Path, results: Sequence[Result]) -> None:
+def write_results(path: Path, results: Sequence[CompareResult]) -> None:
     """Replace `results.csv`: one line a run with its last row's figures; empty where a figure does not apply."""
     chosen = {id(result) for group in choose(results).values() for result in group}
     rows = []
@@ -135,7 +117,6 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
     write_table(path, COLUMNS, rows)
 
 
-def _quality(group: Sequence[Result]) -> tuple[float, float]:
-    rounds = [float(result.last.round) if result.status == "reached" else math.inf for result in group]
-    losses = [math.inf if result.last.loss is None else result.last.loss for result in group]
+def _quality(group: Sequence[CompareResult]) -> tuple[float, float]:
+    rounds, losses = zip(*(result.quality for result in group), strict=True)
     return statistics.median(rounds), statistics.median(losses)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+MODELS = ("mlp", "cnn", "gpt")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProblemConfig:
@@ -12,7 +14,8 @@ class ProblemConfig:
         data: digits, mnist, text, a folder of IDX files, or an .npz file.
         data_dir: where the files of mnist or text are.
         train_samples: keep only the first so many training samples.
-        model: kind of network.
+        model: mlp, cnn or gpt, or module:function of your own, which is called with those of input_shape, outputs,
+            layers, width and activation that it has parameters for, and returns a module.
         layers: layers with weights; for gpt, transformer blocks.
         width: size of a hidden layer, channels of a convolution, or size of a token's vector.
         activation: relu, tanh, softplus, sigmoid, gelu, elu, silu or identity; relu if not given, gelu for gpt.
@@ -25,7 +28,7 @@ class ProblemConfig:
     data: str = "digits"
     data_dir: str | None = None
     train_samples: int | None = None
-    model: Literal["mlp", "cnn", "gpt"] = "mlp"
+    model: str = "mlp"
     layers: int = 8
     width: int = 64
     activation: str | None = None

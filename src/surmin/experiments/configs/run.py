@@ -9,10 +9,12 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 from tyro.conf import Fixed, Suppress, arg
 
-from surmin.experiments.configs.problem import ProblemConfig
+from surmin.errors import did_you_mean
+from surmin.experiments.configs.problem import MODELS, ProblemConfig
 from surmin.experiments.configs.surrogate import SURROGATE_OPTIONS, SurrogateConfig
 from surmin.launch.deadlines import Deadlines
 from surmin.methods.registry import METHODS, check_options, flag
+from surmin.own_code import is_own
 from surmin.value_types import check_types
 
 METHOD_OPTIONS = (
@@ -87,6 +89,11 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
     def check(self) -> None:
         """Raise ValueError for an impossible value, naming the option; what needs the data is checked later."""
         check_types(vars(self), get_type_hints(type(self)))
+        if self.model not in MODELS and not is_own(self.model):
+            raise ValueError(
+                f"unknown model {self.model!r}: {did_you_mean(self.model, MODELS)}choose {', '.join(MODELS)}, or "
+                "module:function of your own"
+            )
         least = {"layers": 1, "width": 1, "stages": 1, "workers": 1, "microbatches": 1, "threads": 1}
         check_least(self, **least, replicas=1, rounds=0, batch_size=0, seed=0)
         check_most(self)
@@ -145,7 +152,7 @@ class RunConfig(ExperimentConfig):
 
     command: ClassVar[str] = "train"
 
-    method: Annotated[str, arg(help=f"one of {', '.join(METHODS)}.")] = "sm"
+    method: Annotated[str, arg(help=f"one of {', '.join(METHODS)}; or module:builder of your own.")] = "sm"
     lr: float | None = None
     checkpoint_seconds: float = 30.0
 
@@ -156,7 +163,8 @@ class RunConfig(ExperimentConfig):
     def check(self) -> None:
         """As above; the method must be known and take the options given."""
         super().check()
-        check_options(self.method, self.given_options())
+        if not is_own(self.method):  # that is looked at when it is built: nothing is imported because a file says so
+            check_options(self.method, self.given_options())
         if self.lr is not None and not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be a positive number, got {self.lr}")
         if not 0 <= self.checkpoint_seconds < math.inf:
@@ -182,7 +190,9 @@ class CompareConfig(ExperimentConfig):
 
     command: ClassVar[str] = "compare"
 
-    methods: Annotated[str, arg(help=f"names separated by commas, or all: {', '.join(METHODS)}.")] = "sm,adam,gd-armijo"
+    methods: Annotated[
+        str, arg(help=f"names separated by commas, or all: {', '.join(METHODS)}; or module:builder of your own.")
+    ] = "sm,adam,gd-armijo"
     lr: tuple[str, ...] = ()
     seeds: int = 1
     schedule: Annotated[Literal["posted", "gpipe", "1f1b"], Suppress, Fixed] = "posted"

@@ -9,8 +9,8 @@ class SurrogateConfig:
     """How sm, and methods of its kind, build their local losses; None leaves the method's own default.
 
     Attributes:
-        preset: of sm: compute (least time where trips are cheap), links (fewer trips), trips (fewest; for slow
-            links) or paper.
+        preset: of sm: compute (least time where trips are cheap), links (half the bytes), trips (fewest trips
+            and bytes; for slow links) or paper.
         curvature: of sm: what goes down the pipe, factor, sample or scalar.
         local: of sm: local losses that are quadratic or nonlinear.
         order: of sm: stages solve in parallel, or sequential, each when the moved activations reach it.

@@ -46,7 +46,7 @@ def default_folder(command: str, data: str) -> Path:
 
     It is not made yet, so that a command that is refused leaves nothing: other processes choose other names.
     """
-    name = f"{command}-{data_name(data)}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    name = f"{command.replace(':', '.')}-{data_name(data)}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
     paths = (Path("runs") / f"{name}{ending}" for ending in chain([""], (f"-{number}" for number in count(2))))
     return next(path for path in paths if not path.exists())
 

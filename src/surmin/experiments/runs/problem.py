@@ -1,5 +1,6 @@
 """From a configuration to data, a network and its pipeline."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from surmin.experiments.runs.team import Team, choose_device
 from surmin.losses import CrossEntropy
 from surmin.methods.registry import takes
 from surmin.models import build_model
+from surmin.own_code import is_own, load_own
 from surmin.pipeline.distributed import Pipeline
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.placement import spread
@@ -102,6 +104,8 @@ def build_network(config: ExperimentConfig, data: Dataset) -> nn.Sequential:
         ValueError: when it cannot be built for this data.
     """
     torch.manual_seed(config.seed)
+    if is_own(config.model):
+        return _own_network(config, data)
     return build_model(
         config.model,
         input_shape=data.input_shape,
@@ -111,6 +115,17 @@ def build_network(config: ExperimentConfig, data: Dataset) -> nn.Sequential:
         activation=config.activation,
         tokens=data.has_tokens,
     )
+
+
+def _own_network(config: ExperimentConfig, data: Dataset) -> nn.Sequential:
+    build = load_own(config.model)
+    offered = {"input_shape": data.input_shape, "outputs": data.classes}
+    offered |= {name: getattr(config, name) for name in ("layers", "width", "activation")}
+    asked = inspect.signature(build).parameters
+    network = build(**{name: value for name, value in offered.items() if name in asked})
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{config.model} must return a torch.nn.Module, it returned {type(network).__name__}")
+    return network if isinstance(network, nn.Sequential) else nn.Sequential(network)
 
 
 def trainable_layers(model: nn.Sequential) -> int:

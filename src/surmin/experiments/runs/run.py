@@ -77,7 +77,7 @@ class Run:
             )
         self._writers = team.first(self.problem.position.length)
         self._options = method_options(config.method, self.problem.data, config.given_options())
-        self._method = build_method(config.method, self.problem.pipeline, self._options, config.seed)
+        self._method = build_method(config.method, self.problem.pipeline, seed=config.seed, **self._options)
 
     @property
     def status(self) -> Status:

@@ -4,18 +4,18 @@ Legend: Lemma 1 multiplies M_i on its way down. With `factor` it reaches block i
 s_{i-1} = s_i - 1/κ_i (so s_i = i/m for κ = m); `scalar` and `sample` have it in their L_i.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from surmin.curvature.output_curvature import BlockCurvature, Message
+from surmin.curvature.output_curvature import OutputCurvature, draw_seed
 from surmin.curvature.scalar import DecoupledHessian
-from surmin.experiments.theory.dense import DenseNetwork, surrogate_hessian
+from surmin.experiments.theory.dense import DenseHessian, DenseNetwork, surrogate_hessian
+from surmin.experiments.theory.expansion import block_waves, exactly
 from surmin.options import Options
 from surmin.pipeline.in_process import InProcessPipeline
-from surmin.pipeline.wave import Wave
-from surmin.stages.block import Block, cut_blocks
+from surmin.pipeline.wave import BlockWaves, Wave
 from surmin.upper_bound import inflation, output_curvature
 
 SMALLEST_SHARE = 1e-12
@@ -59,18 +59,6 @@ class DecoupledBlock:
         return self.gradient.double().dot(step) + quadratic + 2 * cubic / 3 * step.norm() ** 3
 
 
-@dataclass(frozen=True)
-class _Left:
-    """What the waves left in one block, and the curvature's messages above and below it."""
-
-    block: Block
-    gradient: Tensor
-    cotangent: Tensor
-    curvature: BlockCurvature
-    above: Message
-    below: Message | None
-
-
 def decoupled_blocks(
     pipeline: InProcessPipeline, wave: Wave, dense: DenseNetwork, options: Options
 ) -> list[DecoupledBlock]:
@@ -83,111 +71,84 @@ def decoupled_blocks(
         options: which curvature and blocks; it is taken exactly and on the whole batch.
     """
     options = exactly(options)
-    left = _curvature_wave(pipeline, wave, options)
-    trainable = [position for position, block in enumerate(dense.blocks) if block.size]
-    kappas = inflation(options, len(trainable))
+    curvature = output_curvature(options)
+    waves = block_waves(pipeline, wave, options)
+    below = [_below(own, curvature, options.seed, len(dense.inputs)) for own in waves]
+    positions = [position for position, block in enumerate(dense.blocks) if block.size]
+    blocks = list(zip(waves, below, positions, inflation(options, len(waves)), strict=True))
     if options.curvature != "factor":
-        return [_scalar_block(left[position], position, dense) for position in trainable]
+        return [_scalar_block(own, message, position, dense) for own, message, position, _ in blocks]
     by_parameters, by_inputs = dense.jacobians()
     hessians = dense.loss_hessians()
     if options.top_factor == "smoothness":
         constant = dense.loss.smoothness(dense.points[-1])
         hessians = constant * torch.eye(hessians.shape[1]).to(hessians).expand_as(hessians)
     found, share = [], 1.0
-    for position, kappa in zip(reversed(trainable), reversed(kappas), strict=True):
-        exact = _Jacobians(by_parameters[position], by_inputs[position], hessians)
-        found.append(_factor_block(left[position], position, exact, kappa, share))
+    for own, message, position, kappa in reversed(blocks):
+        exact = _gauss_newton(by_parameters[position], by_inputs[position], hessians)
+        found.append(_factor_block(own, message, position, exact, kappa, share))
         share -= 1 / kappa
     return found[::-1]
 
 
-def _curvature_wave(pipeline: InProcessPipeline, wave: Wave, options: Options) -> dict[int, _Left]:
-    """Waves 2 and 3 over the network itself, whole batch and exact rank, by the blocks' positions."""
-    blocks = cut_blocks(pipeline.stages, options.blocks)
-    starts = {stage: [b.start for b in own if b.start] for stage, own in zip(pipeline.stages, blocks, strict=True)}
-    gradients = pipeline.backward(wave, starts)
-    curvature = output_curvature(options)
-    flat = [(stage, block) for stage, own in enumerate(blocks) for block in own]
-    found: dict[int, _Left] = {}
-    with torch.no_grad():
-        messages = curvature.top(pipeline.loss, wave.outputs, wave.targets, options.seed)
-        for position in reversed(range(len(flat))):
-            stage, block = flat[position]
-            tapes = wave.tapes[stage]
-            own, below = curvature.descend(block, tapes, messages, wave.shape[0], options.seed)
-            if block.size:
-                gradient = torch.cat(gradients[pipeline.stages[stage]][block.start : block.stop])
-                under = None if block.index == 0 else below[0]
-                found[position] = _Left(block, gradient, tapes[0].cotangents[block.stop], own, messages[0], under)
-            if block.index == 0:
-                break
-            messages = below
-    return found
+@torch.no_grad()
+def _below(own: BlockWaves, curvature: OutputCurvature, seed: int, samples: int) -> Tensor | None:
+    """What went down from a block; nothing from the first that trains."""
+    if not own.block.index:
+        return None
+    _, below = curvature.descend(own.block, own.tapes, own.messages, samples, draw_seed(seed, own.block.index))
+    return below[0][0].double()
 
 
-def _scalar_block(left: _Left, position: int, dense: DenseNetwork) -> DecoupledBlock:
+def _scalar_block(own: BlockWaves, below: Tensor | None, position: int, dense: DenseNetwork) -> DecoupledBlock:
     """ℍ and L_{i-1} against H_θθ + H_zθᵀ H_zθ / δ and λ_max(H_zz), all with the L_i that arrived."""
     samples = len(dense.inputs)
-    above = left.above[0].double().expand(samples)
-    cotangent = samples * left.cotangent.double()
+    above = own.messages[0][0].double().expand(samples)
+    cotangent = samples * _cotangent(own).double()
     exact = surrogate_hessian(dense.blocks[position], dense.points[position], cotangent, above)
-    matrix = _matrix(left)
-    if left.below is None:
-        own = exact.tt / samples
-        return _decoupled(left, position, matrix, own, 1.0, Conditions(_lowest(matrix - own, matrix)))
-    below = left.below[0].double().expand(samples)
-    assert isinstance(left.curvature, DecoupledHessian) and left.curvature.inverse_delta is not None
-    deltas = left.curvature.inverse_delta.double().reciprocal().expand(samples)
+    matrix, tt = _matrix(own), exact.tt / samples
+    if below is None:
+        return _decoupled(own, position, matrix, tt, 1.0, Conditions(_lowest(matrix - tt, matrix)))
+    constants = below.expand(samples)
+    assert isinstance(own.curvature, DecoupledHessian) and own.curvature.inverse_delta is not None
+    deltas = own.curvature.inverse_delta.double().reciprocal().expand(samples)
     mixed = exact.zt / deltas.sqrt().view(-1, 1, 1)
     reference = (exact.tt + torch.einsum("ndp,ndq->pq", mixed, mixed)) / samples
     largest = torch.linalg.eigvalsh(exact.zz)[:, -1]
-    if len(left.below[0]) == 1:
+    if len(below) == 1:
         largest = largest.max().expand(samples)
-    room = torch.diag_embed(below.view(-1, 1).expand(samples, exact.zz.shape[1])) - exact.zz
-    shortfall = ((largest - (below - deltas)) / largest.abs().clamp_min(torch.finfo(torch.float64).tiny)).max()
+    room = torch.diag_embed(constants.view(-1, 1).expand(samples, exact.zz.shape[1])) - exact.zz
+    shortfall = ((largest - (constants - deltas)) / largest.abs().clamp_min(torch.finfo(torch.float64).tiny)).max()
     conditions = Conditions(
-        first=float(torch.linalg.eigvalsh(room)[:, 0].min() / below.abs().max()),
-        second=_second(matrix, exact.tt / samples, room, exact.zt, torch.finfo(room.dtype).eps),
+        first=float(torch.linalg.eigvalsh(room)[:, 0].min() / constants.abs().max()),
+        second=_second(matrix, tt, room, exact.zt, torch.finfo(room.dtype).eps),
         eigenvalue_error=float(shortfall),
     )
-    return _decoupled(left, position, matrix, reference, 1.0, conditions)
+    return _decoupled(own, position, matrix, reference, 1.0, conditions)
 
 
-@dataclass(frozen=True)
-class _Jacobians:
-    """J_θ (n, C, P) and J_z (n, C, D) of the network's output, and ∇²ℓ (n, C, C)."""
-
-    theta: Tensor
-    z: Tensor
-    curvature: Tensor
-
-    @property
-    def tt(self) -> Tensor:
-        return torch.einsum("ncp,ncq->pq", self.theta, self.curvature @ self.theta) / len(self.theta)
-
-    @property
-    def zz(self) -> Tensor:
-        return self.z.transpose(1, 2) @ self.curvature @ self.z
-
-    @property
-    def zt(self) -> Tensor:
-        return self.z.transpose(1, 2) @ self.curvature @ self.theta
+def _gauss_newton(theta: Tensor, z: Tensor, curvature: Tensor) -> DenseHessian:
+    """Jᵀ ∇²ℓ J, from J_θ (n, C, P) and J_z (n, C, D) of the network's output, and ∇²ℓ (n, C, C)."""
+    pulled = z.transpose(1, 2) @ curvature
+    return DenseHessian(pulled @ z, pulled @ theta, torch.einsum("ncp,ncq->pq", theta, curvature @ theta))
 
 
-def _factor_block(left: _Left, position: int, exact: _Jacobians, kappa: float, share: float) -> DecoupledBlock:
+def _factor_block(
+    own: BlockWaves, below: Tensor | None, position: int, exact: DenseHessian, kappa: float, share: float
+) -> DecoupledBlock:
     """G, and the columns R that go down, against Jᵀ ∇²ℓ J; all times s_i, so that ℍ_zz = s_i/s_{i-1} R Rᵀ."""
-    matrix, own, bound = _matrix(left), exact.tt, share * kappa
-    if left.below is None:
-        return _decoupled(left, position, matrix, own, kappa, Conditions(_lowest(bound * matrix - own, own)))
-    columns = left.below[0].double().flatten(2)
+    matrix, tt, bound = _matrix(own), exact.tt / len(exact.zz), share * kappa
+    if below is None:
+        return _decoupled(own, position, matrix, tt, kappa, Conditions(_lowest(bound * matrix - tt, tt)))
+    columns = below.flatten(2)
     sent = share / max(share - 1 / kappa, SMALLEST_SHARE) * torch.einsum("knd,kne->nde", columns, columns)
-    room, noise = sent - exact.zz, torch.finfo(left.gradient.dtype).eps ** 0.5
+    room, noise = sent - exact.zz, torch.finfo(own.gradient.dtype).eps ** 0.5
     scale = sent.abs().amax().clamp_min(torch.finfo(sent.dtype).tiny)
     conditions = Conditions(
-        second=_second(bound * matrix, own, room, exact.zt, noise),
+        second=_second(bound * matrix, tt, room, exact.zt, noise),
         first=float(torch.linalg.eigvalsh(room)[:, 0].min() / scale),
     )
-    return _decoupled(left, position, matrix, own, kappa, conditions)
+    return _decoupled(own, position, matrix, tt, kappa, conditions)
 
 
 def _second(bound: Tensor, own: Tensor, room: Tensor, mixed: Tensor, noise: float) -> float:
@@ -207,18 +168,17 @@ def _lowest(matrix: Tensor, scale: Tensor) -> float:
 
 
 def _decoupled(
-    left: _Left, position: int, matrix: Tensor, reference: Tensor, inflation: float, conditions: Conditions
+    own: BlockWaves, position: int, matrix: Tensor, reference: Tensor, inflation: float, conditions: Conditions
 ) -> DecoupledBlock:
-    return DecoupledBlock(position, left.gradient, left.cotangent, matrix, reference, inflation, conditions)
+    return DecoupledBlock(position, own.gradient, _cotangent(own), matrix, reference, inflation, conditions)
+
+
+def _cotangent(own: BlockWaves) -> Tensor:
+    return own.tapes[0].cotangents[own.block.stop]
 
 
 @torch.no_grad()
-def _matrix(left: _Left) -> Tensor:
+def _matrix(own: BlockWaves) -> Tensor:
     """The block's curvature, product by product."""
-    units = torch.eye(left.block.size, dtype=left.gradient.dtype, device=left.gradient.device)
-    return torch.stack([left.curvature.product(unit) for unit in units], dim=1).double()
-
-
-def exactly(options: Options) -> Options:
-    """The same local losses of the whole batch, of full rank, and of blocks that move together."""
-    return replace(options, rank=None, curvature_fraction=1.0, wire=None, order="parallel")
+    units = torch.eye(len(own.gradient), dtype=own.gradient.dtype, device=own.gradient.device)
+    return torch.stack([own.curvature.product(unit) for unit in units], dim=1).double()

@@ -1,16 +1,16 @@
 """The local losses of a network at its current parameters: whole batch, exact curvature, nothing adapted."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from surmin.curvature.eigenvalue import lanczos
 from surmin.curvature.output_curvature import Message
-from surmin.experiments.theory.decoupled import exactly
 from surmin.options import Options
 from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.wave import BlockWaves, Wave
 from surmin.stages.block import Block
 from surmin.surrogates.local_loss import LocalLoss
 from surmin.upper_bound import inflation, output_curvature
@@ -66,19 +66,29 @@ def expand(pipeline: InProcessPipeline, inputs: Tensor, targets: Tensor, options
     Raises:
         ValueError: for a batch that does not fit.
     """
-    cut, count = pipeline.cut(options.blocks)
-    boundaries = {own[0].stage: [block.start for block in own if block.start] for own in cut}
-    wave = pipeline.forward(inputs, targets, boundaries)
-    gradients = pipeline.backward(wave, boundaries)
     options = exactly(options)
-    found = pipeline.curvature(wave, gradients, cut, output_curvature(options), options.seed)
+    wave = pipeline.forward(inputs, targets)
+    found = block_waves(pipeline, wave, options)
     blocks = [
         LocalBlock(
             own.block, LocalLoss(own.gradient, own.curvature.product, kappa, cubic=options.cubic), own.messages[0]
         )
-        for own, kappa in zip(found, inflation(options, count), strict=True)
+        for own, kappa in zip(found, inflation(options, len(found)), strict=True)
     ]
     return Expansion(float(wave.loss), blocks)
+
+
+def exactly(options: Options) -> Options:
+    """The same local losses of the whole batch, of full rank, and of blocks that move together."""
+    return replace(options, rank=None, curvature_fraction=1.0, wire=None, order="parallel")
+
+
+def block_waves(pipeline: InProcessPipeline, wave: Wave, options: Options) -> list[BlockWaves]:
+    """Waves 2 and 3: what they leave in every trainable block, with the gradient kept at every block's boundary."""
+    cut, _ = pipeline.cut(options.blocks)
+    boundaries = {own[0].stage: [block.start for block in own if block.start] for own in cut}
+    gradients = pipeline.backward(wave, boundaries)
+    return pipeline.curvature(wave, gradients, cut, output_curvature(options), options.seed)
 
 
 def largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor, steps: int) -> float:

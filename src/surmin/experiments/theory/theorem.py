@@ -139,10 +139,8 @@ def run_theorem(
         tell: called with the rounds done.
 
     Raises:
-        ValueError: for a cubic term, with which no local loss is smooth everywhere; or where nothing curves.
+        ValueError: where nothing curves.
     """
-    if options.cubic:
-        raise ValueError("Theorem 1 needs smooth local losses: a cubic term is not, so leave cubic at 0")
     start = {name: value.detach().clone() for name, value in pipeline.parameters.items()}
     here = expand(pipeline, inputs, targets, options)
     smoothness, restarts = OVERSHOOT * _smoothness(here, lanczos_steps), 0

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -41,13 +42,13 @@ def trace_runs(config: TimelineConfig, team: Team) -> dict[str, Timeline] | None
 
 
 def _trace(
-    config: TimelineConfig, data: Dataset, team: Team, method: str, options: dict[str, object], steps: int
+    config: TimelineConfig, data: Dataset, team: Team, method: str, options: dict[str, Any], steps: int
 ) -> list[list[Span]]:
     """Spans of every worker. Both runs begin with the same network, and leave out samples that fill no micro-batch."""
     pipeline = build_problem(config, data, team).pipeline
     samples = len(data.train_inputs) // config.microbatches * config.microbatches
     batch = data.train_inputs[:samples], data.train_targets[:samples]
-    step = _stepper(build_method(method, pipeline, options, config.seed), *batch)
+    step = _stepper(build_method(method, pipeline, seed=config.seed, **options), *batch)
     step(WARM_UP)
     clock = synchronized_clock(data.train_inputs.device)
     pipeline.tracer = recorder = SpanRecorder(team.rank, clock=clock, origin=common_origin(team, clock))

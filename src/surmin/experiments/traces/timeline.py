@@ -86,13 +86,7 @@ class Timeline:
 
 
 def theoretical_bubble(workers: int, microbatches: int) -> float:
-    """Idle share of a pipeline whose stages take equally long and whose messages take no time: (K - 1) / (M + K - 1).
-
-    Raises:
-        ValueError: when either is less than 1.
-    """
-    if workers < 1 or microbatches < 1:
-        raise ValueError(f"workers and microbatches must be at least 1, got {workers} and {microbatches}")
+    """Idle share of a pipeline of equally slow stages whose messages take no time: (K - 1) / (M + K - 1)."""
     return (workers - 1) / (microbatches + workers - 1)
 
 

@@ -64,11 +64,6 @@ class LocalLearning(Stagewise):
         with self.pipeline.work.phase(("parameters' gradient", part.shape, position)):
             found.gradients[stage] = stage.backward(tape, cotangent, total=found.gradients.get(stage))
 
-    def true_gradient(self, tape: Tape, targets: Tensor, samples: int, found: Round) -> Tensor:
-        """Of the mean loss over all samples of the batch in the network's output, whose losses are noted."""
-        found.score(tape.output, targets)
-        return self.pipeline.output_gradient(tape.output, targets, samples)
-
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's memory by parameter, and the networks beside the stages."""
         return {**super().state_dict(), "auxiliary": self.auxiliary.state_dict()}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -46,11 +47,23 @@ def named_state(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> dict[
     return {name: deepcopy(remembered[place]) for name, place in places.items() if place in remembered}
 
 
-def load_named_state(optimizer: Optimizer, parameters: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Take up a state that `named_state` returned.
+def named_settings(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """The numbers that an optimizer goes by for each of these parameters: its learning rate and their like."""
+    settings = {place: _numbers(group) for group in optimizer.state_dict()["param_groups"] for place in group["params"]}
+    return {name: dict(settings[place]) for name, place in _places(optimizer, parameters).items()}
+
+
+def load_named_state(
+    optimizer: Optimizer,
+    parameters: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> None:
+    """Take up a state that `named_state` returned, and settings of `named_settings`.
 
     Raises:
-        ValueError: when it belongs to other parameters or to another optimizer; nothing has changed then.
+        ValueError: when it belongs to other parameters or to another optimizer, or parameters of one group here had
+            different settings; nothing has changed then.
     """
     index = _places(optimizer, parameters)
     foreign = sorted(set(state) - set(index))
@@ -65,8 +78,24 @@ def load_named_state(optimizer: Optimizer, parameters: Mapping[str, Tensor], sta
                 f"the optimizer's state of {name} has {found} where {kind} has {wanted} here: it is of "
                 "another optimizer or another network"
             )
+    groups = optimizer.state_dict()["param_groups"]
+    for group in groups:
+        group |= _settings_of(group["params"], {index[name]: own for name, own in settings.items() if name in index})
     packed = {index[name]: deepcopy(values) for name, values in state.items()}
-    optimizer.load_state_dict({"state": packed, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict({"state": packed, "param_groups": groups})
+
+
+def _settings_of(places: Iterable[int], settings: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the parameters of a group have in common."""
+    found = [settings[place] for place in places if place in settings]
+    if any(own != found[0] for own in found):
+        raise ValueError("parameters that are in one group of the optimizer here were saved with different settings")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in (found or [{}])[0].items()}
+
+
+def _numbers(group: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = {name: value for name, value in group.items() if type(value) in (int, float)}
+    return numbers | {name: list(value) for name, value in group.items() if isinstance(value, tuple)}
 
 
 def _places(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, int]:

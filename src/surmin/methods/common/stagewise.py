@@ -16,6 +16,7 @@ from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.stages.stage import Stage
+from surmin.stages.tape import Tape
 
 ACTIVATION, GRADIENT = "activation", "gradient"
 """The usual names of channels: the first leads up, the second down."""
@@ -55,7 +56,6 @@ class Stagewise(ABC):
         pipeline: the network.
         optimizer: "sgd" (momentum 0.9), "gd" or "adam".
         lr: its learning rate.
-        upwards: names of the channels that lead to the stage above.
         downwards: names of the channels that lead to the stage below.
 
     Raises:
@@ -63,12 +63,11 @@ class Stagewise(ABC):
     """
 
     def __init__(
-        self, pipeline: WorkerPipeline, optimizer: str, lr: float,
-        upwards: Sequence[str] = (ACTIVATION,), downwards: Sequence[str] = (GRADIENT,),
-    ) -> None:  # fmt: skip
+        self, pipeline: WorkerPipeline, optimizer: str, lr: float, downwards: Sequence[str] = (GRADIENT,)
+    ) -> None:
         self.pipeline = pipeline
         self.optimizer = make_optimizer(pipeline.parameters.values(), optimizer, lr)
-        self.exchange = pipeline.exchange(upwards, downwards)
+        self.exchange = pipeline.exchange((ACTIVATION,), downwards)
 
     @abstractmethod
     def run(self, inputs: Tensor, targets: Tensor, found: Round) -> None:
@@ -98,6 +97,20 @@ class Stagewise(ABC):
         with self.pipeline.tracer.span("U"):
             step_along(self.optimizer, gradients)
         return meter.report(inputs.shape, found.loss, math.sqrt(float(squared_norm(gradients))))
+
+    def true_gradient(self, tape: Tape, targets: Tensor, samples: int, found: Round) -> Tensor:
+        """Of the mean loss over all samples of the batch in the network's output, whose losses are noted."""
+        found.score(tape.output, targets)
+        return self.pipeline.output_gradient(tape.output, targets, samples)
+
+    def carry_down(
+        self, position: int, tape: Tape, cotangent: Tensor, part: torch.Size, found: Round,
+        batch: torch.Size | None = None,
+    ) -> None:  # fmt: skip
+        """Take a micro-batch's gradient to a stage's parameters and to the stage below; `batch` as `shape` of `put`."""
+        self.pipeline.backward_stage(position, tape, cotangent, part, found.gradients)
+        if self.pipeline.has_below(position):
+            self.exchange.put(GRADIENT, position, (tape.cotangents[0],), batch)
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's memory by parameter."""

@@ -188,14 +188,11 @@ class Delayed(Stagewise):
                 with self.pipeline.tracer.span("F", number), torch.enable_grad():
                     tape = self.pipeline.forward_stage(position, state, part)
             if targets:
-                found.score(tape.output, targets[number])
-                cotangent = self.pipeline.output_gradient(tape.output, targets[number], batch.shape[0])
+                cotangent = self.true_gradient(tape, targets[number], batch.shape[0], found)
             else:
                 cotangent = self.arrived(self.exchange.take(GRADIENT, position, batch.shape)[0])
             with self.pipeline.tracer.span("B", number):
-                self.pipeline.backward_stage(position, tape, cotangent, part, found.gradients)
-            if self.pipeline.has_below(position):
-                self.exchange.put(GRADIENT, position, (tape.cotangents[0],), batch.shape)
+                self.carry_down(position, tape, cotangent, part, found, batch.shape)
 
     def _parts(self, whole: Tensor) -> Sequence[Tensor]:
         return whole.chunk(self.pipeline.microbatches)

@@ -43,10 +43,10 @@ class LimitedMemory:
 
         They are those of g with S, `step`, Y, `change` and itself, then of `change` with `step` and itself.
         """
-        wide = gradient.double()
-        on_gradient = [row.to(wide) @ wide for row in (*self.steps, step, *self.changes, change, gradient)]
+        wide, row = gradient.double(), torch.empty_like(gradient, dtype=torch.float64)  # one buffer for all rows
+        on_gradient = [row.copy_(own) @ wide for own in (*self.steps, step, *self.changes, change, gradient)]
         wide = change.double()
-        return torch.stack([*on_gradient, step.to(wide) @ wide, wide @ wide])
+        return torch.stack([*on_gradient, row.copy_(step) @ wide, wide @ wide])
 
     def extended(
         self, step: Tensor, change: Tensor, products: Tensor, last: "Projection | None"

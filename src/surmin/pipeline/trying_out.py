@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from surmin.pipeline.channel import DTYPES, MAX_DIMENSIONS
+from surmin.pipeline.checks.losses import outputs_error
 from surmin.pipeline.held_stages import HeldStages
 from surmin.pipeline.links import Links, agreeing
 from surmin.pipeline.traffic import Traffic
-from surmin.pipeline.validation import outputs_error
 from surmin.pipeline.wave import part_shape
 from surmin.replicas import ONE_REPLICA
 from surmin.stages.tape import Tape

@@ -1,0 +1,37 @@
+"""Models and methods of one's own, which the command line knows as "module:name"."""
+
+import os
+import sys
+from importlib import import_module
+from operator import attrgetter
+from typing import Any
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is that of something of the user's."""
+    return ":" in name
+
+
+def load_own(name: str) -> Any:
+    """Import it, from Python's path or from the working folder.
+
+    Raises:
+        ValueError: when there is no such module, or nothing of that name in it. What else goes wrong in the module is
+            raised as it is.
+    """
+    module, _, own = name.partition(":")
+    folder = os.getcwd()
+    if folder not in sys.path:  # last, so that nothing there is taken for another package's
+        sys.path.append(folder)
+    try:
+        found = import_module(module)
+    except ModuleNotFoundError as error:
+        if not error.name or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(f"{name}: no module {error.name!r} in {folder} or on Python's path") from error
+    except (TypeError, ValueError) as error:  # an empty or a relative name
+        raise ValueError(f"{name}: write module:name, as in mynetworks:build") from error
+    try:
+        return attrgetter(own)(found)
+    except AttributeError as error:
+        raise ValueError(f"{name}: nothing is called {own!r} in {found.__file__ or module}") from error

@@ -1,0 +1,1 @@
+"""Clear errors for what cannot be trained, before anything changes."""
