@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from surmin.losses import SquaredError
 from surmin.methods.registry import build_method
 from surmin.pipeline.distributed import Pipeline
+from tests.device import here
 from tests.distributed.settings import SAMPLES, TIMEOUT, Setting, make_method, running, values
 from tests.distributed.test_bad_input import SETTING, error_of, same
 from tests.distributed.workers import Workers
@@ -134,17 +136,24 @@ def test_all_workers_hear_of_a_stage_that_will_not_do(workers: Workers) -> None:
         assert said == "worker 1: delayed gradients need a layer in every stage: leave out the empty nn.Sequential"
 
 
-def close_twice(setting: Setting) -> str:
+def close_twice(setting: Setting) -> list[str]:
     with running(setting):
         own = setting.modules()
-        extra = Pipeline([own[2 * dist.get_rank()], own[2 * dist.get_rank() + 1]], setting.case.loss)
+        extra = Pipeline(
+            [own[2 * dist.get_rank()], own[2 * dist.get_rank() + 1]], setting.case.loss, device=here().type
+        )
+        methods = [build_method(name, extra) for name in ("sm", "dgl")]
+        for method in methods:
+            method.step(*setting.case.batch(SAMPLES))
         extra.close()
         extra.close()
-        return error_of(lambda: extra.group, RuntimeError)
+        said = [error_of(partial(own.step, *setting.case.batch(SAMPLES)), RuntimeError) for own in methods]
+        return [error_of(lambda: extra.group, RuntimeError), *said]
 
 
 def test_a_pipeline_is_closed_once(workers: Workers) -> None:
-    assert workers.run(2, close_twice, SETTING) == ["this pipeline was closed: make another one, on all workers"] * 2
+    for said in workers.run(2, close_twice, SETTING):
+        assert said == ["this pipeline was closed: make another one, on all workers"] * 3
 
 
 class Failing(nn.Module):

@@ -14,7 +14,7 @@ from surmin.losses import ConvexLoss
 from surmin.pipeline.channel import CPU, Route
 from surmin.pipeline.held_stages import Boundaries
 from surmin.pipeline.introduction import Setup, have_a_gpu_each, introduce
-from surmin.pipeline.process_links import ProcessLinks
+from surmin.pipeline.process_links import CLOSED, ProcessLinks
 from surmin.pipeline.process_replicas import Mesh, ProcessReplicas, pipes_of
 from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.wave import Wave
@@ -69,7 +69,7 @@ class Pipeline(WorkerPipeline):
     def __init__(
         self, stages: nn.Module | Sequence[nn.Module], loss: ConvexLoss, *, microbatches: int = 1,
         schedule: ScheduleName = "posted", timeout: float = TIMEOUT, mesh: Mesh | None = None,
-        device: torch.device | None = None,
+        device: torch.device | str | None = None,
     ) -> None:  # fmt: skip
         if not dist.is_initialized():
             raise RuntimeError(
@@ -82,7 +82,7 @@ class Pipeline(WorkerPipeline):
         setup = Setup(loss, microbatches, schedule, pipes_of(mesh))
         self._patience = timedelta(seconds=timeout)
         self._groups: list[dist.ProcessGroup] = []
-        self._device = device or _device(modules)
+        self._device = _device(modules) if device is None else torch.device(device)
         try:
             self._join(modules, setup)
         except BaseException:
@@ -130,7 +130,7 @@ class Pipeline(WorkerPipeline):
     def group(self) -> dist.ProcessGroup:
         """Of all workers, by their processors."""
         if not self._groups:
-            raise RuntimeError("this pipeline was closed: make another one, on all workers")
+            raise RuntimeError(CLOSED)
         return self._groups[0]
 
     @property
@@ -156,6 +156,7 @@ class Pipeline(WorkerPipeline):
             with answer_from(None):
                 dist.barrier(self._groups[0])
         finally:
+            self._processes.close()
             self._drop_groups()
 
     def __deepcopy__(self, memo: object) -> "Pipeline":

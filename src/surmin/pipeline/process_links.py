@@ -20,6 +20,7 @@ ROUNDS_AHEAD = 4
 """How far a worker may be ahead in these before it waits: what is on its way takes memory."""
 ROUTES = {"curvature": "curvature", "total": "control", "up": "channels", "down": "channels", "prediction": "channels"}
 """By kind; all others go by "activations"."""
+CLOSED = "this pipeline was closed: make another one, on all workers"
 
 
 class ProcessLinks:
@@ -55,6 +56,7 @@ class ProcessLinks:
         self.is_first, self.is_last = self._place == 0, self._place == len(self._ranks) - 1
         self._others = [rank for rank in self._ranks if rank != dist.get_rank()]
         self._comparison = StatusComparison(places, routes["control"])
+        self._is_closed = False
 
     def trainable_blocks(self, blocks: Literal["layer", "stage"]) -> tuple[int, int]:
         """Known since all workers told each other."""
@@ -67,6 +69,7 @@ class ProcessLinks:
 
     def prepare(self, kind: Kind, count: int) -> None:
         """Number the kind, as all workers do in the same order, post receives, and hear whether messages will come."""
+        self._check_open()
         tag = self._tags.setdefault(kind, len(self._tags) + 1)
         source = self._neighbour(kind, -1)
         if source is not None:
@@ -90,6 +93,7 @@ class ProcessLinks:
 
     def compare(self, description: str, complaint: ValueError | TypeError | None, *, wait: bool) -> None:
         """One small message from every worker to every other."""
+        self._check_open()
         self._comparison.tell(description, "" if complaint is None else str(complaint) or type(complaint).__name__)
         if wait or complaint is not None:
             self._comparison.hear(in_wave=not wait)
@@ -117,6 +121,14 @@ class ProcessLinks:
     def break_off(self, error: BaseException) -> None:
         """The next comparison tells all, and so do those after it."""
         self._comparison.break_off(f"{type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """The process groups are about to go."""
+        self._is_closed = True
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise RuntimeError(CLOSED)
 
     def flush(self) -> None:
         """Wait until everything has been sent."""
