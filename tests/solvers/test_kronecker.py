@@ -87,3 +87,16 @@ def test_where_no_column_arrives_only_the_damping_is_left(times: float, dtype: t
     dead = KroneckerMoments(times * second_moment(9, 5, 0).to(dtype), torch.zeros(3, 3, dtype=dtype), True)
     vector = torch.randn(15, dtype=dtype, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(KroneckerPreconditioner([dead], 8.0, 0.01)(vector), vector / 0.01, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("few", [0, kronecker.FEW], ids=["factor", "inverse"])
+@pytest.mark.parametrize("scale", [1.0, 1e-30])
+def test_a_moment_that_rounding_has_left_indefinite_is_taken_by_its_diagonal(
+    few: int, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kronecker, "FEW", few)
+    outputs = torch.tensor([[1.0, 1.0001], [1.0001, 1.0]]) * scale
+    assert torch.linalg.eigvalsh(outputs)[0] < 0
+    precondition = KroneckerPreconditioner([KroneckerMoments(torch.eye(2), outputs, bias=False)], 1.0, 0.0)
+    solved = precondition(torch.tensor([1.0, -2.0, 3.0, 4.0]))
+    torch.testing.assert_close(solved * scale, torch.tensor([1.0, -2.0, 3.0, 4.0]), rtol=1e-3, atol=0.0)

@@ -87,7 +87,9 @@ class _Side:
 
     @classmethod
     def of(cls, matrix: Tensor, vectors: int) -> "_Side":
-        factor, _ = torch.linalg.cholesky_ex(matrix)
+        """Of its diagonal alone where rounding has left the matrix a direction that is not positive."""
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        factor.mul_(failed == 0).diagonal().add_(matrix.diagonal().sqrt() * (failed > 0))
         if FEW * vectors < len(matrix):
             return cls(factor, is_inverse=False)
         return cls(torch.cholesky_inverse(factor), is_inverse=True)
