@@ -94,6 +94,8 @@ def test_a_run_of_one_s_own_is_resumed_by_who_names_it_again(module: str, capsys
         (["--model", "nowhere:build"], "nowhere:build: no module 'nowhere' in "),
         (["--model", "{module}:absent"], "nothing is called 'absent' in "),
         (["--model", ":build"], "write module:name"),
+        (["--model", ".nets:build"], "write module:name"),
+        (["--model", "{module}:"], "write module:name"),
         (["--model", "{module}:nothing"], "must return a torch.nn.Module, it returned NoneType"),
         (["--model", "gtp"], "unknown model 'gtp': did you mean 'gpt'? choose mlp, cnn, gpt, or module:function"),
         (["--method", "nowhere:Method"], "nowhere:Method: no module 'nowhere' in "),
@@ -106,7 +108,17 @@ def test_what_is_not_there(module: str, capsys: pytest.CaptureFixture[str], word
     assert not Path("made").exists()
 
 
-def test_what_goes_wrong_in_the_module_itself_is_raised_as_it_is(module: str) -> None:
-    Path(f"{module}.py").write_text("import not_there_either")
-    with pytest.raises(ModuleNotFoundError, match="not_there_either"):
+@pytest.mark.parametrize(
+    ("code", "kind"), [("import not_there_either", ModuleNotFoundError), ("int('not_there_either')", ValueError)]
+)
+def test_what_goes_wrong_in_the_module_itself_is_raised_as_it_is(module: str, code: str, kind: type[Exception]) -> None:
+    Path(f"{module}.py").write_text(code)
+    with pytest.raises(kind, match="not_there_either"):
         load_own(f"{module}:build")
+
+
+def test_the_working_folder_is_put_on_the_path_for_code_of_one_s_own_alone(module: str, tmp_path: Path) -> None:
+    find_method("kfac").load()
+    assert str(tmp_path) not in sys.path
+    find_method(f"{module}:SignDescent").load()
+    assert sys.path[-1] == str(tmp_path)

@@ -20,6 +20,8 @@ def load_own(name: str) -> Any:
             raised as it is.
     """
     module, _, own = name.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), *own.split(".")]):
+        raise ValueError(f"{name}: write module:name, as in mynetworks:build")
     folder = os.getcwd()
     if folder not in sys.path:  # last, so that nothing there is taken for another package's
         sys.path.append(folder)
@@ -29,8 +31,6 @@ def load_own(name: str) -> Any:
         if not error.name or not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ValueError(f"{name}: no module {error.name!r} in {folder} or on Python's path") from error
-    except (TypeError, ValueError) as error:  # an empty or a relative name
-        raise ValueError(f"{name}: write module:name, as in mynetworks:build") from error
     try:
         return attrgetter(own)(found)
     except AttributeError as error:

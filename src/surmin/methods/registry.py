@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from surmin.errors import did_you_mean
@@ -37,7 +38,7 @@ class Entry:
 
     def load(self) -> "Callable[..., Method]":
         """Import the builder."""
-        return partial(load_own(self.builder), **self.given)
+        return partial(resolve_name(self.builder), **self.given)
 
 
 SM_OPTIONS = (
