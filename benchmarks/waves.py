@@ -48,7 +48,7 @@ def time_workers(width: int, samples: int, turns: int) -> dict[str, list[float]]
     command = [sys.executable, "-m", "benchmarks.waves_worker", *words]
     with tempfile.TemporaryDirectory() as folder:
         shared = {**os.environ, "WORLD_SIZE": str(WORKERS), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1",
-                  RENDEZVOUS_VARIABLE: (Path(folder) / "rendezvous").as_uri()}  # fmt: skip
+                  RENDEZVOUS_VARIABLE: str(Path(folder) / "rendezvous")}  # fmt: skip
         workers = [
             subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True,
                              env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})

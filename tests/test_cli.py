@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import subprocess
@@ -68,7 +69,7 @@ def test_compare(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ("words", "message"),
     [
         ([], "name a command, one of train, compare"),
-        (["trian"], "unknown command 'trian': did you mean 'train'? known are train, compare"),
+        (["trian"], "unknown command 'trian': did you mean 'train'? choose one of train, compare"),
         (["check", "--workers", "2"], "Unrecognized options: --workers, 2; see surmin check --help"),
         (["train", "--laers", "8"], "Unrecognized options: --laers, 8; did you mean --layers?"),
         (["train", "--layers", "x"], "Error parsing --layers"),
@@ -83,6 +84,7 @@ def test_compare(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         (["train", "--method", "adam", "--damping", "1"], "method adam does not take --damping; it takes --lr"),
         (["train", "--curvature", "scalar", "--delta", "-1"], "delta must be positive, got -1.0"),
         (["train", "--data", "nowhere"], "no data 'nowhere'"),
+        (["train", "--data", "~nobody-here"], "~nobody-here: "),
         (["train", "--data-dir", "x"], "data_dir is for the sources mnist and text"),
         (["train", "--microbatches", "7"], "1437 samples cannot be cut into 7 equal microbatches"),
         (["train", "--model", "cnn", "--data", "text"], "cnn needs numbers, this data has token ids"),
@@ -96,7 +98,7 @@ def test_compare(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         (["train", "--resume", "nowhere"], "nowhere: no such folder to resume"),
         (["train", "--out", "/dev/null/run"], "/dev/null/run cannot be made, /dev/null is a file"),
         (["train", "--out", "/dev/null"], "/dev/null is a file, not a folder"),
-        (["compare", "--methods", "sm,foo"], "unknown method 'foo': known are sm"),
+        (["compare", "--methods", "sm,foo"], "unknown method 'foo': choose one of sm"),
         (["compare", "--methods", "sm", "--lr", "1"], "none of the methods sm takes --lr"),
         (["compare", "--lr", "adam=x"], "--lr adam=x: 'x' is not a positive number"),
         (["compare", "--resume", "nowhere"], "nowhere: no such folder to resume"),
@@ -111,6 +113,29 @@ def test_user_errors_are_one_line(
     assert output == "" and errors.count("\n") == 1
     assert errors.startswith(f"surmin: {message}")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["check", "--layers", "2", "--trials", "1"]])
+def test_output_that_nothing_reads_has_an_exit_code_of_its_own(tmp_path: Path, words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "surmin", *words],
+            stdout=write, stderr=subprocess.PIPE, text=True, timeout=120, cwd=tmp_path,
+        )  # fmt: skip
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, "surmin: nothing reads the standard output any more\n")
+
+
+def test_what_a_stream_has_no_letters_for_does_not_end_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(output, encoding="latin-1"))
+    assert main(["check", "--train-samples", "6", "--width", "4", "--trials", "3", "--out", str(tmp_path / "a")]) == 0
+    assert b"?_max short by" in output.getvalue()
 
 
 def test_where_an_error_comes_from_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from surmin.losses import ConvexLoss, CrossEntropy, GradientOracle, LogisticLoss, SquaredError
 from tests.oracles import loss_hessians, reference_mean_loss
@@ -54,6 +54,49 @@ def test_exact_factor_trace_and_smoothness_against_the_dense_hessian(loss: Conve
     torch.testing.assert_close(outer(factor), expected, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(loss.trace(outputs, targets), expected.diagonal(dim1=1, dim2=2).sum(1))
     assert loss.smoothness(outputs) >= torch.linalg.eigvalsh(expected).max() * (1 - 1e-12)
+
+
+@pytest.mark.parametrize(("label", "dtype"), [(-100, torch.int64), (255, torch.uint8), (1, torch.int32)], ids=str)
+@by_shape
+def test_positions_that_do_not_count(shape: tuple[int, ...], label: int, dtype: torch.dtype) -> None:
+    loss = CrossEntropy(ignore_index=label)
+    outputs, targets = outputs_and_targets(loss, shape)
+    ignored = torch.arange(targets.numel()).view(targets.shape) % 2 == 0
+    targets = targets.masked_fill(ignored, label).to(dtype)
+    loss.check(outputs, targets)
+
+    def summed(outputs: Tensor) -> Tensor:
+        flat = outputs.flatten(0, -2), targets.long().flatten()
+        return nn.functional.cross_entropy(*flat, ignore_index=label, reduction="sum") / targets.numel()
+
+    leaf = outputs.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(summed(leaf), leaf)
+    hessian = torch.autograd.functional.hessian(summed, outputs).view(outputs.numel(), -1) * len(outputs)
+    per_sample = (
+        hessian.view(len(outputs), outputs[0].numel(), len(outputs), -1).diagonal(dim1=0, dim2=2).movedim(-1, 0)
+    )
+    torch.testing.assert_close(loss.sample_losses(outputs, targets).mean(), summed(outputs), rtol=1e-13, atol=0)
+    torch.testing.assert_close(loss.gradient(outputs, targets) / len(outputs), gradient, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(outer(loss.factor(outputs, targets)), per_sample, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(loss.trace(outputs, targets), per_sample.diagonal(dim1=1, dim2=2).sum(1))
+    columns = loss.sampled_factor(outputs, targets, 2, torch.Generator(outputs.device).manual_seed(0))
+    assert torch.equal(columns.abs().sum((0, -1)) == 0, targets == label)
+
+
+def test_a_label_that_bytes_cannot_hold_ignores_none_of_them() -> None:
+    loss, outputs = CrossEntropy(ignore_index=-100), torch.zeros(2, 256)
+    bytes_, integers = (torch.tensor([156, 3], dtype=dtype) for dtype in (torch.uint8, torch.int64))
+    assert torch.equal(loss.sample_losses(outputs, bytes_), loss.sample_losses(outputs, integers))
+
+
+def test_labels_out_of_range_beside_those_that_do_not_count() -> None:
+    outputs = torch.zeros(3, 4)
+    with pytest.raises(
+        ValueError, match=r"labels run from -100 .*; if -100 is padding, say CrossEntropy\(ignore_index=-"
+    ):
+        CrossEntropy().check(outputs, torch.tensor([0, -100, 3]))
+    with pytest.raises(ValueError, match=r"labels run from -1 to 3, but the network has 4 outputs \(0 to 3\)$"):
+        CrossEntropy(ignore_index=-100).check(outputs, torch.tensor([-1, -100, 3]))
 
 
 def test_the_smoothness_constants_are_attained() -> None:

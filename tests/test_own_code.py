@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from surmin import cli
+from surmin.experiments.configs.run import CompareConfig
+from surmin.experiments.configs.saved import document
+from surmin.experiments.files import write_json
 from surmin.methods.registry import build_method, find_method, takes
 from surmin.own_code import load_own
 from tests.methods.cases import make_batch, make_model, make_pipeline
@@ -82,10 +85,21 @@ def test_a_run_of_one_s_own_is_resumed_by_who_names_it_again(module: str, capsys
     own = ["--model", f"{module}:build", "--method", f"{module}:SignDescent"]
     assert cli.main(["train", *PROBLEM, *own, "--out", "made"]) == 0
     assert cli.main(["train", "--resume", "made", "--rounds", "5"]) == 2
-    assert f"was made with --model {module}:build: give that again" in capsys.readouterr().err
+    assert f"was made with --model {module}:build: pass it again" in capsys.readouterr().err
     assert cli.main(["train", "--resume", "made", "--rounds", "5", *own]) == 0
     rows = [json.loads(line) for line in Path("made/metrics.jsonl").read_text().splitlines()]
     assert [row["round"] for row in rows] == list(range(6))
+
+
+def test_methods_are_added_by_who_names_those_of_one_s_own_again(module: str) -> None:
+    """Or leaves them out: what is not run need not be named."""
+    own = f"{module}:SignDescent"
+    Path("made").mkdir()
+    write_json(Path("made/config.json"), document(CompareConfig(methods=f"{own},adam")))
+    for methods in (f"{own},adam,sgd", f"sgd, {own}", "adam"):
+        assert cli.parse(["compare", "--resume", "made", "--methods", methods])[1].config.methods == methods
+    with pytest.raises(ValueError, match=f"made was made with --methods {own}: pass it again"):
+        cli.parse(["compare", "--resume", "made", "--seeds", "2"])
 
 
 @pytest.mark.parametrize(

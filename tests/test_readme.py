@@ -38,7 +38,8 @@ def test_the_example_for_workers_runs(tmp_path: Path) -> None:
 def test_the_commands_parse() -> None:
     blocks = re.findall(r"^```\w*\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     commands = re.findall(r"^surmin (.+)$", "\n".join(blocks), re.MULTILINE)
-    assert {words.split()[0] for words in commands} == {"train", "compare", "paper", "simulate", "check", "timeline"}
+    expected = {"train", "compare", "paper", "simulate", "check", "theory", "timeline"}
+    assert {words.split()[0] for words in commands} == expected
     for words in commands:
         parse(words.split())
 

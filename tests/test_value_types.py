@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pytest
@@ -7,6 +7,15 @@ import pytest
 from surmin.value_types import check_types
 
 NAMES = Literal["one", "two"]
+
+
+@runtime_checkable
+class Closing(Protocol):
+    def close(self) -> None: ...
+
+
+class Door:
+    def close(self) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -24,6 +33,7 @@ NAMES = Literal["one", "two"]
         (Sequence[float], [(1, 0.5), [2.0]], ["12", (True,), ("a",), 2.0, None], "a sequence of numbers"),
         (Sequence[float] | None, [(), None], [0.5], "a sequence of numbers or None"),
         (tuple[str, ...], [("a",)], ["a", (1,)], "a sequence of texts"),
+        (Closing, [Door()], [Door, "a"], "a Closing"),
     ],
 )
 def test_values_of_a_type_and_others(kind: Any, fitting: list[Any], others: list[Any], words: str) -> None:

@@ -1,4 +1,4 @@
-"""What cheaper columns cost in rounds: fewer bits on the wire, and fewer columns, with two presets of `sm`.
+"""What cheaper columns cost in rounds: fewer bits on the wire, and fewer columns, with three presets of `sm`.
 
 The network, data and stages of `links.race`, in one process, where traffic is counted as between four workers: no link
 is needed. A setting is fixed for all seeds; megabytes are those of all workers until 1e-3, or of all rounds.
@@ -18,7 +18,7 @@ from surmin import CrossEntropy, SurrogateMinimizer, partition
 from surmin.pipeline.in_process import InProcessPipeline
 
 SEEDS = 10
-PRESETS = ("links", "compute")
+PRESETS = ("trips", "links", "compute")
 RANKS = (None, 4, 2)
 WIRES = (None, "bfloat16", "float16", "int8")
 COLUMNS = ("preset, columns, wire", "rounds to 1e-3", "forward waves", "MB to 1e-3", "MB a round", "not reached")

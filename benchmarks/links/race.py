@@ -187,7 +187,7 @@ def run_tasks(laboratory: Workers, tasks: Sequence[Task]) -> list[list[dict[str,
     """For every task what each worker answered."""
     words = json.dumps([asdict(task) for task in tasks])
     with tempfile.TemporaryDirectory() as folder:
-        environment = {"OMP_NUM_THREADS": "1", RENDEZVOUS_VARIABLE: (Path(folder) / "rendezvous").as_uri()}
+        environment = {"OMP_NUM_THREADS": "1", RENDEZVOUS_VARIABLE: str(Path(folder) / "rendezvous")}
         command = [sys.executable, "-m", "benchmarks.links.racer", words]
         workers = [
             laboratory.popen(rank, command, environment, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True)

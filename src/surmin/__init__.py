@@ -47,7 +47,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name or a module when it is first used, so that `surmin --help` need not wait for torch."""
+    """Import public names and modules on first use, so that `surmin --help` need not wait for torch."""
     if name in _MODULES:
         return getattr(import_module(f"surmin.{_MODULES[name]}"), name)
     if not name.startswith("_") and find_spec(f"surmin.{name}"):
@@ -56,5 +56,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names too that were not used yet."""
+    """Include public names that have not been used yet."""
     return sorted({*globals(), *__all__})

@@ -18,9 +18,11 @@ from typing import Annotated, Any, Generic, NamedTuple, NoReturn, TypeVar, Union
 import tyro
 
 from surmin import __version__
+from surmin.commands.output import drop_lost_output, flush_output, say
 from surmin.errors import did_you_mean
 from surmin.exit_codes import INTERRUPTED
 from surmin.experiments.configs.check import CheckConfig
+from surmin.experiments.configs.lists import names
 from surmin.experiments.configs.paper import QUICK, PaperConfig
 from surmin.experiments.configs.run import CompareConfig, RunConfig
 from surmin.experiments.configs.saved import read_config
@@ -37,10 +39,10 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class Arguments(Generic[Config]):
-    """Of every command.
+    """Arguments of every command.
 
     Attributes:
-        out: folder to write; named under runs/ by what is run, data and time if not given. Must be new or empty.
+        out: folder to write to, new or empty; if not given, named under runs/ by what is run, data and time.
     """
 
     config: tyro.conf.OmitArgPrefixes[Config]
@@ -49,18 +51,18 @@ class Arguments(Generic[Config]):
 
 @dataclass(frozen=True)
 class ResumableArguments(Arguments[Config]):
-    """Of a command whose work can be continued.
+    """Arguments of a command whose work can be continued.
 
     Attributes:
-        resume: folder to continue, into --out if given; its options hold where no others are given, and what is
-            finished is kept.
+        resume: folder to continue, into --out if given; its options hold unless others are given, and what is finished
+            is kept.
     """
 
     resume: Path | None = None
 
 
 class Command(NamedTuple):
-    """What its arguments are before any are given; the function that gets their fields by name; and what it does."""
+    """A command: its arguments before any are given, the function that takes their fields by name, and its help."""
 
     default: Arguments[Any]
     function: str
@@ -74,11 +76,11 @@ COMMANDS = {
     ),
     "compare": Command(
         ResumableArguments(CompareConfig()), "compare:compare",
-        "Compare methods on the same problem; writes results.csv, report.html and pictures of the curves.",
+        "Compare methods on the same problem; writes results.csv, report.html and plots of the curves.",
     ),
     "paper": Command(
         ResumableArguments(PaperConfig()), "paper:paper",
-        "Run the paper's grid, every method tuned, with strong baselines; writes results.csv, pages and pictures.",
+        "Run the paper's grid, every method tuned, with strong baselines; writes results.csv, pages and plots.",
     ),
     "check": Command(
         Arguments(CheckConfig()), "check:check",
@@ -90,11 +92,11 @@ COMMANDS = {
     ),
     "theory": Command(
         Arguments(TheoryConfig()), "theory:theory",
-        "Try Theorem 1 on a smooth network, measure the local losses' tightness; writes tables and pictures of both.",
+        "Test Theorem 1 on a smooth network and measure the local losses' tightness; writes tables and plots of both.",
     ),
     "simulate": Command(
         Arguments(SimulateConfig()), "simulate:simulate",
-        "Say where links make which method the fastest, from measured rounds; writes breakeven.csv and breakeven.png.",
+        "Tell which method is fastest over which links, from measured rounds; writes breakeven.csv and breakeven.png.",
     ),
 }  # fmt: skip
 
@@ -102,8 +104,9 @@ ON_WORKERS = ("train", "timeline")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line; what it returns is the exit code. Errors are one line, unless `DEBUG_VARIABLE` is set."""
+    """Run the command line and return the exit code. Errors are one line, unless `DEBUG_VARIABLE` is set."""
     worker = None
+    _keep_to_encodings()
     try:
         worker = this_worker()
         command, arguments = parse(sys.argv[1:] if words is None else words)
@@ -111,6 +114,7 @@ def main(words: Sequence[str] | None = None) -> int:
             raise ValueError(f"surmin {command} runs in one process: start it without torchrun")
         module, function = COMMANDS[command].function.split(":")
         code: int = getattr(import_module(f"surmin.commands.{module}"), function)(**vars(arguments))
+        flush_output()
         return code
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
@@ -118,18 +122,20 @@ def main(words: Sequence[str] | None = None) -> int:
         if worker is not None:
             worker.fail(error)
         report = Report.of(error)
-        print(f"surmin: {report.message}", file=sys.stderr)
+        say(report.message)
         return report.code
     except KeyboardInterrupt:
-        print("surmin: interrupted", file=sys.stderr)
+        say("interrupted")
         return INTERRUPTED
+    finally:
+        drop_lost_output()
 
 
 def parse(words: Sequence[str]) -> tuple[str, Any]:
-    """The command and its arguments; with `--resume`, those of the run are the defaults, with `--quick` its own.
+    """The command and its arguments; with `--resume`, the run's are the defaults, with `--quick` its own.
 
     Raises:
-        ValueError: for what cannot be parsed, in one line.
+        ValueError: if the words cannot be parsed; one line.
     """
     command, *rest = words or ("",)
     if command not in COMMANDS:
@@ -137,9 +143,9 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
     default = COMMANDS[command].default
     arguments = _parse(command, rest, default)
     if getattr(arguments, "resume", None) is not None:
-        saved = read_config(arguments.resume, type(arguments.config))
-        _check_own_code(arguments.config, saved, arguments.resume)
+        given, saved = arguments.config, read_config(arguments.resume, type(arguments.config))
         arguments = _parse(command, rest, replace(default, config=saved))
+        _check_own_code(given, arguments.config, arguments.resume)
         if arguments.out is not None and arguments.out.resolve() == arguments.resume.resolve():
             arguments = replace(arguments, out=arguments.resume)
     elif getattr(arguments.config, "quick", False):
@@ -147,21 +153,29 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
     return command, arguments
 
 
-def _check_own_code(given: Any, saved: Any, folder: Path) -> None:
-    """Raise ValueError unless what a folder names to be imported is named by the user too."""
-    for option in ("model", "method", "methods"):
-        name = getattr(saved, option, "")
-        if is_own(name) and getattr(given, option) != name:
-            raise ValueError(
-                f"{folder} was made with {flag(option)} {name}: give that again, as no code of yours is run because a "
-                "file names it"
-            )
+def _check_own_code(given: Any, config: Any, folder: Path) -> None:
+    """Raise ValueError unless the user, too, names the code that is in the options only because a folder has it."""
+    for option in ("model", "loss", "method", "methods"):
+        known = names(getattr(given, option, ""))
+        for name in names(getattr(config, option, "")):
+            if is_own(name) and name not in known:
+                raise ValueError(
+                    f"{folder} was made with {flag(option)} {name}: pass it again: surmin does not run code just "
+                    "because a saved file names it"
+                )
+
+
+def _keep_to_encodings() -> None:
+    """Write a question mark for what a stream's encoding lacks: a λ is not worth the work's end."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _explain(word: str) -> NoReturn:
-    """Show the commands or the version to those who ask; of any other word say that it is no command."""
+    """Show the commands or the version if asked; say of any other word that it is not a command."""
     if word == "--version":
-        print(f"surmin {__version__}")
+        print(f"surmin {__version__}", flush=True)
         raise SystemExit(0)
     if word in ("-h", "--help"):
         kinds = [
@@ -172,7 +186,7 @@ def _explain(word: str) -> NoReturn:
     known = ", ".join(COMMANDS)
     if not word:
         raise ValueError(f"name a command, one of {known}; see surmin --help")
-    raise ValueError(f"unknown command {word!r}: {did_you_mean(word, COMMANDS)}known are {known}")
+    raise ValueError(f"unknown command {word!r}: {did_you_mean(word, COMMANDS)}choose one of {known}")
 
 
 def _kind(default: Arguments[Any]) -> Any:
@@ -190,12 +204,13 @@ def _parse_as(kind: Any, program: str, words: Sequence[str], **given: Any) -> An
             return tyro.cli(kind, prog=program, args=words, **given, config=(tyro.conf.DisallowNone,))
     except SystemExit as end:
         if end.code == 0:
+            flush_output()
             raise
         raise ValueError(_squeeze(complaint.getvalue(), program)) from None
 
 
 def _squeeze(box: str, program: str) -> str:
-    """The first paragraph of tyro's framed complaint, and the option it thinks was meant."""
+    """The first paragraph of tyro's framed complaint, and its guess of the option that was meant."""
     lines = [line.strip("│| \t") for line in box.splitlines()[1:]]
     text = " ".join(itertools.takewhile(lambda line: line.strip("─-"), lines))
     meant = re.search(r"Perhaps you meant:\W+(--[\w-]+)", " ".join(lines))

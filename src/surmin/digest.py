@@ -1,4 +1,4 @@
-"""Knowing numbers again, on other machines and in later runs."""
+"""Recognising numbers again, on other machines and in later runs."""
 
 from collections.abc import Iterable
 from hashlib import blake2b
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def digest_of(named: Iterable[tuple[str, Tensor]]) -> str:
-    """The same text for the same names, types, shapes and numbers in the same order, and another for any others."""
+    """The same text for the same names, types, shapes and numbers in the same order, different for any others."""
     digest = blake2b(digest_size=16)
     for name, tensor in named:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

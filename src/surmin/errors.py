@@ -1,4 +1,4 @@
-"""The errors of our own that callers tell apart, and how a wrong name is answered."""
+"""Our own errors that callers distinguish, and suggestions for a wrong name."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,10 +9,17 @@ class NonFiniteError(ValueError):
 
 
 class AgreedError(ValueError):
-    """What all workers have been told, of any of them, before a wave: all can go on."""
+    """An error that all workers have been told about before a wave: all can go on."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question to put before a list of known names; empty where none of them is close."""
+    """A question to put before a list of known names; empty if none is close."""
     close = difflib.get_close_matches(name, list(known), 1)
     return f"did you mean {close[0]!r}? " if close else ""
+
+
+def as_value_error(about: str, error: Exception) -> ValueError:
+    """A ValueError that names another error, its cause: unlike that one, all workers can be told of it."""
+    found = ValueError(f"{about}: {type(error).__name__}: {error}")
+    found.__cause__ = error
+    return found

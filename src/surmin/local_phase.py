@@ -5,6 +5,7 @@ No communication happens here between stages; replicas average every curvature p
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from surmin.solvers.gauss_newton_descent import GaussNewtonDescent
 from surmin.solvers.gradient_descent import ArmijoGradientDescent, GradientDescent
 from surmin.solvers.kronecker import KroneckerConjugateGradient
 from surmin.solvers.nonlinear import Adam, Lbfgs, NonlinearSolver
-from surmin.solvers.result import Solver, SolverResult
+from surmin.solvers.result import Solver, SolverResult, checked_result
 from surmin.stages.block import Block
 from surmin.surrogates.local_loss import LocalLoss
 from surmin.surrogates.nonlinear import NonlinearLocalLoss, nonlinear_local_loss, quadratic_surrogate
@@ -46,7 +47,7 @@ class QuadraticProblem:
 
     def solve(self, inflation: float, damping: float) -> SolverResult:
         """Minimise at this κ and λ."""
-        return self.solver.solve(self.loss.inflated(inflation).damped(damping))
+        return _checked(self, self.solver.solve(self.loss.inflated(inflation).damped(damping)))
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,21 @@ class NonlinearProblem:
     solver: NonlinearSolver
 
     def solve(self, inflation: float, damping: float, start: Tensor | None = None) -> SolverResult:
-        """Minimise at this κ and λ, from `start` if that is better than where the block is."""
-        return self.solver.solve(self.loss.inflated(inflation).damped(damping), start)
+        """Minimise at this κ and λ, from `start` if that is better than the block's current point."""
+        return _checked(self, self.solver.solve(self.loss.inflated(inflation).damped(damping), start))
 
     def entered_by(self, inputs: Tensor) -> "NonlinearProblem":
-        """The same problem where other activations arrive."""
+        """The same problem with other activations arriving."""
         return replace(self, loss=self.loss.entered_by(inputs))
 
 
 Problem = QuadraticProblem | NonlinearProblem
+
+
+def _checked(problem: Problem, result: SolverResult) -> SolverResult:
+    """A solver of the user's own may return anything."""
+    parameter = next(iter(problem.block.first_trainable_layer.parameters.values()))
+    return checked_result(result, problem.solver, problem.block.size, parameter)
 
 
 class LocalPhase:
@@ -84,7 +91,7 @@ class LocalPhase:
         Args:
             waves: what the gradient and curvature waves left.
             seed: of what solvers draw, and of the probe that scales layers without Kronecker structure.
-            top: the loss itself, which the block is to minimise instead of a quadratic in its output.
+            top: the loss itself, which the block minimises instead of a quadratic in its output.
         """
         options, block = self.options, waves.block
         if options.local == "nonlinear":
@@ -98,14 +105,19 @@ class LocalPhase:
         return QuadraticProblem(block, quadratic, self._quadratic_solver(waves, seed))
 
     def _quadratic_solver(self, waves: BlockWaves, seed: int) -> Solver:
+        solver = self.options.solver
+        if not isinstance(solver, str):
+            return cast(Solver, solver)
         if self.options.preconditioner is None:
-            return QUADRATIC_SOLVERS[self.options.solver](self.options)
+            return QUADRATIC_SOLVERS[solver](self.options)
         moments = waves.moments(self._first_moment, seed, self.work, self.replicas)
         return KroneckerConjugateGradient(self.options.inner_steps, moments, self.work, (waves.kind,))
 
     def _nonlinear_solver(self, block: Block, samples: int) -> NonlinearSolver:
         """For a block whose curvature so many samples carry."""
         options = self.options
+        if not isinstance(options.solver, str):
+            return cast(NonlinearSolver, options.solver)
         if options.solver == "lbfgs":
             return Lbfgs(options.inner_steps)
         if options.solver == "adam":

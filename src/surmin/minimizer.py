@@ -1,4 +1,4 @@
-"""Surrogate Minimization (Algorithm 1): waves, local losses minimised on their own, and a test of the step."""
+"""Surrogate Minimization (Algorithm 1): waves, local losses minimised independently, and a test of the step."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +14,6 @@ from surmin.acceptance.search import Search, Trial
 from surmin.acceptance.sequential import SequentialOrder
 from surmin.acceptance.untested import UntestedStep
 from surmin.curvature.factor import FactorCurvature
-from surmin.curvature.output_curvature import draw_seed
 from surmin.local_phase import LocalPhase
 from surmin.losses import ConvexLoss
 from surmin.minimizer_state import MinimizerState
@@ -26,7 +25,8 @@ from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
-from surmin.solvers.result import Reason
+from surmin.seeds import draw_seed
+from surmin.solvers.result import Reason, named
 from surmin.stages.block import Block, named_steps
 from surmin.surrogates.output_surrogate import NetworkLoss
 from surmin.upper_bound import inflation, output_curvature
@@ -36,17 +36,17 @@ class SurrogateMinimizer:
     """Trains a network cut into stages by minimising a local loss in every block.
 
     Args:
-        stages: the network as a list of modules, from `partition` or of your own; one module, which is one stage; or a
+        stages: the network as a list of modules, from `partition` or your own; a single module as one stage; or a
             pipeline that holds them.
-        loss: the convex loss ℓ of the network's output. Left out when a pipeline is given, which has one.
-        preset: "compute" (least time where trips are cheap), "links" (half the bytes, less work, a few rounds more),
+        loss: the convex loss ℓ of the network's output. Leave it out with a pipeline, which has one.
+        preset: "compute" (least time where trips are cheap), "links" (half the bytes, less work, a few more rounds),
             "trips" (fewest trips and bytes for more work: least time over slow links), or "paper".
         microbatches: equal parts that a batch is cut into, when `stages` is a list.
         **options: any field of `Options`; explicit options override the preset.
 
     Raises:
-        ValueError: for modules or options that cannot work, saying why and what to do.
-        TypeError: for what is no module or no loss.
+        ValueError: if modules or options cannot work; the message says why and what to do.
+        TypeError: if `stages` are not modules or `loss` is not a loss.
 
     Examples:
         >>> import torch, surmin
@@ -97,10 +97,10 @@ class SurrogateMinimizer:
 
     @property
     def damping(self) -> float:
-        """λ of the next step. It may be set, on all workers alike: by who has a schedule for it, say.
+        """λ of the next step. It can be set between steps, say by a schedule; set the same value on every worker.
 
         Raises:
-            ValueError: for a number that it cannot be.
+            ValueError: if the value is not allowed.
         """
         return self._damping.value
 
@@ -112,10 +112,10 @@ class SurrogateMinimizer:
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One outer iteration: waves 1 to 3, the local phase, and the test of the step.
 
-        With the same tensors as in the last step, the forward wave that accepted it is used again, if parameters and
-        buffers are what it was run with. A few numbers among thousands that NumPy or `.data` writes to a batch, to
-        frozen parameters or to buffers may go unnoticed, as torch's version counters do not show them; so may what a
-        module of your own computes with that is neither parameter nor buffer.
+        With the same tensors as in the last step, the forward wave that accepted it is reused if parameters and buffers
+        are unchanged since. If NumPy or `.data` changes only a few of many numbers in a batch, frozen parameters or
+        buffers, the change may go unnoticed, as torch's version counters do not show it. So may a change of any state
+        your module uses that is neither a parameter nor a buffer.
 
         Args:
             inputs: a batch (n, *in), floating point or token ids.
@@ -125,8 +125,8 @@ class SurrogateMinimizer:
             What happened. When the step was rejected or failed, the parameters are bit for bit as they were.
 
         Raises:
-            ValueError: for a batch that does not fit, or a loss not finite to begin with; nothing has changed then.
-            TypeError: for inputs that are no tensor, or a layer that returns anything else; nothing has changed then.
+            ValueError: if the batch does not fit, or the loss is not finite to begin with; nothing has changed then.
+            TypeError: if inputs are not a tensor, or a layer returns anything else; nothing has changed then.
         """
         meter = StepMeter(self.pipeline)
         point = self._expand(inputs, targets)
@@ -148,7 +148,7 @@ class SurrogateMinimizer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers and the last step by global parameter names: with the parameters they continue the run."""
+        """Plain numbers and the last step by global parameter name: with the parameters, enough to continue the run."""
         previous = self._previous and {name: step.clone() for name, step in self._previous.items()}
         damping = self._damping
         return MinimizerState(
@@ -159,12 +159,12 @@ class SurrogateMinimizer:
         """Continue from `state_dict()`.
 
         Raises:
-            ValueError: when keys or values are not those of a SurrogateMinimizer, or of one with other options or
-                another network; nothing has changed then.
+            ValueError: if the state is not a SurrogateMinimizer's, or is that of one with other options or another
+                network; nothing has changed then.
         """
         parameters = self.pipeline.parameters
         loaded = MinimizerState.checked(state, self.options, self.damping, parameters)
-        step = loaded.previous_step
+        step = loaded.previous_step if any(self.options.momentum_candidates) else None
         self._previous = step and {n: own.to(parameters[n].detach()).clone() for n, own in step.items()}
         self._damping = replace(self._damping, value=loaded.damping, inflation_share=loaded.inflation_share)
         self._round = loaded.round
@@ -199,7 +199,7 @@ class SurrogateMinimizer:
         return Search(order, self.options)
 
     def _top(self, block: Block, wave: Wave) -> NetworkLoss | None:
-        """The loss itself for the network's last stage, where no other stage moves while that one does."""
+        """The loss itself for the network's last stage, if no other stage moves while that one does."""
         is_top = self.pipeline.is_last and block.stage is self.pipeline.stages[-1]
         if self.options.order == "parallel" or not is_top:
             return None
@@ -208,15 +208,15 @@ class SurrogateMinimizer:
 
 
 def _note(trial: Trial, point: Point) -> str:
-    """A rejection, and the unusual reasons for which solvers stopped, each with the first layers of blocks it is of."""
+    """A rejection, and unusual reasons why solvers stopped, each with the first layers of the blocks concerned."""
     results = trial.step.results
     codes = torch.stack([result.code for result in results]).tolist() if results else []
-    layers: dict[Reason, list[str]] = {}
+    layers: dict[int, list[str]] = {}
     for code, problem in zip(codes, point.problems, strict=True):
-        layers.setdefault(Reason(code), []).append(problem.block.first_trainable_layer.name)
+        layers.setdefault(code, []).append(problem.block.first_trainable_layer.name)
     unusual = [
-        reason.name.lower().replace("_", " ") + (f" in layer {' and '.join(own)}" if len(own) < len(codes) else "")
-        for reason, own in sorted(layers.items())
-        if reason not in (Reason.MAX_STEPS, Reason.CONVERGED)
+        named(code) + (f" in layer {' and '.join(own)}" if len(own) < len(codes) else "")
+        for code, own in sorted(layers.items())
+        if code not in (Reason.MAX_STEPS, Reason.CONVERGED)
     ]
     return ", ".join(["rejected"] * (not trial.accepted) + unusual)

@@ -1,4 +1,4 @@
-"""What a `SurrogateMinimizer` takes from one round into the next, and on from one run to another."""
+"""What a `SurrogateMinimizer` carries from one round to the next, and from one run to another."""
 
 import math
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ class MinimizerState:
     Attributes:
         round: rounds made.
         damping: λ of the next one.
-        inflation_share: of κ, in use in the next one.
-        seed: of all random draws.
-        previous_step: the last accepted one by the parameters' global names; None where momentum does not need it.
+        inflation_share: the share of κ in use in the next one.
+        seed: seed of all random draws.
+        previous_step: the last accepted one by the parameters' global names; None if momentum does not need it.
     """
 
     round: int
@@ -35,7 +35,7 @@ class MinimizerState:
         """A state that a minimizer with these options, this λ and these parameters can continue from.
 
         Raises:
-            ValueError: when keys or values are not those of a SurrogateMinimizer, or of another one.
+            ValueError: if the state is not a SurrogateMinimizer's, or that of a different one.
         """
         expected = sorted(cls.__dataclass_fields__)
         if sorted(state) != expected:

@@ -1,4 +1,4 @@
-"""Models and methods of one's own, which the command line knows as "module:name"."""
+"""The user's own models and methods, given on the command line as "module:name"."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def is_own(name: str) -> bool:
-    """Whether a name is that of something of the user's."""
+    """Whether a name refers to the user's own code."""
     return ":" in name
 
 
@@ -16,14 +16,14 @@ def load_own(name: str) -> Any:
     """Import it, from Python's path or from the working folder.
 
     Raises:
-        ValueError: when there is no such module, or nothing of that name in it. What else goes wrong in the module is
-            raised as it is.
+        ValueError: if there is no such module, or nothing of that name in it. Any other error in the module is raised
+            as is.
     """
     module, _, own = name.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), *own.split(".")]):
         raise ValueError(f"{name}: write module:name, as in mynetworks:build")
     folder = os.getcwd()
-    if folder not in sys.path:  # last, so that nothing there is taken for another package's
+    if folder not in sys.path:  # last, so that nothing there shadows another package
         sys.path.append(folder)
     try:
         found = import_module(module)

@@ -10,7 +10,7 @@ class Replicas(Protocol):
     """This worker and those that hold the same stages for other shares of the batch.
 
     Shares are equally large, so a mean over replicas of means over their shares is the mean over the whole batch. Every
-    replica makes the same calls in the same order and gets the same numbers, to the bit.
+    replica makes the same calls in the same order and gets the same numbers, bit for bit.
     """
 
     def mean(self, values: Tensor) -> Tensor:
@@ -27,18 +27,18 @@ class Replicas(Protocol):
 
 
 class OneReplica:
-    """The whole batch is here."""
+    """A single replica: the whole batch is here."""
 
     def mean(self, values: Tensor) -> Tensor:
-        """They are means over the whole batch already."""
+        """Already means over the whole batch."""
         return values
 
     def means(self, vectors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """They are means over the whole batch already."""
+        """Already means over the whole batch."""
         return vectors
 
     def largest(self, values: Tensor) -> Tensor:
-        """There are no others."""
+        """Unchanged: there are no others."""
         return values
 
     def own_seed(self, seed: int) -> int:

@@ -1,4 +1,4 @@
-"""What one outer iteration of any method tells about itself."""
+"""What any method reports about one outer iteration."""
 
 from dataclasses import dataclass
 
@@ -7,27 +7,28 @@ from dataclasses import dataclass
 class StepReport:
     """One outer iteration ("round").
 
-    On workers the work, the bytes, the messages and the note are always the worker's own. All else is the same on all
-    of them, but for methods whose workers tell each other no numbers (gd, sgd, adam, locoprop, and those of delayed
-    gradients and of local losses): there the loss is NaN on all workers but the last, and the gradient's norm is that
-    of the worker's own part. So log from the last worker.
+    On workers, the work, bytes, messages and note are always the worker's own. Everything else is the same on all
+    workers, except with methods whose workers exchange no numbers (gd, sgd, adam, locoprop, and those with delayed
+    gradients or local losses): there the loss is NaN on all workers but the last, and the gradient norm is that of the
+    worker's own part. So log from the last worker.
 
     Attributes:
         loss: mean loss over the batch before the step.
         new_loss: mean loss over the same batch after it; NaN where the method does not evaluate it.
-        predicted_decrease: decrease of the summed local losses at their minimisers, NaN for methods without a model; a
-            share of the last step that is added to those (momentum) predicts nothing of its own. Where stages solve in
-            sequence each decrease counts from where the stages below have moved its stage's input.
+        predicted_decrease: decrease of the summed local losses at their minimisers, NaN for methods without a model.
+            The momentum share of a step adds nothing to the prediction. In sequential order each stage's decrease is
+            measured from the input it receives after the stages below have moved.
         reduction_ratio: (loss - new_loss) / predicted_decrease; NaN where either is unknown.
         damping: λ of the accepted step, or of the last one tried.
-        accepted: whether the step was taken: it passed the test, or is finite where none is made.
+        accepted: whether the step was taken: it passed the test, or is finite where there is no test.
         tries: forward waves spent on testing steps.
         gradient_norm: Euclidean norm of the gradient before the step.
         gradient_equivalents: work, in forward and backward passes over this batch, counted from operations.
         bytes_sent: bytes that crossed between stages.
         messages: messages that crossed between stages.
-        forward_waves: ways up through all stages, with activations, of acceptance tests too, or with tangents.
-        note: a word on what was unusual, empty as a rule.
+        forward_waves: upward passes through all stages, whether with activations (acceptance tests included) or with
+            tangents.
+        note: anything unusual, in a few words; normally empty.
     """
 
     loss: float

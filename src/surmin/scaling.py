@@ -1,16 +1,16 @@
-"""Scaling that rounds nothing, so that squares of small numbers do not underflow."""
+"""Scaling without rounding, so that squares of small numbers do not underflow."""
 
 import torch
 from torch import Tensor
 
 
 def power_of_two(vector: Tensor) -> Tensor:
-    """The least power of two above all entries, 0-dimensional; 1 for zeros and for what is not finite."""
+    """The least power of two above all entries, 0-dimensional; 1 for zeros and non-finite values."""
     return _above(vector.abs().amax())
 
 
 def norms(vectors: Tensor) -> Tensor:
-    """Of every row, (…, size) to (…), squares of whose entries may underflow."""
+    """Norm of every row, (…, size) to (…), even if squares of its entries would underflow."""
     scale = _above(vectors.abs().amax(-1, keepdim=True))
     return scale.squeeze(-1) * torch.linalg.vector_norm(vectors / scale, dim=-1)
 

@@ -11,11 +11,11 @@ from surmin.work import WorkMeter
 def output_curvature(
     options: Options, replicas: Replicas = ONE_REPLICA, work: WorkMeter | None = None
 ) -> FactorCurvature | ScalarCurvature:
-    """What goes down the pipe by these options."""
+    """The curvature that goes down the pipe with these options."""
     if options.curvature == "factor":
         return FactorCurvature(
             rank=options.rank, fraction=options.curvature_fraction, top_factor=options.top_factor, wire=options.wire,
-            keeps_pieces=options.order == "parallel",  # one after the other, stages make their own as they solve
+            keeps_pieces=options.local == "quadratic",  # nonlinear local losses need only what arrives at the block
         )  # fmt: skip
     return ScalarCurvature(
         per_sample=options.curvature == "sample",
@@ -30,10 +30,10 @@ def output_curvature(
 
 
 def inflation(options: Options, blocks: int) -> list[float]:
-    """κ of every trainable block: 1 where curvatures are decoupled already, or blocks do not move together.
+    """κ of every trainable block: 1 if curvatures are decoupled already, or blocks do not move together.
 
     Raises:
-        ValueError: when the κ given do not fit the blocks.
+        ValueError: if the given κ do not fit the blocks.
     """
     if options.curvature != "factor" or options.order == "sequential":
         return [1.0] * blocks

@@ -1,4 +1,4 @@
-"""Whether values are of the types that options are declared with, and what to give instead. Imports no torch."""
+"""Whether values have the types that options are declared with, and what to give instead. Imports no torch."""
 
 import types
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,14 @@ PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def check_types(values: Mapping[str, Any], types_of: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first value that is not of its name's type.
+    """Raise ValueError for the first value that does not have its name's type.
 
-    A whole number is a float, a truth value is no number, and text is no sequence.
+    A whole number counts as a float, a truth value is not a number, and text is not a sequence.
 
     Args:
         values: by name.
-        types_of: as `typing.get_type_hints` gives them: `bool`, `int`, `float`, `str`, `Literal` of texts, tuples and
-            sequences of one of these, and any of them or another by `|`.
+        types_of: as from `typing.get_type_hints`: `bool`, `int`, `float`, `str`, `Literal` of texts, tuples and
+            sequences of one of these, checkable protocols, and any of them or another joined by `|`.
     """
     for name, value in values.items():
         choices = get_args(types_of[name]) if _is_union(types_of[name]) else (types_of[name],)
@@ -30,6 +30,8 @@ def _is_union(kind: Any) -> bool:
 
 def _is_of(value: Any, kind: Any) -> bool:
     origin = get_origin(kind)
+    if isinstance(value, type):  # a class has what its objects have, and would pass for one
+        return False
     if origin is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if origin in (tuple, Sequence):
@@ -45,4 +47,4 @@ def _in_words(kind: Any) -> str:
         return f"one of {', '.join([first, *others])}" if others else repr(first)
     if origin in (tuple, Sequence):
         return f"a sequence of {PLURALS[get_args(kind)[0]]}"
-    return NOUNS[kind]
+    return NOUNS.get(kind) or f"a {kind.__name__}"

@@ -1,6 +1,6 @@
 """Counting work in operations of matrix products, convolutions and factorizations.
 
-What only passes over numbers once is not counted: element-wise work, and the products of every sample's own vector with
+What only passes over numbers once is not counted: elementwise work, and the products of every sample's own vector with
 its own columns. These would add 1 % to the work of `sm` on MNIST and up to 6 % on digits.
 """
 
@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 
 def _batched_product(left: Tensor, right: Tensor, *_: Any, **__: Any) -> int:
-    """Of many matrices at once; nothing where the left ones are vectors."""
+    """Of many matrices at once; nothing if the left ones are vectors."""
     batch, rows, inner = left.shape
     return 2 * batch * rows * inner * right.shape[-1] if rows > 1 else 0
 
@@ -57,7 +57,7 @@ class _OperationCounter(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing here is compiled; saying so spares a second of imports at the first step."""
+        """Nothing here is compiled; saying so saves a second of imports at the first step."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -70,7 +70,7 @@ class _OperationCounter(TorchDispatchMode):
 
 
 def _materialized(argument: Any) -> Any:
-    """A symbolic zero of forward mode as plain zeros: under a dispatch mode `aten::mul.Scalar` crashes on it."""
+    """Forward mode's symbolic zeros as plain zeros: under a dispatch mode `aten::mul.Scalar` crashes on them."""
     if isinstance(argument, torch.Tensor) and argument._is_zerotensor():
         return torch.zeros(argument.shape, dtype=argument.dtype, device=argument.device)
     return argument
@@ -85,7 +85,7 @@ class WorkMeter:
 
     @contextmanager
     def phase(self, key: Hashable) -> Iterator[None]:
-        """Count what is done inside; equal keys promise equal work. Phases inside this one count for themselves."""
+        """Count what is done inside; equal keys promise equal work. Phases inside this one are counted separately."""
         if key in self._known:
             yield
         else:
@@ -96,7 +96,7 @@ class WorkMeter:
         self.operations += self._known[key]
 
     def counted(self, key: Hashable, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, every call of it a phase."""
+        """The function, with every call of it a phase."""
 
         def call(*arguments: Any) -> Any:
             with self.phase(key):

@@ -98,6 +98,10 @@ def test_a_bolder_candidate_that_wins_again_and_again_leaves_some_damping() -> N
     assert Damping(0.0).candidate(0.1).value == 0
 
 
+def test_a_damping_above_the_largest_is_not_lowered() -> None:
+    assert Damping(1e13).candidate(1.0).value == Damping(1e13).after_rejection(0.0).value == 1e13
+
+
 @pytest.mark.parametrize("value", [0.0, 1e-14, SMALLEST])
 def test_a_good_step_raises_no_damping(value: float) -> None:
     assert Damping(value).after_acceptance(1.0).value == value

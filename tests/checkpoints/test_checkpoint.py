@@ -120,7 +120,7 @@ def test_a_checkpoint_with_more_than_trains_here(tmp_path: Path, is_frozen: bool
 
 
 def test_a_round_goes_before_the_one_that_it_replaced(tmp_path: Path) -> None:
-    for name in ("round-000005", "round-000005.replaced", "round-000004"):
+    for name in ("round-000005", "round-000005.replaced", "round-000004", "round-000009-replaced"):
         (tmp_path / name).mkdir()
     assert newest_round(tmp_path) == tmp_path / "round-000005"
 
@@ -232,7 +232,7 @@ def test_a_foreign_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     ["{", "[]", "{}", {"state": {"a": "tensor:method/9"}}, {"round": -1}, {"round": "1"}, {"state": 3}, {"workers": 2},
-     {"workers": None}, {"format": "surmin checkpoint 2"}],
+     {"workers": None}, {"format": "surmin checkpoint 2"}, pytest.param("[" * 100_000, id="too deep")],
 )  # fmt: skip
 def test_a_damaged_document(tmp_path: Path, change: str | dict[str, Any]) -> None:
     make_checkpoint().save(tmp_path, None)
@@ -268,7 +268,12 @@ def test_another_network_or_method(method: str, parameters: dict[str, Tensor], m
 
 @pytest.mark.parametrize(
     ("state", "error"),
-    [({"unspeakable": object()}, TypeError), ({"a": {"b": torch.ones(1)}, "a/b": torch.ones(1)}, ValueError)],
+    [
+        ({"unspeakable": object()}, TypeError),
+        ({"a": {"b": torch.ones(1)}, "a/b": torch.ones(1)}, ValueError),
+        ({"a": ["tensor:a"]}, ValueError),
+        ({"a": {1: 0.5}}, ValueError),
+    ],
 )
 def test_a_state_that_cannot_be_saved_leaves_the_last_checkpoint(
     tmp_path: Path, state: dict[str, Any], error: type[Exception]
@@ -308,3 +313,15 @@ def test_a_round_under_another_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "round-000003").rename(tmp_path / "round-000005")
     with pytest.raises(ValueError, match="it says that it is of round 3"):
         Checkpoint.load(tmp_path)
+
+
+def test_of_two_checkpoints_that_which_was_agreed_on_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may save meanwhile; here what it saves cannot even be read."""
+    method = build_method("sgd", make_pipeline(make_model()))
+    save_checkpoint(tmp_path, method, 3)
+
+    def agree_on(_description: str) -> None:
+        (tmp_path / "round-000004").mkdir()
+
+    monkeypatch.setattr(method.pipeline, "agree_on", agree_on)
+    assert load_checkpoint(tmp_path, method) == 3

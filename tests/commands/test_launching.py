@@ -195,7 +195,7 @@ def test_workers_with_other_data_are_named(monkeypatch: pytest.MonkeyPatch, chan
     data = load_data(config, Telling())
     other = replace(data, train_inputs=change(data.train_inputs))
     monkeypatch.setattr(problem, "load_dataset", lambda *_, **__: other)
-    with pytest.raises(ValueError, match="worker 1 has loaded other data than worker 0"):
+    with pytest.raises(ValueError, match="worker 1 has loaded different data than worker 0"):
         load_data(config, Told(said=told[0]))
 
 

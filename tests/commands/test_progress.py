@@ -1,6 +1,8 @@
+import os
+import sys
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any
 
@@ -65,3 +67,21 @@ def test_a_bar_is_drawn_when_it_is_told_but_not_for_every_round(
         assert "1/9" not in capfd.readouterr().err
         bar.update(task, completed=2, refresh=True)
         assert "2/9" in capfd.readouterr().err
+
+
+def test_a_terminal_that_is_closed_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is written there fails from then on, also by somebody else while a bar is shown."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(progress_module, "REFRESH_SECONDS", 0.0)
+    ours, theirs = os.openpty()
+    terminal = os.fdopen(theirs, "w")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with terminal_line("timing"):
+        os.close(ours)
+        with pytest.raises(OSError):
+            os.write(theirs, b"anything")
+    with RoundProgress() as progress:
+        progress.show("sm", 10, Row(1, 0.5, 0.1))
+        print("said meanwhile", file=sys.stderr)
+    with suppress(OSError):  # what could not be written
+        terminal.close()

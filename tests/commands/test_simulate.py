@@ -9,7 +9,7 @@ from surmin.cli import main
 from surmin.commands import simulate as simulate_module
 from surmin.commands.simulate import simulate, summary
 from surmin.experiments.configs.simulate import SimulateConfig
-from surmin.experiments.simulated.outcomes import Cell, Outcome
+from surmin.experiments.simulated.outcomes import LinkCell, Outcome
 from surmin.experiments.simulated.runs import MeasuredRun
 from surmin.simulation import team
 from surmin.simulation.measuring import Trained
@@ -98,15 +98,15 @@ def test_the_summary_says_where_it_loses_most() -> None:
             MeasuredRun("sm", None, None, None, 4, 1, Trained([], 1, 1, 1, 1)), "posted", 4, 0.01, 1e8, seconds, 1, 1
         )
 
-    cells = [Cell(4, 0.01, 1e8, outcome(own), outcome(2.0)) for own in (1.0, 3.0, 5.0)]
-    missed = Cell(4, 0.1, 1e8, None, outcome(1.0))
+    cells = [LinkCell(4, 0.01, 1e8, outcome(own), outcome(2.0)) for own in (1.0, 3.0, 5.0)]
+    missed = LinkCell(4, 0.1, 1e8, None, outcome(1.0))
     assert summary("sm", [*cells, missed]) == (
         "sm is faster in 1 of 4 cells, does not reach the loss in 1 and loses most with "
         "4 stages over 10 ms and 100 Mbit/s: 2.5 times the seconds of the best other"
     )
     assert summary("sm", cells[:1]) == "sm is faster in 1 of 1 cells"
     assert summary("sm", [missed] * 2) == "sm is faster in 0 of 2 cells, does not reach the loss in 2"
-    alone, nobody = Cell(4, 0.1, 1e8, outcome(1.0), None), Cell(4, 0.1, 1e8, None, None)
+    alone, nobody = LinkCell(4, 0.1, 1e8, outcome(1.0), None), LinkCell(4, 0.1, 1e8, None, None)
     assert summary("sm", [alone, nobody]) == "sm is faster in 1 of 1 cells"
 
 
@@ -127,7 +127,7 @@ def test_cores_that_are_shared_make_it_slower(tmp_path: Path, monkeypatch: pytes
     ("words", "complaint"),
     [
         (["--methods", "sm"], "name at least two"),
-        (["--methods", "sm,ddg"], "'ddg' cannot be simulated; known are sm"),
+        (["--methods", "sm,ddg"], "'ddg' cannot be simulated; choose from sm"),
         (["--schedules", "posted,dual"], "unknown 'dual'"),
         (["--latencies", "-1"], "latencies: '-1' is not a positive number"),
         (["--rates", "0"], "rates: '0' is not a positive number"),
@@ -137,7 +137,10 @@ def test_cores_that_are_shared_make_it_slower(tmp_path: Path, monkeypatch: pytes
         (["--microbatches", "0"], "microbatches: '0' is not a positive number"),
         (["--cores", "0"], "cores must be a positive number"),
         (["--rounds", "0"], "rounds must be at least 1"),
+        (["--cores", "2", "--threads", "2"], "cores are shared by workers with one thread each"),
         (["--methods", "adam,lbfgs", "--preset", "links"], "none of the methods adam,lbfgs takes --preset"),
+        (["--methods", "cgblock,adam", "--damping", "1"], "none of the methods cgblock,adam takes --damping"),
+        (["--delta", "1"], "delta does nothing with curvature factor: leave it out"),
         (["--methods", "adam,lbfgs", "--inner-steps", "5"], "inner_steps are for sm, sm-paper, cgblock, none of them"),
         (["--layers", "2", "--stages", "9"], "a network of 2 layers cannot stand for 9 stages"),
         (["--lr", "adam=fast"], "'fast' is not a positive number"),

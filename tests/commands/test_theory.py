@@ -48,7 +48,7 @@ def test_theory_writes_tables_and_pictures(tmp_path: Path, capfd: pytest.Capture
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["--activation", "relu"], "activation 'relu' will not do, the theorem is about smooth networks"),
+    (["--activation", "relu"], "activation 'relu' is not smooth, which the theorem requires"),
     (["--depths", "2", "2"], "depths must be one or more different whole numbers from 1 up, got [2, 2]"),
     (["--inner-steps", "0"], "inner_steps must be one or more different whole numbers from 1 up, got [0]"),
     (["--rounds", "0"], "rounds must be at least 1, got 0"), (["--seeds", "0"], "seeds must be at least 1, got 0"),

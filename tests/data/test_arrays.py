@@ -100,9 +100,10 @@ def test_first_samples_and_too_many(tmp_path: Path) -> None:
         ({"x_test": np.zeros((12, 5), dtype=np.uint8)}, "x_train has type float64 and x_test uint8"),
         ({"x_train": np.zeros((30, 5), dtype=np.uint8)}, "x_train has type uint8 and x_test float64"),
         ({"x_test": np.zeros((12, 6))}, r"training inputs are \(5,\) each, test inputs \(6,\)"),
-        ({"y_test": np.arange(12.0)}, "y_test must hold integers, has type float64"),
-        ({"y_test": np.ones(12, dtype=bool)}, "y_test must hold integers, has type bool"),
+        ({"y_test": np.arange(12.0)}, "y_train has type int64 and y_test float64: both must hold integers"),
+        ({"y_test": np.ones(12, dtype=bool)}, "y_test must hold integers or floating-point numbers, has type bool"),
         ({"y_train": np.zeros((30, 1), dtype=int)}, "labels must be one number per sample"),
+        ({"y_train": np.zeros((30, 1, 1))}, r"or floating-point numbers \(samples, outputs\), got float64 of shape"),
         ({"y_train": -np.ones(30, dtype=int)}, "label -1 is out of range"),
         ({"y_test": np.full(12, 10**12)}, "label 1000000000000 is out of range"),
         ({"y_test": np.full(12, 10**5)}, "label 100000 is out of range, labels end at 99999"),
@@ -193,3 +194,35 @@ def test_damage_is_refused_or_harmless(tmp_path_factory: pytest.TempPathFactory,
         return
     np.testing.assert_array_equal(dataset.train_inputs.numpy(), valid_arrays()["x_train"])
     np.testing.assert_array_equal(dataset.test_targets.numpy(), valid_arrays()["y_test"])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,)])
+@pytest.mark.parametrize("dtype", ["<f8", ">f4", "f2"])
+def test_floating_point_targets_are_numbers(tmp_path: Path, shape: tuple[int, ...], dtype: str) -> None:
+    numbers = np.random.default_rng(1).normal(size=(30, *shape)).astype(dtype)
+    dataset = load_dataset(write(tmp_path / "a.npz", y_train=numbers, y_test=numbers[:12]), train_samples=20)
+    width = shape[0] if shape else 1
+    assert (dataset.classes, dataset.outputs) == (0, width)
+    assert dataset.train_targets.dtype == torch.float32
+    np.testing.assert_array_equal(dataset.train_targets.numpy(), numbers[:20].reshape(20, width).astype(np.float32))
+    np.testing.assert_array_equal(dataset.test_targets.numpy(), numbers[:12].reshape(12, width).astype(np.float32))
+
+
+def test_a_network_for_labels_has_an_output_a_class(tmp_path: Path) -> None:
+    assert load_dataset(write(tmp_path / "a.npz")).outputs == 3
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (np.zeros((30, 2)), np.zeros((12, 3)), "targets are of width 2 in y_train and 3 in y_test"),
+        (np.zeros(30), np.zeros((12, 3)), "targets are of width 1 in y_train and 3 in y_test"),
+        (np.full(30, np.nan), np.zeros(12), "y_train: contains NaN or infinity"),
+        (np.zeros(30), np.full((12, 1), np.inf), "y_test: contains NaN or infinity"),
+        (np.full(30, 1e300), np.zeros(12), "y_train: contains NaN or infinity"),  # too large for float32
+        (np.zeros(29), np.zeros(12), r"\(train\): 30 inputs but 29 labels"),
+    ],
+)
+def test_bad_numbers_are_refused(tmp_path: Path, train: NDArray[Any], test: NDArray[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_dataset(write(tmp_path / "a.npz", y_train=train, y_test=test))

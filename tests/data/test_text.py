@@ -77,6 +77,12 @@ def test_too_much_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_dataset("text", data_dir=tmp_path)
 
 
+def test_text_of_unknown_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "MAX_BYTES", 1000)
+    with pytest.raises(DataError, match="/dev/zero: more than 1,000 characters of text"):
+        load_dataset("text", data_dir="/dev/zero")
+
+
 @pytest.mark.parametrize("context", [0, -3])
 def test_impossible_contexts(context: int) -> None:
     with pytest.raises(DataError, match=f"context must be at least 1, got {context}"):

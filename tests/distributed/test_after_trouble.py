@@ -76,6 +76,25 @@ def test_all_workers_hear_that_a_batch_does_not_fit_the_first_stage(
         assert message.startswith("worker 0: the batch does not fit the network: in layer 1 (Linear)") and goes_on
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_so_do_replicas_of_one_worker_each(workers: Workers, processes: int) -> None:
+    for message, goes_on in workers.run(processes, too_narrow, replace(SETTING, workers=1, method="adam")):
+        assert message.startswith("the batch does not fit the network: in layer 1 (Linear)") and goes_on
+
+
+def too_narrow_for_one(setting: Setting) -> tuple[str, bool]:
+    """Of two replicas the first has a feature too few."""
+    with running(setting) as pipeline:
+        method, (inputs, targets) = make_method(pipeline, setting), setting.case.batch(SAMPLES)
+        message = error_of(lambda: method.step(inputs[:, 1 - dist.get_rank() :], targets))
+        return message, bool(method.step(inputs, targets).accepted)
+
+
+def test_replicas_hear_what_does_not_fit_one_of_them(workers: Workers) -> None:
+    for message, goes_on in workers.run(2, too_narrow_for_one, replace(SETTING, workers=1, method="adam")):
+        assert message.startswith("worker 0: the batch does not fit the network: in layer 1 (Linear)") and goes_on
+
+
 def fail_everywhere(setting: Setting) -> list[str]:
     """Every worker fails in the same step, each at a micro-batch of its own, and goes on."""
     modules, calls = setting.modules(), [0]

@@ -52,6 +52,10 @@ def with_short_labels(inputs: Tensor, targets: Tensor) -> Batch:
     return inputs, targets.int()
 
 
+def with_sparse_labels(inputs: Tensor, targets: Tensor) -> Batch:
+    return inputs, targets.to_sparse()
+
+
 def without_targets(inputs: Tensor, targets: Tensor) -> Any:
     return inputs, None
 
@@ -76,8 +80,9 @@ BAD = [
     Bad(with_a_sample_less, 0, "worker 0: a batch of 23 samples cannot be cut into 3 equal micro-batches"),
     Bad(with_half_the_samples, 1, r"the same batch.*: worker 0 has inputs \[24, 5\].*; worker 1 .* \[12, 5\]"),
     Bad(in_single_precision, 1, "worker 1: inputs are torch.float32, but the network computes in torch.float64"),
-    Bad(with_short_labels, 0, "do not do the same: .*: worker 0 has .*torch.int32.*; worker 1 has .*torch.int64"),
+    Bad(with_short_labels, 0, r"are out of step\. .*: worker 0 has .*torch.int32.*; worker 1 has .*torch.int64"),
     Bad(without_targets, 0, "worker 0: inputs and targets must be tensors, got Tensor and NoneType"),
+    Bad(with_sparse_labels, None, r"targets are sparse \(torch.sparse_coo\), which stages cannot train on"),
 ]
 
 
@@ -217,7 +222,7 @@ def test_workers_do_not_wait_for_each_other_when_the_batch_is_new_to_one(
     for found in zip(*workers.run(4, copy_on_each, setting), strict=True):
         assert set(found) == {found[0]}
         message, untouched = found[0]
-        assert message.startswith("the workers do not do the same: batches of other shapes") and untouched
+        assert message.startswith("the workers are out of step. Possible causes: batches") and untouched
 
 
 def with_other_options(setting: Setting) -> str:
@@ -246,7 +251,7 @@ def with_a_long_description(setting: Setting, last: str) -> str:
 def test_long_options_are_compared_whole(workers: Workers) -> None:
     assert workers.run(2, with_a_long_description, SETTING, "the end") == ["agreed", "agreed"]
     for found in workers.run(2, with_a_long_description, SETTING, "an end"):
-        assert found.startswith("the workers do not do the same")
+        assert found.startswith("the workers are out of step")
 
 
 def without_permission(setting: Setting) -> str:
@@ -345,7 +350,7 @@ def with_samples_tied_together(setting: Setting) -> tuple[str, bool]:
 def test_samples_that_one_worker_ties_together_are_refused_by_all(workers: Workers, method: str) -> None:
     found = workers.run(2, with_samples_tied_together, replace(SETTING, method=method))
     assert set(found) == {found[0]} and found[0][1]
-    assert re.match(r"worker 1: layer \d+ \(Centred\) gives samples other outputs", found[0][0])
+    assert re.match(r"worker 1: layer \d+ \(Centred\) gives a sample a different output", found[0][0])
 
 
 def with_nothing_to_train(setting: Setting) -> str:
@@ -521,7 +526,7 @@ def refuse_twice(setting: Setting, what: str) -> tuple[str, str]:
         return said[0], said[1]
 
 
-@pytest.mark.parametrize(("what", "message"), [("batch", "do not do the same"), ("network", "was frozen since")])
+@pytest.mark.parametrize(("what", "message"), [("batch", "are out of step"), ("network", "was frozen since")])
 def test_after_an_error_in_a_wave_no_worker_waits_for_another(workers: Workers, what: str, message: str) -> None:
     for first, second in workers.run(2, refuse_twice, SETTING, what):
         assert message in first
@@ -602,7 +607,7 @@ def shuffle_differently(setting: Setting) -> tuple[str, bool]:
 @pytest.mark.parametrize("method", ["sm", "adam"])
 def test_batches_in_another_order_are_refused_by_all(workers: Workers, method: str) -> None:
     for message, goes_on in workers.run(2, shuffle_differently, replace(SETTING, method=method)):
-        assert "batches of other shapes or with other targets" in message and goes_on
+        assert "batches with different shapes or targets" in message and goes_on
 
 
 def hold_the_whole_network(setting: Setting) -> list[str]:
@@ -614,4 +619,4 @@ def hold_the_whole_network(setting: Setting) -> list[str]:
 
 def test_workers_that_hold_the_same_are_told(workers: Workers) -> None:
     for said in workers.run(2, hold_the_whole_network, SETTING):
-        assert len(said) == 1 and said[0].startswith("workers 0 and 1 begin with the same parameters: each is to hold")
+        assert len(said) == 1 and said[0].startswith("workers 0 and 1 begin with the same parameters: each must hold")

@@ -1,10 +1,13 @@
 """Checkpoints of one number of workers continued on another: by what is exported, and by runs of every method."""
 
+import io
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 import surmin
 from surmin.checkpoints.checkpoint import Checkpoint
+from surmin.experiments.runs.metrics import Row
 from surmin.experiments.runs.run import Run
 from surmin.experiments.runs.saved import SavedRun
 from surmin.experiments.runs.team import Workers as Team
@@ -177,6 +181,26 @@ def test_workers_that_find_other_rounds_are_refused(workers: Workers, tmp_path: 
     workers.run(2, refuse_other_rounds, tmp_path)
 
 
+def refuse_unreadable(folder: Path) -> tuple[str, bool]:
+    """Worker 1 may not look into the folder."""
+    setting = setting_of("adam", 2)
+    with pipeline_of(setting) as pipeline:
+        method: Any = build_method("adam", pipeline)
+        denied = patch("surmin.checkpoints.saving.newest_round", side_effect=PermissionError("not for you"))
+        with denied if dist.get_rank() == 1 else nullcontext():
+            try:
+                surmin.load_checkpoint(folder, method, missing_ok=True)
+                said = ""
+            except (OSError, ValueError) as error:
+                said = str(error)
+        return said, bool(method.step(*batch(setting, 0)).accepted)
+
+
+def test_all_hear_that_one_cannot_look_for_checkpoints(workers: Workers, tmp_path: Path) -> None:
+    found = workers.run(2, refuse_unreadable, tmp_path)
+    assert found == [("worker 1: PermissionError: not for you", True), ("not for you", True)]
+
+
 def refuse_damaged(folder: Path, name: str) -> None:
     with pipeline_of(setting_of("sm", 2)) as pipeline, refused(f"{name}: not a checkpoint that can be read"):
         surmin.load_checkpoint(folder, surmin.SurrogateMinimizer(pipeline))
@@ -285,3 +309,28 @@ def test_auxiliary_networks_of_other_stages_are_refused_on_all_workers(
     start(tiny_run(method=method, stages=3, rounds=2), tmp_path / "part").train()
     workers.run(2, continue_with_other_stages, tmp_path / "part", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def overflow_on_the_last(folder: Path) -> str:
+    """What a worker writes to standard error when the last one's memory overflows in the second round."""
+    team = Team(dist.get_rank(), dist.get_world_size(), dist.get_rank(), TIMEOUT)
+    run = Run(tiny_run(method="adam", checkpoint_seconds=0.0), folder, team)
+    method: Any = run._method
+
+    def overflow(row: Row) -> None:
+        if row.round == 2 and team.rank == 1:
+            next(iter(method.optimizer.state.values()))["exp_avg_sq"].fill_(torch.inf)
+
+    said = io.StringIO()
+    with redirect_stderr(said):
+        run.start()
+        run.train(overflow)
+    method.pipeline.flush()
+    return said.getvalue()
+
+
+def test_worker_0_says_of_any_worker_that_it_cannot_be_saved(workers: Workers, tmp_path: Path) -> None:
+    first, second = workers.run(2, overflow_on_the_last, tmp_path / "run")
+    assert re.fullmatch(r"surmin: no checkpoints from round 2 on: worker 1: .*exp_avg_sq.* is not finite\n", first)
+    assert second == ""
+    assert Checkpoint.load(tmp_path / "run" / "checkpoint").round == 1

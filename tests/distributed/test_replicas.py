@@ -16,6 +16,7 @@ from surmin.pipeline.distributed import Pipeline, ScheduleName
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.process_replicas import ProcessReplicas
 from surmin.pipeline.traffic import Traffic
+from surmin.pipeline.trying_out import check_without_wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from tests.cases import BY_NAME, Case
 from tests.device import here
@@ -268,3 +269,14 @@ def refused_meshes() -> list[str]:
             Pipeline(TANH.network(), TANH.loss, mesh=mesh)
         told.append(str(refused.value))
     return told
+
+
+def traffic_of_trying_out() -> Traffic:
+    pipeline = make_pipeline(TANH, 1)
+    check_without_wave(pipeline, pipeline._links, *share(TANH.batch(SAMPLES), 1))
+    pipeline.flush()
+    return pipeline.traffic
+
+
+def test_trying_a_batch_out_is_not_counted(workers: Workers) -> None:
+    assert workers.run(2, traffic_of_trying_out) == [Traffic()] * 2

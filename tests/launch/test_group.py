@@ -89,8 +89,11 @@ MOMENTS = 6
 ADVICE = "the other workers were ended; continue with --resume run\n"
 
 
-def test_all_succeed(launch: Launch) -> None:
-    assert launch(SUM).result() == (0, "worker 0 of 2: 1\n", "")
+@pytest.mark.parametrize("name", ["plain", "50%? #1"])
+def test_all_succeed(launch: Launch, tmp_path: Path, name: str) -> None:
+    """They meet by a file in the folder for temporary ones."""
+    (tmp_path / name).mkdir()
+    assert launch(SUM, TMPDIR=str(tmp_path / name)).result() == (0, "worker 0 of 2: 1\n", "")
 
 
 def test_the_one_that_raises_is_named(launch: Launch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from surmin.experiments.runs.metrics import read_rows
+from surmin.launch import interrupts
 from surmin.launch.interrupts import deferred_interrupt
 from tests.experiments.runs.cases import resume, rows_of, start, tiny_run
 
@@ -25,7 +26,8 @@ def python_s_own_handler() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("python_s_own_handler")
-def test_the_first_interrupt_is_noted_and_the_second_acts() -> None:
+def test_the_first_interrupt_is_noted_and_the_second_acts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "REPEATS", 0.0)
     before = signal.getsignal(signal.SIGINT)
     with deferred_interrupt() as is_interrupted:
         assert not is_interrupted()
@@ -34,6 +36,16 @@ def test_the_first_interrupt_is_noted_and_the_second_acts() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.usefixtures("python_s_own_handler")
+def test_one_that_comes_twice_is_one() -> None:
+    """As when a process group and the supervisor in it are both asked, and the supervisor passes it on."""
+    received: list[None] = []
+    with deferred_interrupt(lambda: received.append(None)) as is_interrupted:
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+    assert is_interrupted() and received == [None]
 
 
 def test_a_hangup_interrupts_unless_nohup_has_it_ignored() -> None:

@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from surmin.launch.interrupts import REPEATS
 from surmin.launch.supervisor import supervise
 from tests.launch.cases import WORKER, Launch, wait_until
 
@@ -90,6 +92,15 @@ def test_an_interrupt_reaches_every_worker_once_and_is_waited_for(launch: Launch
     assert [(run.folder / f"received-{rank}").read_text() for rank in range(2)] == [name, name]
 
 
+def test_one_request_that_comes_twice_is_passed_on_once(launch: Launch) -> None:
+    run = launch(ENDING_IN_ORDER)
+    run.wait_for("ready")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        run.supervisor.send_signal(number)
+    assert run.result() == (130, "", "")
+    assert all((run.folder / f"received-{rank}").read_text() in ("int", "term") for rank in range(2))
+
+
 def test_a_second_interrupt_ends_workers_that_take_too_long(launch: Launch) -> None:
     noting = "signal.signal(signal.SIGINT, lambda *_: Path(f'noted-{worker.rank}').touch())\n"
     run = launch(WORKER + noting + "Path(f'ready-{worker.rank}').touch()\nwhile True:\n    time.sleep(1)\n")
@@ -97,6 +108,7 @@ def test_a_second_interrupt_ends_workers_that_take_too_long(launch: Launch) -> N
     run.supervisor.send_signal(signal.SIGINT)
     run.wait_for("noted")
     assert run.survivors() == [0, 1]
+    time.sleep(REPEATS)
     run.supervisor.send_signal(signal.SIGINT)
     assert run.result() == (130, "", "surmin: interrupted\n")
     assert run.survivors() == []

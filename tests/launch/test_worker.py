@@ -1,5 +1,6 @@
 import pytest
 
+from surmin.launch.reports import Report
 from surmin.launch.worker import Worker
 
 
@@ -35,3 +36,8 @@ def test_an_environment_that_makes_no_sense(
     set_environment(monkeypatch, RANK=rank, WORLD_SIZE=count)
     with pytest.raises(ValueError, match=message):
         Worker.from_environment()
+
+
+def test_the_worker_whose_output_nothing_reads_says_so() -> None:
+    report = Report.of(BrokenPipeError())
+    assert (report.kind, report.code, report.resumable) == ("error", 141, False)

@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from surmin import SquaredError
+from surmin.methods.auxiliary_networks.auxiliary import Auxiliary
 from surmin.methods.auxiliary_networks.heads import build_head, layout_of
 from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
+from surmin.replicas import ONE_REPLICA
 from tests.device import here
 from tests.experiments.runs.states import equal
 from tests.methods.cases import largest_difference
@@ -83,11 +85,26 @@ def test_a_network_that_puts_out_other_positions_is_refused_before_anything_chan
     stages, start = make(), make()
     method = build_method(name, InProcessPipeline(stages, SquaredError()))
     batch = torch.randn(6, 5, 3, dtype=torch.float64), torch.randn(6, 4, 2, dtype=torch.float64)
-    message = r"an auxiliary network needs .* samples of shape \[5, 4\] fit no outputs of shape \[4, 2\]"
+    message = r"an auxiliary network needs .* samples of shape \[5, 4\] do not fit outputs of shape \[4, 2\]"
     for _ in range(2):
         with pytest.raises(ValueError, match=f"^{message}"):
             method.step(*batch)
     assert largest_difference(nn.Sequential(*stages), nn.Sequential(*start)) == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_stage_is_refused(name: str) -> None:
+    stages = [nn.Linear(3, 3), nn.Sequential(), nn.Linear(3, 2)]
+    with pytest.raises(ValueError, match="an auxiliary network needs a stage with layers"):
+        build_method(name, InProcessPipeline(stages, SquaredError()))
+
+
+def test_a_learning_rate_that_was_changed_is_saved() -> None:
+    networks = [nn.Linear(2, 1) for _ in range(2)]
+    optimizers = [torch.optim.Adam(network.parameters(), lr) for network, lr in zip(networks, (0.1, 0.2), strict=True)]
+    first, second = (Auxiliary(*own, [2], ONE_REPLICA) for own in zip(networks, optimizers, strict=True))
+    second.load_state_dict(first.state_dict())
+    assert optimizers[1].param_groups[0]["lr"] == 0.1
 
 
 @pytest.mark.parametrize("name", NAMES)

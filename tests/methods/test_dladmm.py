@@ -266,7 +266,7 @@ ENDS_BENT = Case("bent", lambda: nn.Sequential(nn.Linear(4, 2), nn.Softplus()), 
         (BY_NAME["convolution"], r"layer 0 \(Conv2d\) is not one"),
         (BY_NAME["attention"], r"layer 0 \(TokenEmbedding\) is not one"),
         (BY_NAME["frozen"], r"layer 0 \(Linear\) is not one"),
-        (ENDS_BENT, r"linear layer at the end.* layer 1 \(Softplus\) is not one"),
+        (ENDS_BENT, r"ends with a linear layer.* layer 1 \(Softplus\) is not one"),
     ],
     ids=str,
 )

@@ -45,7 +45,7 @@ def hidden_loss(model: nn.Sequential) -> float:
 def test_methods_that_test_their_steps_refuse_it(name: str, called: str, ways: str) -> None:
     with pytest.raises(ValueError) as caught:
         build_method(name, make_pipeline(make_model()))
-    assert str(caught.value) == f"{called} {REASON}: take {ways}{OTHERS}"
+    assert str(caught.value) == f"{called} {REASON}: use {ways}{OTHERS}"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from surmin import load_checkpoint, save_checkpoint
+from surmin.methods.common.stagewise import Stagewise
 from surmin.methods.first_order import FirstOrder
 from surmin.methods.registry import METHODS, build_method
 from tests.methods.cases import BY_STAGES, largest_difference, make_batch, make_model, make_pipeline
@@ -145,6 +146,25 @@ def test_the_learning_rate_that_a_schedule_has_reached_is_saved(tmp_path: Path) 
     assert [group["lr"] for group in resumed.optimizer.param_groups] == [0.01 / 8] * 2
     assert resumed.step(*make_batch()).loss == method.step(*make_batch()).loss
     assert resumed.step(*make_batch()).loss == method.step(*make_batch()).loss
+
+
+@pytest.mark.parametrize("name", ["adam", *sorted(BY_STAGES)])
+def test_a_learning_rate_that_was_changed_is_saved(name: str) -> None:
+    method, other = (build_method(name, make_pipeline(make_model(), 3)) for _ in range(2))
+    assert isinstance(method, FirstOrder | Stagewise) and isinstance(other, FirstOrder | Stagewise)
+    method.optimizer.param_groups[0]["lr"] = 0.0123
+    method.step(*make_batch())
+    other.load_state_dict(method.state_dict())
+    assert other.optimizer.param_groups[0]["lr"] == 0.0123
+
+
+@pytest.mark.parametrize("name", sorted(BY_STAGES))
+def test_the_state_of_another_optimizer_of_stages_is_refused(name: str) -> None:
+    """Plain gradient descent remembers nothing that could tell it from momentum."""
+    method, other = (build_method(name, make_pipeline(make_model(), 3), optimizer=own) for own in ("gd", "sgd"))
+    method.step(*make_batch())
+    with pytest.raises(ValueError, match="the state is of SGD, this method has SGD with momentum"):
+        other.load_state_dict(method.state_dict())
 
 
 def test_parameters_of_one_group_cannot_have_had_different_settings() -> None:

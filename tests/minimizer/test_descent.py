@@ -112,6 +112,35 @@ def test_momentum_that_failed_is_not_tried_again_in_the_same_round() -> None:
     assert report.tries > 1
 
 
+class Squeeze(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.squeeze(-1)
+
+
+class Waves(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.stack([inputs.sin(), inputs.cos()], -1)
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"preset": "links"}, {"preset": "trips"}, {"preset": "paper", "delta": 10.0},
+        {"curvature": "sample", "eigenvalue": "lanczos"}, {"rank": 1, "blocks": "stage"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_single_number_a_sample_between_layers_and_stages(options: dict[str, Any], microbatches: int) -> None:
+    torch.manual_seed(0)
+    stages = [nn.Sequential(nn.Linear(3, 1), Squeeze()).double(), nn.Sequential(Waves(), nn.Linear(2, 1)).double()]
+    inputs = torch.randn(20, 3).double()
+    sm = SurrogateMinimizer(stages, SquaredError(), microbatches=microbatches, **options)
+    batch = inputs, inputs[:, :1] * inputs[:, 1:2]
+    first, second = sm.step(*batch), sm.step(*batch)
+    assert first.accepted and second.loss < first.loss
+
+
 def wild(scale: float = 8.0) -> nn.Sequential:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)).double()

@@ -71,7 +71,9 @@ def test_every_other_cut_gives_equal_parameters(variant: str) -> None:
 @pytest.mark.parametrize("name", ["attention", "convolution", "embedding", "positions"])
 @pytest.mark.parametrize("variant", ["default", "sample"])
 def test_on_other_networks_too(name: str, variant: str) -> None:
-    options: OptionValues = {**VARIANTS[variant], "power_steps": 5}
+    options = VARIANTS[variant]
+    if variant == "sample":
+        options = {**options, "power_steps": 5}
     whole = train(name, options, rounds=2)
     assert_same(whole, train(name, options, stages=2, microbatches=4, rounds=2), 1e-8)
 
@@ -192,6 +194,15 @@ def test_a_share_of_the_inflation_is_not_taken_over_by_what_cannot_adapt_it() ->
     with pytest.raises(ValueError, match=r"0.4 of the inflation, which this minimizer cannot adapt"):
         fixed.load_state_dict(state)
     assert fixed.state_dict()["inflation_share"] == 1
+
+
+def test_a_last_step_is_not_kept_where_no_momentum_uses_it() -> None:
+    case = BY_NAME["tanh"]
+    sm = SurrogateMinimizer([case.network()], case.loss)
+    assert sm.step(*case.batch()).accepted and sm.state_dict()["previous_step"] is not None
+    other = SurrogateMinimizer(sm.pipeline, momentum_candidates=(0.0,))
+    other.load_state_dict(sm.state_dict())
+    assert other.state_dict()["previous_step"] is None
 
 
 @pytest.mark.parametrize("leading", [[], [nn.Flatten()]], ids=["linear first", "flattened first"])

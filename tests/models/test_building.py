@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_network(kind: str) -> None:
     ("kind", "shape", "tokens", "message"),
     [
         ("rnn", (8,), False, "unknown model 'rnn': choose one of mlp, cnn, gpt"),
-        ("gpt", (1, 8, 8), False, r"gpt needs rows of token ids, as text gives; .* shape \(1, 8, 8\)"),
+        ("gpt", (1, 8, 8), False, r"gpt needs rows of token ids, as text has; .* shape \(1, 8, 8\)"),
         ("gpt", (8,), False, "gpt needs rows of token ids"),
         ("mlp", (8,), True, "mlp needs numbers, this data has token ids"),
         ("cnn", (8,), True, "cnn needs numbers, this data has token ids"),

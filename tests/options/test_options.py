@@ -4,8 +4,10 @@ from typing import Any, get_args
 import pytest
 
 import surmin.options as options_module
-from surmin.options import Options, OptionValues
+from surmin.options import Options, OptionValues, SolverName
 from surmin.options.presets import PRESETS, resolve_options
+from surmin.solvers.result import SolverResult
+from surmin.surrogates.local_loss import LocalLoss
 
 SEQUENTIAL = {"local": "nonlinear", "blocks": "stage", "order": "sequential"}
 
@@ -74,8 +76,10 @@ def test_an_unknown_preset_names_those_there_are() -> None:
 
 @pytest.mark.parametrize("name", ["curvature", "blocks", "local", "order", "solver", "top_factor", "eigenvalue"])
 def test_an_unknown_choice_names_those_there_are(name: str) -> None:
-    every = ", ".join(get_args(Options.__annotations__[name]))
-    with pytest.raises(ValueError, match=f"{name} must be one of {every}, got 'zzz'"):
+    kind = Options.__annotations__[name]
+    every = ", ".join(get_args(SolverName if name == "solver" else kind))
+    own = " or a Solver or a NonlinearSolver" if name == "solver" else ""
+    with pytest.raises(ValueError, match=f"{name} must be one of {every}{own}, got 'zzz'"):
         resolve_options("compute", {name: "zzz"})
 
 
@@ -111,13 +115,51 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
 ]
 
 
+NEEDED: dict[str, dict[str, Any]] = {
+    "inner_learning_rate": {"solver": "gd"},
+    **{name: {"curvature": "scalar"} for name in ("delta", "delta_relative", "power_steps")},
+}
+
+
 @pytest.mark.parametrize(("name", "bad", "good"), RANGES, ids=[row[0] for row in RANGES])
 def test_values_out_of_range_are_named(name: str, bad: list[Any], good: list[Any]) -> None:
     for value in bad:
         with pytest.raises(ValueError, match=f"^{name} must be "):
             resolve_options("compute", {name: value})
     for value in good:
-        assert getattr(resolve_options("compute", {name: value}), name) == value
+        assert getattr(resolve_options("compute", {name: value, **NEEDED.get(name, {})}), name) == value
+
+
+class Own:
+    def solve(self, loss: LocalLoss) -> SolverResult:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("preset", "given", "message"),
+    [
+        ("compute", {"delta": 0.1}, "delta has no effect with curvature='factor': leave it out"),
+        (
+            "compute",
+            {"hessian_products": "finite-difference"},
+            "hessian_products has no effect with curvature='factor'",
+        ),
+        ("paper", {"rank": 2}, "rank has no effect with curvature='scalar'"),
+        ("compute", {"curvature": "sample", "curvature_fraction": 0.5}, "curvature_fraction has no effect with curv"),
+        ("paper", {"delta": 0.1, "delta_relative": 0.1}, "delta has no effect with delta_relative"),
+        ("paper", {"accept_above": 0.1}, "accept_above has no effect with adapt_damping=False"),
+        ("compute", {"inner_learning_rate": 0.1}, "inner_learning_rate has no effect with solver='cg'"),
+        ("compute", {"solver": Own(), "inner_steps": 7}, "inner_steps has no effect with a solver of your own"),
+    ],
+)
+def test_options_without_effect_are_refused(preset: str, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolve_options(preset, given)
+
+
+def test_an_option_without_effect_may_have_the_value_that_it_has_anyway() -> None:
+    assert resolve_options("paper", {"curvature_fraction": 1, "rank": None}) == resolve_options("paper", {})
+    assert resolve_options("compute", {"delta": 1.0}) == resolve_options("compute", {})
 
 
 @pytest.mark.parametrize(

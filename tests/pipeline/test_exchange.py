@@ -133,7 +133,7 @@ def test_a_network_that_gives_fewer_rows_than_samples() -> None:
 def test_outputs_of_more_dimensions_than_can_be_told() -> None:
     stage = torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.Unflatten(1, (3, *[1] * 7))).double()
     inputs, _ = make_batch()
-    with pytest.raises(ValueError, match=r"outputs of type torch.float64 and shape \[24, 3, .* cannot be told"):
+    with pytest.raises(ValueError, match=r"outputs of type torch.float64 and shape \[24, 3, .* cannot be described"):
         InProcessPipeline([stage], SquaredError()).exchange().begin(inputs, stage(inputs).detach())
 
 

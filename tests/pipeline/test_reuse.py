@@ -20,7 +20,7 @@ class Shifted(nn.Module):
         self.register_buffer("shift", torch.zeros(4, dtype=torch.float64))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return inputs + self.shift
+        return inputs + self.shift + 0.5 * (not self.training)
 
 
 def network() -> nn.Sequential:
@@ -110,10 +110,15 @@ def change_buffers_unseen(net: nn.Sequential, inputs: Tensor, targets: Tensor) -
     net[2].shift.data.add_(0.5)
 
 
+def change_mode(net: nn.Sequential, inputs: Tensor, targets: Tensor) -> None:
+    net[2].eval()
+
+
 CHANGES = [
     change_inputs, change_targets, change_parameters, load_parameters, change_frozen_parameters, change_buffers,
     replace_data, change_inputs_unseen, change_targets_unseen, change_one_number_unseen, step_with_a_fused_optimizer,
     replace_frozen_data, change_frozen_parameters_unseen, change_buffers_unseen,
+    change_mode,
 ]  # fmt: skip
 
 
@@ -125,6 +130,36 @@ def test_after_a_change_the_loss_is_computed_anew(change: Callable[[nn.Sequentia
     report = sm.step(inputs, targets)
     assert report.loss == pytest.approx(expected.item(), rel=1e-12)
     assert report.forward_waves == 1 + report.tries
+
+
+class Held(nn.Module):
+    """Holds a matrix that has no place in memory, or a vector that has no version."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("tensor", tensor)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (self.tensor @ inputs.t()).t() if self.tensor.dim() == 2 else inputs + self.tensor
+
+
+def sparse() -> Tensor:
+    return torch.eye(4, dtype=torch.float64).to_sparse()
+
+
+def without_version() -> Tensor:
+    with torch.inference_mode():
+        return torch.ones(4, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("make", [sparse, without_version])
+def test_with_buffers_that_cannot_be_watched_every_wave_is_new(make: Callable[[], Tensor]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4).double(), Held(make()), nn.Linear(4, 2).double())
+    sm, (inputs, targets) = SurrogateMinimizer([net], SquaredError()), batch()
+    first, second = sm.step(inputs, targets), sm.step(inputs, targets)
+    assert first.accepted and second.loss == pytest.approx(first.new_loss, rel=1e-12)
+    assert second.forward_waves == 1 + second.tries
 
 
 def test_without_a_change_the_wave_is_used_again_and_nothing_differs() -> None:

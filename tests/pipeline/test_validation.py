@@ -122,6 +122,12 @@ def aliased() -> nn.Module:
     return network
 
 
+def with_buffer() -> nn.Module:
+    first, second = nn.Linear(3, 3), nn.Tanh()
+    second.register_buffer("weight", first.weight.detach()[1:])
+    return nn.Sequential(first, second)
+
+
 def overlapping() -> nn.Module:
     layer = nn.Linear(3, 3)
     layer.weight = nn.Parameter(torch.ones(1, 3).expand(3, 3))
@@ -150,7 +156,7 @@ BAD_NETWORKS: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
     "attention with dropout": (lambda: [nn.MultiheadAttention(4, 2, dropout=0.1)], "in training mode: it draws"),
     "random slopes": (lambda: [nn.Sequential(nn.Linear(3, 2), nn.RReLU())], "RReLU '1' in stage 0 is in training mode"),
     "recurrent with dropout": (lambda: [nn.GRU(4, 4, 2, dropout=0.1)], r"stage 0 \(GRU\) is in training mode"),
-    "random pooling": (lambda: [nn.Conv2d(1, 1, 1), nn.FractionalMaxPool2d(2, 2).eval()], "draws another network"),
+    "random pooling": (lambda: [nn.Conv2d(1, 1, 1), nn.FractionalMaxPool2d(2, 2).eval()], "draws a different network"),
     "instance norm": (lambda: [nn.Conv2d(1, 1, 1), nn.InstanceNorm2d(1, track_running_stats=True)], "writes its"),
     "embedding by frequency": (lambda: [nn.Embedding(5, 3, scale_grad_by_freq=True)], "leave scale_grad_by_freq out"),
     "rescaled embedding": (lambda: [nn.Embedding(5, 3, max_norm=1.0)], "leave max_norm out"),
@@ -159,6 +165,7 @@ BAD_NETWORKS: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
     "two devices": (lambda: [nn.Linear(3, 2), nn.Linear(2, 2, device="meta")], "one device, got (cpu|cuda:0), meta"),
     "a parameter over itself": (lambda: [overlapping()], "'weight' of stage 0 has several entries in one place"),
     "two parameters in one place": (lambda: [aliased()], "overlaps in memory with"),
+    "a buffer in a parameter's place": (lambda: [with_buffer()], r"buffer 'weight' of .* overlaps in memory with"),
     "shared between stages": (lambda: list(shared())[::2], "shared with"),
     "shared within a stage": (lambda: [shared()], "shared with"),
     "a layer used twice": (lambda: [repeated()], "shared with"),
@@ -237,7 +244,7 @@ def test_a_network_that_mixes_samples() -> None:
 
 def test_samples_and_positions_merged_on_the_way() -> None:
     sm = minimizer(nn.Sequential(nn.Linear(3, 4), nn.Flatten(0, 1), nn.Unflatten(0, (8, 5)), nn.Linear(4, 2)))
-    with pytest.raises(ValueError, match=r"layer 1 \(Flatten\) turned .* layer that undoes this into one module"):
+    with pytest.raises(ValueError, match=r"layer 1 \(Flatten\) turned .* one that restores the shape in one module"):
         sm.step(torch.randn(8, 5, 3), torch.zeros(8, 5, dtype=torch.int64))
 
 
@@ -271,7 +278,7 @@ def test_forwards_that_draw_or_tie_samples_together_are_seen(module: nn.Module, 
     network = nn.Sequential(nn.Linear(3, 40), module, nn.Linear(40, 2))
     before = [p.detach().clone() for p in network.parameters()]
     pipeline = InProcessPipeline([network], CrossEntropy(), microbatches=2)
-    with pytest.raises(ValueError, match=rf"layer 1 \({type(module).__name__}\) gives samples other outputs"):
+    with pytest.raises(ValueError, match=rf"layer 1 \({type(module).__name__}\) gives a sample a different output"):
         build_method(method, pipeline).step(INPUTS, LABELS)
     assert all(torch.equal(p, kept) for p, kept in zip(network.parameters(), before, strict=True))
 
@@ -279,13 +286,13 @@ def test_forwards_that_draw_or_tie_samples_together_are_seen(module: nn.Module, 
 def test_samples_that_are_tied_are_seen_after_a_batch_of_one() -> None:
     sm = minimizer(nn.Linear(3, 40), _Centred(), nn.Linear(40, 2))
     sm.step(INPUTS[:1], LABELS[:1])
-    with pytest.raises(ValueError, match=r"layer 1 \(_Centred\) gives samples other outputs"):
+    with pytest.raises(ValueError, match=r"layer 1 \(_Centred\) gives a sample a different output"):
         sm.step(INPUTS, LABELS)
 
 
 def test_outputs_as_wide_as_a_batch_needs_are_seen() -> None:
     stage = Stage.of(_Trimmed())
-    with pytest.raises(ValueError, match=r"layer 0 \(_Trimmed\) gives samples other outputs"):
+    with pytest.raises(ValueError, match=r"layer 0 \(_Trimmed\) gives a sample a different output"):
         check_independence([stage], [stage.forward(torch.randn(6, 8))])
 
 
@@ -302,7 +309,7 @@ def test_modules_that_take_whole_large_batches_are_let_be() -> None:
     assert sm.step(inputs, labels).accepted
     tied = minimizer(nn.Linear(3, 20), _Centred(), nn.Linear(20, 2))
     for _ in range(2):
-        with pytest.raises(ValueError, match="gives samples other outputs"):
+        with pytest.raises(ValueError, match="gives a sample a different output"):
             tied.step(inputs, labels)
 
 
@@ -318,7 +325,7 @@ def test_forwards_that_draw_in_training_mode_are_seen_when_they_get_there() -> N
     sm = minimizer(network)
     assert sm.step(INPUTS, LABELS).accepted
     network.train()
-    with pytest.raises(ValueError, match=r"layer 1 \(_Dropping\) gives samples other outputs"):
+    with pytest.raises(ValueError, match=r"layer 1 \(_Dropping\) gives a sample a different output"):
         sm.step(INPUTS, LABELS)
 
 
@@ -389,14 +396,16 @@ def test_a_module_list_is_a_list_of_stages() -> None:
     assert len(sm.pipeline.stages) == 2
 
 
-def test_a_loss_that_torch_cannot_compute_is_named() -> None:
+@pytest.mark.parametrize("error", [RuntimeError("of its own"), AttributeError("of its own")])
+def test_a_loss_that_cannot_be_computed_is_named(error: Exception) -> None:
     class Strict(SquaredError):
         def check(self, outputs: Tensor, targets: Tensor) -> None:
-            _ = outputs.view(5)
+            raise error
 
-    sm = SurrogateMinimizer([nn.Linear(3, 2)], Strict())
-    with pytest.raises(ValueError, match=r"^Strict cannot be computed for these outputs and targets: shape"):
+    sm, words = SurrogateMinimizer([nn.Linear(3, 2)], Strict()), "cannot be computed for these outputs and targets"
+    with pytest.raises(ValueError, match=rf"^Strict {words}: {type(error).__name__}: of its own$") as caught:
         sm.step(INPUTS, torch.zeros(8, 2))
+    assert caught.value.__cause__ is error
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32])
@@ -417,6 +426,15 @@ def test_parameters_replaced_or_frozen_behind_the_minimizer_s_back() -> None:
     network[2].bias.requires_grad_(False)
     with pytest.raises(ValueError, match=r"parameter 'bias' of layer 2 \(Linear\) was frozen since"):
         other.step(INPUTS, LABELS)
+
+
+def test_a_parameter_that_is_gone_from_within_a_layer() -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
+    sm = minimizer(layer)
+    assert sm.step(INPUTS, LABELS).accepted
+    nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    with pytest.raises(ValueError, match=r"parameter 'parametrizations.weight.original0' of layer 0 .* was replaced"):
+        sm.step(INPUTS, LABELS)
 
 
 def test_a_loss_is_needed_with_a_list_of_stages() -> None:
@@ -516,16 +534,16 @@ def test_a_loss_that_returns_no_number_a_sample_is_named() -> None:
             return (outputs - targets).square()
 
     sm = SurrogateMinimizer([nn.Linear(3, 2)], Elementwise())
-    with pytest.raises(ValueError, match=r"^Elementwise.sample_losses must return one number a sample, shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"^Elementwise.sample_losses must return one number per sample, shape \(3,\)"):
         sm.step(INPUTS, torch.zeros(8, 2))
 
 
 MISTAKES: dict[str, tuple[str, Callable[..., Any], str]] = {
     "gradient of the mean": ("gradient", lambda z, y: z.mean(0), r"shape \(3, 2\) for 3 samples, got \(2,\)"),
     "gradient in double": ("gradient", lambda z, y: z.double(), r"returns torch.float64 .*\.to\(outputs\.dtype\)"),
-    "gradient in place": ("gradient", lambda z, y: z.sub_(y), "changes the outputs or targets it is given: leave out"),
+    "gradient in place": ("gradient", lambda z, y: z.sub_(y), "changes the outputs or targets it is given: avoid"),
     "no gradient": ("gradient", lambda z, y: None, "must return a tensor, got NoneType"),
-    "trace of all": ("trace", lambda z, y: z.sum(), r"one number a sample, shape \(3,\) for 3 samples, got \(\)"),
+    "trace of all": ("trace", lambda z, y: z.sum(), r"one number per sample, shape \(3,\) for 3 samples, got \(\)"),
     "samples first": ("factor", lambda z, y: z.diag_embed(), r"shape \(columns, 3, 2\) for .*got \(3, 2, 2\)"),
     "no columns": ("sampled_factor", lambda z, y, rank, generator: z, r"`rank` columns first, shape \(1, 3, 2\) for"),
 }  # fmt: skip

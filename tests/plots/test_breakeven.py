@@ -8,7 +8,7 @@ import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from surmin.experiments.simulated.outcomes import Cell
+from surmin.experiments.simulated.outcomes import LinkCell
 from surmin.plots.breakeven import draw_breakeven, ink
 from tests.experiments.simulated.test_outcomes import outcome
 
@@ -19,10 +19,10 @@ SECONDS: dict[tuple[float, float], tuple[float | None, float | None]] = {
 """Of the method that is looked at and the best other, by latency and rate."""
 
 
-def cells(stages: int) -> list[Cell]:
+def cells(stages: int) -> list[LinkCell]:
     """Not in the order of the axes; rounds are measured with three stages."""
     return [
-        Cell(
+        LinkCell(
             stages, latency, rate, own and outcome("sm", 3, stages, latency, own),
             other and outcome("adam", 3, stages, latency, other),
         )
@@ -71,6 +71,18 @@ def test_the_picture_says_that_it_is_modelled_and_what_is_in_its_cells(panels: F
     assert "In a cell: this ratio, and which the best other method is." in panels.get_supxlabel()
 
 
+def test_a_cell_where_nobody_reaches_the_loss_has_a_dash(
+    figures: list[Figure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And where nothing is known nothing is said to be recorded."""
+    monkeypatch.setattr("surmin.plots.breakeven.save", lambda *_: None)
+    nobody = [LinkCell(40, latency, 1e8, None, None) for latency in (0.0, 0.1)]
+    draw_breakeven(Path(), "sm", "mlp", [nobody], 0.5)
+    axes = figures[0].axes[0]
+    assert [(text.get_text(), text.get_color()) for text in axes.texts] == [("–", "black")] * 2
+    assert axes.get_title(loc="left") == "40 stages"
+
+
 @pytest.mark.parametrize("scale", ["PuOr_r", "gray"])
 def test_ink_contrasts_with_every_colour(scale: str) -> None:
     """By WCAG 2 at least 4.5 to 1, of the two inks' luminance and the colour's."""
@@ -94,7 +106,7 @@ def test_who_is_the_best_other_is_told(figures: list[Figure], monkeypatch: pytes
         outcome("lbfgs", 3, 3, 0.0, 2.0), replace(other, schedule="1f1b"),
         replace(other, run=replace(other.run, batch_size=20)),
     ]  # fmt: skip
-    draw_breakeven(Path(), "sm", "mlp", [[Cell(3, float(i), 1e8, own, each) for i, each in enumerate(others)]], 0.5)
+    draw_breakeven(Path(), "sm", "mlp", [[LinkCell(3, float(i), 1e8, own, each) for i, each in enumerate(others)]], 0.5)
     assert [text.get_text() for text in figures[0].axes[0].texts] == [
         "0.50\nlbfgs", "0.50\nadam 1f1b", "0.50\nadam posted\nbatch 20"
     ]  # fmt: skip

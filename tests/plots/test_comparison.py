@@ -1,9 +1,11 @@
 import base64
 import platform
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,6 +135,27 @@ def test_pictures_tell_how_many_seeds_there_are(
     write_configs(tmp_path)
     draw_comparison(tmp_path, COMPARISON, make_results()[:kept])
     assert titles and all(title.endswith(f": {words}") for title in titles)
+
+
+def test_runs_that_failed_are_named_and_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings are those of a run that has a folder."""
+    crosses: list[str] = []
+
+    def draw(path: Path, *rest: Any) -> None:
+        path.touch()
+        crosses.append(rest[-1])
+
+    monkeypatch.setattr("surmin.plots.comparison.draw_curves", draw)
+    write_configs(tmp_path)
+    first, *others = make_results()
+    shutil.rmtree(tmp_path / "runs" / first.run.name)
+    lost = replace(first, rows=[*first.rows, first.last.lost()], status="failed", failure="out of memory")
+    draw_comparison(tmp_path, COMPARISON, [lost, *others], {"newton": "too large"})
+    summary, _, left_out, failed, _ = outline_of((tmp_path / "report.html").read_text()).tables
+    assert summary[1][:2] == ["sm", "1 failed, 1 reached"]
+    assert left_out == [["method", "why"], ["newton", "too large"]]
+    assert failed == [["run", "why"], [first.run.name, "out of memory"]]
+    assert set(crosses) == {"diverged or failed"}
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Literal
 from surmin.experiments.runs.metrics import Row
 from surmin.experiments.runs.run import Status
 from surmin.plots.paper_tables import Groups, cell_table, cost_table, final_table
-from tests.experiments.comparisons.test_paper import made
+from tests.experiments.comparisons.test_paper import made, stopping_at
 
 GROUPS: Groups = {
     results[0].run.cell: results
@@ -36,6 +36,10 @@ def test_what_a_loss_cost() -> None:
         ["sm", "1", "2 of 2", "1.5\n1 to 2", "9\n6 to 12"],
         ["adam", "–", "1 of 2", "–\n2 to –", "–\n12 to –"],
     ]
+
+
+def test_what_a_loss_below_the_target_would_have_cost_is_not_told() -> None:
+    assert cost_table({cell: [stopping_at(0.01, each) for each in own] for cell, own in GROUPS.items()}).rows == []
 
 
 def test_outcomes_are_counted_where_they_differ() -> None:

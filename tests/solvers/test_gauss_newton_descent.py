@@ -16,7 +16,7 @@ from torch import Tensor
 from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.input_moment import InputMomentCache
 from surmin.curvature.moments import MeanDiagonal, Moments, estimate_moments
-from surmin.curvature.output_curvature import draw_seed
+from surmin.seeds import draw_seed
 from surmin.solvers.gauss_newton_descent import GaussNewtonDescent, _share
 from surmin.solvers.kronecker import KroneckerConjugateGradient
 from surmin.solvers.result import Reason, SolverResult

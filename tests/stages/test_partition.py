@@ -132,9 +132,12 @@ def _overlapping(trains: bool) -> nn.Sequential:
 @pytest.mark.parametrize(
     ("model", "named"),
     [
-        (nn.Sequential(_TwoWeights(), nn.Linear(4, 2)), r"'second' of layer 0 .* in memory with 'first' of layer 0"),
-        (_overlapping(trains=True), r"'weight' of layer 2 .* in memory with 'weight' of layer 0"),
-        (_overlapping(trains=False), r"'weight' of layer 2 .* in memory with 'weight' of layer 0"),
+        (
+            nn.Sequential(_TwoWeights(), nn.Linear(4, 2)),
+            r"'second' of layer 0 .* in memory with parameter 'first' of layer 0",
+        ),
+        (_overlapping(trains=True), r"'weight' of layer 2 .* in memory with parameter 'weight' of layer 0"),
+        (_overlapping(trains=False), r"'weight' of layer 2 .* in memory with parameter 'weight' of layer 0"),
     ],
     ids=["in one layer", "both train", "one is frozen"],
 )

@@ -29,6 +29,13 @@ def test_value_gradient_and_product_against_the_written_out_equation(cubic: floa
     assert loss(torch.zeros(SIZE, dtype=torch.float64)) == 0
 
 
+def test_it_cannot_be_differentiated_by_autograd() -> None:
+    matrix, gradient = problem()
+    step = torch.ones(SIZE, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(ValueError, match="cannot be differentiated: use its gradient_at"):
+        LocalLoss(gradient, lambda v: matrix @ v)(step)
+
+
 def test_damping_and_inflation_replace_what_was_there() -> None:
     matrix, gradient = problem()
     loss = LocalLoss(gradient, lambda v: matrix @ v, inflation=3.0, damping=0.5)

@@ -1,4 +1,4 @@
-"""Steps to be tested, and where they start from.
+"""Steps to test, and where they start from.
 
 Legend: θ̄ the current parameters, d a step, h the network's loss.
 """
@@ -17,13 +17,13 @@ from surmin.solvers.result import SolverResult
 
 @dataclass(frozen=True)
 class Point:
-    """The current parameters with all that waves 1 to 3 left there.
+    """The current parameters with everything that waves 1 to 3 left there.
 
     Attributes:
         inputs: the whole batch.
         targets: of the whole batch.
         loss: h(θ̄), 0-dimensional.
-        problems: what every trainable block has to minimise.
+        problems: what every trainable block must minimise.
         gradient_square: ‖∂h/∂θ‖², 0-dimensional.
         previous: the last accepted step by the parameters' global names; None before there is one.
     """
@@ -38,16 +38,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A step that has been computed, and where it leads.
+    """A computed step, and where it leads.
 
     Attributes:
-        damping: what it was computed with.
+        damping: the damping it was computed with.
         results: of every block's solver.
-        steps: d of every block: the solver's step, and a share of the previous step where momentum is tried.
-        parameters: θ̄ + d, tensors of their own.
-        wave: the forward wave there; None where steps are not tested.
-        new_loss: h(θ̄ + d), NaN where steps are not tested.
-        predicted: the decrease of the local losses, added up over all workers.
+        steps: d of every block: the solver's step, plus a share of the previous step if momentum is tried.
+        parameters: θ̄ + d, as new tensors.
+        wave: the forward wave there; None if steps are not tested.
+        new_loss: h(θ̄ + d), NaN if steps are not tested.
+        predicted: the decrease of the local losses, summed over all workers.
     """
 
     damping: Damping
@@ -61,7 +61,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Attempt:
-    """Candidates, and what the workers' sums say of the point they start from.
+    """Candidates, and what the workers' sums say about the point they start from.
 
     Attributes:
         candidates: the steps.
@@ -75,7 +75,7 @@ class Attempt:
 
 
 class Order(Protocol):
-    """In which order the blocks solve and the activations move."""
+    """The order in which blocks solve and activations move."""
 
     def attempt(self, point: Point, dampings: Sequence[Damping], momenta: Sequence[float]) -> Attempt:
         """Candidates for all dampings and shares of the previous step, with one forward wave for all of them."""

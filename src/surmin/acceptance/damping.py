@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 PATIENCE, ACCEPT_LATE_ABOVE = 3, 0.1
-"""After so many rejections in a row a smaller ratio is enough: damping does not help, and every try costs a wave."""
+"""After this many rejections in a row a smaller ratio is enough: damping does not help, and every try costs a wave."""
 POOR, GOOD = 0.25, 0.75
 LOWER = 1 / 3
 LEAST_RAISE, LARGEST_RAISE = 2.0, 4.0
@@ -14,7 +14,7 @@ SMALLEST, LARGEST = 1e-12, 1e12
 
 
 def reduction_ratio(loss: float, new_loss: float, predicted: float) -> float:
-    """Actual over predicted decrease; NaN when nothing was predicted or a loss is not finite."""
+    """Actual over predicted decrease; NaN if nothing was predicted or a loss is not finite."""
     if not (math.isfinite(new_loss) and math.isfinite(predicted) and predicted > 0):
         return math.nan
     return (loss - new_loss) / predicted
@@ -27,13 +27,13 @@ def adapted(damping: float, ratio: float, lower: float, higher: float) -> float:
 
 
 def is_acceptable(loss: float, new_loss: float, predicted: float, least: float, tries: int = 1) -> bool:
-    """Majorisation needs the bound only at the new point: the loss fell, by a fair part of what was predicted.
+    """Majorisation needs the bound only at the new point: the loss fell by a fair part of what was predicted.
 
     Args:
         loss: at the current parameters.
         new_loss: at the new ones.
-        predicted: decrease.
-        least: ratio of the two decreases that is asked for.
+        predicted: predicted decrease.
+        least: ratio of the two decreases that is required.
         tries: forward waves spent on the round's step.
     """
     if tries > PATIENCE:
@@ -43,7 +43,7 @@ def is_acceptable(loss: float, new_loss: float, predicted: float, least: float, 
 
 @dataclass(frozen=True)
 class Damping:
-    """λ, and the share of the decoupling's inflation that is in use.
+    """λ, and the share of the decoupling's inflation in use.
 
     Attributes:
         value: λ.
@@ -60,20 +60,20 @@ class Damping:
     def after_rejection(self, ratio: float, spread: float = 1.0) -> "Damping":
         """Every λ above the largest that was tried, inflation back towards the bound.
 
-        Along a step d the loss is taken to begin to fall at twice the predicted decrease, as it does without damping
-        (with much of it, at once the decrease), and at d it has fallen by `ratio` of that. The parabola through these
-        has its least at d / (2 - ratio), about the step of a λ so many times as large.
+        Along a step d, the loss is assumed to start falling at twice the predicted decrease, as it does without damping
+        (with a lot of damping, at once the predicted decrease), and at d it has fallen by `ratio` of that decrease. The
+        parabola through these has its minimum at d / (2 - ratio), about the step of a λ larger by that factor.
 
         Args:
-            ratio: of the best step that was rejected; NaN where its loss is not finite.
-            spread: of the candidates, the largest λ over the smallest.
+            ratio: of the best rejected step; NaN if its loss is not finite.
+            spread: the candidates' largest λ over the smallest.
         """
         shorter = LARGEST_RAISE if math.isnan(ratio) else min(max(2 - ratio, LEAST_RAISE), LARGEST_RAISE)
-        value = min(self.value * shorter * spread, LARGEST)
+        value = min(self.value * shorter * spread, max(self.value, LARGEST))
         return self._with(value, self.inflation_share / TIGHTEN)
 
     def after_acceptance(self, ratio: float) -> "Damping":
-        """λ down where the model was trusted; less inflation where the bound was loose."""
+        """λ down if the model was trusted; less inflation if the bound was loose."""
         value = max(self.value * LOWER, min(self.value, SMALLEST)) if ratio > GOOD else self.value
         share = (
             self.inflation_share * TIGHTEN if self.adapts_inflation and ratio > TIGHTEN_ABOVE else self.inflation_share
@@ -81,12 +81,12 @@ class Damping:
         return self._with(value, share)
 
     def candidate(self, factor: float) -> "Damping":
-        """Another λ; a bolder candidate uses less inflation as well where that may be adapted."""
+        """Another λ; a bolder candidate also uses less inflation if that may be adapted."""
         share = self.inflation_share * factor**INFLATION_POWER if self.adapts_inflation else self.inflation_share
-        return self._with(min(max(self.value * factor, min(self.value, SMALLEST)), LARGEST), share)
+        return self._with(min(max(self.value * factor, min(self.value, SMALLEST)), max(self.value, LARGEST)), share)
 
     def at_most(self, value: float) -> "Damping":
-        """λ, or this where it is above: so much damping that steps vanish would never be tested, nor come down."""
+        """λ capped: damping so large that steps vanish would never be tested, nor come down."""
         return self._with(min(self.value, value), self.inflation_share)
 
     def _with(self, value: float, share: float) -> "Damping":

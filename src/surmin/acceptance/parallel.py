@@ -1,6 +1,6 @@
 """Local phase, then forward wave (waves 4 and 5): all blocks at the same time.
 
-Legend: d a step, λ the damping, κ the decoupling's inflation, β the share of the last step that is added as momentum.
+Legend: d a step, λ the damping, κ the decoupling's inflation, β the share of the last step added as momentum.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ class ParallelOrder:
     inflation: Sequence[float]
 
     def attempt(self, point: Point, dampings: Sequence[Damping], momenta: Sequence[float]) -> Attempt:
-        """Solve, try all candidates in one forward wave, add up over stages."""
+        """Solve, try all candidates in one forward wave, sum over stages."""
         solved = list(self._solved(point, dampings, momenta))
         blocks = [problem.block for problem in point.problems]
         moved = [moved_parameters(self.pipeline.stages, zip(blocks, steps, strict=True)) for _, _, steps in solved]
@@ -56,9 +56,9 @@ class ParallelOrder:
     def _solved(
         self, point: Point, dampings: Sequence[Damping], momenta: Sequence[float]
     ) -> Iterator[tuple[Damping, list[SolverResult], list[Tensor]]]:
-        """For every damping the blocks' solutions, and for every momentum β the steps d + β d_previous.
+        """For every damping, the blocks' solutions, and for every momentum β the steps d + β d_previous.
 
-        Momentum costs no solving: the step that the last round took is added as it is, and predicts nothing of its own.
+        Momentum costs no solving: the step that the last round took is added as is, and predicts nothing of its own.
         """
         for damping in dampings:
             results = self.solve(point.problems, damping)

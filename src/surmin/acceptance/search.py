@@ -1,4 +1,4 @@
-"""Looking for a step that passes the test, at ever larger damping."""
+"""Searching for a step that passes the test, at ever larger damping."""
 
 import math
 from collections.abc import Sequence
@@ -33,16 +33,16 @@ class Trial:
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether no model is to blame: a stationary point, or a promise whose change of the loss is lost in rounding.
+        """Whether no model is to blame: a stationary point, or a predicted decrease whose effect is lost in rounding.
 
-        A step that promises nothing is none: every block met negative curvature at once, and more damping helps.
+        A step that predicts nothing does not count: every block met negative curvature at once, and more damping helps.
         """
         return not self.gradient_norm or (self.step.new_loss == self.loss and self.step.predicted > 0)
 
 
 @dataclass(frozen=True)
 class Search:
-    """How a step is looked for.
+    """How to search for a step.
 
     Attributes:
         order: makes the candidates and runs them.
@@ -68,14 +68,14 @@ class Search:
                 break
             candidates = self.options.damping_candidates
             damping = damping.after_rejection(best.ratio, max(candidates) / min(candidates))
-            del trials  # their waves would lie beside the next ones
+            del trials  # their waves would share memory with the next ones
             best = replace(best, step=replace(best.step, wave=None))
         if best.is_at_rest or (best.step.new_loss == best.loss and damping.value >= LARGEST):
             damping = damping.at_most(self.options.damping)
         return best, tries, damping
 
     def _momenta(self, tries: int) -> Sequence[float]:
-        """A retry drops momentum where every candidate had it: damping does not shorten the last step's share."""
+        """A retry drops momentum if every candidate had it: damping does not shorten the last step's share."""
         candidates = self.options.momentum_candidates
         return candidates if tries == 1 or 0 in candidates else (0.0,)
 
@@ -93,7 +93,7 @@ class Search:
 
 
 def start_error(loss: float, gradient_square: float) -> NonFiniteError:
-    """Why no round can begin at the current parameters."""
+    """Why no round can start at the current parameters."""
     return NonFiniteError(
         f"the loss is {loss:g} and its gradient's square {gradient_square:g} at the current parameters: "
         "no step can be computed or tested from there; check the data's scale and the initialisation "

@@ -17,11 +17,11 @@ from surmin.stages.tape import LayerParameters
 
 @dataclass(frozen=True)
 class SequentialOrder:
-    """Every stage solves when the activations of the stages below, moved already, arrive; then it sends its own on.
+    """Every stage solves when the activations of the stages below, already moved, arrive; then it sends its own on.
 
-    A block-wise Gauss-Seidel method where `ParallelOrder` is a Jacobi method: no stage takes on what another has taken
-    care of already, so that κ = 1. Candidates come from the largest λ to the smallest, and each begins where the stage
-    ended with the one before.
+    A block-wise Gauss-Seidel method where `ParallelOrder` is a Jacobi method: no stage handles what another has already
+    taken care of, so κ = 1. Candidates go from the largest λ to the smallest, each starting where the stage ended with
+    the previous one.
 
     Attributes:
         pipeline: runs the forward waves.
@@ -30,7 +30,7 @@ class SequentialOrder:
     pipeline: WorkerPipeline
 
     def attempt(self, point: Point, dampings: Sequence[Damping], momenta: Sequence[float]) -> Attempt:
-        """One wave up; the last worker then knows all sums and tells the others."""
+        """One wave up; then the last worker knows all sums and tells the others."""
         dampings = sorted(dampings, key=lambda damping: -damping.value)
         problems = {problem.block.stage: problem for problem in point.problems}
         results: dict[Stage, list[SolverResult]] = {stage: [] for stage in problems}

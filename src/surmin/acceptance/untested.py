@@ -19,7 +19,7 @@ class UntestedStep:
     order: ParallelOrder
 
     def run(self, point: Point, damping: Damping) -> tuple[Trial, int, Damping]:
-        """The step, accepted if it is finite; no wave was spent on it, and the damping is the same."""
+        """The step, accepted if it is finite; it costs no wave, and the damping stays the same."""
         results, pipeline = self.order.solve(point.problems, damping), self.order.pipeline
         promised = sum((result.decrease for result in results), torch.zeros_like(point.loss))
         numbers = torch.stack([own.double() for own in (point.loss, point.gradient_square, promised)])

@@ -1,8 +1,8 @@
-"""Checkpoints: written by all workers together, each its own part, and read by any other number of them.
+"""Checkpoints: written by all workers together, each its own part, and readable by any other number of them.
 
 Parameters are stored under their global names, so that a network cut into 4 stages resumes on 2 or 1. Every worker adds
-a document, JSON in a tensor of bytes under `worker/` and its number: the round, the method's class and its state,
-whose tensors stand beside the parameters under `method/` and the path to them. The documents' union is the whole.
+a document, JSON in a tensor of bytes under `worker/` and its number: the round, the method's class and its state, whose
+tensors are stored beside the parameters under `method/` and their path. The whole is the union of the documents.
 """
 
 import json
@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from surmin.checkpoints.round_folder import newest_round, open_round, position, round_number, write_round
+from surmin.checkpoints.round_folder import existing_round, open_round, rank_and_count, round_number, write_round
 from surmin.checkpoints.tensor_tree import StoredTensors, leaves, merge, pack, unpack, without
 from surmin.methods.base import Method
 
-FORMAT = "surmin checkpoint 6"
+FORMAT = "surmin checkpoint 7"
 STATE = "method"
 WORKER = "worker"
 
@@ -33,7 +33,7 @@ class Checkpoint:
     On several workers, parameters and the state's tensors are those of one worker, under the parameters' global names;
     everything else in the state is the same on all.
 
-    `others` says how many parameters are in it besides, which were not asked for when it was read.
+    `others` counts further parameters in it, which were not requested when it was read.
     """
 
     round: int
@@ -48,17 +48,17 @@ class Checkpoint:
         return cls(round, type(method).__name__, method.pipeline.parameters, method.state_dict())
 
     def save(self, folder: Path, group: ProcessGroup | None) -> None:
-        """Write it, on the disk before the last one is removed; every worker of the group must call this.
+        """Write it to disk before the last one is removed; every worker of the group must call this.
 
         Args:
             folder: where a run's checkpoints are, the same folder for all workers.
-            group: the workers; None for a process alone.
+            group: the workers; None for a single process.
 
         Raises:
-            OSError: when a worker could not write its part; the last checkpoint is still there.
-            ValueError: when the workers' parts are not one checkpoint; the last one is still there.
+            OSError: if a worker could not write its part; the last checkpoint is still there.
+            ValueError: if the workers' parts are not one checkpoint; the last one is still there.
         """
-        rank, workers = position(group)
+        rank, workers = rank_and_count(group)
         tensors = dict(self.parameters)
         document = {
             "format": FORMAT,
@@ -76,14 +76,16 @@ class Checkpoint:
 
         Args:
             folder: where the run's checkpoints are.
-            names: the parameters wanted, all when None. What the state has under other parameters' names is left out.
+            names: the parameters wanted, None for all. State stored under other parameters' names is left out.
 
         Raises:
-            ValueError: when there is no whole checkpoint, in one line with the file's name.
+            ValueError: if there is no whole checkpoint, in one line with the file's name.
         """
-        path = newest_round(folder)
-        if path is None:
-            raise ValueError(f"{folder}: no checkpoint in it")
+        return cls.read(existing_round(folder), names)
+
+    @classmethod
+    def read(cls, path: Path, names: Collection[str] | None = None) -> "Checkpoint":
+        """Read the checkpoint in the folder of a round, as `load` reads the newest."""
         with open_round(path) as stored:
             try:
                 document = _read_document(stored)
@@ -94,7 +96,7 @@ class Checkpoint:
                 state = unpack(without(document["state"], everything - own), stored)
                 parameters = {name: stored[name]() for name in own}
                 return cls(document["round"], document["method"], parameters, state, len(everything - own))
-            except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
                 raise ValueError(f"{path}: not a checkpoint that can be read: {error}") from error
 
     def check(self, method: str, parameters: Mapping[str, Tensor]) -> None:
@@ -114,7 +116,7 @@ class Checkpoint:
             raise ValueError(f"the checkpoint is damaged: {broken} is not finite")
 
     def not_finite(self) -> str | None:
-        """What in it is not finite, if anything: training could not be continued from there."""
+        """The first thing in it that is not finite, if any: training could not be continued from there."""
         parts: dict[str, Any] = {f"parameter {name}": value for name, value in self.parameters.items()}
         parts |= {f"{path} of what the method remembers": leaf for path, leaf in leaves(self.state)}
         return next((name for name, value in parts.items() if not _is_finite(value)), None)
@@ -135,12 +137,12 @@ def _is_finite(value: object) -> bool:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """A copy on the CPU with memory of its own."""
+    """A copy on the CPU with its own memory."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _check_whole(path: Path) -> None:
-    """Read the documents back: what cannot be loaded must not take the last checkpoint's place."""
+    """Read the documents back: what cannot be loaded must not replace the last checkpoint."""
     with open_round(path) as stored:
         try:
             _read_document(stored)

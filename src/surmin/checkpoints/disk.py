@@ -1,17 +1,17 @@
-"""Having the disk know what the operating system has been told. Importing this imports no torch."""
+"""Flushing to disk what the operating system has been given. Importing this imports no torch."""
 
 import os
 from pathlib import Path
 
 
 def sync_file(path: Path) -> None:
-    """Have the disk know what is in the file."""
+    """Flush a file's contents to disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
-    """Have the disk know which files are in the folder."""
+    """Flush a folder's list of files to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

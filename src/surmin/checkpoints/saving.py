@@ -1,4 +1,4 @@
-"""Saving and loading a method with its network, alone or on workers, each of which has its own part of both."""
+"""Saving and loading a method with its network, in one process or on workers that each hold a part of both."""
 
 from os import PathLike
 from pathlib import Path
@@ -6,30 +6,30 @@ from pathlib import Path
 import torch
 
 from surmin.checkpoints.checkpoint import Checkpoint
-from surmin.checkpoints.round_folder import newest_round, round_number
+from surmin.checkpoints.round_folder import existing_round, newest_round, round_number
 from surmin.methods.base import Method
 
 
 def save_checkpoint(folder: str | PathLike[str], minimizer: Method, round: int) -> None:
     """Write the trainable parameters and what the method remembers, named by the network's layers.
 
-    The last checkpoint in the folder is removed when this one is on the disk: a process that is killed at any moment
-    leaves one or the other. What does not train (frozen parameters, buffers) is not written.
+    The previous checkpoint in the folder is removed once this one is on disk: a process killed at any moment leaves one
+    or the other. What does not train (frozen parameters, buffers) is not written.
 
-    On a `Pipeline` all workers call this, replicas too; each writes its own part, and replicas what the first of them
-    has: not the samples of their own shares that dni, dladmm, ddg, features-replay and fdg remember. In one process
-    nobody else is asked, whether there is a process group or not.
+    On a `Pipeline` all workers call this, replicas too. Each writes its own part; of replicas only the first's state is
+    saved, without the samples that dni, dladmm, ddg, features-replay and fdg remember of the others' shares. A pipeline
+    in one process saves by itself, even inside a process group.
 
     Args:
-        folder: the same for all workers, on a disk that all of them see; made if it is not there.
+        folder: the same for all workers, on a disk they all see; created if it does not exist.
         minimizer: a `SurrogateMinimizer` or another method.
-        round: how many rounds it has made; no fewer than at the checkpoint that is there.
+        round: how many rounds it has made; no fewer than at the checkpoint already there.
 
     Raises:
-        TypeError: when it is given something else than a path and a method, or both the other way round.
-        ValueError: on all workers, for such a round, a path that is a file, or where a parameter or something that the
-            method remembers is not finite; the last checkpoint is still there then.
-        OSError: when a worker could not write its part; the last checkpoint is still there.
+        TypeError: if the arguments are not a path and a method, in that order.
+        ValueError: on all workers, if the round is impossible, the path is a file, or a parameter or something the
+            method remembers is not finite; the previous checkpoint is still there then.
+        OSError: if a worker could not write its part; the previous checkpoint is still there.
 
     Examples:
         >>> import tempfile, torch, surmin
@@ -59,38 +59,38 @@ def save_checkpoint(folder: str | PathLike[str], minimizer: Method, round: int) 
 
 
 def load_checkpoint(folder: str | PathLike[str], minimizer: Method, *, missing_ok: bool = False) -> int:
-    """Continue from the newest checkpoint in a folder, whatever number of workers and stages it was written by.
+    """Continue from the newest checkpoint in a folder, whatever number of workers and stages wrote it.
 
-    It can be that of a run of `surmin train`, in the run's folder under `checkpoint`. Nothing in it is unpickled. On a
-    `Pipeline` all workers call this.
+    The `checkpoint/` folder of a `surmin train` run works too. Nothing in it is unpickled. On a `Pipeline` all workers
+    call this.
 
     Args:
-        folder: that was given to `save_checkpoint`.
-        minimizer: for the same network, made with the options of the one that was saved; its parameters and its memory
-            are replaced.
-        missing_ok: leave all as it is where there is no checkpoint yet, instead of raising.
+        folder: the folder passed to `save_checkpoint`.
+        minimizer: for the same network, made with the options of the saved one; its parameters and memory are replaced.
+        missing_ok: if there is no checkpoint yet, change nothing instead of raising.
 
     Returns:
         How many rounds had been made: the number of the next one, counted from 0.
 
     Raises:
-        TypeError: when it is given something else than a path and a method, or both the other way round.
-        ValueError: on all workers, when there is no checkpoint, the path is a file, they find different checkpoints, a
-            file is damaged, or it is of another network, method or seed, or has parameters that are frozen here; the
-            parameters are as they were then. Where one worker of several refuses what the method remembers, others may
-            have it already: go on with a new pipeline and method.
+        TypeError: if the arguments are not a path and a method, in that order.
+        ValueError: on all workers, if there is no checkpoint, the path is a file, workers find different checkpoints, a
+            file is damaged, or it is of another network, method or seed, or has parameters that are frozen here. The
+            parameters are unchanged then. If one of several workers refuses what the method remembers, others may
+            already have it: go on with a new pipeline and method.
     """
     _check_types("load_checkpoint(folder, minimizer)", folder, minimizer)
     path = Path(folder)
-    pipeline, newest = minimizer.pipeline, newest_round(path)
+    pipeline = minimizer.pipeline
     with pipeline.agreeing():
         _check_no_file(path)
+        newest = newest_round(path) if missing_ok else existing_round(path)
     pipeline.agree_on("no checkpoint" if newest is None else f"a checkpoint of round {round_number(newest)}")
-    if missing_ok and newest is None:
+    if newest is None:
         return 0
     (trainable,) = pipeline.total(torch.tensor([len(pipeline.parameters)]))
     with pipeline.agreeing():
-        checkpoint = Checkpoint.load(path, pipeline.parameters)
+        checkpoint = Checkpoint.read(newest, pipeline.parameters)
         checkpoint.check(type(minimizer).__name__, pipeline.parameters)
         _check_all_wanted(checkpoint, int(trainable))
     with pipeline.agreeing():
@@ -104,7 +104,7 @@ def load_checkpoint(folder: str | PathLike[str], minimizer: Method, *, missing_o
 
 
 def _check_types(call: str, folder: object, minimizer: object) -> None:
-    """Raise TypeError where one of them is something else, saying what to pass."""
+    """Raise TypeError if either is something else, saying what to pass."""
     if not isinstance(folder, str | PathLike) or not hasattr(minimizer, "pipeline"):
         raise TypeError(
             f"{call} takes the path of a folder, then a SurrogateMinimizer or another method (no network), "
@@ -113,13 +113,13 @@ def _check_types(call: str, folder: object, minimizer: object) -> None:
 
 
 def _check_no_file(path: Path) -> None:
-    """Raise ValueError for a path that cannot be a folder with checkpoints."""
+    """Raise ValueError if the path is a file."""
     if path.is_file():
         raise ValueError(f"{path} is a file: give the folder that checkpoints are saved in")
 
 
 def _check_all_wanted(checkpoint: Checkpoint, trainable: int) -> None:
-    """Raise ValueError where it has more than all workers train: some would be left out, and nobody told."""
+    """Raise ValueError if it has more than all workers train: some would be left out silently."""
     stored = len(checkpoint.parameters) + checkpoint.others
     if stored != trainable:
         raise ValueError(
@@ -129,7 +129,7 @@ def _check_all_wanted(checkpoint: Checkpoint, trainable: int) -> None:
 
 
 def _check_round(folder: Path, round: int) -> None:
-    """Raise ValueError for what is no number of rounds, or before the checkpoint that is there."""
+    """Raise ValueError if it is not a number of rounds, or is before the existing checkpoint."""
     if isinstance(round, bool) or not isinstance(round, int) or round < 0:
         raise ValueError(f"round must be a whole number from 0 up, got {round!r}")
     newest = newest_round(folder)

@@ -9,20 +9,29 @@ from torch import Tensor
 TENSOR = "tensor:"
 
 StoredTensors = Mapping[str, Callable[[], Tensor]]
-"""Tensors by name, each read when it is called for."""
+"""Tensors by name, each read when called."""
 
 
 def pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """The value with every tensor moved into `tensors` and its name left in its place."""
+    """The value with every tensor moved into `tensors` and its name left in its place.
+
+    Raises:
+        ValueError: if it could not be unpacked as it was, saying where.
+    """
     if isinstance(value, Tensor):
         if path in tensors:
             raise ValueError(f"two tensors would be stored as {path}")
         tensors[path] = value
         return f"{TENSOR}{path}"
     if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"{path} has a key that is no text, {key!r}: it would be read back as text")
         return {key: pack(item, f"{path}/{key}", tensors) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [pack(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]
+    if isinstance(value, str) and value.startswith(TENSOR):
+        raise ValueError(f"{path} is the text {value!r}, which would be read back as a tensor")
     return value
 
 
@@ -39,7 +48,7 @@ def unpack(value: Any, tensors: StoredTensors) -> Any:
     """What was packed.
 
     Raises:
-        ValueError: when a tensor is not there.
+        ValueError: if a tensor is missing.
     """
     if isinstance(value, str) and value.startswith(TENSOR):
         name = value.removeprefix(TENSOR)
@@ -54,10 +63,10 @@ def unpack(value: Any, tensors: StoredTensors) -> Any:
 
 
 def merge(first: Any, second: Any, path: str = "") -> Any:
-    """The union of two packed values: keys may be different, values under the same key may not.
+    """The union of two packed values: keys may differ, values under the same key may not.
 
     Raises:
-        ValueError: when they do not agree, saying where.
+        ValueError: if they do not agree, saying where.
     """
     if isinstance(first, dict) and isinstance(second, dict):
         shared = {key: merge(first[key], second[key], f"{path}/{key}") for key in first.keys() & second.keys()}
@@ -70,7 +79,7 @@ def merge(first: Any, second: Any, path: str = "") -> Any:
 
 
 def without(value: Any, names: Set[str]) -> Any:
-    """A packed value without the entries of these names, however deep they are."""
+    """A packed value without the entries of these names, at any depth."""
     if isinstance(value, dict):
         return {key: without(item, names) for key, item in value.items() if key not in names}
     if isinstance(value, list):

@@ -1,1 +1,1 @@
-"""What each command of the command line does: experiments run with a progress bar, then drawn and summed up."""
+"""What each command does: experiments run with a progress bar, then plotted and summarised."""

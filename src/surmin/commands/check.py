@@ -7,7 +7,7 @@ from surmin.exit_codes import CHECK_FAILED, SUCCESS
 from surmin.experiments.configs.check import CheckConfig
 from surmin.experiments.configs.saved import document
 from surmin.experiments.files import write_json
-from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder
+from surmin.experiments.runs.folder import claimed, default_folder
 from surmin.experiments.runs.problem import build_problem, load_data
 from surmin.experiments.runs.processor import set_up_processor
 from surmin.experiments.runs.team import ALONE
@@ -16,27 +16,30 @@ from surmin.plots.tables import Table
 
 
 def check(config: CheckConfig, out: Path | None) -> int:
-    """Check a network, write check.json, and print what was found; 1 when gradients, blocks or Lemma 1 are wrong."""
+    """Check a network, write check.json, and print what was found; 1 if gradients, blocks or Lemma 1 are wrong."""
     config.check()
     path = out or default_folder("check", config.data)
-    check_unclaimed(path)
-    set_up_processor(config.threads)
-    data = load_data(config.experiment, ALONE)
-    problem = build_problem(config.experiment, data, ALONE)
-    result = check_network(
-        problem.modules, problem.pipeline.loss, data.train_inputs, data.train_targets,
-        radii=config.radii, trials=config.trials, curvature=config.curvature, blocks=config.blocks, delta=config.delta,
-        power_steps=config.power_steps, eigenvalue=config.eigenvalue, seed=config.seed,
-    )  # fmt: skip
-    claim_folder(path)
-    write_json(path / "check.json", document(config, **result.to_json()))
+    with claimed(path):
+        result = _check(config)
+        write_json(path / "check.json", document(config, **result.to_json()))
     print_result(result)
     print(f"written: {path / 'check.json'}")
     return SUCCESS if result.holds else CHECK_FAILED
 
 
+def _check(config: CheckConfig) -> CheckResult:
+    set_up_processor(config.threads)
+    data = load_data(config.experiment, ALONE)
+    problem = build_problem(config.experiment, data, ALONE)
+    return check_network(
+        problem.modules, problem.pipeline.loss, data.train_inputs, data.train_targets,
+        radii=config.radii, trials=config.trials, curvature=config.curvature, blocks=config.blocks, delta=config.delta,
+        power_steps=config.power_steps, eigenvalue=config.eigenvalue, seed=config.seed,
+    )  # fmt: skip
+
+
 def print_result(result: CheckResult) -> None:
-    """Two tables on the standard output, and a line that says whether everything holds."""
+    """Two tables on standard output, and a line that says whether everything holds."""
     print_table(block_table(result))
     print_table(bound_table(result))
     verdict = "hold" if result.holds else "do NOT hold"
@@ -47,7 +50,7 @@ def print_result(result: CheckResult) -> None:
 
 
 def block_table(result: CheckResult) -> Table:
-    """One line a block."""
+    """One line per block."""
     headings = (
         "layers", "parameters", "gradient error", "block error", "λ_max short by", "condition 1", "condition 2", "holds"
     )  # fmt: skip
@@ -64,7 +67,7 @@ def block_table(result: CheckResult) -> Table:
 
 
 def bound_table(result: CheckResult) -> Table:
-    """One line a radius."""
+    """One line per radius."""
     rows = [(f"{b.radius:g}", str(b.trials), str(b.failures), _short(b.worst_excess)) for b in result.bound]
     return Table(("‖d‖ / ‖θ‖", "steps", "bound failed", "worst excess"), rows, numbers_from=0)
 

@@ -14,17 +14,17 @@ from surmin.launch.worker import this_worker
 from surmin.methods.registry import flag
 
 OWN_OPTIONS = ("device", "threads", "data_dir")
-"""What workers may have been told differently."""
+"""Options that may differ between workers."""
 
 Config = TypeVar("Config", bound=ExperimentConfig)
 
 
 @contextmanager
 def joined_team(config: Config, path: Path, resume: Path | None = None) -> Iterator[tuple[Config, Path, Team]]:
-    """The team that does the work, for as long as it does, with the options and the folder that all of it go by.
+    """The team that does the work, for as long as it does, with the options and the folder that all members use.
 
     Raises:
-        ValueError: when another number of workers was asked for than torchrun has started, or options do not fit it.
+        ValueError: if another number of workers was requested than torchrun has started, or options do not fit it.
     """
     with team_of(this_worker(), config.waiting, config.device) as team:
         config = for_team(config, team, resume)
@@ -33,7 +33,7 @@ def joined_team(config: Config, path: Path, resume: Path | None = None) -> Itera
 
 
 def check_agreement(config: ExperimentConfig, team: Team) -> None:
-    """Raise ValueError, on all members, when they were started with different options."""
+    """Raise ValueError, on all members, if they were started with different options."""
     own = {name: value for name, value in asdict(config).items() if name not in OWN_OPTIONS}
     told = [json.loads(text) for text in team.gather(json.dumps(own))]
     for rank, other in enumerate(told):
@@ -46,7 +46,7 @@ def check_agreement(config: ExperimentConfig, team: Team) -> None:
 
 
 def for_team(config: Config, team: Team, resume: Path | None = None) -> Config:
-    """The options with the number of workers there are; under torchrun it need not be given."""
+    """The options with the actual number of workers; under torchrun it need not be given."""
     default = type(config)() if resume is None else read_config(resume, type(config))
     if config.workers not in (default.workers, team.count):
         raise ValueError(

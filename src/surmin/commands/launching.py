@@ -11,18 +11,18 @@ from surmin.launch.worker import this_worker
 
 
 def launch(config: ExperimentConfig, path: Path, resume: Path | None = None) -> int | None:
-    """Check what can be checked beforehand, and run the same command on workers of this machine if it asks for them.
+    """Check what can be checked beforehand, and run the same command on workers of this machine if requested.
 
     Args:
         config: the options given.
-        path: the folder to write; it must be new or empty, or the one that is resumed.
+        path: the folder to write; it must be new or empty, or the one being resumed.
         resume: the folder of a run to continue.
 
     Returns:
-        The workers' exit code; None when this process is to do the work, alone or as a worker.
+        The workers' exit code; None if this process must do the work, alone or as a worker.
 
     Raises:
-        ValueError: for options that are not possible, or a folder that is in use.
+        ValueError: if options are not possible, or the folder is in use.
     """
     worker = this_worker()
     if worker is None:
@@ -42,6 +42,6 @@ def launch(config: ExperimentConfig, path: Path, resume: Path | None = None) -> 
 def _safe_path() -> list[str]:
     """What keeps the working folder off the workers' path, as it is off this process's: `-m` puts it first.
 
-    A person's `code.py` or `queue.py` there would be imported for Python's own.
+    A user's `code.py` or `queue.py` there would be imported instead of Python's own.
     """
     return ["-P"] if {"", os.getcwd()}.isdisjoint(sys.path) else []

@@ -4,7 +4,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import TimeRemainingColumn
 
 from surmin.commands.progress import terminal_bar, terminal_line
@@ -16,14 +15,16 @@ from surmin.experiments.comparisons.paper_results import write_milestones, write
 from surmin.experiments.comparisons.paper_runs import PaperResult, cells, run_count
 from surmin.experiments.configs.paper import PaperConfig
 from surmin.experiments.configs.saved import check_unchanged, check_version, read_config
-from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder, write_config
+from surmin.experiments.runs.folder import check_device, check_unclaimed, claim_folder, default_folder, write_config
 from surmin.experiments.runs.processor import set_up_processor
 from surmin.experiments.runs.team import choose_device
 from surmin.plots.paper import draw_paper
 from surmin.plots.paper_tables import verdict_table
 
-GROWS = frozenset({"methods", "seeds", "depths", "inner_steps", "rounds", "target_loss", "jobs", "device", "data_dir"})
-"""Options that may be others when a grid is continued; results that are there stay what they are."""
+GROWS = frozenset({"methods", "seeds", "depths", "inner_steps", "rounds", "target_loss", "device", "data_dir"})
+"""Options that may be others when a grid is continued; results that are there stay what they are.
+
+Not the jobs, and not the device that is used: one table has times of one machine, shared by as many runs."""
 
 
 def paper(config: PaperConfig, out: Path | None, resume: Path | None) -> int:
@@ -48,7 +49,7 @@ def paper(config: PaperConfig, out: Path | None, resume: Path | None) -> int:
         return INTERRUPTED
     write_paper_results(path / "results.csv", results)
     write_milestones(path / "milestones.csv", results)
-    with Console(stderr=True).status("drawing pictures and pages"):
+    with terminal_line("drawing pictures and pages"):
         draw_paper(path, config, results)
     print_table(verdict_table(judge(results)), HOW_CLAIMS_ARE_JUDGED)
     failed = [result for result in results if result.status == "failed"]
@@ -64,6 +65,7 @@ def _check(config: PaperConfig, path: Path, resume: Path | None) -> None:
     if resume is not None:
         check_version(resume)
         check_unchanged(read_config(resume, PaperConfig), config, GROWS)
+        check_device(resume, choose_device(config.device))
     if path != resume:
         check_unclaimed(path)
     set_up_processor(1)

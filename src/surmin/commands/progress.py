@@ -1,8 +1,10 @@
-"""Progress bars, on the terminal only. What they show may be timed: none is drawn from a thread of its own."""
+"""Progress bars, on the terminal only. What they show may be timed, so none is drawn from its own thread."""
 
+import sys
 import time
+from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -24,24 +26,49 @@ REFRESH_SECONDS = 0.1
 
 
 def terminal_bar(*columns: str | ProgressColumn) -> Progress:
-    """A bar with a description, a count and what else is wanted; silent when standard error is no terminal."""
-    console = Console(stderr=True)
+    """A bar with a description, a count and further columns; silent if standard error is not a terminal."""
+    console = _console()
     shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *columns)
     return _Bar(*shown, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal)
 
 
 def terminal_line(text: str) -> Live:
-    """A line that stands there meanwhile; silent when standard error is no terminal."""
-    return Live(text, console=Console(stderr=True), auto_refresh=False, transient=True)
+    """A line shown meanwhile; silent if standard error is not a terminal."""
+    return Live(text, console=_console(), auto_refresh=False, transient=True)
+
+
+class _WhileItLasts:
+    """Standard error for as long as it can be written to: nothing that is shown there is worth the work's end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> None:
+        """Write if it can be."""
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush if it can be."""
+        with suppress(OSError):
+            self._stream.flush()
+
+
+def _console() -> Console:
+    file = _WhileItLasts(sys.stderr) if sys.stderr else None
+    return Console(file=cast(TextIO | None, file), stderr=True)
 
 
 class _Bar(Progress):
-    """Drawn when it is told something, unless that was moments ago."""
+    """Drawn when updated, unless that was moments ago."""
 
     _drawn = 0.0
 
     def update(self, task_id: TaskID, *, refresh: bool = False, **values: Any) -> None:
-        """Tell it something, and have it drawn, at once if need be."""
+        """Update it, and have it drawn, at once if need be."""
         now = time.monotonic()
         refresh = refresh or now - self._drawn >= REFRESH_SECONDS
         if refresh:
@@ -50,7 +77,7 @@ class _Bar(Progress):
 
 
 class RoundProgress:
-    """Shows how far the current run has come, between rounds."""
+    """Shows how far the current run has got, between rounds."""
 
     def __init__(self) -> None:
         self._bar = terminal_bar("loss {task.fields[loss]}", _RateColumn(), TimeRemainingColumn())
@@ -69,7 +96,7 @@ class RoundProgress:
         self._bar.stop()
 
     def show(self, run: str, rounds: int, row: Row) -> None:
-        """Show the newest row of a run; another name than before starts the bar anew."""
+        """Show the newest row of a run; a new name restarts the bar."""
         loss = "not finite" if row.loss is None else f"{row.loss:.3e}"
         if run != self._run:
             self._run = run

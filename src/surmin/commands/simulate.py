@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from surmin.commands.progress import terminal_bar
+from surmin.commands.progress import RoundProgress, terminal_bar
 from surmin.commands.tables import print_table
 from surmin.exit_codes import SUCCESS, USER_ERROR
 from surmin.experiments.configs.saved import document
 from surmin.experiments.configs.simulate import SimulateConfig
 from surmin.experiments.files import write_json, write_table
-from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder
-from surmin.experiments.simulated.outcomes import Cell, Outcome, by_place, compare, eligible, outcomes
+from surmin.experiments.runs.folder import claimed, default_folder
+from surmin.experiments.runs.metrics import Row
+from surmin.experiments.simulated.outcomes import LinkCell, Outcome, by_place, compare, eligible, outcomes
 from surmin.experiments.simulated.runs import MeasuredRun, Measuring
 from surmin.plots.breakeven import draw_breakeven
 from surmin.plots.run import describe
@@ -28,10 +29,14 @@ COLUMNS = (
 
 
 def simulate(config: SimulateConfig, out: Path | None) -> int:
-    """Train, simulate, write breakeven.csv and breakeven.png, and print who wins where."""
+    """Train, simulate, write breakeven.csv and breakeven.png, and print which method wins where."""
     config.check()
     path = out or default_folder("simulate", config.data)
-    check_unclaimed(path)
+    with claimed(path):
+        return _fill(path, config)
+
+
+def _fill(path: Path, config: SimulateConfig) -> int:
     overheads = measure_overheads()
     found = _simulate(config, _train(config), overheads)
     if not found:
@@ -41,7 +46,6 @@ def simulate(config: SimulateConfig, out: Path | None) -> int:
         too_many = ", ".join(f"{count:,}" for count in config.stages_without_1f1b)
         _warn(f"1f1b needs a micro-batch for every stage: left out with {too_many} stages; or raise --microbatches")
     cells = compare(config, found)
-    claim_folder(path)
     write_json(path / "config.json", document(config, **_costs(overheads)))
     write_rows(path / "breakeven.csv", found)
     panels = [list(own) for _, own in groupby(cells, lambda cell: cell.stages)]
@@ -56,7 +60,7 @@ def simulate(config: SimulateConfig, out: Path | None) -> int:
 
 
 def write_rows(path: Path, found: Sequence[Outcome]) -> None:
-    """Replace `breakeven.csv`: one line a setting and kind of links."""
+    """Replace `breakeven.csv`: one line per setting and kind of links."""
     counted = eligible(found)
     least = {place: _least(here) for place, here in by_place(counted).items()}
     rows = []
@@ -75,7 +79,7 @@ def write_rows(path: Path, found: Sequence[Outcome]) -> None:
     write_table(path, COLUMNS, rows)
 
 
-def cells_table(cells: Sequence[Cell]) -> Table:
+def cells_table(cells: Sequence[LinkCell]) -> Table:
     """The best setting of the method beside the best other, by stages, rate and latency."""
     headings = ("stages", "Mbit/s", "latency, ms", "its best", "seconds", "best other", "seconds", "ratio")
     rows = [
@@ -88,8 +92,8 @@ def cells_table(cells: Sequence[Cell]) -> Table:
     return Table(headings, rows, numbers_from=len(headings))
 
 
-def summary(method: str, cells: Sequence[Cell]) -> str:
-    """In how many of the cells where any method reaches the loss this one wins, and where it loses most, in a line."""
+def summary(method: str, cells: Sequence[LinkCell]) -> str:
+    """In how many of the cells where any method reaches the loss this one wins, and where it loses most; one line."""
     reached = [cell for cell in cells if cell.own or cell.other]
     won, missed = sum(cell.ratio < 1 for cell in reached), sum(cell.own is None for cell in reached)
     lost = [cell for cell in reached if cell.own and cell.ratio >= 1]
@@ -104,16 +108,10 @@ def summary(method: str, cells: Sequence[Cell]) -> str:
 
 
 def _train(config: SimulateConfig) -> list[MeasuredRun]:
-    with terminal_bar("loss {task.fields[loss]}") as bar:
-        task = bar.add_task("", total=config.rounds, loss="–")
-        training = ""
+    with RoundProgress() as progress:
 
         def tell(name: str, rounds: int, loss: float) -> None:
-            nonlocal training
-            if name != training:
-                training = name
-                bar.reset(task, description=name, total=config.rounds)
-            bar.update(task, completed=rounds, loss=f"{loss:.3e}")
+            progress.show(name, config.rounds, Row(rounds, loss, None))
 
         return list(Measuring(config, tell, _warn).runs())
 

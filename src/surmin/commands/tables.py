@@ -10,12 +10,20 @@ from surmin.plots.tables import Table
 
 WIDTH = 160  # of tables that do not go to a terminal
 NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]\d+)?|–")
-"""A cell that is one, or that stands for a missing one."""
+"""A cell that is a number, or that stands for a missing one."""
+
+
+class _Output(Console):
+    """Standard output, with an error for whoever ends the program when nothing reads it any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Not as its own, which ends the program with an exit code for something else."""
+        raise BrokenPipeError
 
 
 def print_table(table: Table, above: str = "") -> None:
-    """A table on the standard output, with a paragraph above it; columns of nothing but numbers are flush right."""
-    console = Console()
+    """A table on standard output, with a paragraph above it; columns with only numbers are right-aligned."""
+    console = _Output()
     if not console.is_terminal:
         console.width = WIDTH
     drawn = RichTable(box=box.SIMPLE_HEAD)

@@ -9,7 +9,7 @@ from surmin.exit_codes import SUCCESS
 from surmin.experiments.configs.saved import document
 from surmin.experiments.configs.theory import TheoryConfig
 from surmin.experiments.files import write_json
-from surmin.experiments.runs.folder import check_unclaimed, claim_folder, default_folder
+from surmin.experiments.runs.folder import claimed, default_folder
 from surmin.experiments.runs.processor import set_up_processor
 from surmin.experiments.theory.theorem import TheoremRun
 from surmin.experiments.theory.theory import (
@@ -25,10 +25,24 @@ from surmin.plots.theory import draw_theorem, draw_tightness, spread_by_layer
 
 
 def theory(config: TheoryConfig, out: Path | None) -> int:
-    """Try Theorem 1, measure tightness, write tables and pictures, and print both in short."""
+    """Test Theorem 1, measure tightness, write tables and plots, and print a summary of both."""
     config.check()
     path = out or default_folder("theory", config.data)
-    check_unclaimed(path)
+    with claimed(path):
+        runs, found = _try(config)
+        write_json(path / "theory.json", document(config, theorem=[summarize_theorem(run) for run in runs]))
+        write_theorem(path / "theorem.csv", runs)
+        write_tightness(path / "tightness.csv", found)
+        draw_theorem(path / "theorem.png", config, runs)
+        draw_tightness(path / "tightness.png", config, found)
+    print_table(theorem_table(runs))
+    print_table(tightness_table(found))
+    print(f"written: {path}/theory.json, theorem.csv, theorem.png, tightness.csv, tightness.png")
+    return SUCCESS
+
+
+def _try(config: TheoryConfig) -> tuple[list[TheoremRun], list[NetworkTightness]]:
+    """Both experiments, with a progress bar."""
     set_up_processor(config.threads)
     with terminal_bar() as bar:
         task = bar.add_task("")
@@ -36,23 +50,11 @@ def theory(config: TheoryConfig, out: Path | None) -> int:
         def show(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
-        runs = try_theorem(config, show)
-        found = try_tightness(config, show)
-    claim_folder(path)
-    summaries = [summarize_theorem(run) for run in runs]
-    write_json(path / "theory.json", document(config, theorem=summaries))
-    write_theorem(path / "theorem.csv", runs)
-    write_tightness(path / "tightness.csv", found)
-    draw_theorem(path / "theorem.png", config, runs)
-    draw_tightness(path / "tightness.png", config, found)
-    print_table(theorem_table(runs))
-    print_table(tightness_table(found))
-    print(f"written: {path}/theory.json, theorem.csv, theorem.png, tightness.csv, tightness.png")
-    return SUCCESS
+        return try_theorem(config, show), try_tightness(config, show)
 
 
 def theorem_table(runs: Sequence[TheoremRun]) -> Table:
-    """One line a run."""
+    """One line per run."""
     headings = [
         "curvature", "N", "β", "min ‖∇h‖²", "2β(h₀ - 0)/T", "T above line", "bound failed", "h descended less",
         "line below ‖∇h₀‖² from T =", "loss",
@@ -69,7 +71,7 @@ def theorem_table(runs: Sequence[TheoremRun]) -> Table:
 
 
 def tightness_table(found: Sequence[NetworkTightness]) -> Table:
-    """One line a depth, point and curvature: the medians over seeds at the first layer and at the last."""
+    """One line per depth, point and curvature: the medians over seeds at the first and the last layer."""
     rows = []
     for depth, rounds in dict.fromkeys((network.depth, network.rounds) for network in found):
         own = [network for network in found if (network.depth, network.rounds) == (depth, rounds)]

@@ -8,7 +8,7 @@ from surmin.experiments.runs.folder import default_folder
 
 
 def timeline(config: TimelineConfig, out: Path | None) -> int:
-    """Trace a few steps of both: on workers if that is what is asked for, here otherwise."""
+    """Trace a few steps of both: on workers if requested, here otherwise."""
     path = out or default_folder("timeline", config.data)
     code = launch(config, path)
     if code is None:

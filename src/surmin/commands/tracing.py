@@ -1,4 +1,4 @@
-"""What `surmin timeline` does in each process that is traced."""
+"""What `surmin timeline` does in each traced process."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -55,4 +55,6 @@ def describe_end(status: Status, row: Row) -> str:
     rounds = f"{row.round} round{'' if row.round == 1 else 's'}, {row.seconds:.2f} s of training"
     if row.loss is None:
         return f"{status} after {rounds}: the loss or its gradient is not finite any more"
-    return f"{status} after {rounds}: loss {short(row.loss)}, test accuracy {percent(row.test_accuracy)}"
+    has_labels = row.test_loss is None
+    tested = f"accuracy {percent(row.test_accuracy)}" if has_labels else f"loss {short(row.test_loss)}"
+    return f"{status} after {rounds}: loss {short(row.loss)}, test {tested}"

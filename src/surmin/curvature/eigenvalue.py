@@ -1,4 +1,4 @@
-"""Largest eigenvalue of many symmetric matrices at once, known only through their product with a vector."""
+"""Largest eigenvalues of many symmetric matrices at once, each known only through products with vectors."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from surmin.curvature.shapes import flat_outputs, spread_over
 from surmin.scaling import norms
 
 BatchedProduct = Callable[[Tensor], Tensor]
@@ -17,7 +18,7 @@ def power_iteration(product: BatchedProduct, start: Tensor, steps: int, again: A
     Args:
         product: (n, *in) to (n, *in), row j multiplied by matrix j.
         start: starting vectors (n, *in), not zero.
-        steps: products; the Rayleigh quotient after the last one is returned. Where it is negative the iteration found
+        steps: products; the Rayleigh quotient after the last one is returned. If it is negative, the iteration found
             the other end of the spectrum, and a second one on the shifted matrices finds λ_max.
         again: entered for that second one, which not every batch needs.
 
@@ -27,9 +28,9 @@ def power_iteration(product: BatchedProduct, start: Tensor, steps: int, again: A
     estimate = _rayleigh_after(product, start, steps)
     if bool((estimate < 0).any()):
         shift = estimate.abs()
-        broadcast = shift.view(-1, *[1] * (start.dim() - 1))
+        spread = spread_over(shift, start)
         with again:
-            shifted = _rayleigh_after(lambda v: product(v) + broadcast * v, start, steps) - shift
+            shifted = _rayleigh_after(lambda v: product(v) + spread * v, start, steps) - shift
         estimate = torch.where(estimate < 0, shifted, estimate)  # a matrix's estimate does not depend on its neighbours
     return estimate
 
@@ -37,7 +38,7 @@ def power_iteration(product: BatchedProduct, start: Tensor, steps: int, again: A
 def lanczos(product: BatchedProduct, start: Tensor, steps: int) -> Tensor:
     """λ_max of n symmetric matrices by Lanczos with full reorthogonalization; arguments as in `power_iteration`.
 
-    It is not a number where a product was not finite.
+    NaN if a product was not finite.
     """
     n = len(start)
     shape = start.shape
@@ -54,11 +55,11 @@ def lanczos(product: BatchedProduct, start: Tensor, steps: int) -> Tensor:
         for _ in range(2):
             image = image - torch.einsum("nkd,nk->nd", basis, torch.einsum("nkd,nd->nk", basis, image))
         if step + 1 < steps:
-            # Where the space is invariant only rounding is left, which would be no orthogonal direction: take none.
+            # In an invariant space only rounding is left, which would not be an orthogonal direction: take none.
             is_new = norms(image).unsqueeze(1) > torch.finfo(image.dtype).eps ** 0.5 * scale
             basis = torch.cat([basis, torch.where(is_new, _normalize(image), 0).unsqueeze(1)], dim=1)
     missing = basis.norm(dim=2) == 0
-    projected += torch.diag_embed(missing * projected[:, :1, 0])  # a value that is no larger than λ_max
+    projected += torch.diag_embed(missing * projected[:, :1, 0])  # a value no larger than λ_max
     finite = projected.isfinite().flatten(1).all(1)
     largest = torch.linalg.eigvalsh(torch.where(finite[:, None, None], projected, 0.0))[:, -1]
     return torch.where(finite, largest, torch.nan)
@@ -69,11 +70,11 @@ def _rayleigh_after(product: BatchedProduct, start: Tensor, steps: int) -> Tenso
     quotient = start.new_zeros(len(start))
     for _ in range(steps):
         image = product(vector)
-        quotient = (vector * image).flatten(1).sum(1)
+        quotient = flat_outputs(vector * image, 1).sum(1)
         vector = _normalize(image)
     return quotient
 
 
 def _normalize(vectors: Tensor) -> Tensor:
-    lengths = norms(vectors.flatten(1)).clamp_min(torch.finfo(vectors.dtype).tiny)
-    return vectors / lengths.view(-1, *[1] * (vectors.dim() - 1))
+    lengths = norms(flat_outputs(vectors, 1)).clamp_min(torch.finfo(vectors.dtype).tiny)
+    return vectors / spread_over(lengths, vectors)

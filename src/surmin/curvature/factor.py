@@ -1,6 +1,6 @@
 """Matrix output curvature M_j = R_j R_jᵀ (Proposition 1 in its general form), on its way down through the blocks.
 
-Legend: S_j the columns of the loss, ∇²ℓ_j = S_j S_jᵀ (or as many random ones as a rank asks for), R_j those at a
+Legend: S_j the columns of the loss, ∇²ℓ_j = S_j S_jᵀ (or as many random ones as the rank asks for), R_j those at a
 layer's output, J_z the Jacobian of a layer's output in its input.
 """
 
@@ -21,19 +21,19 @@ from surmin.stages.block import Block
 from surmin.stages.tape import Tape, selected
 
 MAX_EXACT_COLUMNS = 1024
-"""Outputs per sample up to which a factor without a rank is built."""
+"""Outputs per sample up to which a factor is built without a rank."""
 
 
 @dataclass(frozen=True)
 class FactorCurvature:
-    """Columns R_j go down the pipe; every layer replaces them by J_zᵀ R_j.
+    """Columns R_j go down the pipe; every layer replaces them with J_zᵀ R_j.
 
     Attributes:
         rank: random columns per sample, or None for the exact factor of the loss.
-        fraction: the part of the batch that carries the curvature, in (0, 1].
+        fraction: the fraction of the batch that carries the curvature, in (0, 1].
         top_factor: "hessian" starts from ∇²ℓ, "smoothness" from the paper's bound L I.
-        wire: the type that columns are rounded to on their way to another worker; None for that of the network.
-        keeps_pieces: leave every block its Gauss-Newton matrix; False where only what arrives at a block is of use.
+        wire: the type that columns are rounded to on their way to another worker; None for the network's type.
+        keeps_pieces: leave every block its Gauss-Newton matrix; False if only what arrives at a block is needed.
     """
 
     rank: int | None = None
@@ -45,7 +45,7 @@ class FactorCurvature:
     needs_cotangents = False
 
     def outputs_error(self, outputs: Tensor) -> ValueError | None:
-        """An exact factor would have too many columns."""
+        """An error if an exact factor would have too many columns."""
         count = outputs[0].numel()
         if self.rank is not None or count <= MAX_EXACT_COLUMNS:
             return None
@@ -55,7 +55,7 @@ class FactorCurvature:
         )
 
     def message_sizes(self, samples: int, microbatches: int) -> list[int]:
-        """As many messages as micro-batches, if there are as many samples, and as equal as can be."""
+        """As many messages as micro-batches if there are as many samples, of sizes as equal as possible."""
         count = self.sample_count(samples)
         parts = min(microbatches, count)
         return [count // parts + (number < count % parts) for number in range(parts)]
@@ -76,7 +76,7 @@ class FactorCurvature:
     def arrivals(
         self, tapes: Sequence[Tape], messages: Iterable[Message]
     ) -> Iterator[tuple[Sequence[Tape], Sequence[Message]]]:
-        """Every message at once, with the tape of its rows, which may lie in any micro-batches, or else of its own."""
+        """Each message as it arrives, with the tape of its rows, which may lie in any micro-batch, or its own tape."""
         for number, message in enumerate(messages):
             _, *rows = message
             yield [selected(tapes, *rows) if rows else tapes[number]], [message]
@@ -144,9 +144,9 @@ def gauss_newton(block: Block, tape: Tape, message: Message, samples: int) -> Ga
 def _descend_one(
     block: Block, tape: Tape, message: Message, *, keeps: bool, wanted_below: bool
 ) -> tuple[list[FactorPiece], Message]:
-    """Pull the columns of one message through a block, keeping those at the output of every trainable layer, or none.
+    """Pull the columns of one message through a block, keeping those at every trainable layer's output, or none.
 
-    Those at the block's input are in the message that comes out only if they are wanted below.
+    The returned message holds those at the block's input only if they are wanted below.
     """
     columns, *rows = message
     pieces: list[FactorPiece] = []

@@ -10,13 +10,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from surmin.curvature.shapes import flat_outputs, spread_over
 from surmin.stages.generic import GenericAtPoint
 from surmin.stages.layer import Layer, LayerAtPoint
 from surmin.stages.linearize import linearize
 from surmin.stages.tape import joined
 
 CACHED_NUMBERS = 1 << 20
-"""Numbers that stay in a processor's cache between two uses."""
+"""Numbers that stay in a CPU's cache between two uses."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class GaussNewton:
         self.samples = samples
 
     def record(self) -> None:
-        """Record those layers that have no closed form."""
+        """Record the layers that have no closed form."""
         for piece in self.pieces:
             if isinstance(piece.point, GenericAtPoint):
                 piece.point.record()
@@ -62,14 +63,14 @@ class GaussNewton:
 
     @classmethod
     def join(cls, parts: Sequence["GaussNewton"]) -> "GaussNewton":
-        """G over the rows of all parts, put together so that a product is one pass over them."""
+        """G over the rows of all parts, joined so that a product is one pass over them."""
         by_layer = zip(*(part.pieces for part in parts), strict=True)
         return cls([_join(pieces) for pieces in by_layer], parts[0].samples)
 
 
 def projection(columns: Tensor, tangents: Tensor) -> Tensor:
     """Rᵀ t: columns (k, q, *out) and tangents (q, *out) to (k, q), one pass over the columns."""
-    flat, rows = columns.flatten(2), tangents.flatten(1)
+    flat, rows = flat_outputs(columns, 2), flat_outputs(tangents, 1)
     if columns.is_cuda:
         return torch.linalg.vecdot(flat, rows)
     return torch.bmm(rows.unsqueeze(1), flat.permute(1, 2, 0)).squeeze(1).t()
@@ -77,7 +78,7 @@ def projection(columns: Tensor, tangents: Tensor) -> Tensor:
 
 def weighted_sum(columns: Tensor, coefficients: Tensor) -> Tensor:
     """R c: columns (k, q, *out) and coefficients (k, q) to (q, *out), one pass over the columns."""
-    weights = coefficients.view(*coefficients.shape, *[1] * (columns.dim() - 2))
+    weights = spread_over(coefficients, columns)
     if columns.is_cuda:
         return (columns * weights).sum(0)
     total = columns[0] * weights[0]
@@ -87,7 +88,7 @@ def weighted_sum(columns: Tensor, coefficients: Tensor) -> Tensor:
 
 
 def _through_factor(columns: Sequence[Tensor], tangents: Sequence[Tensor]) -> list[Tensor]:
-    """R_l Σ_m R_mᵀ t_m for every layer l, a few samples at a time: the columns come from memory once, not twice.
+    """R_l Σ_m R_mᵀ t_m for every layer l, a few samples at a time: the columns are read from memory once, not twice.
 
     On a GPU, where each kernel has to be launched, all samples at once.
     """

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surmin.curvature.recorded_hessian import FiniteDifferenceHessian, GenericHessian
+from surmin.curvature.shapes import spread_over
 from surmin.stages.block import Block
 from surmin.stages.closed_form import is_plain_elementwise, is_plain_linear
 from surmin.stages.elementwise import elementwise_derivative, elementwise_second_derivative
@@ -38,23 +39,23 @@ class SurrogateHessian(Protocol):
 def surrogate_hessian(
     block: Block, inputs: Tensor, cotangent: Tensor, curvature: Tensor, products: HessianProducts = "exact"
 ) -> SurrogateHessian:
-    """The Hessian of a block's Ψ: closed form for a linear layer with its activation, or recorded once for any other.
+    """The Hessian of a block's Ψ: closed form for a linear layer with its activation, otherwise recorded once.
 
     Args:
         block: the block.
         inputs: its input at the expansion point, (n, *in).
         cotangent: g, per-sample gradients at its output, (n, *out).
         curvature: L_j of each sample, (n,).
-        products: "exact", or "finite-difference" as the paper has them, for comparison.
+        products: "exact", or "finite-difference" as in the paper, for comparison.
     """
-    shape = (-1, *[1] * (cotangent.dim() - 1))
+    spread = spread_over(curvature, cotangent)
     if products == "finite-difference":
-        return FiniteDifferenceHessian(block, inputs, cotangent, curvature.view(shape))
+        return FiniteDifferenceHessian(block, inputs, cotangent, spread)
     first, others = block.layers[:1], block.layers[1:]
     linear = bool(first) and is_plain_linear(first[0]) and inputs.dim() == 2
     if linear and len(others) <= 1 and all(is_plain_elementwise(layer) for layer in others):
-        return LinearHessian(block.layers, inputs, cotangent, curvature.view(shape))
-    return GenericHessian(block, inputs, cotangent, curvature.view(shape))
+        return LinearHessian(block.layers, inputs, cotangent, spread)
+    return GenericHessian(block, inputs, cotangent, spread)
 
 
 class LinearHessian:

@@ -1,4 +1,4 @@
-"""The mean outer product C of a layer's inputs, 1 appended; that of the network's is kept while they stay the same."""
+"""The mean outer product C of a layer's inputs, 1 appended; the network input's is kept while that stays the same."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from surmin.stages.probe import all_equal, probe
 
 
 class InputMomentCache:
-    """The moment of the first trainable layer's input, kept while that stays the same: a full batch, say.
+    """The moment of the first trainable layer's input, kept while that stays the same, as with a full batch.
 
-    The same are tensors at the same place, unchanged by their versions and by evenly spaced numbers of them.
+    It is the same if the tensors are at the same place, with the same versions and evenly spaced numbers.
 
-    The tensors are held, so that no other can come to lie at their place in memory and pass for them.
+    The tensors are held, so that no other can take their place in memory and be mistaken for them.
 
     Args:
-        replicas: over which the moment is averaged.
+        replicas: which the moment is averaged over.
     """
 
     def __init__(self, replicas: Replicas = ONE_REPLICA) -> None:
@@ -30,17 +30,17 @@ class InputMomentCache:
         self._moment: Tensor | None = None
 
     def of(self, inputs: Sequence[Tensor]) -> "FirstInput":
-        """An input, one tensor per micro-batch; looking whether its moment is there already waits for the device."""
+        """An input, one tensor per micro-batch; checking whether its moment is already known waits for the device."""
         return FirstInput(self, inputs, self._holds(inputs))
 
     def keep(self, inputs: Sequence[Tensor], moment: Tensor) -> None:
-        """The moment of this input, until there is another."""
+        """Keep the moment of this input until there is another."""
         self._inputs, self._versions = list(inputs), [part._version for part in inputs]
         self._probes = [probe(part) for part in inputs]
         self._moment = moment
 
     def averaged(self) -> Tensor:
-        """What is kept, over all replicas; always, as another one may not have had its own yet."""
+        """What is kept, averaged over all replicas; always, as another replica may not have had its own yet."""
         assert self._moment is not None
         return self._replicas.mean(self._moment)
 
@@ -63,7 +63,7 @@ class FirstInput:
     Attributes:
         cache: where its moment is kept.
         parts: one tensor per micro-batch.
-        is_known: whether its moment is there already, so that it will cost nothing.
+        is_known: whether its moment is already known and will cost nothing.
     """
 
     cache: InputMomentCache
@@ -75,7 +75,7 @@ class FirstInput:
 
         Args:
             samples: how many are enough.
-            rows_of: what the layer's weight multiplies for some inputs, as rows.
+            rows_of: what the layer's weight multiplies for given inputs, as rows.
         """
         if not self.is_known:
             stride = max(1, sum(len(part) for part in self.parts) // samples)

@@ -1,7 +1,7 @@
 """Second moments of a layer's inputs and columns, from which the Kronecker preconditioner is built.
 
 Legend: C the mean outer product of the layer's inputs (1 appended for the bias), Ĝ that of the curvature columns at its
-output, k columns a sample, J_θ the output's Jacobian in the layer's parameters, P of them, n samples.
+output, k columns per sample, J_θ the output's Jacobian in the layer's parameters, P of them, n samples.
 """
 
 from dataclasses import dataclass
@@ -43,8 +43,8 @@ def estimate_moments(
     Args:
         curvature: the block's Gauss-Newton matrix.
         first: the whole input of the network's first trainable layer, for its block; None for any other block.
-        seed: of the random signs spent on layers without Kronecker structure.
-        replicas: over which all are averaged.
+        seed: seed of the random signs used for layers without Kronecker structure.
+        replicas: which all are averaged over.
     """
     moments: list[Moments] = []
     for position, piece in enumerate(curvature.pieces):

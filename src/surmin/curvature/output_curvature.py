@@ -17,7 +17,7 @@ class BlockCurvature(Protocol):
     """The curvature of one block's local loss before decoupling's inflation, in units of the mean loss."""
 
     def record(self) -> None:
-        """Have all ready that products share, so that the first takes no more work than the others."""
+        """Prepare all that products share, so that the first takes no more work than the others."""
 
     def product(self, direction: Tensor) -> Tensor:
         """Curvature times a flat vector (P,)."""
@@ -30,10 +30,10 @@ class OutputCurvature(Protocol):
     """Whether the gradient wave must keep the gradient at every block's boundary."""
 
     def outputs_error(self, outputs: Tensor) -> ValueError | None:
-        """What keeps it from starting at outputs of the network like these."""
+        """What keeps it from starting at network outputs like these."""
 
     def message_sizes(self, samples: int, microbatches: int) -> list[int]:
-        """For every message that the curvature of a batch comes in, how many samples it is of."""
+        """The number of samples in each message that a batch's curvature comes in."""
 
     def top(self, loss: ConvexLoss, outputs: Sequence[Tensor], targets: Sequence[Tensor], seed: int) -> list[Message]:
         """The curvature of the loss at the network's outputs, given and returned in parts."""
@@ -50,25 +50,17 @@ class OutputCurvature(Protocol):
 
         Args:
             block: the block.
-            tapes: of its stage, those that `arrivals` named.
+            tapes: of its stage, as named by `arrivals`.
             messages: at its output, a group of `arrivals`.
             samples: in the whole batch.
             seed: of the block.
         """
 
     def pack(self, message: Message) -> Message:
-        """What of a message goes to another worker."""
+        """What of a message is sent to another worker."""
 
     def unpack(self, packed: Message) -> Message:
-        """The message out of what arrives there."""
+        """The message from what arrives there."""
 
     def join(self, parts: Sequence[Any]) -> BlockCurvature:
-        """The block's curvature out of what its groups left."""
-
-
-def draw_seed(*numbers: int) -> int:
-    """One seed out of several small numbers (user's seed, round, block), the same on every rank."""
-    seed = 0
-    for number in numbers:
-        seed = (seed * 1_000_003 + number + 1) % (2**63)
-    return seed
+        """The block's curvature from what its groups left."""

@@ -88,7 +88,7 @@ class FiniteDifferenceHessian:
         return self._along_inputs(direction)[1]
 
     def own_product(self, direction: Tensor) -> Tensor:
-        """[∇_θ Ψ(z, θ + εv) - ∇_θ Ψ(z, θ)] / ε; that of z comes with it."""
+        """[∇_θ Ψ(z, θ + εv) - ∇_θ Ψ(z, θ)] / ε; the gradient in z comes with it."""
         return self.parameter_product(direction)[0]
 
     def parameter_product(self, direction: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +115,7 @@ class FiniteDifferenceHessian:
 
 
 def _step(point: Tensor, direction: Tensor) -> Tensor:
-    """ε: half of the digits of the largest entry of a point, or of 1, along the largest entry of a direction."""
+    """ε: half the digits of a point's largest entry, or of 1, along a direction's largest entry."""
     precision = torch.finfo(direction.dtype)
     size = direction.abs().max().clamp_min(precision.tiny)
     return precision.eps**0.5 * point.abs().max().clamp_min(1) / size

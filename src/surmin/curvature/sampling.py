@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from surmin.curvature.output_curvature import Message
+from surmin.curvature.shapes import flat_outputs, spread_over
 
 SHARE = 0.8
 """The part of the draws that follows the curvature; the rest is uniform, so weights stay below 1 / (1 - share)."""
 MODEL_SAMPLES = 400
-"""Samples of the model behind one of several inner steps: more of them cost time and save no rounds."""
+"""Samples for the model of one of several inner steps: more of them cost time and save no rounds."""
 
 
 def importance_rows(traces: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -17,12 +18,12 @@ def importance_rows(traces: Tensor, count: int, generator: torch.Generator) -> t
     A sample that the network already fits has almost no curvature: drawing such samples wastes their share of the work
     and leaves the others unbounded. Sample j is drawn with probability
     p_j = share · trace_j / Σ trace + (1 - share) / n, where the share is `SHARE`; one with `count` · p_j ≥ 1 always is.
-    In the order of the data the draws, equally far apart, would meet whatever recurs in it.
+    The order is random because in data order the equally spaced draws would hit any periodicity.
 
     Args:
         traces: tr ∇²ℓ_j of every sample, (n,).
-        count: how many to draw; a very curved sample can come twice.
-        generator: source of the random order, and of the number that places the draws in it.
+        count: how many to draw; a very curved sample can be drawn twice.
+        generator: source of the random order and of the draws' offset in it.
 
     Returns:
         Indices (count,) in ascending order, and weights 1 / (n p_j) with which the sampled mean is unbiased.
@@ -43,7 +44,7 @@ def importance_rows(traces: Tensor, count: int, generator: torch.Generator) -> t
 
 def traces_of(columns: Tensor) -> Tensor:
     """tr R_j R_jᵀ of every sample, (q,)."""
-    return torch.linalg.vector_norm(columns.flatten(2), dim=2).square().sum(0)
+    return torch.linalg.vector_norm(flat_outputs(columns, 2), dim=2).square().sum(0)
 
 
 def thinned(message: Message, traces: Tensor, fraction: float, seed: int) -> Message:
@@ -63,14 +64,14 @@ def thinned(message: Message, traces: Tensor, fraction: float, seed: int) -> Mes
 
 def weighted(columns: Tensor, weights: Tensor) -> Tensor:
     """√weight · R_j of every sample."""
-    return columns * weights.sqrt().view(1, -1, *[1] * (columns.dim() - 2))
+    return columns * spread_over(weights.sqrt().unsqueeze(0), columns)
 
 
 def part_of(samples: int, fraction: float) -> int:
-    """How many samples a fraction of them is, at least one."""
+    """How many samples a fraction is, at least one."""
     return max(1, round(fraction * samples))
 
 
 def usual_fraction(samples: int) -> float:
-    """The part of the samples that is `MODEL_SAMPLES` of them, at most all."""
+    """The fraction of the samples that gives `MODEL_SAMPLES`, at most all."""
     return min(1.0, MODEL_SAMPLES / samples)

@@ -1,4 +1,4 @@
-"""Scalar output curvatures of Appendix A: one L for all samples (`scalar`), or one L_j for each (`sample`).
+"""Scalar output curvatures of Appendix A: one L for all samples (`scalar`), or one L_j each (`sample`).
 
 Legend: H the Hessian of Ψ_i∘f_i, λ = λ_max(H_zz), δ > 0 the decoupling constant. Going down, L_{i-1} = λ + δ and
 ℍ_i = H_θθ + H_zθᵀ H_zθ / δ; the first block has nothing below it and keeps H_θθ alone.
@@ -14,6 +14,7 @@ from torch import Tensor
 from surmin.curvature.eigenvalue import lanczos, power_iteration
 from surmin.curvature.hessian import HessianProducts, SurrogateHessian, surrogate_hessian
 from surmin.curvature.output_curvature import Message
+from surmin.curvature.shapes import spread_over
 from surmin.losses import ConvexLoss
 from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.stages.block import Block
@@ -30,25 +31,25 @@ class DecoupledHessian:
         self.samples = samples
 
     def record(self) -> None:
-        """Nothing: the Hessian has been recorded for λ."""
+        """Nothing to do: the Hessian has been recorded for λ."""
 
     def product(self, direction: Tensor) -> Tensor:
         """ℍ v = (1/n) [H_θθ v + H_zθᵀ (H_zθ v) / δ]."""
         if self.inverse_delta is None:
             return self.hessian.own_product(direction) / self.samples
         total, mixed = self.hessian.parameter_product(direction)
-        total = total + self.hessian.mixed_transpose(mixed * _broadcast(self.inverse_delta, mixed))
+        total = total + self.hessian.mixed_transpose(mixed * spread_over(self.inverse_delta, mixed))
         return total / self.samples
 
 
 class SumOfHessians:
-    """ℍ_i as the sum over micro-batches, whose samples do not meet in it."""
+    """ℍ_i as the sum over micro-batches, whose samples do not interact in it."""
 
     def __init__(self, parts: Sequence[DecoupledHessian]) -> None:
         self.parts = parts
 
     def record(self) -> None:
-        """Nothing: every part has been recorded."""
+        """Nothing to do: every part has been recorded."""
 
     def product(self, direction: Tensor) -> Tensor:
         """ℍ v = Σ ℍ v of every micro-batch."""
@@ -61,13 +62,13 @@ class ScalarCurvature:
     """M_j = L_j I, with L_j the same for all samples or not.
 
     Attributes:
-        per_sample: False for the paper's one number, True for one number a sample (tighter).
+        per_sample: False for the paper's one number, True for one number per sample (tighter).
         delta: the decoupling constant δ, in per-sample units.
-        delta_relative: when given, δ = delta_relative · λ instead.
+        delta_relative: if given, δ = delta_relative · λ instead.
         power_steps: products spent on λ_max; both methods estimate it from below.
         products: with the Hessian "exact", or by "finite-difference".
         eigenvalue: "power" (the paper's) or "lanczos" (closer for the same number of products).
-        replicas: over which the one number is the largest.
+        replicas: over which the one number is the maximum.
         work: counts power iteration's second search, which not every batch needs.
     """
 
@@ -87,7 +88,7 @@ class ScalarCurvature:
         return [(part.new_full((len(part) if self.per_sample else 1,), loss.smoothness(part)),) for part in outputs]
 
     def outputs_error(self, outputs: Tensor) -> None:
-        """It can start at any."""
+        """None: it can start at any outputs."""
 
     def message_sizes(self, samples: int, microbatches: int) -> list[int]:
         """One message per micro-batch."""
@@ -103,7 +104,7 @@ class ScalarCurvature:
             yield tapes, list(messages)
 
     def pack(self, message: Message) -> Message:
-        """All of it: these are few numbers."""
+        """All of it: it is only a few numbers."""
         return message
 
     def unpack(self, packed: Message) -> Message:
@@ -133,7 +134,7 @@ class ScalarCurvature:
         return DecoupledHessian(hessian, 1 / delta if block.size else None, samples), [(part,) for part in parts]
 
     def _largest(self, hessian: SurrogateHessian, inputs: Tensor, seed: int, again: Hashable) -> Tensor:
-        """λ_max of every sample's H_zz; the same starting vector for each, so that micro-batching changes nothing."""
+        """λ_max of every sample's H_zz; all share a starting vector, so that micro-batching changes nothing."""
         generator = torch.Generator(inputs.device).manual_seed(seed)
         vector = torch.randn(inputs.shape[1:], generator=generator, dtype=inputs.dtype, device=inputs.device)
         start = vector.expand_as(inputs).clone()
@@ -145,7 +146,3 @@ class ScalarCurvature:
         if self.delta_relative is None:
             return torch.full_like(largest, self.delta)
         return (self.delta_relative * largest).clamp_min(torch.finfo(largest.dtype).eps)
-
-
-def _broadcast(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.dim() - 1))

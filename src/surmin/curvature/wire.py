@@ -1,9 +1,11 @@
-"""Columns as they go to another worker: rounded to fewer bits, each with a scale of its own."""
+"""Columns as sent to another worker: rounded to fewer bits, each with its own scale."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from surmin.curvature.shapes import flat_outputs, spread_over
 
 WireName = Literal["bfloat16", "float16", "int8"]
 LARGEST_INTEGER = 127
@@ -19,8 +21,8 @@ def round_columns(columns: Tensor, wire: WireName) -> tuple[Tensor, Tensor]:
     Returns:
         (k, q, *out) and, in the columns' own type, (k, q).
     """
-    scales = columns.flatten(2).abs().amax(dim=2).clamp_min(torch.finfo(columns.dtype).tiny)
-    scaled = columns / _along(scales, columns)
+    scales = flat_outputs(columns, 2).abs().amax(dim=2).clamp_min(torch.finfo(columns.dtype).tiny)
+    scaled = columns / spread_over(scales, columns)
     if wire != "int8":
         return scaled.to(getattr(torch, wire)), scales
     return (scaled * LARGEST_INTEGER).round().to(torch.int8), scales / LARGEST_INTEGER
@@ -28,9 +30,4 @@ def round_columns(columns: Tensor, wire: WireName) -> tuple[Tensor, Tensor]:
 
 def restore_columns(rounded: Tensor, scales: Tensor) -> Tensor:
     """The columns in their own type again; not finite where they were not."""
-    return rounded.to(scales.dtype) * _along(scales, rounded)
-
-
-def _along(scales: Tensor, columns: Tensor) -> Tensor:
-    """(k, q) as (k, q, 1, ...)."""
-    return scales.view(*scales.shape, *[1] * (columns.dim() - 2))
+    return rounded.to(scales.dtype) * spread_over(scales, rounded)

@@ -8,8 +8,16 @@ from torch import Tensor
 
 from surmin.data.errors import DataError
 
-MAX_CLASSES = 100_000  # a label beyond this is a mistake: it would ask for a network with as many outputs
+MAX_CLASSES = 100_000  # a larger label is a mistake: it would ask for a network with as many outputs
 DEFLATE_LIMIT = 1032  # no deflate stream expands by more (https://zlib.net/zlib_tech.html)
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with ~ or ~name, for a home folder, written out; refuses that of nobody."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def samples_to_keep(train_samples: int | None, available: int, where: str) -> int:
@@ -28,11 +36,14 @@ def check_claimed_bytes(claimed: int, stored: int, path: Path | str, expansion: 
 
 
 def check_pair(inputs: NDArray[np.generic], labels: NDArray[np.generic], where: str) -> None:
-    """Requires inputs of shape (n, ...) and one label for each, of shape (n,)."""
+    """Requires inputs of shape (n, ...) and one label for each, of shape (n,); floating-point targets may be more."""
     if inputs.ndim < 2:
         raise DataError(f"{where}: inputs must be (samples, ...), got shape {inputs.shape}")
-    if labels.ndim != 1:
-        raise DataError(f"{where}: labels must be one number per sample, got shape {labels.shape}")
+    if labels.ndim != 1 and not (labels.ndim == 2 and labels.dtype.kind == "f"):
+        raise DataError(
+            f"{where}: labels must be one number per sample, or floating-point numbers (samples, outputs), "
+            f"got {labels.dtype} of shape {labels.shape}"
+        )
     if len(inputs) != len(labels):
         raise DataError(f"{where}: {len(inputs):,} inputs but {len(labels):,} labels")
 

@@ -32,7 +32,7 @@ def load_digits(train_samples: int | None, dtype: torch.dtype) -> Dataset:
 
 
 def _read() -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """A row an image, its label last. From the file in scikit-learn's package, whose import would take seconds."""
+    """One row per image, its label last. From the file in scikit-learn's package, whose import would take seconds."""
     package = find_spec("sklearn")
     assert package is not None and package.submodule_search_locations is not None
     return np.loadtxt(Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz"), delimiter=",")

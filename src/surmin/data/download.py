@@ -31,7 +31,7 @@ TIMEOUT = 30.0  # seconds without an answer
 
 
 def download_gzip(file_name: str, checksum: str, mirrors: Sequence[str], folder: Path) -> None:
-    """Downloads `file_name` into `folder` from the first of `mirrors` (URL prefixes) that serves it right.
+    """Downloads `file_name` into `folder` from the first of `mirrors` (URL prefixes) that serves it correctly.
 
     The file appears under its name only once the MD5 of its uncompressed bytes equals `checksum`.
 

@@ -1,4 +1,4 @@
-"""The one exception of this package."""
+"""This package's one exception."""
 
 
 class DataError(ValueError):

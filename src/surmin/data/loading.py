@@ -1,10 +1,11 @@
-"""The door of this package: from what a user names to a `Dataset`."""
+"""The entry point of this package: from what a user names to a `Dataset`."""
 
 from pathlib import Path
 
 import torch
 
 from surmin.data.arrays import load_arrays
+from surmin.data.checks import expanded
 from surmin.data.dataset import Dataset
 from surmin.data.digits import load_digits
 from surmin.data.errors import DataError
@@ -21,7 +22,7 @@ def load_dataset(
     dtype: torch.dtype = torch.float32,
     context: int = 64,
 ) -> Dataset:
-    """Loads a dataset whole into memory. It never depends on, nor moves, any global random state.
+    """Loads a whole dataset into memory. It neither depends on nor changes any global random state.
 
     Args:
         source: one of
@@ -31,10 +32,11 @@ def load_dataset(
               files are downloaded, checked against their MD5 sums;
             - ``text``: characters of `data_dir` (a UTF-8 file or a folder of .txt files), else Python's help topics;
             - a folder of four IDX files, plain or .gz, under the names MNIST uses;
-            - an ``.npz`` file with the arrays x_train, y_train, x_test, y_test.
-        data_dir: where the files of ``mnist`` and ``text`` are; no other source has a use for it.
-        train_samples: keep only the first so many training samples (windows, for text); None keeps all.
-        dtype: floating-point type of the inputs; token ids are int64 always.
+            - an ``.npz`` file with the arrays x_train, y_train, x_test, y_test; integers in y are class numbers, and
+              floating-point numbers, (samples,) or (samples, outputs), are targets as they are.
+        data_dir: folder of the ``mnist`` or ``text`` files; no other source uses it.
+        train_samples: keep only this many training samples, the first ones (windows, for text); None keeps all.
+        dtype: floating-point type of the inputs, and of targets that are not classes; token ids are always int64.
         context: characters per sample, for ``text`` only.
 
     Raises:
@@ -47,16 +49,16 @@ def load_dataset(
     """
     if not dtype.is_floating_point:
         raise DataError(f"dtype must be a floating-point type, got {dtype}")
-    folder = None if data_dir is None else Path(data_dir).expanduser()
+    folder = None if data_dir is None else expanded(data_dir)
     if source == "mnist":
         return load_mnist(folder, train_samples, dtype)
     if source == "text":
         return load_text(folder, train_samples, context)
     if folder is not None:
-        raise DataError(f"data_dir is for the sources mnist and text, {str(source)!r} has no use for it")
+        raise DataError(f"data_dir is for the sources mnist and text, {str(source)!r} does not use it")
     if source == "digits":
         return load_digits(train_samples, dtype)
-    return _load_path(Path(source).expanduser(), train_samples, dtype)
+    return _load_path(expanded(source), train_samples, dtype)
 
 
 def _load_path(path: Path, train_samples: int | None, dtype: torch.dtype) -> Dataset:

@@ -1,10 +1,11 @@
-"""MNIST: where its files are, and where they come from when they are not there yet."""
+"""MNIST: where its files are, and where to get them if they are missing."""
 
 import os
 from pathlib import Path
 
 import torch
 
+from surmin.data.checks import expanded
 from surmin.data.dataset import Dataset
 from surmin.data.download import download_gzip
 from surmin.data.errors import DataError
@@ -38,11 +39,11 @@ def _named_folder(data_dir: Path | None) -> Path | None:
     if data_dir is not None:
         return data_dir
     named = os.environ.get("SURMIN_DATA")
-    return Path(named).expanduser() if named else None
+    return expanded(named) if named else None
 
 
 def _filled_cache() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "surmin" / "mnist"
+    folder = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "surmin" / "mnist"
     for file_name, checksum in CHECKSUMS.items():
         if find_idx_file(folder, file_name) is None:
             download_gzip(f"{file_name}.gz", checksum, MIRRORS, folder)

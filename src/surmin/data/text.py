@@ -1,6 +1,7 @@
 """Text, one token per character, cut into windows for a language model."""
 
 import pydoc_data.topics
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +52,23 @@ def _read_text(path: Path) -> str:
         size = sum(file.stat().st_size for file in files)
         if size > MAX_BYTES:
             raise DataError(f"{path}: {size:,} bytes of text, at most {MAX_BYTES:,} can be loaded")
-        return "".join(file.read_text(encoding="utf-8-sig") for file in files)
+        return "".join(_read_files(files))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text: {error}") from error
+
+
+def _read_files(files: Iterable[Path]) -> Iterator[str]:
+    """The text of each, as long as there is not too much: a device or a pipe does not tell its size."""
+    left = MAX_BYTES
+    for file in files:
+        with file.open(encoding="utf-8-sig") as stream:
+            text = stream.read(left + 1)
+        left -= len(text)
+        if left < 0:
+            raise DataError(f"{file}: more than {MAX_BYTES:,} characters of text, at most so many can be loaded")
+        yield text
 
 
 def _tokenize(text: str) -> tuple[Tensor, int]:

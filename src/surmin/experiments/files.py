@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then moved into it."""
+"""Files that are complete or absent: written elsewhere first, then moved into place."""
 
 import csv
 import io
@@ -15,9 +15,9 @@ from surmin.checkpoints.disk import sync_file
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to; on leaving, what was written there takes the place of `path` in one step.
+    """A path to write to; on leaving, what was written there replaces `path` in one step.
 
-    When the writing fails, `path` is as it was and nothing else is left.
+    If writing fails, `path` is as it was and nothing else is left.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -40,7 +40,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replace a CSV file with a line for the columns' names; None is empty there."""
+    """Replace a CSV file whose first line names the columns; None is written as empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -49,7 +49,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
 
 
 def finite(value: Any) -> Any:
-    """Plain values for JSON, which has no infinity: null stands for a number that is not finite."""
+    """Plain values for JSON, which has no infinity: numbers that are not finite become null."""
     if isinstance(value, dict):
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -61,7 +61,7 @@ def read_json(path: Path, parse: Callable[[Any], Any]) -> Any:
     """Read and parse a JSON file.
 
     Raises:
-        ValueError: in one line with the file's name, for anything wrong with it.
+        ValueError: if anything is wrong with it, in one line with the file's name.
     """
     try:
         return parse(json.loads(path.read_text(encoding="utf-8")))

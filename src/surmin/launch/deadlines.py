@@ -1,4 +1,4 @@
-"""How a run's timeout is shared out, so that a run that hangs has ended when it is over."""
+"""How a run's timeout is divided up, so that a run that hangs has ended when it is over."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ class Deadlines:
     """Counted from when the others wait for a worker that does not answer.
 
     Attributes:
-        timeout: seconds within which all processes are to have ended.
+        timeout: seconds within which all processes must have ended.
     """
 
     timeout: float
@@ -25,15 +25,15 @@ class Deadlines:
 
     @property
     def grace(self) -> float:
-        """Seconds for the others to tell anything when a worker has ended."""
+        """Seconds for the others to report anything when a worker has ended."""
         return min(1.0, self.telling)
 
     @property
     def termination(self) -> float:
-        """Seconds between asking workers to end and making them."""
+        """Seconds between asking workers to end and killing them."""
         return min(2.0, 0.02 * self.timeout)
 
     @property
     def _spare(self) -> float:
-        """Seconds for everything else: processes that notice, say so and end, on a machine that may be busy."""
+        """Seconds for everything else: processes must notice, report and end, on a machine that may be busy."""
         return max(0.1 * self.timeout, min(1.0, 0.4 * self.timeout))

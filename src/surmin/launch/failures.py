@@ -1,7 +1,7 @@
-"""Where no supervisor ends the others when a worker has failed, they end by themselves: by a note that all can read.
+"""Ending when another worker has failed and no supervisor ends this one: by a note that all can read.
 
-torchrun only asks them to, by a signal that an interrupted run notes and goes on with to the end of its round; it makes
-them 30 s later. A worker that hangs would take these.
+torchrun only asks them to end, by a signal that an interrupted run notes and then finishes its round; it kills them
+30 s later. A worker that hangs would take all of these.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from surmin.launch.reports import PeerError
 from surmin.launch.worker import Worker
 
 NOTE = f"surmin/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-"""What the default process group's store has the failed worker's rank under. torchrun's outlives a restart."""
+"""The key under which the default process group's store has the failed worker's rank. torchrun's outlives a restart."""
 
 
 @contextmanager
@@ -26,12 +26,12 @@ def ended_by_failures(worker: Worker, timeout: float) -> Iterator[None]:
 
     Args:
         worker: this process, a member of the default process group.
-        timeout: seconds that workers wait for each other; a twentieth of them, or a second, is left to end by oneself.
+        timeout: seconds that workers wait for each other; a twentieth of them, or a second, is left to end unaided.
     """
     if worker.supervisor is not None:
         yield
         return
-    store = _get_default_store().clone()  # type: ignore[attr-defined]  # a thread needs one of its own
+    store = _get_default_store().clone()  # type: ignore[attr-defined]  # a thread needs its own
     left = threading.Event()
     watch = threading.Thread(target=_watch, args=(worker, store, timeout, left), daemon=True)
     watch.start()
@@ -43,7 +43,7 @@ def ended_by_failures(worker: Worker, timeout: float) -> Iterator[None]:
 
 
 def tell_failure(worker: Worker) -> None:
-    """Have the others end, before this one does, unless a supervisor sees to it."""
+    """Make the others end, before this one does, unless a supervisor does so."""
     if worker.supervisor is None and dist.is_initialized():
         with contextlib.suppress(RuntimeError):
             _get_default_store().set(NOTE, str(worker.rank))
@@ -57,7 +57,7 @@ def _watch(worker: Worker, store: Store, timeout: float, left: threading.Event) 
 
 
 def _failure(store: Store) -> PeerError | None:
-    """That of another worker; the store is gone with torchrun, or with the worker that holds it."""
+    """Another worker's failure; the store disappears with torchrun, or with the worker that holds it."""
     try:
         if store.check([NOTE]):
             return PeerError(False, int(store.get(NOTE)), "it has failed, and this worker did not notice by itself")

@@ -12,22 +12,22 @@ from surmin.launch.verdict import State
 from surmin.launch.worker import SUPERVISOR_VARIABLE
 
 KEPT = 8192
-"""Bytes of a worker's stderr."""
+"""Bytes of a worker's stderr that are kept."""
 
 PIPE = 65536
 
 
 class LocalWorker:
-    """A process on this machine. It is told of the end of this one by a socket, and answers by the same.
+    """A process on this machine. A socket tells it of the end of this process, and carries its report.
 
     Args:
         rank: which worker it is; 0 has this process's stdout and stderr, the others' stderr is
-            kept (or shown when `DEBUG_VARIABLE` is set).
+            kept (or shown if `DEBUG_VARIABLE` is set).
         command: the program and its arguments.
-        environment: what all workers share of theirs.
+        environment: variables that all workers share.
 
     Raises:
-        OSError: when it cannot be started.
+        OSError: if it cannot be started.
     """
 
     def __init__(self, rank: int, command: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -56,7 +56,7 @@ class LocalWorker:
             os.set_blocking(self._process.stderr.fileno(), False)
 
     def state(self) -> State:
-        """How it is now; what it wrote last is read after it is seen to have ended, so that nothing is missed."""
+        """Its current state; its last output is read after it is seen to have ended, so that nothing is missed."""
         code = self._process.poll()
         self._said += _read(self._socket.fileno())
         if self._process.stderr:
@@ -74,7 +74,7 @@ class LocalWorker:
         self._process.send_signal(number)
 
     def end(self, seconds: float) -> None:
-        """Wait for the process that has been asked to end; after so many seconds, make it."""
+        """Wait for the process, which has been asked to end; kill it after so many seconds."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -86,7 +86,7 @@ class LocalWorker:
 
 
 def _read(file: int) -> bytes:
-    """What is there to be read, without waiting: no more than a full pipe."""
+    """What can be read without waiting: no more than a full pipe."""
     with contextlib.suppress(BlockingIOError, ConnectionResetError):
         return os.read(file, PIPE)
     return b""

@@ -1,4 +1,4 @@
-"""What a worker says of its end, and the errors that are no fault of its own."""
+"""What a worker reports about its end, and the errors that are not its own fault."""
 
 import json
 import os
@@ -6,10 +6,10 @@ import traceback
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from surmin.exit_codes import INTERRUPTED, UNEXPECTED, USER_ERROR, WORKER_LOST
+from surmin.exit_codes import INTERRUPTED, OUTPUT_CLOSED, UNEXPECTED, USER_ERROR, WORKER_LOST
 
 DEBUG_VARIABLE = "SURMIN_DEBUG"
-"""Set it to see where an error comes from."""
+"""Environment variable that shows where an error comes from."""
 
 Kind = Literal["error", "interrupted", "peer lost", "peer late"]
 LONGEST = 2000
@@ -21,7 +21,7 @@ class PeerError(RuntimeError):
     Args:
         late: whether it did not answer, rather than being gone.
         peer: its rank, if known.
-        detail: the complaint this is made from.
+        detail: the original complaint.
     """
 
     def __init__(self, late: bool, peer: int | None, detail: str) -> None:
@@ -38,8 +38,8 @@ class Report:
         kind: whether the fault is its own ("error") or another worker's.
         message: one line.
         code: its exit code.
-        peer: the worker it was waiting for, if that is known.
-        resumable: whether the same work may go on from a checkpoint; not where something was refused.
+        peer: the worker it was waiting for, if known.
+        resumable: whether the same work may go on from a checkpoint; not if something was refused.
     """
 
     kind: Kind
@@ -50,11 +50,13 @@ class Report:
 
     @classmethod
     def of(cls, error: BaseException) -> "Report":
-        """The report of a worker that this error ends."""
+        """The report of a worker that ends because of this error."""
         if isinstance(error, PeerError):
             return cls("peer late" if error.late else "peer lost", _short(str(error)), WORKER_LOST, error.peer)
         if isinstance(error, KeyboardInterrupt):
             return cls("interrupted", "interrupted", INTERRUPTED)
+        if isinstance(error, BrokenPipeError):
+            return cls("error", "nothing reads the standard output any more", OUTPUT_CLOSED, resumable=False)
         if isinstance(error, OSError | ValueError):
             return cls("error", _short(one_line(error)), USER_ERROR, resumable=isinstance(error, OSError))
         return cls("error", _short(f"{type(error).__name__}: {error}") + _place(error), UNEXPECTED)

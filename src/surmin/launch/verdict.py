@@ -1,4 +1,4 @@
-"""Which worker is at fault, from what is known of all of them. No processes here: only rules."""
+"""Which worker is at fault, from what is known about all of them. No processes here, only rules."""
 
 import signal
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class State:
     Attributes:
         rank: which one.
         code: its exit code, negative for a signal; None while it runs.
-        report: what it said of its end.
-        complaint: the last line it wrote to stderr, where that is kept.
+        report: what it reported about its end.
+        complaint: the last line it wrote to stderr, if that is kept.
     """
 
     rank: int
@@ -32,13 +32,13 @@ class State:
 
     @property
     def condition(self) -> Condition:
-        """How it is."""
+        """Its condition."""
         if self.report:
             return self.report.kind
         if self.code is None:
             return "running"
         if self.code == -signal.SIGABRT:
-            return "aborted"  # NCCL ends a process so whose peer does not answer
+            return "aborted"  # this is how NCCL ends a process whose peer does not answer
         if self.code < 0:
             return "killed"
         if self.code == INTERRUPTED:
@@ -48,7 +48,7 @@ class State:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the run returns to the shell; what went wrong, in one line; whether it is worth going on from its folder."""
+    """The exit code for the shell; what went wrong, in one line; whether the run can usefully be resumed."""
 
     code: int
     message: str = ""
@@ -56,13 +56,13 @@ class Verdict:
 
 
 def patience(states: Sequence[State], interrupts: int, deadlines: Deadlines) -> float:
-    """For how many seconds the workers that still run may go on, after the latest news."""
+    """How many seconds the workers still running may go on, after the latest news."""
     conditions = {state.condition for state in states}
-    if "killed" in conditions:  # nothing that may come is a better reason
+    if "killed" in conditions:  # no better reason can come
         return 0
     if conditions & {"aborted", "error"} or interrupts > 1:
         return deadlines.grace
-    if "peer late" in conditions:  # others may have begun to wait later
+    if "peer late" in conditions:  # others may have started to wait later
         return deadlines.telling
     if "peer lost" in conditions:
         return deadlines.grace
@@ -73,7 +73,7 @@ def judge(states: Sequence[State], interrupted: bool, waiting: float) -> Verdict
     """Name what ended the run, or why it must be ended. A worker that only lost another is named last.
 
     Args:
-        states: of all workers, in the order in which they changed; those that run have used up their patience.
+        states: of all workers, in the order in which they changed; those still running have used up their patience.
         interrupted: whether the user asked for the end.
         waiting: how long a worker may keep others waiting, in seconds.
     """
@@ -95,7 +95,7 @@ def judge(states: Sequence[State], interrupted: bool, waiting: float) -> Verdict
 
 
 def _silence_of(running: Sequence[State], late: Sequence[State], waiting: float) -> Verdict:
-    """Those that others have waited for by name; all that run where no names are known."""
+    """The silence of the workers others waited for by name, or of all that still run if no names are known."""
     awaited = {state.report.peer for state in late if state.report}
     silent = [state for state in running if state.rank in awaited] or running
     names = " and ".join(f"worker {rank}" for rank in sorted(state.rank for state in silent))
@@ -103,7 +103,7 @@ def _silence_of(running: Sequence[State], late: Sequence[State], waiting: float)
 
 
 def _fault_of(found: Sequence[State], states: Sequence[State]) -> Verdict:
-    """That of the first; when all say the same it is no single worker's."""
+    """The first one's fault; if all say the same, no single worker's."""
     worker = f"worker {found[0].rank}"
     code, report, complaint = found[0].code, found[0].report, found[0].complaint
     resumable = report.resumable if report else code != USER_ERROR

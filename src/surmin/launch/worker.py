@@ -1,4 +1,4 @@
-"""Being a worker: which one this is, and how it ends when something fails. Imports no torch."""
+"""Being a worker: which one this is, and how it ends if something fails. Imports no torch."""
 
 import contextlib
 import os
@@ -17,17 +17,17 @@ SUPERVISOR_VARIABLE = "SURMIN_SUPERVISOR"
 """The file descriptor of a socket whose other end is held by the process that started this worker."""
 
 RENDEZVOUS_VARIABLE = "SURMIN_RENDEZVOUS"
-"""Where workers find each other, as torch's `init_method` has it; by MASTER_ADDR and MASTER_PORT if not set."""
+"""The path of a file by which workers find each other; they do by MASTER_ADDR and MASTER_PORT if it is not set."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """This process, as one of several that train one network.
+    """This process as one of several that train one network.
 
     Attributes:
-        rank: which one, from 0.
-        count: how many there are on all machines.
-        local_rank: which one on this machine.
+        rank: its number, from 0.
+        count: number of workers on all machines.
+        local_rank: its number on this machine.
         supervisor: the process that started it, if that was `supervise`.
     """
 
@@ -40,10 +40,10 @@ class Worker:
     def from_environment(cls) -> "Worker | None":
         """The worker that `supervise` or torchrun started; None in any other process. Call it once, early.
 
-        Under `supervise` the process ends from now on, whatever it is doing, when its supervisor is gone.
+        Under `supervise`, this process ends from now on, whatever it is doing, once its supervisor is gone.
 
         Raises:
-            ValueError: when the environment is half there or contradicts itself.
+            ValueError: if the environment is incomplete or contradicts itself.
         """
         if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
             return None
@@ -54,9 +54,9 @@ class Worker:
         return cls(rank, count, local_rank, _supervisor())
 
     def fail(self, error: BaseException) -> NoReturn:
-        """End this process now, with a word to the supervisor, or on stderr where there is none.
+        """End this process now, reporting to the supervisor, or on stderr without one.
 
-        Nothing is cleaned up: with peers gone, cleaning up may wait for ever.
+        Nothing is cleaned up: with peers gone, that might wait for ever.
         """
         report = Report.of(error)
         with contextlib.suppress(OSError):
@@ -74,7 +74,7 @@ class Worker:
 
 @cache
 def this_worker() -> Worker | None:
-    """The worker that this process is, if it is one."""
+    """The worker that this process is, or None."""
     return Worker.from_environment()
 
 

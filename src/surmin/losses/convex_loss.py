@@ -1,4 +1,4 @@
-"""What a loss offers; shapes and units are those of the package."""
+"""The protocol of a loss; shapes and units are those of the package."""
 
 from typing import Protocol, runtime_checkable
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 @runtime_checkable
 class ConvexLoss(Protocol):
-    """What a loss offers. Implement it for a loss of your own (a `GradientOracle` needs less).
+    """What a loss offers. Implement it for your own loss (a `GradientOracle` needs less).
 
-    All of it is called with gradients switched off: inside, `torch.enable_grad()` is needed to differentiate.
+    All members are called with gradients switched off: to differentiate inside, use `torch.enable_grad()`.
     """
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """Raise ValueError, saying what is wrong, when targets do not fit outputs of this shape."""
+        """Raise ValueError, saying what is wrong, if targets do not fit outputs of this shape."""
 
     def sample_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss of each sample, shape (n,)."""

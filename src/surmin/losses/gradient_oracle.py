@@ -16,10 +16,10 @@ from surmin.losses.outputs import check_outputs
 
 @dataclass(frozen=True)
 class GradientOracle:
-    """A loss known only through its gradient and a smoothness constant: all that Algorithm 1 asks for.
+    """A loss known only through its gradient and a smoothness constant, which is all that Algorithm 1 asks for.
 
-    `oracle(outputs, targets)` returns per-sample gradients of the shape of the outputs, a tensor or a NumPy array;
-    `constant` is L, ∇²ℓ_j ⪯ L I.
+    `oracle(outputs, targets)` returns per-sample gradients in the shape of the outputs, a tensor or a NumPy array;
+    `constant` is L, with ∇²ℓ_j ⪯ L I.
     The loss has no value, so no step can be tested against it: use `adapt_damping=False`.
     """
 
@@ -27,7 +27,7 @@ class GradientOracle:
     constant: float
 
     def __post_init__(self) -> None:
-        """Raise for an oracle that cannot be called, or a constant that is no positive number."""
+        """Raise if the oracle cannot be called, or the constant is not a positive number."""
         try:
             is_positive = 0 < self.constant < math.inf
         except TypeError:
@@ -38,7 +38,7 @@ class GradientOracle:
             )
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """Only the number of samples is known to matter."""
+        """Raise ValueError unless the numbers of samples agree; nothing else is known to matter."""
         check_outputs(outputs)
         if len(targets) != len(outputs):
             raise ValueError(f"{len(targets)} targets do not fit {len(outputs)} samples")
@@ -48,10 +48,10 @@ class GradientOracle:
         return outputs.new_full((len(outputs),), math.nan)
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What the oracle says, in the outputs' precision and on their device; raises unless it has their shape."""
+        """The oracle's answer, in the outputs' precision and on their device; raises unless it has their shape."""
         gradient: object = self.oracle(outputs, targets)
         if isinstance(gradient, np.ndarray):
-            gradient = torch.tensor(np.ascontiguousarray(gradient))  # a copy: simulators write in theirs again
+            gradient = torch.tensor(np.ascontiguousarray(gradient))  # a copy: simulators reuse their arrays
         if not isinstance(gradient, Tensor):
             raise TypeError(
                 "the gradient oracle must return a tensor or a NumPy array, one gradient per sample, got "

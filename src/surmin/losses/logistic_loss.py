@@ -16,7 +16,7 @@ class LogisticLoss:
     """Binary logistic loss log(1 + eᶻ) - y z, summed over the last dimension; targets in [0, 1], shaped as outputs."""
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """Targets must lie between 0 and 1."""
+        """Raise ValueError unless targets lie between 0 and 1."""
         check_outputs(outputs)
         check_real_targets(outputs, targets)
         if targets.min() < 0 or targets.max() > 1:

@@ -1,4 +1,4 @@
-"""Positions of outputs, and whether targets fit them."""
+"""Positions of outputs, and checks that targets fit them."""
 
 import math
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def positions(outputs: Tensor) -> int:
-    """How many a sample has: tokens, say."""
+    """Number of positions (such as tokens) per sample."""
     return math.prod(outputs.shape[1:-1])
 
 
 def check_outputs(outputs: Tensor) -> None:
-    """Raise ValueError for outputs without an axis of classes, or of complex numbers."""
+    """Raise ValueError if outputs lack an axis of classes or are complex."""
     if outputs.dim() < 2:
         raise ValueError(f"the network's outputs must have shape (n, ..., classes), got {tuple(outputs.shape)}")
     if outputs.is_complex():

@@ -14,7 +14,7 @@ class SquaredError:
     """½‖z - y‖², summed over the last dimension; targets have the shape of the outputs."""
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """Targets must be finite numbers of the outputs' shape."""
+        """Raise ValueError unless targets are finite numbers of the outputs' shape."""
         check_outputs(outputs)
         check_real_targets(outputs, targets)
 

@@ -11,7 +11,7 @@ from surmin.report import StepReport
 
 
 class Method(Protocol):
-    """What trains a network, one outer iteration ("round") at a time.
+    """A method that trains a network, one outer iteration ("round") at a time.
 
     Attributes:
         pipeline: the network.
@@ -20,17 +20,17 @@ class Method(Protocol):
     pipeline: WorkerPipeline
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
-        """One round on one batch; tells what it cost."""
+        """One round on one batch; reports what it cost."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What, with the network's parameters, continues the run exactly: tensors, numbers, strings, freely nested."""
+        """What continues the run exactly, together with the parameters: tensors, numbers, strings, freely nested."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`; raises ValueError when it is another method's."""
+        """Continue from `state_dict()`; raises ValueError if it is another method's."""
 
 
 class Stateless:
-    """A method whose rounds each begin anew: all that continues the run is the parameters."""
+    """A method whose rounds each start afresh: the parameters are all it needs to continue."""
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing."""

@@ -1,4 +1,4 @@
-"""Block-diagonal Newton ("CGBlock", which the paper compares with): conjugate gradient on the global Hessian."""
+"""Block-diagonal Newton ("CGBlock", a baseline of the paper): conjugate gradient on the global Hessian."""
 
 from collections.abc import Callable, Mapping
 
@@ -30,18 +30,18 @@ class CgBlock(Stateless):
     """θ_i ← θ_i + α d_i, where d_i are N steps of conjugate gradient on ½ dᵀ (H_ii + λI) d + ⟨∂h/∂θ_i, d⟩.
 
     H_ii = ∂²h/∂θ_i² is the diagonal block of the Hessian of the network's loss for layer i; blocks are layers with
-    weights. Unlike the local losses of SM it needs the whole network for every product: all blocks take their steps in
+    weights. Unlike SM's local losses it needs the whole network for every product: all blocks take their steps in
     lockstep, and a step is a wave of tangents up and one of their answers down (`methods/hessian/`). Below block i
     its column is not needed, so a message after block i holds i activations' worth of numbers.
 
-    Source: "CGBlock" of Section 4 of the Surrogate Minimization paper, which takes finite differences (Martens 2010)
-    for the products; these are exact. It tells of no safeguard, and of poor results due to negative curvature. So
+    Source: "CGBlock" of Section 4 of the Surrogate Minimization paper, which uses finite differences (Martens 2010)
+    for the products; these are exact. It mentions no safeguard, but poor results due to negative curvature. So
     `safeguard` is
 
     - "none", as there: plain conjugate gradient, λ = 0, no test, α = 1. It diverges where H_ii is indefinite;
     - "damping": the same with λ > 0, which slows it down;
     - "armijo": a block stops at negative curvature, with its gradient's direction if that comes at once, and Armijo's
-      line search on the true loss finds one α for all blocks: α = 1, ½, ¼, … A search that fails changes nothing.
+      line search on the true loss finds one α for all blocks: α = 1, ½, ¼, … A failed search changes nothing.
 
     Args:
         pipeline: the network.
@@ -50,7 +50,7 @@ class CgBlock(Stateless):
         safeguard: one of the three.
 
     Raises:
-        ValueError: for values out of range or that do not go together; for a loss without values and safeguard
+        ValueError: if values are out of range or do not go together, or the loss has no values and safeguard is
             "armijo".
     """
 
@@ -76,7 +76,7 @@ class CgBlock(Stateless):
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One round: gradient, N products, and the step.
 
-        Without a line search workers tell each other no numbers; each reports what it knows (`own_report`).
+        Without a line search workers exchange no numbers; each reports what it knows (`own_report`).
         """
         meter = StepMeter(self.pipeline)
         wave = self.pipeline.forward(inputs, targets, self._waves.boundaries)

@@ -1,7 +1,7 @@
 """Block-diagonal Hessian-free optimization: conjugate gradient on every layer's block of the Gauss-Newton matrix."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from surmin.acceptance.damping import adapted, reduction_ratio
 from surmin.curvature.factor import FactorCurvature
-from surmin.curvature.output_curvature import draw_seed
 from surmin.methods.blocks.block_vectors import own_values
 from surmin.methods.blocks.joint_search import JointSearch, search_jointly
 from surmin.methods.common.checks import check_columns, check_has_value, check_inner_steps, check_positive
@@ -18,6 +17,7 @@ from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import BlockWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
+from surmin.seeds import draw_seed
 from surmin.solvers.conjugate_gradient import ConjugateGradient
 from surmin.stages.block import named_steps
 from surmin.surrogates.local_loss import LocalLoss
@@ -39,28 +39,28 @@ class CgBlockGaussNewton:
 
     G_i = (1/n) Σ_j J_iᵀ ∇²ℓ_j J_i is layer i's diagonal block of the Gauss-Newton matrix of the network's loss, J_i the
     Jacobian of the output in θ_i. With ∇²ℓ = S Sᵀ its columns J_iᵀ S are what SM's curvature wave with the exact factor
-    leaves in every block, so one wave a round is enough, and the steps of conjugate gradient are taken by each block on
-    its own. With κ = 1 in place of m, SM's local loss is this one; what couples blocks is left out and nothing bounded.
+    leaves in every block, so one wave per round is enough, and each block takes its conjugate-gradient steps by itself.
+    With κ = 1 instead of m, SM's local loss is this one; couplings between blocks are left out and nothing is bounded.
 
-    As in Hessian-free optimization (Martens 2010): conjugate gradient starts from 0.95 times the last step; one α for
-    all blocks by Armijo's line search on the true loss; and Levenberg and Marquardt's rule for λ: with the ratio of the
-    decrease found to the one predicted, -Σ_i (α ⟨g_i, d_i⟩ + ½ α² d_iᵀ G_i d_i), λ ← 3/2 λ below ¼ and 2/3 λ above ¾.
-    (Taken at α = 1 instead, the ratio is always poor in deep networks, where the blocks' steps overshoot together, and
-    λ grows without end.) A search that fails changes no parameters.
+    As in Hessian-free optimization (Martens 2010): conjugate gradient starts from 0.95 times the last step; Armijo's
+    line search on the true loss finds one α for all blocks; and λ follows Levenberg and Marquardt: with the ratio of
+    the actual decrease to the predicted one, -Σ_i (α ⟨g_i, d_i⟩ + ½ α² d_iᵀ G_i d_i), λ ← 3/2 λ below ¼ and 2/3 λ above
+    ¾. (Taken at α = 1 instead, the ratio is always poor in deep networks, where the blocks' steps overshoot together,
+    and λ grows without end.) A failed search changes no parameters.
 
     Source: Zhang, Xiong, Bradbury and Socher, "Block-diagonal Hessian-free optimization for training neural networks"
-    (2017). They take products by two passes through the whole network for every step of conjugate gradient.
+    (2017). They compute products by two passes through the whole network for every step of conjugate gradient.
 
     Args:
         pipeline: the network.
         inner_steps: N.
         damping: λ of the first round.
-        rank: random columns per sample in place of the exact factor.
-        curvature_fraction: part of the batch that carries the curvature, their curvature mini-batch.
-        seed: of what is drawn at random for rank and fraction.
+        rank: random columns per sample instead of the exact factor.
+        curvature_fraction: fraction of the batch that carries the curvature, their curvature mini-batch.
+        seed: of the random draws for rank and fraction.
 
     Raises:
-        ValueError: for values out of range; for a loss without values.
+        ValueError: if values are out of range, or the loss has no values.
     """
 
     def __init__(
@@ -96,7 +96,9 @@ class CgBlockGaussNewton:
         found = search_jointly(self.pipeline, wave, batch, gradients, steps, [model])
         self._round += 1
         self._previous = named_steps(steps.items())
-        return self._adapt(found, found.report(meter, wave))
+        predicted, ratio = _tested(found)
+        used, self.damping = self.damping, adapted(self.damping, ratio, LOWER, RAISE)
+        return found.report(meter, wave, predicted_decrease=predicted, reduction_ratio=ratio, damping=used)
 
     def state_dict(self) -> dict[str, Any]:
         """λ, the round, the seed, and the last step by parameter."""
@@ -113,7 +115,7 @@ class CgBlockGaussNewton:
 
     @torch.no_grad()
     def _solve(self, waves: BlockWaves) -> _Solution:
-        """Conjugate gradient from d₀: what is left to minimise in d - d₀ has the gradient g + (G + λI) d₀."""
+        """Conjugate gradient from d₀: minimising over d - d₀ has the gradient g + (G + λI) d₀."""
         block, replicas = waves.block, self.pipeline.replicas
         product = waves.products(self.pipeline.work)
         start = torch.zeros_like(waves.gradient)
@@ -128,10 +130,9 @@ class CgBlockGaussNewton:
         model = waves.gradient.dot(start) + 0.5 * start.dot(image) - found.decrease
         return _Solution(start + found.step, model - self.damping * start.dot(found.step))
 
-    def _adapt(self, found: JointSearch, report: StepReport) -> StepReport:
-        """The next round's λ; the report with this one's and the model's prediction."""
-        alpha, (model,), used = found.search.length, found.others, self.damping
-        predicted = -alpha * (found.slope + alpha * (model - found.slope))
-        ratio = reduction_ratio(found.loss, found.search.value, predicted) if alpha else 0.0
-        self.damping = adapted(self.damping, ratio, LOWER, RAISE)
-        return replace(report, damping=used, predicted_decrease=predicted, reduction_ratio=ratio)
+
+def _tested(found: JointSearch) -> tuple[float, float]:
+    """The decrease that the model predicted for the step taken, and the ratio of the actual one to it."""
+    alpha, (model,) = found.search.length, found.others
+    predicted = -alpha * (found.slope + alpha * (model - found.slope))
+    return predicted, reduction_ratio(found.loss, found.search.value, predicted) if alpha else 0.0

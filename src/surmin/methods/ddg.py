@@ -12,25 +12,25 @@ class DelayedGradients(Delayed):
     weights w_k of stage k; γ the learning rate, through momentum or Adam. Up to round K - k - 1 stage k stays as it is.
 
     The forward wave of a round goes through all stages. Then every stage takes the gradient that the stage above sent
-    in the round before, so that none waits for another's backward. It belongs to the batch of K - k rounds before, and
-    is taken through the stage at the weights of then, of which the stage keeps K - k copies, with the batches' inputs
-    and activations.
+    in the previous round, so that none waits for another's backward. It belongs to the batch from K - k rounds before,
+    and is taken through the stage at its weights of that time, of which the stage keeps K - k copies, with the batches'
+    inputs and activations.
 
     Source: Z. Huo, B. Gu, Q. Yang, H. Huang, "Decoupled Parallel Backpropagation with Convergence Guarantee", ICML
     2018. There the optimizer is SGD with momentum 0.9, weight decay and a falling learning rate. Here the rate is
     constant and the default is Adam, with which deep networks leave their first plateau.
 
     Args:
-        pipeline: the network, each stage of which is a module of the source.
+        pipeline: the network, each stage of which is a module in the source.
         lr: γ.
         optimizer: "sgd" (momentum 0.9, as in the source), "gd" or "adam".
 
     Raises:
-        ValueError: for another optimizer, a learning rate that is not positive, or a stage without any layer.
+        ValueError: for an unknown optimizer, a learning rate that is not positive, or a stage without a layer.
     """
 
     def weights(self, stage: Stage) -> LayerParameters:
-        """A copy of them all."""
+        """A copy of all of them."""
         return [
             {name: value.detach().clone().requires_grad_() for name, value in layer.parameters.items()}
             for layer in stage.layers

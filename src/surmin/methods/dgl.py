@@ -1,4 +1,4 @@
-"""Decoupled greedy learning: every stage has a loss of its own, and no gradient goes from stage to stage."""
+"""Decoupled greedy learning: every stage has its own loss, and no gradient goes from stage to stage."""
 
 from functools import partial
 
@@ -23,25 +23,25 @@ class DecoupledGreedyLearning(LocalLearning):
         θ_k, a_k ← optimizer along ∇ (1/n) Σ_j ℓ(A_k(h_kj; a_k), y_j)    for k < K
         θ_K      ← optimizer along ∇ (1/n) Σ_j ℓ(h_Kj, y_j)
 
-    f_k stage k, θ_k its parameters, A_k its head, a_k the head's parameters, ℓ the network's loss, stop(·) what no
-    gradient goes through. Only activations cross the pipe, upwards: a stage steps without an answer and goes on with
-    the next batch while the stage above works on this one.
+    f_k stage k, θ_k its parameters, A_k its head, a_k the head's parameters, ℓ the network's loss, stop(·) blocks
+    gradients. Only activations cross the pipe, upwards: a stage steps without an answer and goes on with the next batch
+    while the stage above works on this one.
 
-    What differs: the source's heads for convolutions pool in two steps, with 1 x 1 convolutions between, before an MLP
+    Differences: the source's heads for convolutions pool in two steps, with 1 x 1 convolutions between, before an MLP
     of three layers; here images are pooled to 2 x 2 at once and the MLP has one hidden layer. The source's buffer
     between stages, from which a stage may draw old activations, is left out: each is used once, in order.
 
-    Limits: each stage learns what its own head can use, not what the stages above could. The network's output needs
-    plain vectors, or positions that every stage but the last has too.
+    Limits: each stage learns what its own head can use, not what the stages above could. The network's output must be
+    plain vectors, or have positions that every stage but the last has too.
 
     Args:
         pipeline: the network.
-        lr: learning rate, of heads too.
+        lr: learning rate, also of the heads.
         optimizer: "sgd" (momentum 0.9), "gd" or "adam".
         seed: of the heads' initial weights.
 
     Raises:
-        ValueError: for options that are not possible.
+        ValueError: if an option is not possible.
     """
 
     def __init__(self, pipeline: WorkerPipeline, *, lr: float = 2e-2, optimizer: str = "adam", seed: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""dlADMM: training without gradients of the network, by alternating minimisation over layers that are torn apart.
+"""dlADMM: training without gradients of the network, by alternating minimisation over decoupled layers.
 
 Legend: W_l, b_l the weight and bias of layer l of L, a_{l-1} and z_l the variables for its input and output, f_l the
 activation after it, u the dual variable of z_L = W_L a_{L-1} + b_L, ρ the penalty, n samples, ℓ the loss of one sample.
@@ -30,31 +30,31 @@ VARIABLES = ("entering", "fed", "output", "dual")
 
 
 class DlAdmm:
-    """A round updates every variable twice, from the last layer to the first and back, and then the dual variable.
+    """Each round updates every variable twice, from the last layer to the first and back, then the dual variable.
 
-    Minimised is the augmented Lagrangian (1/n) Σ_j [ℓ(z_L) + ⟨u, z_L - W_L a_{L-1} - b_L⟩
+    It minimises the augmented Lagrangian (1/n) Σ_j [ℓ(z_L) + ⟨u, z_L - W_L a_{L-1} - b_L⟩
     + ½ρ Σ_l ‖z_l - W_l a_{l-1} - b_l‖² + ½ρ Σ_{l<L} ‖a_l - f_l(z_l)‖²], a_0 being the network's input.
-    Backwards the order is z_l, b_l, W_l, a_{l-1}, and forwards a_{l-1}, W_l, b_l, z_l; at last
-    u ← u + ρ(z_L - W_L a_{L-1} - b_L). W and a take a step on a quadratic model that lies above, b and z are minimised
+    Backwards the order is z_l, b_l, W_l, a_{l-1}, and forwards a_{l-1}, W_l, b_l, z_l; finally
+    u ← u + ρ(z_L - W_L a_{L-1} - b_L). W and a take a step on a quadratic upper model, b and z are minimised over
     (`AdmmLayer`, `admm/outputs.py`). Between stages a travels down in the backward sweep and f(z) up in the forward
     one: as many messages and bytes as in a gradient step.
 
     Source: Wang, Yu, Chen and Zhao, "ADMM for efficient deep learning with global convergence", KDD 2019. Its ν is ρ
     here, as in the authors' code. The backtracking that doubles θ and τ has a closed form, because what it bounds is
-    quadratic, and every sample has a τ of its own, which the paper allows. ρ stays as it is; the authors' code raises
-    it when the loss rises. z of smooth activations, there from a table, is here from a grid and Newton's method.
+    quadratic, and every sample has its own τ, which the paper allows. ρ stays fixed; the authors' code raises it when
+    the loss rises. For smooth activations, z comes from a grid and Newton's method; there it comes from a table.
 
-    It is a method for the full batch: variables belong to samples. They begin from a forward pass, with u = 0, and
-    begin so again whenever the batch is another. The loss reported is that of W_L a_{L-1} + b_L, on the last worker;
-    the network's own, which nothing here needs, takes a forward pass. The work counted leaves out what is element-wise,
-    half of a step's time or more: docs/methods/dladmm.md has both in figures.
+    It is a full-batch method: variables belong to samples. They start from a forward pass, with u = 0, and start again
+    whenever the batch changes. The loss reported is that of W_L a_{L-1} + b_L, on the last worker; the network's own,
+    which nothing here needs, takes a forward pass. The counted work leaves out elementwise operations, half of a step's
+    time or more: docs/methods/dladmm.md has figures for both.
 
     Args:
         pipeline: the network: linear layers, each but the last with ReLU or a smooth activation, or none, after it.
         penalty: ρ, in units of one sample's loss.
 
     Raises:
-        ValueError: when ρ is not positive or a layer does not fit; on every worker.
+        ValueError: if ρ is not positive or a layer does not fit; on every worker.
     """
 
     def __init__(self, pipeline: WorkerPipeline, *, penalty: float = 0.01) -> None:
@@ -79,12 +79,12 @@ class DlAdmm:
                 loss = self._sweep(inputs, targets)
         except BaseException:
             self._exchange.abandon()
-            self._batch, self._noted = "", NotedBatch()  # the variables are made anew
+            self._batch, self._noted = "", NotedBatch()  # the variables will be made anew
             raise
         return meter.report(inputs.shape, loss, math.nan)
 
     def _sweep(self, inputs: Tensor, targets: Tensor) -> float:
-        """Down and up again; returns the loss that the network had before."""
+        """Down and up again; returns the network's loss from before."""
         self._begin(inputs, targets)
         loss = math.nan
         if self.pipeline.is_last:
@@ -98,7 +98,7 @@ class DlAdmm:
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The variables by their layer's weight, and which batch they belong to, in tensors: replicas have others."""
+        """The variables by their layer's weight, and the batch they belong to, as tensors: replicas have others."""
         digest = {"digest": torch.tensor(list(bytes.fromhex(self._batch)), dtype=torch.uint8)} if self._batch else {}
         state: dict[str, Any] = {"batch": digest, **{name: {} for name in VARIABLES}}
         for name, own in self._variables() if self._batch else []:
@@ -122,7 +122,7 @@ class DlAdmm:
         return [own for layers in self._layers for own in layers]
 
     def _variables(self) -> list[tuple[str, AdmmLayer]]:
-        """What is remembered of which layer: not the network's own input, and u only at the top."""
+        """Which variables of which layer are remembered: not the network's own input, and u only at the top."""
         first = self._layers[0][0] if self.pipeline.is_first else None
         top = self._layers[-1][-1] if self.pipeline.is_last else None
         return [
@@ -140,7 +140,7 @@ class DlAdmm:
             self._layers.append(layers)
 
     def _begin(self, inputs: Tensor, targets: Tensor) -> None:
-        """Take up the batch, with variables from a forward pass where it is another than before; then every m."""
+        """Take up the batch, with variables from a forward pass if it is a new one; then every m."""
         if not self._noted.is_same(inputs, targets):
             self._noted = NotedBatch.of(inputs, targets)
             last, self._batch = self._batch, digest_of([("inputs", inputs), ("targets", targets)])
@@ -203,7 +203,7 @@ class DlAdmm:
         self._feed(position)
 
     def _update_output(self, own: AdmmLayer, above: Tensor | None, targets: Tensor) -> None:
-        """Minimise over z, which the variable above is compared with, or at the top the loss."""
+        """Minimise over z, against the variable above or, at the top, the loss."""
         if above is None:
             own.output = solve_top(self.pipeline.loss, targets, own.made, own.dual, self.penalty, own.output)
         else:

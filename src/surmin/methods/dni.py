@@ -21,7 +21,7 @@ from surmin.stages.tape import Tape
 
 @dataclass
 class _Lesson:
-    """What a synthesizer learns from in the next round, when the gradients have come: outputs and targets by part."""
+    """What a synthesizer learns from in the next round, once the gradients have come: outputs and targets by part."""
 
     outputs: list[Tensor]
     targets: list[Tensor]
@@ -34,8 +34,8 @@ class SyntheticGradients(LocalLearning):
     using Synthetic Gradients", ICML.
 
     Beside every stage but the last is a synthesizer M_k that predicts the gradient of sample j's loss in the stage's
-    output. The stage steps along the prediction at once; M_k learns from what the stage above finds for that gradient,
-    which is a prediction carried down one stage (bootstrapped), or at the top the truth. With h_0 = x:
+    output. The stage steps along the prediction at once; M_k learns from what the stage above finds for that gradient:
+    a prediction carried down one stage (bootstrapped) or, at the top, the truth. With h_0 = x:
 
         h_k = f_k(h_{k-1}, θ_k)
         ĝ_kj = M_k(h_kj, y_j) for k < K,    ĝ_Kj = ∇ℓ(h_Kj, y_j)
@@ -43,17 +43,17 @@ class SyntheticGradients(LocalLearning):
         g_kj = (∂h_{k+1,j}/∂h_kj)ᵀ ĝ_{k+1,j}, sent down
         M_k ← N steps of Adam along ∇ (1/n) Σ_j ½ ‖M_k(h_kj, y_j) - g_kj‖²
 
-    f_k stage k, θ_k its parameters, ℓ the network's loss. M_k begins at zero (its last layer does): first the last
-    stage moves alone. g_k is taken in the next round, after that round's activations went up and before M_k predicts
+    f_k stage k, θ_k its parameters, ℓ the network's loss. M_k starts at zero (its last layer does), so at first only
+    the last stage moves. g_k is taken in the next round, after that round's activations went up and before M_k predicts
     again, so that no stage waits to step; nothing in between depends on M_k.
 
-    What differs: M_k takes N steps a round, the source's one; with one, a few hundred full-batch rounds do not get far.
-    Gradients are in per-sample units, so that the rates mean the same for every batch size. M_k has no batch
+    Differences: M_k takes N steps per round, the source's takes one; with one, a few hundred full-batch rounds do not
+    get far. Gradients are in per-sample units, so that rates mean the same for every batch size. M_k has no batch
     normalisation.
 
     Limits: the prediction is only as good as M_k, which sees a moving target; errors add up from stage to stage, and
-    the loss need not fall. The network's output needs plain vectors, or positions that every stage but the last has
-    too; targets are labels or have the outputs' shape.
+    the loss need not fall. The network's output must be plain vectors, or have positions that every stage but the last
+    has too; targets are labels or have the outputs' shape.
 
     Args:
         pipeline: the network.
@@ -64,7 +64,7 @@ class SyntheticGradients(LocalLearning):
         seed: of the synthesizers' initial weights.
 
     Raises:
-        ValueError: for options that are not possible.
+        ValueError: if an option is not possible.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class SyntheticGradients(LocalLearning):
         """Make the synthesizers at the first batch.
 
         Raises:
-            ValueError: on all workers, when a stage can have none; and for targets that they cannot take.
+            ValueError: on all workers, if a stage cannot have one; and for targets that they cannot use.
         """
         super().prepare(inputs, targets)
         check_targets(targets, self.auxiliary.outputs or [])
@@ -96,7 +96,7 @@ class SyntheticGradients(LocalLearning):
         self._shape, self._lessons = torch.Size(), {}
 
     def run(self, inputs: Tensor, targets: Tensor, found: Round) -> None:
-        """Activations up; synthesizers learn from the last round; every stage's gradient by what they predict now."""
+        """Activations up; synthesizers learn from the last round; every stage's gradient from what they predict now."""
         parts = parts_of(inputs, targets, self.pipeline.microbatches)
         tapes = [
             [self.forward(position, number, part) for position in self._places]
@@ -129,7 +129,7 @@ class SyntheticGradients(LocalLearning):
         return predicted
 
     def _learn(self, position: int, lesson: _Lesson) -> None:
-        """A synthesizer steps towards the gradients that the stage above found in the last round."""
+        """Step a synthesizer towards the gradients that the stage above found in the last round."""
         synthesizer, n = self.auxiliary[position], self._shape[0]
         gradients = [self.exchange.take(GRADIENT, position, self._shape)[0] for _ in lesson.outputs]
         with self.pipeline.tracer.span("U"):
@@ -142,15 +142,17 @@ class SyntheticGradients(LocalLearning):
                 synthesizer.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's memory, the synthesizers and what they are still to learn from, which is waited for."""
-        lessons = {self._name(position): self._pack(position, lesson) for position, lesson in self._lessons.items()}
+        """The optimizer's state, the synthesizers, and what they have yet to learn from, which is waited for."""
+        stages = self.pipeline.stages
+        lessons = {stages[position].name: self._pack(position, lesson) for position, lesson in self._lessons.items()}
         return {**super().state_dict(), "shape": list(self._shape), "lessons": lessons}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.exchange.settle()  # before anything is refused: a worker that refuses would keep others waiting
         check_keys(state, {"optimizer", "auxiliary", "shape", "lessons"}, "dni")
-        missing = [self._name(position) for position in self._guessing if self._name(position) not in state["lessons"]]
+        names = {position: self.pipeline.stages[position].name for position in self._guessing}
+        missing = [name for name in names.values() if name not in state["lessons"]]
         if state["shape"] and missing:
             raise ValueError(f"the state has nothing for the stage that begins with layer {missing[0]} to learn from")
         super().load_state_dict({name: state[name] for name in ("optimizer", "auxiliary")})
@@ -158,8 +160,8 @@ class SyntheticGradients(LocalLearning):
         self._shape, self._lessons = torch.Size(state["shape"]), {}
         if self._shape:
             self.exchange.open(self._shape)
-            for position in self._guessing:
-                self._unpack(position, state["lessons"][self._name(position)])
+            for position, name in names.items():
+                self._unpack(position, state["lessons"][name])
 
     def _pack(self, position: int, lesson: _Lesson) -> dict[str, list[Tensor]]:
         gradients = self.exchange.pending(GRADIENT, position, self._shape, len(lesson.outputs))
@@ -176,6 +178,3 @@ class SyntheticGradients(LocalLearning):
         )
         self.exchange.restore(GRADIENT, position, self._shape, [(gradient,) for gradient in gradients])
         self._lessons[position] = _Lesson(outputs, targets)
-
-    def _name(self, position: int) -> str:
-        return self.pipeline.stages[position].layers[0].name

@@ -7,7 +7,7 @@ from surmin.pipeline.worker_pipeline import WorkerPipeline
 
 
 class FullyDecoupled(DelayedGradients):
-    """Stage k runs forward on the batch of k - 1 rounds before, and steps along gradients 2(K - k) rounds old.
+    """Stage k runs forward on the batch from k - 1 rounds before, and steps along gradients 2(K - k) rounds old.
 
     Legend: K stages, k = 1 … K from below; t the round; w_k the weights of stage k, F_k what it computes, h_k(s) its
     input for the batch of round s; γ the learning rate, through momentum or Adam; β the shrinking factor.
@@ -19,21 +19,21 @@ class FullyDecoupled(DelayedGradients):
 
     No message is waited for in the round it is sent in, upwards or downwards. β multiplies what every stage receives,
     so stage k steps along β^(K-k) times its gradient: stages with older gradients take smaller steps. A round
-    consumes one batch; the loss reported is that of the batch that has just come to the last stage, K - 1 rounds old.
+    consumes one batch; the loss reported is that of the batch that has just reached the last stage, K - 1 rounds old.
 
     Source: H. Zhuang, Y. Wang, Q. Liu, Z. Lin, "Fully Decoupled Neural Network Learning Using Delayed Gradients", IEEE
     Transactions on Neural Networks and Learning Systems, 2022. The authors' program steps before it runs forward, which
-    makes the gradients of stages below the last one round younger; weight decay and its falling learning rate are left
+    makes the gradients of stages below the last one round younger; its weight decay and falling learning rate are left
     out here.
 
     Args:
-        pipeline: the network, each stage of which is a module of the source.
+        pipeline: the network, each stage of which is a module in the source.
         lr: γ.
         optimizer: "sgd" (momentum 0.9, as in the source), "gd" or "adam".
-        shrinking: β, above 0 and up to 1; at 1 nothing shrinks. Adam divides any other out again.
+        shrinking: β, above 0 and up to 1; at 1 nothing shrinks. Adam divides out any other value.
 
     Raises:
-        ValueError: for another optimizer, a value that is not possible, or a stage without any layer.
+        ValueError: for an unknown optimizer, an impossible value, or a stage without a layer.
     """
 
     lag = 1

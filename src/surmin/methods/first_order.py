@@ -7,14 +7,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from surmin.methods.common.loss_and_norm import own_report
-from surmin.methods.common.optimizers import (
-    load_named_state,
-    make_optimizer,
-    named_settings,
-    named_state,
-    step_along,
-)
-from surmin.methods.common.saved_states import check_keys
+from surmin.methods.common.optimizers import load_optimizer_state, make_optimizer, optimizer_state, step_along
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
@@ -23,7 +16,7 @@ from surmin.report import StepReport
 class FirstOrder:
     """One forward wave, one backward wave, one step of a torch optimizer.
 
-    Beyond that workers only compare their batches; each reports what it knows (`own_report`).
+    Apart from that, workers only compare their batches; each reports what it knows (`own_report`).
     """
 
     def __init__(self, pipeline: WorkerPipeline, optimizer: Optimizer) -> None:
@@ -40,25 +33,12 @@ class FirstOrder:
         return own_report(meter, self.pipeline, wave, gradients)
 
     def state_dict(self) -> dict[str, Any]:
-        """What kind of optimizer it is, its memory by parameter, and its settings: a schedule may have changed them."""
-        parameters = self.pipeline.parameters
-        return {
-            "kind": self._kind,
-            "memory": named_state(self.optimizer, parameters),
-            "settings": named_settings(self.optimizer, parameters),
-        }
+        """The optimizer's kind, and by parameter its memory and settings."""
+        return optimizer_state(self.optimizer, self.pipeline.parameters)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        check_keys(state, {"kind", "memory", "settings"}, "a first-order method")
-        if state["kind"] != self._kind:
-            raise ValueError(f"the state is of {state['kind']}, this method has {self._kind}")
-        load_named_state(self.optimizer, self.pipeline.parameters, state["memory"], state["settings"])
-
-    @property
-    def _kind(self) -> str:
-        momentum = any(group.get("momentum") for group in self.optimizer.param_groups)
-        return type(self.optimizer).__name__ + " with momentum" * momentum
+        load_optimizer_state(self.optimizer, self.pipeline.parameters, state)
 
 
 def gradient_descent(pipeline: WorkerPipeline, *, lr: float = 0.1) -> FirstOrder:

@@ -20,8 +20,8 @@ class ArmijoDescent:
     """θ ← θ - α ∇h with the first of α, α/2, α/4, … that satisfies h(θ - α∇h) ≤ h - 10⁻⁴ α ‖∇h‖².
 
     Every trial is a forward wave and an all-reduce of its loss. The accepted trial serves as the next round's first
-    wave where the batch is the same. The next search starts from twice the accepted α; after one that finds nothing,
-    from half of where that began, or from there again where its first two trials changed nothing.
+    wave if the batch is the same. The next search starts from twice the accepted α; after one that finds nothing, from
+    half of where that started, or from the same place if its first two trials changed nothing.
 
     Source: "GD + Armijo" of Section 4 of the Surrogate Minimization paper; Armijo (1966).
 
@@ -30,7 +30,7 @@ class ArmijoDescent:
         lr: the very first α tried.
 
     Raises:
-        ValueError: when `lr` is not positive; for a loss without values.
+        ValueError: if `lr` is not positive, or the loss has no values.
     """
 
     def __init__(self, pipeline: WorkerPipeline, *, lr: float = 1.0) -> None:
@@ -40,7 +40,7 @@ class ArmijoDescent:
         self._search = ArmijoSearch(pipeline, lr)
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
-        """One line search; when no trial is good enough the parameters stay as they are."""
+        """One line search; if no trial is good enough the parameters stay as they are."""
         meter = StepMeter(self.pipeline)
         wave = self.pipeline.forward(inputs, targets)
         gradients = self.pipeline.backward(wave)

@@ -27,24 +27,24 @@ class InterlockingBackpropagation(LocalLearning):
         θ_K ← optimizer along ∂L_K/∂θ_K
         a_k ← optimizer along ∂L_k/∂a_k, which goes no further
 
-    f_k stage k, θ_k its parameters, A_k its head, a_k the head's parameters, ℓ the network's loss. That is the N-wise
+    f_k stage k, θ_k its parameters, A_k its head, a_k the head's parameters, ℓ the network's loss. This is the N-wise
     method, where θ_k follows L_{min(k+N-1, K)}, for N = 2. With two stages it is backpropagation. The first stage has
-    no head, since nobody would use it. As many messages as in backpropagation, but a stage waits for its upper
-    neighbour's forward pass alone.
+    no head, since nothing would use it. There are as many messages as in backpropagation, but a stage waits only for
+    its upper neighbour's forward pass.
 
-    What differs: the heads are those of DGL here. N is 2.
+    Differences: the heads are DGL's here. N is 2.
 
-    Limits: a stage looks ahead by one stage only. The network's output needs plain vectors, or positions that every
-    stage between the first and the last has too.
+    Limits: a stage looks ahead by only one stage. The network's output must be plain vectors, or have positions that
+    every stage between the first and the last has too.
 
     Args:
         pipeline: the network.
-        lr: learning rate, of heads too.
+        lr: learning rate, also of the heads.
         optimizer: "sgd" (momentum 0.9), "gd" or "adam".
         seed: of the heads' initial weights.
 
     Raises:
-        ValueError: for options that are not possible.
+        ValueError: if an option is not possible.
     """
 
     def __init__(self, pipeline: WorkerPipeline, *, lr: float = 1e-2, optimizer: str = "adam", seed: int = 0) -> None:
@@ -75,7 +75,7 @@ class InterlockingBackpropagation(LocalLearning):
         self.auxiliary.step()
 
     def _send_local_gradient(self, position: int, tape: Tape, part: Tensor, targets: Tensor, samples: int) -> None:
-        """Of the stage's own loss, to the stage below; the tape stays for the gradient from above."""
+        """Send the gradient of the stage's own loss to the stage below; the tape stays for the gradient from above."""
         if position not in self.auxiliary:
             return
         head = self.auxiliary[position]

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from surmin.acceptance.damping import adapted, reduction_ratio
 from surmin.curvature.factor import FactorCurvature
 from surmin.curvature.input_moment import InputMomentCache
 from surmin.curvature.moments import KroneckerMoments
-from surmin.curvature.output_curvature import draw_seed
 from surmin.errors import NonFiniteError
 from surmin.methods.blocks.block_vectors import Blocks, BlockVectors, own_values
 from surmin.methods.blocks.quadratic_model import combine
@@ -24,6 +22,7 @@ from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import BlockWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
+from surmin.seeds import draw_seed
 from surmin.solvers.kronecker import KroneckerPreconditioner
 from surmin.stages.block import Block, moved_parameters, named_steps
 from surmin.stages.closed_form import is_plain_convolution, is_plain_linear
@@ -40,25 +39,25 @@ class Kfac:
     that the model predicts, with a rank a sample of it. Both are exponential averages over rounds k, with weight
     min(1 - 1/k, 0.95) on the past; π_i² = (tr A_i / dim A_i) / (tr G_i / dim G_i).
 
-    α and μ minimise q(δ) = ⟨g, δ⟩ + ½ δᵀ (F + λI) δ with the exact F, all of it, not its Kronecker approximation: a
-    wave of two tangents goes up, the last stage multiplies them by ∇²ℓ, and one sum over workers tells all. λ follows
+    α and μ minimise q(δ) = ⟨g, δ⟩ + ½ δᵀ (F + λI) δ with the full exact F, not its Kronecker approximation: a wave of
+    two tangents goes up, the last stage multiplies them by ∇²ℓ, and one sum over workers tells all. λ follows
     Levenberg and Marquardt: with the ratio of (h(θ + δ) - h(θ)) to q(δ), λ ← 19/20 λ above ¾ and 20/19 λ below ¼.
-    No step is refused but one after which the loss is not finite: that is an error.
+    No step is refused unless the loss after it is not finite, which is an error.
 
     Source: Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature" (2015);
-    convolutions by Grosse and Martens (2016). There is no weight decay (η = 0) and γ = √λ; they adapt γ on its own
-    every 20 rounds and λ in every fifth, by the fifth power, and invert every 20 rounds: here all that is done always.
+    convolutions by Grosse and Martens (2016). There is no weight decay (η = 0) and γ = √λ; they adapt γ separately
+    every 20 rounds and λ every fifth, by the fifth power, and invert every 20 rounds: here all is done every round.
 
     Args:
-        pipeline: the network: its layers with weights are linear or plain convolutions.
+        pipeline: the network; its layers with weights must be linear or plain convolutions.
         damping: λ of the first round.
-        rank: random columns per sample in place of the exact factor.
-        curvature_fraction: part of the batch for A and G.
-        seed: of what is drawn at random for rank and fraction.
+        rank: random columns per sample instead of the exact factor.
+        curvature_fraction: fraction of the batch for A and G.
+        seed: of the random draws for rank and fraction.
 
     Raises:
-        ValueError: on all workers, for a layer with weights of another kind; for values out of range; for a loss
-            without values, which the rule for λ needs.
+        ValueError: on all workers, if a layer with weights is of another kind, values are out of range, or the loss has
+            no values, which the rule for λ needs.
     """
 
     def __init__(
@@ -103,10 +102,12 @@ class Kfac:
         self.pipeline.move_to(there)
         self.pipeline.accept(trial)
         self._round, self._moments, self._previous = self._round + 1, moments, best.step
-        report = meter.report(wave.shape, best.loss, math.sqrt(best.square), new_loss=new_loss, tries=1)
         ratio, used = reduction_ratio(best.loss, new_loss, best.decrease), self.damping
         self.damping = adapted(self.damping, ratio, LOWER, 1 / LOWER)
-        return replace(report, damping=used, predicted_decrease=best.decrease, reduction_ratio=ratio)
+        return meter.report(
+            wave.shape, best.loss, math.sqrt(best.square), new_loss=new_loss, predicted_decrease=best.decrease,
+            reduction_ratio=ratio, damping=used, tries=1,
+        )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """λ, the round, the seed, the last step by parameter, and both moments by their layer's weight."""
@@ -138,7 +139,7 @@ class Kfac:
         self._moments, self._previous = moments, previous
 
     def _averaged(self, waves: BlockWaves) -> KroneckerMoments:
-        """The averages of a block's moments, with this round's."""
+        """The averages of a block's moments, including this round's."""
         (own,) = waves.moments(self._first_moment, self.seed, self.pipeline.work, self.pipeline.replicas)
         assert isinstance(own, KroneckerMoments)
         past = min(1 - 1 / (self._round + 1), LONGEST_MEMORY)
@@ -164,7 +165,7 @@ def _check_layers(blocks: Blocks) -> None:
 
 
 def _stored(block: Block, moments: Mapping[str, Mapping[str, Tensor]]) -> KroneckerMoments:
-    """A block's moments out of a state."""
+    """A block's moments from a state."""
     layer = block.first_trainable_layer
     weight, bias = layer.parameters["weight"].detach(), "bias" in layer.parameters
     sizes = {"inputs": weight[0].numel() + bias, "outputs": len(weight)}

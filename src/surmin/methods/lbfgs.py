@@ -23,24 +23,24 @@ from surmin.report import StepReport
 
 SMALLEST_GRADIENT = 1e-7
 SMALLEST_CHANGE = 1e-9
-NUMBERS = 8 + 2 * HISTORY  # of every sum, also while fewer pairs are remembered: receives of one size are posted ahead
+NUMBERS = 8 + 2 * HISTORY  # in every sum, even with fewer pairs: receives of one size are posted ahead
 
 
 @dataclass(frozen=True)
 class Point:
-    """What one trip through the network finds; vectors are this worker's parts, numbers are all workers'.
+    """What one trip through the network finds; vectors are this worker's parts, numbers those of all workers.
 
     Attributes:
-        loss: h; infinite where h, its gradient or a parameter is not finite.
+        loss: h; infinite if h, its gradient or a parameter is not finite.
         gradient: g, flat.
         squared_norm: ‖g‖².
         absolute_sum: ‖g‖₁.
         memory: all pairs up to here.
         projection: of g on the memory's vectors.
-        length: of the step that led here, in directions.
+        length: of the step that led here, in multiples of the direction.
         slope: inner product of g with that direction.
         distance: Euclidean length of the step.
-        wave: of this point, without the tapes, so that no activations are kept alive.
+        wave: of this point, without the tapes, so that activations are not kept alive.
     """
 
     loss: float
@@ -60,8 +60,8 @@ class Lbfgs:
 
     An evaluation is a forward wave, a backward wave and one all-reduce of 208 numbers, with all the inner products that
     an iteration with up to 100 remembered pairs needs. The evaluation that ends a round is the first of the next one
-    where batch and parameters are the same tensors, unchanged. A pair always comes from one batch. A round ends early
-    where the Euclidean norm of the gradient is below 1e-7, or step, slope or change of the loss are below 1e-9.
+    if batch and parameters are the same tensors, unchanged. A pair always comes from one batch. A round ends early if
+    the Euclidean norm of the gradient is below 1e-7, or the step, slope or change of the loss is below 1e-9.
 
     Args:
         pipeline: the network.
@@ -69,7 +69,7 @@ class Lbfgs:
         inner_steps: iterations per round.
 
     Raises:
-        ValueError: when `lr` or `inner_steps` is not positive; for a loss without values.
+        ValueError: if `lr` or `inner_steps` is not positive, or the loss has no values.
     """
 
     def __init__(self, pipeline: WorkerPipeline, *, lr: float = 1.0, inner_steps: int = 20) -> None:
@@ -87,7 +87,7 @@ class Lbfgs:
         """One round on the batch; one that fails changes nothing.
 
         Raises:
-            NonFiniteError: when loss, gradient or parameters are not finite as it begins; nothing has changed then.
+            NonFiniteError: if loss, gradient or parameters are not finite at the start; nothing has changed then.
         """
         meter = StepMeter(self.pipeline)
         start = point = self._first_point(inputs, targets)
@@ -136,7 +136,7 @@ class Lbfgs:
         return point
 
     def _next_point(self, point: Point, inputs: Tensor, targets: Tensor) -> Point:
-        """One iteration: where it leaves the network; the same point when nothing better was found."""
+        """The point one iteration later, where it leaves the network; the same point if nothing better was found."""
         if point.squared_norm <= SMALLEST_GRADIENT**2:
             return point
         direction, slope = point.memory.direction(point.gradient, point.squared_norm, point.projection)

@@ -27,12 +27,12 @@ Transfer = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class LocalLayer:
-    """A trainable layer with what its local loss compares by.
+    """A trainable layer and what its local loss compares by.
 
     Attributes:
         stage: whose layer it is.
         index: of the layer in the stage.
-        activation: the elementwise module after it, where the local loss compares activations; otherwise None.
+        activation: the elementwise module after it, if the local loss compares activations; otherwise None.
         ends_network: whether its output is the network's.
     """
 
@@ -59,8 +59,8 @@ class LocalMatching:
         inputs: x of the whole batch.
         transfer: s.
         target: s(ā) - γ g.
-        work: where evaluations are counted.
-        samples: n, and what else tells equal work.
+        work: counts the evaluations.
+        samples: n, and what else identifies equal work.
     """
 
     layer: Layer
@@ -99,7 +99,7 @@ def local_layers(pipeline: WorkerPipeline, kind: Literal["squared", "matching"])
     """The trainable layers here, in order.
 
     Raises:
-        ValueError: when one cannot have a matching loss, saying which and why.
+        ValueError: if one cannot have a matching loss; the message says which and why.
     """
     found = []
     for position, stage in enumerate(pipeline.stages):
@@ -147,6 +147,6 @@ def _check_increasing(activation: Layer) -> None:
 def _check_first(layer: Layer) -> None:
     if type(layer.module) in ELEMENTWISE:
         raise ValueError(
-            "locoprop's matching loss needs every activation in the stage of the layer before it: layer "
+            "locoprop's matching loss needs each activation in the same stage as the layer it follows: layer "
             f"{layer.name} ({type(layer.module).__name__}) begins a stage; cut the network after it"
         )

@@ -1,4 +1,4 @@
-"""LocoProp: every layer takes many steps towards a target of its own, for one trip through the network.
+"""LocoProp: every layer takes many steps towards its own target, for one trip through the network.
 
 Legend: θ a layer's parameters, θ̄ those at the round's start, D the layer's local loss (`LocalMatching`), γ the step to
 its target, λ the weight of the regulariser, N the number of local steps, β their size.
@@ -14,7 +14,7 @@ from torch import Tensor
 from surmin.methods.common.checks import check_inner_steps, check_not_negative, check_positive
 from surmin.methods.common.gradients import Gradients
 from surmin.methods.common.loss_and_norm import own_report
-from surmin.methods.common.optimizers import load_named_state, make_optimizer, named_state, step_along
+from surmin.methods.common.optimizers import load_optimizer_state, make_optimizer, optimizer_state, step_along
 from surmin.methods.common.restoring import restored_on_failure
 from surmin.methods.local_matching import LocalMatching, boundaries, local_layers
 from surmin.pipeline.step_meter import StepMeter
@@ -27,19 +27,19 @@ DEFAULT_INNER_LR = {"gd": 0.1, "adam": 1e-3}
 
 
 class LocoProp:
-    """After one forward and one backward wave every layer minimises D(θ) + ½λ ‖θ - θ̄‖² by N steps, with no messages.
+    """After one forward and one backward wave every layer minimises D(θ) + ½λ ‖θ - θ̄‖² by N steps, without messages.
 
-    D compares the layer's output a = f(x, θ) with a target a gradient step away, its input x left as it was: "squared"
-    (LocoProp-S) ½‖a - (ā - γ g)‖², "matching" (LocoProp-M) the Bregman divergence whose gradient in a is
+    D compares the layer's output a = f(x, θ) with a target one gradient step away, at fixed input x: "squared"
+    (LocoProp-S) is ½‖a - (ā - γ g)‖², "matching" (LocoProp-M) the Bregman divergence whose gradient in a is
     s(a) - (s(ā) - γ g), s the activation after the layer; g is the loss's gradient in a, all per sample and averaged.
     Local step k has size β max(1 - k/N, ¼). The first gradient of D is γ times the loss's own: with N = 1 and plain
     gradient descent a round is one step of gradient descent of size γβ.
 
     Source: Amid, Anil and Warmuth, "LocoProp: Enhancing BackProp via Local Loss Optimization", AISTATS 2022. The
-    authors' code steps by RMSprop whose memory lives on from round to round; here by Adam, likewise, or by gradient
-    descent. The regulariser, which their code leaves out, is off unless `damping` is given. The last layer's matching
-    loss is the Bregman divergence of the network's loss (softmax for cross-entropy, as in the source). A layer that is
-    followed by no activation (an attention block, say) is compared by the squared loss, its matching loss.
+    authors' code steps by RMSprop, whose memory carries over from round to round; here by Adam, likewise, or by
+    gradient descent. The regulariser, which their code leaves out, is off unless `damping` is given. The last layer's
+    matching loss is the Bregman divergence of the network's loss (softmax for cross-entropy, as in the source). A layer
+    with no activation after it (such as an attention block) is compared by the squared loss, its matching loss.
 
     Args:
         pipeline: the network.
@@ -51,7 +51,7 @@ class LocoProp:
         damping: λ.
 
     Raises:
-        ValueError: when a value is not possible, or an activation has no matching loss; on every worker.
+        ValueError: if a value is not possible, or an activation has no matching loss; on every worker.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class LocoProp:
         self._optimizer = make_optimizer(pipeline.parameters.values(), inner_optimizer, inner_lr)
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
-        """One trip and the local steps of every layer, all or none; workers tell each other nothing else."""
+        """One trip and the local steps of every layer, all or none; workers exchange nothing else."""
         meter = StepMeter(self.pipeline)
         wanted = boundaries(self._layers)
         wave = self.pipeline.forward(inputs, targets, wanted)
@@ -92,16 +92,16 @@ class LocoProp:
         return own_report(meter, self.pipeline, wave, gradients)
 
     def state_dict(self) -> dict[str, Any]:
-        """The inner optimizer's memory by parameter."""
-        return named_state(self._optimizer, self.pipeline.parameters)
+        """The inner optimizer's memory and settings by parameter."""
+        return optimizer_state(self._optimizer, self.pipeline.parameters)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        load_named_state(self._optimizer, self.pipeline.parameters, state)
+        load_optimizer_state(self._optimizer, self.pipeline.parameters, state)
 
     @contextmanager
     def _remembered_on_failure(self) -> Iterator[None]:
-        """Give the inner optimizer its memory back where what is done inside raises."""
+        """Give the inner optimizer its memory back if the code inside raises."""
         before = deepcopy(self._optimizer.state_dict())
         try:
             yield

@@ -1,4 +1,4 @@
-"""Newton's method with a dense Hessian, for tiny networks: an oracle to compare approximations with."""
+"""Newton's method with a dense Hessian, for tiny networks: a reference for approximations."""
 
 import math
 
@@ -24,15 +24,15 @@ COLUMNS = 64
 class Newton(Stateless):
     """θ ← θ - α (H + λI)⁻¹ ∇h with the whole Hessian H = ∇²h, exact and dense.
 
-    Rows of H are products with unit vectors, 64 of them in a wave of tangents. One sum tells every worker all of H, and
+    Rows of H are products with unit vectors, 64 of them in a wave of tangents. One sum gives every worker all of H, and
     each solves the same system, by eigenvalues: those below rounding errors are left out, so that the step is the
-    shortest one where H is singular, as it always is with softmax. `safeguard` is
+    shortest one if H is singular, as it always is with softmax. `safeguard` is
 
-    - "none": plain Newton, α = 1 and no test. It goes to the nearest stationary point, a saddle as a rule;
-    - "armijo": |H| + λI in place of H + λI, eigenvalues with their absolute values (Dauphin et al. 2014), so that the
-      step leads down, and Armijo's line search for α = 1, ½, ¼, … A search that fails changes nothing.
+    - "none": plain Newton, α = 1 and no test. It goes to the nearest stationary point, usually a saddle;
+    - "armijo": |H| + λI instead of H + λI, eigenvalues with their absolute values (Dauphin et al. 2014), so that the
+      step leads down, and Armijo's line search for α = 1, ½, ¼, … A failed search changes nothing.
 
-    Source: Section 2 of the Surrogate Minimization paper names it as what none can afford.
+    Source: Section 2 of the Surrogate Minimization paper mentions it as unaffordable.
 
     Args:
         pipeline: the network, of at most 2,000 parameters in all.
@@ -40,8 +40,8 @@ class Newton(Stateless):
         safeguard: one of the two.
 
     Raises:
-        ValueError: on all workers, for a larger network; for values out of range; for a loss without values and
-            safeguard "armijo".
+        ValueError: on all workers, if the network is larger, values are out of range, or the loss has no values and
+            safeguard is "armijo".
     """
 
     def __init__(self, pipeline: WorkerPipeline, *, damping: float = 1e-3, safeguard: str = "armijo") -> None:
@@ -84,7 +84,7 @@ class Newton(Stateless):
         if self._count > MOST_PARAMETERS:
             raise ValueError(
                 f"newton needs a network of at most {MOST_PARAMETERS} parameters for its dense Hessian, "
-                f"this one has {self._count}: take fewer or narrower layers, or cgblock or cgblock-ggn"
+                f"this one has {self._count}: use fewer or narrower layers, or cgblock or cgblock-ggn"
             )
         starts = [sum(sizes[:index]) for index in range(count)]
         return {block: slice(starts[index], starts[index] + sizes[index]) for index, block in own.items()}
@@ -111,7 +111,7 @@ class Newton(Stateless):
         return float(summed[0]), gradient, (square + square.T) / 2
 
     def _unit_vectors(self, start: int, columns: int, like: BlockVectors) -> dict[str, Tensor]:
-        """The parts here of `columns` unit vectors, the first one numbered `start`; beyond the last there are zeros."""
+        """The parts here of `columns` unit vectors, the first one numbered `start`; zeros beyond the last."""
         numbers = torch.arange(start, start + columns).unsqueeze(1)
         return {
             block.first_trainable_layer.name: (numbers == torch.arange(rows.start, rows.stop)).to(like[block])
@@ -119,9 +119,9 @@ class Newton(Stateless):
         }
 
     def _solve(self, hessian: Tensor, gradient: Tensor) -> Tensor:
-        """The step for α = 1; not finite where the Hessian is not.
+        """The step for α = 1; not finite if the Hessian is not.
 
-        Eigenvalues move by up to √P of the errors of its entries.
+        Eigenvalues move by up to √P times the errors of its entries.
         """
         if not hessian.isfinite().all():
             return torch.full_like(gradient, math.nan)

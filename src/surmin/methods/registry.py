@@ -1,7 +1,7 @@
-"""The methods by name. Nothing is imported until a method is built, so that names and options can be checked at once.
+"""The methods by name. None is imported until it is built, so that names and options can be checked at once.
 
 To add a method: write a file with its builder, `build(pipeline, *, option=default, ...) -> Method`, and a line here.
-One outside of surmin goes by the name "module:builder".
+A method outside surmin goes by the name "module:builder".
 """
 
 import inspect
@@ -28,8 +28,8 @@ class Entry:
 
     Attributes:
         builder: what makes it, "module:name".
-        options: that it takes, separated by spaces.
-        given: what its builder gets besides.
+        options: the options it takes, separated by spaces.
+        given: further arguments for its builder.
     """
 
     builder: str
@@ -76,13 +76,13 @@ def find_method(name: str) -> Entry:
     """The entry of a method.
 
     Raises:
-        ValueError: for an unknown name, naming the known ones.
+        ValueError: if the name is unknown; the message lists the known ones.
     """
     if is_own(name):
         _, *options = inspect.signature(load_own(name)).parameters
         return Entry(name, " ".join(options))
     if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}: {did_you_mean(name, METHODS)}known are {', '.join(METHODS)}")
+        raise ValueError(f"unknown method {name!r}: {did_you_mean(name, METHODS)}choose one of {', '.join(METHODS)}")
     return METHODS[name]
 
 
@@ -97,7 +97,7 @@ def check_options(name: str, options: Iterable[str]) -> None:
 
 
 def default_option(name: str, option: str) -> Any:
-    """The value an option has when it is not given."""
+    """The value of an option that is not given."""
     return inspect.signature(find_method(name).load()).parameters[option].default
 
 
@@ -110,18 +110,18 @@ def build_method(
     seed: int = 0,
     **options: Any,
 ) -> "Method":
-    """A method at work on a network.
+    """Build a method for a network.
 
     Args:
         name: a key of `METHODS`, or "module:builder".
         stages: a module or consecutive modules, each a stage, or a pipeline.
-        loss: convex in the last stage's output; only for a list of stages, a pipeline has its own.
-        microbatches: equal parts the batch goes through the stages in; a pipeline has its own.
+        loss: convex in the last stage's output; only for a list of stages, as a pipeline has its own.
+        microbatches: equal parts in which the batch goes through the stages; a pipeline has its own.
         seed: for methods that draw at random.
-        options: the method's; those not given have its defaults. `sm` takes all of `surmin.Options`.
+        options: the method's; defaults apply to those not given. `sm` takes all of `surmin.Options`.
 
     Raises:
-        ValueError: for an unknown method, an option it does not take, or a value that is not possible.
+        ValueError: if the method is unknown, does not take an option, or a value is not allowed.
     """
     from surmin.pipeline.in_process import pipeline_of  # here: it imports torch
 
@@ -140,5 +140,5 @@ def _check_taken(name: str, given: Iterable[str], taken: Sequence[str], write: C
 
 
 def flag(option: str) -> str:
-    """An option as it is written on the command line."""
+    """An option as written on the command line."""
     return "--" + option.replace("_", "-")

@@ -32,15 +32,16 @@ DEFAULT_INNER_LR = {"armijo": 1.0, "gd": 0.1, "adam": 1e-3}
 class Sso(Stateless):
     """A round takes N steps down Ψ(θ) = (1/n) Σ_j ⟨∇ℓ_j(z̄_j), Δ_j⟩ + (1/2η) ‖Δ_j‖², with Δ = z(θ) - z̄.
 
-    The loss is asked for its gradient once a round, at z̄; with η ≤ 1/L the surrogate lies above it, so lowering the one
-    lowers the other. Every inner step is a trip through the whole network: a gradient wave of Ψ and a forward wave (for
-    a line search one for every trial, and an all-reduce). The first gradient of Ψ is that of the loss itself, and the
-    wave that ends a line search is the next round's first where the batch is the same.
+    The loss's gradient is evaluated once a round, at z̄; with η ≤ 1/L the surrogate lies above it, so lowering the one
+    lowers the other. Every inner step is a trip through the whole network: a gradient wave of Ψ and a forward wave
+    (with a line search, one per trial, and an all-reduce). The first gradient of Ψ is that of the loss itself, and the
+    wave that ends a line search is the next round's first if the batch is the same.
 
     Source: Lavington, Vaswani, Babanezhad, Schmidt and Le Roux, "Target-based surrogates for stochastic optimization",
-    ICML 2023; with mini-batches its Algorithm 2 with a constant η. As in the authors' code the inner step size begins
-    anew every round and a round ends when the gradient of Ψ is below 1e-6. Their line search asks for half or a tenth
-    of the decrease that the slope promises and shrinks by 0.9; here the one of `gd-armijo` (10⁻⁴, halving) is used.
+    ICML 2023; with mini-batches its Algorithm 2 with a constant η. As in the authors' code, the inner step size starts
+    anew every round, and with the line search a round ends when the gradient of Ψ is below 1e-6. Their line search
+    requires half or a tenth of the decrease that the slope predicts and shrinks by 0.9; here that of `gd-armijo` (10⁻⁴,
+    halving) is used.
 
     Args:
         pipeline: the network.
@@ -50,7 +51,7 @@ class Sso(Stateless):
         inner_lr: first α that a round tries, or the inner optimizer's learning rate; 1, 0.1 or 0.001 if not given.
 
     Raises:
-        ValueError: when a value is not possible.
+        ValueError: if a value is not possible.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Sso(Stateless):
 
 @dataclass(frozen=True)
 class TargetSurrogate:
-    """Ψ, where the network's last stage is held; empty elsewhere.
+    """Ψ, on the worker with the network's last stage; empty elsewhere.
 
     Attributes:
         outputs: z̄, by micro-batch.
@@ -103,7 +104,7 @@ class TargetSurrogate:
     @classmethod
     @torch.no_grad()
     def at(cls, pipeline: WorkerPipeline, wave: Wave, lr: float | None) -> "TargetSurrogate":
-        """Of the loss at a wave's outputs, with η = `lr`, or 1/L."""
+        """Ψ of the loss at a wave's outputs, with η = `lr`, or 1/L."""
         if not pipeline.is_last:
             return cls((), (), 0.0)
         smoothness = pipeline.loss.smoothness(wave.outputs[0]) if lr is None else 1 / lr
@@ -111,7 +112,7 @@ class TargetSurrogate:
         return cls([output.clone() for output in wave.outputs], gradients, smoothness / wave.shape[0])
 
     def value(self, wave: Wave) -> Tensor:
-        """Ψ after a forward wave, summed in float64; 0 where it is empty."""
+        """Ψ after a forward wave, summed in float64; 0 if it is empty."""
         value = torch.zeros((), dtype=torch.float64, device=wave.targets[0].device)
         for number, gradient in enumerate(self.gradients):
             change = (wave.outputs[number] - self.outputs[number]).double()
@@ -132,7 +133,7 @@ class _Done(NamedTuple):
 
 
 class _Inner(Protocol):
-    """What minimises a surrogate from z̄, where its gradient and that one's squared norm are known."""
+    """What minimises a surrogate from z̄, given its gradient and the gradient's squared norm."""
 
     def minimise(
         self, surrogate: TargetSurrogate, gradients: Gradients, squared: float, inputs: Tensor, targets: Tensor
@@ -141,7 +142,7 @@ class _Inner(Protocol):
 
 @dataclass(frozen=True)
 class _LineSearches:
-    """Gradient descent with Armijo's line search; each begins from twice the last length, the first from `length`."""
+    """Gradient descent with Armijo's line search; each starts from twice the last length, the first from `length`."""
 
     pipeline: WorkerPipeline
     steps: int

@@ -14,7 +14,7 @@ EXPANSION = 4  # hidden size of the feed-forward part, as a multiple of the widt
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention of every position to itself and those before it: (..., positions, width) to the same."""
+    """Multi-head attention of every position to itself and earlier ones: (..., positions, width) to the same."""
 
     hidden: Tensor
 

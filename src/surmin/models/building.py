@@ -1,4 +1,4 @@
-"""From names and sizes, as a command line gives them, to a network."""
+"""From names and sizes, as given on a command line, to a network."""
 
 from collections.abc import Sequence
 
@@ -32,18 +32,18 @@ def build_model(
         outputs: number of classes; for ``gpt`` the size of the vocabulary.
         layers: layers with weights; for ``gpt`` transformer blocks.
         width: size of a hidden layer, channels of a convolution, or size of a position's vector.
-        activation: a key of `ACTIVATIONS`; None is that of `DEFAULT_ACTIVATIONS`.
+        activation: a key of `ACTIVATIONS`; None means that of `DEFAULT_ACTIVATIONS`.
         heads: attention heads, for ``gpt`` only.
         tokens: whether the inputs are token ids, as ``gpt`` needs and the others cannot take.
 
     Raises:
-        ModelError: an unknown name, a size that is not possible, or inputs that the network cannot take.
+        ModelError: an unknown name, an impossible size, or inputs that the network cannot take.
     """
     if kind not in KINDS:
         raise ModelError(f"unknown model {kind!r}: choose one of {', '.join(KINDS)}")
     if kind == "gpt" and not (tokens and len(input_shape) == 1):
         raise ModelError(
-            f"gpt needs rows of token ids, as text gives; this data has samples of shape {tuple(input_shape)}"
+            f"gpt needs rows of token ids, as text has; this data has samples of shape {tuple(input_shape)}"
         )
     if kind != "gpt" and tokens:
         raise ModelError(f"{kind} needs numbers, this data has token ids; gpt takes those")

@@ -1,4 +1,4 @@
-"""The one exception of this package, and the check that raises it most."""
+"""This package's one exception, and the check that raises it most."""
 
 
 class ModelError(ValueError):

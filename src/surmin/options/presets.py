@@ -1,4 +1,4 @@
-"""Presets of options, and how options that are given explicitly go over them."""
+"""Presets of options, and how explicit options override them."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -6,7 +6,9 @@ from typing import Any
 
 from surmin.errors import did_you_mean
 from surmin.options import CUBIC_SOLVERS, NONLINEAR_SOLVERS, Options, SolverName
-from surmin.options.rules import check_options
+from surmin.options.rules import check_effects, check_options
+from surmin.solvers.nonlinear import NonlinearSolver
+from surmin.solvers.result import Solver
 
 PRESETS: Mapping[str, Options] = {
     "compute": Options(),
@@ -24,10 +26,10 @@ PRESETS: Mapping[str, Options] = {
 
 
 def resolve_options(preset: str, given: Mapping[str, Any]) -> Options:
-    """A preset with explicit options over it; what the preset has and they rule out becomes neutral.
+    """A preset overridden by explicit options; preset values that these rule out become neutral.
 
     Raises:
-        ValueError: for an unknown preset, an unknown option, a value out of range, or options that do not go together.
+        ValueError: for an unknown preset or option, a value out of range, or options that do not go together.
     """
     if preset not in PRESETS:
         raise ValueError(
@@ -57,11 +59,12 @@ def resolve_options(preset: str, given: Mapping[str, Any]) -> Options:
         gives_way |= {"damping_candidates": (1.0,), "momentum_candidates": (0.0,)}
     options = replace(options, **{name: value for name, value in gives_way.items() if name not in given})
     check_options(options)
+    check_effects(options, given, PRESETS[preset])
     return options
 
 
-def _default_solver(options: Options) -> SolverName:
-    """The preset's solver if it solves this kind of local loss, otherwise the usual one that does."""
+def _default_solver(options: Options) -> SolverName | Solver | NonlinearSolver:
+    """The preset's solver if it solves this kind of local loss, otherwise the usual one for it."""
     if options.local == "nonlinear":
         return options.solver if options.solver in NONLINEAR_SOLVERS else "gauss-newton"
     if options.cubic:

@@ -1,7 +1,8 @@
-"""Which values options may have, and what goes together with what."""
+"""Which values options may have, and which options go together."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import get_type_hints
 
 from surmin.options import CUBIC_SOLVERS, NONLINEAR_SOLVERS, Options
@@ -11,10 +12,38 @@ MOST_CANDIDATES = 16
 
 
 def check_options(options: Options) -> None:
-    """Raise ValueError, saying what is possible, for the first thing that is not."""
+    """Raise ValueError for the first thing that is not possible, saying what is."""
     check_types(vars(options), get_type_hints(Options))
     _check_ranges(options)
     _check_combinations(options)
+
+
+def check_effects(options: Options, given: Mapping[str, object], preset: Options) -> None:
+    """Raise ValueError for a given option that differs from the preset's and changes nothing beside the others."""
+    for beside, idle in _idle_options(options).items():
+        for name in idle:
+            if name in given and given[name] != getattr(preset, name):
+                raise ValueError(f"{name} has no effect with {beside}: leave it out")
+
+
+def _idle_options(options: Options) -> dict[str, tuple[str, ...]]:
+    """What has no effect, by the choice that makes it so."""
+    factor, solver = options.curvature == "factor", options.solver
+    own = not isinstance(solver, str)
+    idle: dict[str, tuple[str, ...]] = {}
+    if factor:
+        idle["curvature='factor'"] = ("delta", "delta_relative", "power_steps", "eigenvalue", "hessian_products")
+    else:
+        thinned = ("curvature_fraction",) if options.curvature_fraction < 1 else ()
+        idle[f"curvature={options.curvature!r}"] = ("rank", "top_factor", *thinned)
+    if options.delta_relative is not None:
+        idle["delta_relative"] = ("delta",)
+    if not options.adapt_damping:
+        idle["adapt_damping=False"] = ("accept_above", "max_tries")
+    if own or solver not in ("gd", "gd-armijo", "adam"):
+        name = "a solver of your own" if own else f"solver={solver!r}"
+        idle[name] = ("inner_learning_rate", *(["inner_steps"] if own else []))
+    return idle
 
 
 def _check_ranges(options: Options) -> None:
@@ -64,7 +93,7 @@ def _order_rules(options: Options) -> list[tuple[bool, str]]:
         (not options.adapt_damping, "order='sequential' needs adapt_damping=True, which tests the steps"),
         (
             options.decoupling is not None or options.adapt_decoupling,
-            "in sequential order no decoupling (κ) is needed: leave decoupling and adapt_decoupling out",
+            "in sequential order no decoupling (κ) is needed: leave out decoupling and adapt_decoupling",
         ),
         (
             any(options.momentum_candidates),
@@ -77,10 +106,11 @@ def _check_combinations(options: Options) -> None:
     nonlinear = options.local == "nonlinear"
     scalar, untested = options.curvature != "factor", not options.adapt_damping
     preconditioned = options.preconditioner is not None
+    named = isinstance(options.solver, str)
     rules: list[tuple[bool, str]] = [
         *_order_rules(options),
         (
-            nonlinear != (options.solver in NONLINEAR_SOLVERS),
+            named and nonlinear != (options.solver in NONLINEAR_SOLVERS),
             f"solver {options.solver!r} does not solve {options.local} local losses",
         ),
         (
@@ -89,13 +119,18 @@ def _check_combinations(options: Options) -> None:
         ),
         (
             options.wire is not None and scalar,
-            "wire rounds the columns of curvature='factor', the others send few numbers",
+            "wire rounds the columns of curvature='factor', other curvatures send few numbers",
+        ),
+        (
+            not named and _takes_start(options.solver) != nonlinear,
+            f"{type(options.solver).__name__} does not solve {options.local} local losses: quadratic ones are solved "
+            "by solve(loss), nonlinear ones by solve(loss, start)",
         ),
         (nonlinear and scalar, "nonlinear local losses need curvature='factor'"),
         (preconditioned and scalar, "the Kronecker preconditioner needs curvature='factor'"),
         (preconditioned and options.solver != "cg", "the Kronecker preconditioner needs solver='cg'"),
         (
-            options.cubic > 0 and options.solver not in CUBIC_SOLVERS,
+            options.cubic > 0 and named and options.solver not in CUBIC_SOLVERS,
             f"solver {options.solver!r} cannot minimise a cubic term",
         ),
         (
@@ -110,6 +145,10 @@ def _check_combinations(options: Options) -> None:
     for broken, message in rules:
         if broken:
             raise ValueError(message)
+
+
+def _takes_start(solver: object) -> bool:
+    return "start" in signature(solver.solve).parameters  # type: ignore[attr-defined]
 
 
 def _are_positive(values: Sequence[float]) -> bool:

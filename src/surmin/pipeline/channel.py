@@ -27,7 +27,7 @@ DTYPES = (
 MAX_TENSORS, MAX_DIMENSIONS = 4, 8
 CPU = torch.device("cpu")
 MOST_UNDERWAY = 64
-"""Messages that a sender lets be on their way before it waits for the first, unless it is told another number."""
+"""Messages that a sender has under way before it waits for the oldest, unless given another number."""
 HEADER = 1 + MAX_TENSORS * (2 + MAX_DIMENSIONS)
 """Numbers in a header: how many tensors, and for each its type, its number of dimensions and its shape."""
 
@@ -38,10 +38,10 @@ class Route:
 
     Attributes:
         group: the process group.
-        device: where tensors are to be for it.
-        home: where what is received belongs.
+        device: where its tensors must be.
+        home: where received tensors belong.
         posts_ahead: whether a receive may be posted long before its message is sent. gloo then delivers in one latency
-            instead of two or three; NCCL's queue would be blocked by it.
+            instead of two or three; it would block NCCL's queue.
     """
 
     group: dist.ProcessGroup
@@ -51,7 +51,7 @@ class Route:
 
     @classmethod
     def of_processor(cls, group: dist.ProcessGroup, home: torch.device = CPU) -> "Route":
-        """Through the processor's memory, by gloo."""
+        """Through CPU memory, by gloo."""
         return cls(group, CPU, home, posts_ahead=True)
 
 
@@ -62,9 +62,9 @@ class _End:
     Attributes:
         route: to the other worker.
         peer: its rank.
-        tag: tells this channel from others between the two.
-        shapes: of its messages, where both ends know them beforehand; otherwise the first message tells. All messages
-            have the same.
+        tag: distinguishes this channel from others between the two.
+        shapes: of its messages, if both ends know them beforehand; otherwise the first message tells. All messages have
+            the same.
     """
 
     route: Route
@@ -83,24 +83,24 @@ class _End:
 
 @dataclass
 class Sender(_End):
-    """The end that sends. Nothing waits here for the other end, unless that is far behind.
+    """The end that sends. It waits for the other end only if that is far behind.
 
-    What is sent is held until it is known to have left, and gloo only tells whom it makes wait.
+    What is sent is held until it is known to have left, which gloo only tells those who wait.
     """
 
     _underway: deque[list[tuple[dist.Work, Tensor]]] = field(default_factory=deque, init=False)
     _most: int = field(default=MOST_UNDERWAY, init=False)
 
     def prepare(self, count: int) -> None:
-        """A wave of so many messages will be sent: by then the last one's have arrived, and are let go one by one."""
+        """A wave of so many messages is coming: by then the last wave's have arrived, and are released one by one."""
         self._most = count
 
     def send(self, message: Message) -> None:
-        """Begin to send; the tensors must not be written to afterwards.
+        """Start to send; the tensors must not be written to afterwards.
 
         Raises:
-            RuntimeError: when its shapes are not those of the first message.
-            PeerError: when the other worker is gone.
+            RuntimeError: if its shapes are not those of the first message.
+            PeerError: if the other worker is gone.
         """
         tensors = [tensor.detach().to(self.route.device).contiguous() for tensor in message]
         shapes = _shapes(tensors)
@@ -116,7 +116,7 @@ class Sender(_End):
         self._underway.append(begun)
 
     def flush(self) -> None:
-        """Wait until all has been sent."""
+        """Wait until everything has been sent."""
         while self._underway:
             self._finish_oldest()
 
@@ -134,13 +134,13 @@ class Sender(_End):
 
 @dataclass
 class Receiver(_End):
-    """The end that receives; where the route allows it, receives are posted ahead."""
+    """The end that receives; if the route allows it, receives are posted ahead."""
 
     _posted: deque[list[tuple[dist.Work, Tensor]]] = field(default_factory=deque, init=False)
     _ahead: int = field(default=0, init=False)
 
     def prepare(self, count: int) -> None:
-        """So many messages will come soon; as many receives stay posted from now on."""
+        """So many messages will come soon; from now on, as many receives stay posted."""
         self._ahead = count if self.route.posts_ahead else 0
         self._post_ahead()
 
@@ -148,7 +148,7 @@ class Receiver(_End):
         """The next message.
 
         Raises:
-            PeerError: when the other worker is gone or does not answer in time.
+            PeerError: if the other worker is gone or does not answer in time.
         """
         if self.shapes is None:
             header = torch.empty(HEADER, dtype=torch.int64, device=self.route.device)

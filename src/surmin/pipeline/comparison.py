@@ -13,15 +13,15 @@ from surmin.pipeline.channel import Receiver, Route, Sender, Shape
 STATUS_BYTES = 1024
 STATUS_TAG = 0
 Status = tuple[str, str]
-"""A worker's complaint, empty for none, and what it is about to do."""
+"""A worker's complaint, empty if none, and what it is about to do."""
 
 
 class StatusComparison:
-    """One small message from every worker to every other, a step at a time.
+    """One small message from every worker to every other, once per step.
 
     Args:
-        places: of all workers by rank, in their pipes.
-        route: to them.
+        places: every worker's place in its pipe, by rank.
+        route: to the workers.
     """
 
     def __init__(self, places: Mapping[int, int], route: Route) -> None:
@@ -39,8 +39,8 @@ class StatusComparison:
         """Begin the next comparison.
 
         Raises:
-            AgreedError: when there was trouble in the last one that had not been heard of yet.
-            RuntimeError: when there was trouble in the middle of a wave before.
+            AgreedError: if there was trouble in the last one that had not been heard of yet.
+            RuntimeError: if there was trouble in the middle of an earlier wave.
         """
         self.hear()
         broken = None
@@ -54,15 +54,15 @@ class StatusComparison:
         self._told = {dist.get_rank(): decode_status(status)}
 
     def hear(self, places: Collection[int] | None = None, *, in_wave: bool = True) -> None:
-        """Wait for what the workers at some places told, or all; nothing is waited for twice.
+        """Wait for the messages of the workers at some places, or of all; nothing is waited for twice.
 
         Args:
             places: in the pipe, of all replicas.
-            in_wave: whether messages of a wave may be under way; after trouble that not all have, the
-                pipeline cannot go on then.
+            in_wave: whether messages of a wave may be under way; if only some workers have trouble then, the pipeline
+                cannot go on.
 
         Raises:
-            AgreedError: when one complains or they differ, naming all that do.
+            AgreedError: if any complains or they differ, naming all that do.
         """
         if not self._told:
             return
@@ -70,7 +70,7 @@ class StatusComparison:
         if _trouble(self._told) is not None:
             self._listen(None)
         trouble = _trouble(self._told)
-        has_begun = in_wave and not all(complaint for complaint, _ in self._told.values())  # who complains begins none
+        has_begun = in_wave and not all(complaint for complaint, _ in self._told.values())  # complainers begin none
         if len(self._told) == len(self._places):
             self._told = {}
         if trouble is not None:
@@ -78,7 +78,7 @@ class StatusComparison:
             raise AgreedError(trouble)
 
     def break_off(self, reason: str) -> None:
-        """From the next comparison on all are told that this worker cannot go on."""
+        """From the next comparison on, tell all workers that this one cannot go on."""
         self._broken = self._broken or reason
 
     def flush(self) -> None:
@@ -93,7 +93,7 @@ class StatusComparison:
 
 
 def encode_status(status: Status) -> Tensor:
-    """As bytes; what a part has too much is cut, and a digest of the whole stands at its end."""
+    """As bytes; a part that is too long is cut, and ends with a digest of the whole."""
     half = STATUS_BYTES // 2
     parts = [_fitting(part.encode(), half).ljust(half, b"\0") for part in status]
     return torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.uint8)
@@ -114,7 +114,7 @@ def decode_status(told: Tensor) -> Status:
 
 
 def complaints_of(told: Mapping[int, str]) -> str | None:
-    """The complaints of workers by rank, "" for none, in one line: once where all say the same; None without any."""
+    """The complaints of workers by rank, "" for none, in one line: once if all say the same; None without any."""
     said = {rank: text for rank, text in sorted(told.items()) if text}
     if len(said) == len(told) and len(set(said.values())) == 1:
         return next(iter(said.values()))
@@ -122,7 +122,7 @@ def complaints_of(told: Mapping[int, str]) -> str | None:
 
 
 def _trouble(told: Mapping[int, Status]) -> str | None:
-    """What keeps the workers from going on, by the complaint of each and its description of what it is about to do."""
+    """What keeps the workers from going on, from each one's complaint and description of what it is about to do."""
     complaint = complaints_of({rank: complaint for rank, (complaint, _) in told.items()})
     if complaint is not None:
         return complaint
@@ -130,9 +130,9 @@ def _trouble(told: Mapping[int, Status]) -> str | None:
     for rank, (_, description) in others:
         if description != expected:
             return (
-                "the workers do not do the same: batches of other shapes or with other targets, the same batch in "
-                "other tensors, other options, or parameters that were changed on some of them alone (call the "
-                "pipeline's forget() on all after that): "
+                "the workers are out of step. Possible causes: batches with different shapes or targets, the same "
+                "batch in different tensors, different options, or parameters changed on only some workers (then call "
+                "the pipeline's forget() on all): "
                 f"worker {first} has {expected}; worker {rank} has {description}"
             )
     return None

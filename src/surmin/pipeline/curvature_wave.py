@@ -6,8 +6,9 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from surmin.curvature.output_curvature import BlockCurvature, Message, OutputCurvature, draw_seed
+from surmin.curvature.output_curvature import BlockCurvature, Message, OutputCurvature
 from surmin.pipeline.wave import BlockWaves, Wave
+from surmin.seeds import draw_seed
 from surmin.stages.block import Block
 from surmin.stages.stage import Stage
 from surmin.stages.tape import Tape
@@ -22,7 +23,7 @@ class CurvatureWave:
         curvature: what goes down.
         seed: of the round.
         cross: turns a message that leaves the stage at a position into what arrives at the stage below.
-        watched: a context for the work on a message, by its number, with a key that equal work shares.
+        watched: a context for the work on a message, by its number, with a key shared by equal work.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class CurvatureWave:
         self._messages: dict[Block, list[Message]] = {}
 
     def through_all(self, messages: Iterable[Message]) -> Iterable[Message]:
-        """What leaves the first stage here, message by message; nothing below the first block that trains."""
+        """What leaves the first stage here, message by message; nothing below the first trainable block."""
         for position in reversed(range(len(self.blocks))):
             messages = self._through(position, messages)
             if any(block.index == 0 for block in self.blocks[position]):

@@ -1,4 +1,4 @@
-"""The pipeline over processes: every one holds its stages, and runs the same waves at its place."""
+"""The pipeline over processes: each holds its stages and runs the same waves at its place."""
 
 import math
 from collections.abc import Sequence
@@ -33,37 +33,37 @@ class Pipeline(WorkerPipeline):
     """This worker's stages of a network that is spread over the processes of torch's default process group.
 
     Without a mesh, worker 0 holds the first stages, the last worker the last, and all make the same calls with the same
-    batches. With a mesh every row of it is such a pipe, a replica of the network that calls with its own share of the
-    batch, all equally large. Gradients, losses and curvature are then averaged over replicas, and the local phase talks
-    to them (an all-reduce for every curvature product), but never to other stages. With the whole batch's curvature the
-    steps are those of one process with all shares; otherwise every replica draws samples and columns from its own.
-    Work, messages and bytes are this worker's own; `ProcessReplicas` says how all-reduces are counted.
+    batches. With a mesh, every row of it is such a pipe: a replica of the network, called with its own share of the
+    batch, all shares equally large. Gradients, losses and curvature are then averaged over replicas. The local phase
+    communicates between replicas (one all-reduce per curvature product), but never between stages. With the whole
+    batch's curvature the steps are those of one process with all shares; otherwise every replica draws samples and
+    columns from its own. Work, messages and bytes are this worker's own; `ProcessReplicas` says how all-reduces count.
 
-    Training changes the parameters of this worker's stages alone, also where a whole model was cut on every worker.
-    `predict` runs the whole network, and `save_checkpoint` brings all of its parameters together.
+    Training changes only this worker's stages, even if every worker cut a whole model. `predict` runs the whole
+    network, and `save_checkpoint` saves all of its parameters.
 
-    Messages of every shape of batch that has come keep their memory for the next one: pad sequences to few lengths.
+    Message buffers are kept for every batch shape seen so far, so pad sequences to a few lengths.
 
-    Workers that have a GPU each send from one to the other by NCCL. Where some share a GPU, or have none, everything
-    goes through the processor's memory, by gloo.
+    If every worker has its own GPU, messages go between GPUs by NCCL. If some share a GPU or have none, everything goes
+    through CPU memory, by gloo.
 
     Args:
         stages: the module or consecutive modules that this worker holds, each a stage.
         loss: the convex loss of the network's output, the same on every worker.
         microbatches: equal parts that a batch is cut into.
-        schedule: how the forward and the gradient wave of a new batch go: "gpipe" or "1f1b" by
-            `torch.distributed.pipelining`, or "posted", which goes like GPipe but posts all receives ahead: over slow
+        schedule: how the forward and gradient waves of a new batch run: "gpipe" or "1f1b" by
+            `torch.distributed.pipelining`, or "posted", which runs like GPipe but posts all receives ahead: over slow
             links a message then takes one latency instead of two or three.
         timeout: seconds to wait for another worker, also while a checkpoint is written.
-        mesh: of all processes: a row of ranks for the pipe of every replica, from its first stages to its last, or a
+        mesh: all processes: for every replica's pipe a row of ranks, from its first stages to its last; or a
             `DeviceMesh` with dimensions ("dp", "pp").
-        device: where this worker's stages and its batches are; if not given, where its parameters are, and the
-            processor where it has none.
+        device: where this worker's stages and batches are; by default where its parameters are, or the CPU if it has
+            none.
 
     Raises:
-        ValueError: on every worker, when a module of one cannot be trained this way, replicas do not begin with equal
-            parameters, or workers share a GPU for which torch's schedules need one each, saying which and why.
-        RuntimeError: when torch's process group has not been initialised.
+        ValueError: on every worker, if a module on any of them cannot be trained this way, replicas do not start with
+            equal parameters, or workers share a GPU though torch's schedules need one each; the message names it.
+        RuntimeError: if torch's process group is not initialised.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Pipeline(WorkerPipeline):
             raise
 
     def _join(self, modules: Sequence[nn.Module], setup: Setup) -> None:
-        """Meet the other workers, and be linked to them."""
+        """Meet the other workers and connect to them."""
         device, pipes, traffic = self._device, setup.pipes, Traffic()
         pipe = next(pipe for pipe in pipes if dist.get_rank() in pipe)
         everyone = [range(dist.get_world_size())]
@@ -118,7 +118,7 @@ class Pipeline(WorkerPipeline):
         self.batches.watch.keep_kinds()
         self._scheduled = None
         if setup.schedule != "posted":
-            self._hears_all = True  # once a schedule of torch's runs nobody can be told that another worker does not
+            self._hears_all = True  # once torch's schedule runs, no worker can be told that another does not
             self._scheduled = self._by_torch(setup.schedule, self._group(backend, pipes))
 
     def _by_torch(self, schedule: str, group: dist.ProcessGroup) -> "ScheduledGradients":
@@ -128,7 +128,7 @@ class Pipeline(WorkerPipeline):
 
     @property
     def group(self) -> dist.ProcessGroup:
-        """Of all workers, by their processors."""
+        """The group of all workers, over their CPUs."""
         if not self._groups:
             raise RuntimeError(CLOSED)
         return self._groups[0]
@@ -139,15 +139,15 @@ class Pipeline(WorkerPipeline):
         return self._device
 
     def flush(self) -> None:
-        """Wait until everything has been sent; to be called, by all, before the process group is destroyed."""
+        """Wait until everything has been sent; call it on all workers before the process group is destroyed."""
         for exchange in self._exchanges:
             exchange.settle()
         self._processes.flush()
 
     def close(self) -> None:
-        """Flush, and let this pipeline's process groups go; to be called by all, by who goes on without it.
+        """Flush, and release this pipeline's process groups; call it on all workers if the program goes on without it.
 
-        torch keeps them otherwise, with their sockets, until `destroy_process_group()`.
+        Otherwise torch keeps them, with their sockets, until `destroy_process_group()`.
         """
         if not self._groups:
             return
@@ -167,9 +167,9 @@ class Pipeline(WorkerPipeline):
             dist.destroy_process_group(self._groups.pop())
 
     def _group(self, backend: str, sets: Sequence[Sequence[int]]) -> dist.ProcessGroup:
-        """A new group for each of these sets of ranks, made in the same order everywhere; this worker's own.
+        """A new group for each of these sets of ranks, made in the same order everywhere; returns this worker's own.
 
-        Ranks in a group go by their order in its set, as places in a pipe do.
+        Ranks in a group are ordered as in its set, like places in a pipe.
         """
         with answer_from(None):
             made = [
@@ -181,7 +181,7 @@ class Pipeline(WorkerPipeline):
         return group
 
     def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries, *, is_checked: bool) -> Wave:
-        """By torch's schedule, and its gradient wave with it, where one was asked for."""
+        """By torch's schedule, together with its gradient wave, if one was requested."""
         if self._scheduled is None:
             return super()._run_first(inputs, targets, boundaries, is_checked=is_checked)
         self.traffic.forward_waves += 1
@@ -189,6 +189,6 @@ class Pipeline(WorkerPipeline):
 
 
 def _device(modules: Sequence[nn.Module]) -> torch.device:
-    held = [module for module in modules if isinstance(module, nn.Module)]  # what is none is complained of by all
+    held = [module for module in modules if isinstance(module, nn.Module)]  # all complain of what is not a module
     parameter = next((parameter for module in held for parameter in module.parameters()), None)
     return CPU if parameter is None else parameter.device

@@ -1,8 +1,8 @@
 """Messages between neighbouring stages, for methods whose messages are not the five waves.
 
-A method goes through the stages its worker holds and lets each put messages into channels and take them from others. In
-one process all stages are neighbours here; on workers the same calls reach the stages next door. A channel keeps the
-order of its messages and holds them until they are taken, so that a method may take one in a later step.
+A method goes through the stages its worker holds, lets each put messages into channels and takes them from others. In
+one process all stages are neighbours here; on workers the same calls reach the stages next door. A channel keeps its
+messages in order and holds them until they are taken, so that a method may take one in a later step.
 """
 
 from collections import Counter, defaultdict, deque
@@ -32,12 +32,12 @@ class Exchange:
         crossings: positions at which another worker's stages would begin, where traffic is counted.
         upwards: names of the channels that lead to the stage above.
         downwards: names of the channels that lead to the stage below.
-        number: tells this exchange's messages from those of others on the same links, which may still be under way.
+        number: tells this exchange's messages from those of others on the same links that may still be under way.
 
     Attributes:
-        stages_below: how many stages the network has below those here.
-        stages_above: how many it has above them.
-        output_shape: of one sample of the network's output; known since the first batch.
+        stages_below: number of stages in the network below those here.
+        stages_above: number of stages above them.
+        output_shape: of one sample of the network's output; known from the first batch on.
     """
 
     output_shape = torch.Size()
@@ -61,26 +61,26 @@ class Exchange:
         self.stages_below, self.stages_above = links.stages_beyond()
 
     def begin(self, inputs: Tensor, targets: Tensor) -> None:
-        """A step on a batch begins, on all workers.
+        """Begin a step on a batch, on all workers.
 
-        They compare the first batch of every shape, and try it out, uncounted; of later ones each worker checks its
+        They compare the first batch of every shape, and try it out, uncounted; later ones each worker checks on its
         own, so that none waits for another.
 
         Raises:
-            ValueError: when the batch does not fit; on every worker for the first one of a shape.
-            RuntimeError: when a step was abandoned here before.
+            ValueError: if the batch does not fit; on every worker for the first one of a shape.
+            RuntimeError: if a step was abandoned here before.
         """
         if self._is_lost:
             raise RuntimeError(
-                "a step failed in the middle on this worker, and messages of it may still come: make the method anew, "
-                "on all workers"
+                "a step failed in the middle on this worker, and messages of it may still come: build the method "
+                "again, on all workers"
             )
         self.output_shape = check_without_wave(self._pipeline, self._links, inputs, targets)
         self._shape, self._memory = inputs.shape, memory_of(inputs)
         self.open(inputs.shape)
 
     def open(self, shape: torch.Size) -> None:
-        """Messages for batches of this shape may be put and taken: those of a batch seen before training was resumed.
+        """Allow messages for batches of this shape, as for a batch seen before training was resumed.
 
         All workers call this with the same shapes in the same order.
         """
@@ -94,9 +94,9 @@ class Exchange:
 
         Args:
             channel: its name.
-            position: of the stage that sends.
+            position: of the sending stage.
             message: tensors that are not written to afterwards.
-            shape: of the inputs of the batch it belongs to, where that is not the current one.
+            shape: of the inputs of the batch it belongs to, if not the current one.
         """
         kind = self._kind(channel, self._shape if shape is None else shape)
         neighbour = position + (1 if kind[0] == "up" else -1)
@@ -110,23 +110,23 @@ class Exchange:
             self._sent[kind] += 1
 
     def take(self, channel: str, position: int, shape: torch.Size | None = None) -> Message:
-        """The oldest message for the stage at a position; waits for it where it comes from another worker.
+        """The oldest message for the stage at a position; waits for it if it comes from another worker.
 
         Args:
             channel: its name.
-            position: of the stage that receives.
-            shape: of the inputs of the batch it belongs to, where that is not the current one.
+            position: of the receiving stage.
+            shape: of the inputs of the batch it belongs to, if not the current one.
         """
         kind = self._kind(channel, self._shape if shape is None else shape)
         held = self._held[kind, position]
         return held.popleft() if held else self._receive(kind, position)
 
     def pending(self, channel: str, position: int, shape: torch.Size, count: int) -> list[Message]:
-        """The oldest messages for the stage at a position, which `take` will return all the same; waits for them.
+        """The oldest messages for the stage at a position, which `take` will still return; waits for them.
 
         Args:
             channel: its name.
-            position: of the stage that receives.
+            position: of the receiving stage.
             shape: of the inputs of the batch they belong to.
             count: how many; they have been sent, or will be without this worker's help.
         """
@@ -141,18 +141,18 @@ class Exchange:
         self._held[self._kind(channel, shape), position].extend(messages)
 
     def forget(self) -> None:
-        """Let go of all messages that are here and were not taken; after `settle` none can come any more."""
+        """Drop all messages that are here and were not taken; after `settle`, no more can come."""
         self._held.clear()
         self._is_lost = False
 
     def abandon(self) -> None:
-        """A step has failed in the middle. Over workers no other can begin before all `settle` and `forget`."""
+        """Called when a step failed midway. Over workers, no other can begin before all `settle` and `forget`."""
         self.forget()
         self._is_lost = not (self._pipeline.is_first and self._pipeline.is_last)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """What is put and taken inside is abandoned where it fails."""
+        """If the code inside fails, the messages it put and took are abandoned."""
         try:
             yield
         except BaseException:
@@ -160,7 +160,7 @@ class Exchange:
             raise
 
     def settle(self) -> None:
-        """Receive what other workers have sent to this one, so that they need not wait for that; all call this."""
+        """Receive what other workers have sent to this one, so that they need not wait; called by all."""
         self._settle("up", 0)
         self._settle("down", len(self._pipeline.stages) - 1)
 
@@ -172,7 +172,7 @@ class Exchange:
                 self._held[kind, receiver].append(self._receive(kind, receiver))
 
     def _told_of(self, sent: list[int], way: str) -> list[int]:
-        """What the worker before this one in that direction has sent of every kind; the next one is told of this."""
+        """What the previous worker in that direction has sent, by kind; the next one is told about this worker."""
         ends = (self._pipeline.is_first, self._pipeline.is_last)
         begins_here, ends_here = ends if way == "up" else reversed(ends)
         kind = (way, "sent", len(sent), self._number)

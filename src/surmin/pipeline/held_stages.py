@@ -1,8 +1,9 @@
-"""The consecutive stages that one worker holds, and what they do with a micro-batch: timed, and its work counted."""
+"""The consecutive stages of one worker, and what they do with a micro-batch: timed, and with its work counted."""
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
+from functools import cached_property
 from itertools import islice
 from typing import Literal
 
@@ -27,22 +28,22 @@ from surmin.stages.tape import LayerParameters, Tape
 from surmin.work import WorkMeter
 
 Boundaries = Mapping[Stage, Sequence[int]]
-"""For every stage the layers in whose inputs the gradient must be kept on the tapes."""
+"""For every stage, the layers for whose inputs the gradient must be kept on the tapes."""
 Candidates = Sequence[StageParameters | None]
-"""Parameters at which a forward wave is run, None for the current ones."""
+"""Parameters at which a forward wave runs, None for the current ones."""
 
 
 class HeldStages:
-    """One worker's part of the network. Micro-batches come and go by its links.
+    """One worker's part of the network. Micro-batches come and go over its links.
 
     Args:
-        stages: that this worker holds.
+        stages: those that this worker holds.
         loss: the convex loss of the network's output.
         microbatches: equal parts that a batch is cut into.
         links: to the workers with the stages before and after these.
         crossings: positions among these stages at which another worker's would begin, where traffic is counted.
-        replicas: that run the same stages on other shares of the batch.
-        traffic: where what this worker sends is counted.
+        replicas: those that run the same stages on other shares of the batch.
+        traffic: counts what this worker sends.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class HeldStages:
         self._crossings = crossings
         self.batches = SeenBatches(self.stages, microbatches)
 
-    @property
+    @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
         """This worker's trainable parameters by global name, "layer index.parameter name"."""
         return {
@@ -74,12 +75,12 @@ class HeldStages:
 
     @property
     def group(self) -> ProcessGroup | None:
-        """Of all workers, by their processors; None in one process."""
+        """The group of all workers, over their CPUs; None in one process."""
         return None
 
     @property
     def device(self) -> torch.device:
-        """Where the stages here are: with their parameters, or on the processor."""
+        """Where the stages here are: with their parameters, or on the CPU."""
         return next((parameter.device for parameter in self.parameters.values()), torch.device("cpu"))
 
     def cut(self, blocks: Literal["layer", "stage"]) -> tuple[list[list[Block]], int]:
@@ -113,22 +114,22 @@ class HeldStages:
 
     @torch.no_grad()
     def move_to(self, values: StageParameters) -> None:
-        """Give the parameters here other values."""
+        """Give the parameters here new values."""
         for stage, by_layer in values.items():
             for layer, own in zip(stage.layers, by_layer, strict=True):
                 for name, value in own.items():
                     layer.parameters[name].copy_(value)
 
     def agreeing(self) -> AbstractContextManager[None]:
-        """A context that all workers go through, once they know more of the network.
+        """A context that all workers enter once they know more about the network.
 
         Raises:
-            ValueError: on all of them, when one has raised anything in there; where that was another error, that one.
+            ValueError: on all of them, if one raises anything inside; that one raises its own error.
         """
         return agreeing(self._links)
 
     def agree_on(self, description: str) -> None:
-        """Raise ValueError on all workers unless they describe the same."""
+        """Raise ValueError on all workers unless their descriptions agree."""
         self._links.compare(description, None, wait=True)
 
     def forward_part(
@@ -168,7 +169,7 @@ class HeldStages:
         """Take the gradient of one micro-batch down through the stages here, as far as something trains, into `total`.
 
         Returns:
-            The gradient in the first stage's input, None where nothing trains below that.
+            The gradient in the first stage's input, None if nothing trains below that.
         """
         with self.tracer.span("B", number):
             for position in reversed(range(len(self.stages))):
@@ -186,9 +187,9 @@ class HeldStages:
         self, position: int, tape: Tape, cotangent: Tensor, part: torch.Size, total: dict[Stage, list[Tensor]],
         boundaries: Sequence[int] = (),
     ) -> None:  # fmt: skip
-        """Take a gradient through one stage here, leaving on its tape what goes down and what `boundaries` ask for.
+        """Take a gradient through one stage here; what goes down and what `boundaries` ask for is left on its tape.
 
-        That in every layer's parameters, flat, is added to `total`.
+        The flat gradient in every layer's parameters is added to `total`.
         """
         stage = self.stages[position]
         wanted = sorted({*boundaries, *([0] if self.has_below(position) else [])})
@@ -196,7 +197,7 @@ class HeldStages:
             total[stage] = stage.backward(tape, cotangent, wanted, total.get(stage))
 
     def top_cotangent(self, wave: Wave, number: int) -> Tensor:
-        """The gradient of the mean loss in the network's output, for one micro-batch; the loss is asked once a wave."""
+        """The gradient of the mean loss in the network's output, for one micro-batch; computed once per wave."""
         if number not in wave.cotangents:
             output = wave.tapes[-1][number].output
             wave.cotangents[number] = self.output_gradient(output, wave.targets[number], wave.shape[0])
@@ -209,14 +210,14 @@ class HeldStages:
 
     @torch.no_grad()
     def mean_loss(self, wave: Wave) -> Tensor:
-        """The mean loss where the last stage is, 0 elsewhere."""
+        """The mean loss on the worker with the last stage, 0 elsewhere."""
         if not self.is_last:
             return torch.zeros((), dtype=torch.float64, device=wave.targets[0].device)
         losses = [self.loss.sample_losses(*pair) for pair in zip(wave.outputs, wave.targets, strict=True)]
         return torch.cat(losses).double().mean()
 
     def completed(self, gradients: dict[Stage, list[Tensor]]) -> dict[Stage, list[Tensor]]:
-        """What the gradient wave left, and empty vectors for stages that it did not come to: nothing trains there."""
+        """What the gradient wave left, with empty vectors for stages it did not reach, where nothing trains."""
         like = next(iter(self.parameters.values()), torch.empty(0, device=self.device))
         empty = like.detach().new_zeros(0)
         return {stage: gradients.get(stage, [empty] * len(stage.layers)) for stage in self.stages}
@@ -226,7 +227,7 @@ class HeldStages:
         means = iter(self.replicas.means([flat for own in gradients.values() for flat in own]))
         return {stage: list(islice(means, len(own))) for stage, own in gradients.items()}
 
-    @torch.inference_mode(False)  # what is made here, receives posted ahead among it, may be trained on later
+    @torch.inference_mode(False)  # tensors made here, such as receives posted ahead, may be trained on later
     @torch.no_grad()
     def pass_through(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """What enters and what leaves the stages here for a batch; leaves no tapes and is not counted."""
@@ -244,7 +245,7 @@ class HeldStages:
         return entering, state
 
     def predict(self, inputs: Tensor) -> Tensor | None:
-        """The network's output, where the last stage is held, None elsewhere; leaves no tapes and is not counted."""
+        """The network's output on the worker with the last stage, None elsewhere; no tapes, and not counted."""
         _, state = self.pass_through(inputs)
         return state if self.is_last else None
 

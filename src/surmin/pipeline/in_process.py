@@ -1,4 +1,4 @@
-"""All stages in one process: the waves go stage after stage, and what would cross between workers is counted."""
+"""All stages in one process: waves go stage by stage, counting what would cross between workers."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,13 +18,14 @@ class InProcessPipeline(WorkerPipeline):
     """Stages one after the other on one device.
 
     Args:
-        stages: one module per stage; running them in order is running the network.
+        stages: one module per stage; running them in order runs the network.
         loss: the convex loss of the last stage's output.
         microbatches: equal parts that a batch is cut into.
-        workers: for how many workers messages are counted, which share the stages evenly; one per stage if not given.
+        workers: number of workers to count messages for, which share the stages evenly; by default one per stage.
 
     Raises:
-        ValueError: when a module cannot be trained this way, saying which and why; or for more workers than stages.
+        ValueError: if a module cannot be trained this way (the message says which and why), or for more workers than
+            stages.
     """
 
     def __init__(
@@ -39,11 +40,11 @@ class InProcessPipeline(WorkerPipeline):
 def pipeline_of(
     stages: nn.Module | Iterable[nn.Module] | WorkerPipeline, loss: ConvexLoss | None, microbatches: int
 ) -> WorkerPipeline:
-    """The pipeline that is given, or one in this process for a list of stages.
+    """The given pipeline, or one in this process for a list of stages.
 
     Raises:
-        ValueError: when there is no loss, or a pipeline is given that has one; and as for `InProcessPipeline`.
-        TypeError: for what is no module or no loss.
+        ValueError: if there is no loss, or a pipeline is given together with one; and as for `InProcessPipeline`.
+        TypeError: if the stages are not modules or the loss is not a loss.
     """
     if isinstance(stages, WorkerPipeline):
         if loss is not None or microbatches != 1:

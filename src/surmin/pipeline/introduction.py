@@ -25,18 +25,18 @@ GPU_WITHOUT_NCCL = -1
 
 
 class Held(NamedTuple):
-    """What the others need to know of a worker's stages.
+    """What the others need to know about a worker's stages.
 
     Attributes:
         stages: how many it holds.
         layers: how many layers these have.
-        layer_blocks: how many blocks with parameters, where every layer is one.
-        stage_blocks: the same, where every stage is one.
-        fingerprint: of all parameters and buffers, which replicas are to have alike, and workers of a pipe are not.
-        microbatches: into how many it would cut a batch.
+        layer_blocks: how many blocks with parameters, if every layer is one.
+        stage_blocks: the same, if every stage is one.
+        fingerprint: of all parameters and buffers; equal on replicas, different on workers of one pipe.
+        microbatches: how many it would cut a batch into.
         schedule: a number for its name.
         mesh: a number for the ranks of its pipes.
-        gpu: a number for the one of all machines' that it computes on; 0 for a processor, `GPU_WITHOUT_NCCL` otherwise.
+        gpu: a number for the GPU it computes on, unique over machines; 0 for a CPU, `GPU_WITHOUT_NCCL` without NCCL.
     """
 
     stages: int
@@ -65,7 +65,7 @@ class Held(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """What all workers are to be given alike.
+    """What all workers must be given alike.
 
     Attributes:
         loss: of the network's output.
@@ -80,7 +80,7 @@ class Setup(NamedTuple):
     pipes: list[list[int]]
 
     def check(self) -> None:
-        """Raise ValueError or TypeError for what cannot be."""
+        """Raise ValueError or TypeError for impossible values."""
         check_loss(self.loss)
         check_microbatches(self.microbatches)
         if self.schedule not in SCHEDULES:
@@ -99,8 +99,8 @@ def introduce(modules: Sequence[nn.Module], setup: Setup, device: torch.device, 
     """Tell all workers what this one holds; returns what all hold, by rank.
 
     Raises:
-        ValueError: on all of them, when one cannot train what it holds, replicas or what they were given differ, a
-            schedule of torch's lacks GPUs, or none has anything to train.
+        ValueError: on all of them, if one cannot train what it holds, replicas or given values differ, a schedule of
+            torch's lacks GPUs, or no worker has anything to train.
     """
     complaint, own = _tell(modules, setup, device)
     told = encode_status((complaint, ",".join(map(str, own))))
@@ -119,13 +119,13 @@ def introduce(modules: Sequence[nn.Module], setup: Setup, device: torch.device, 
 
 
 def _warn_of_twins(everything: Sequence[Held], pipe: Sequence[int]) -> None:
-    """Workers of a pipe that begin with the same parameters probably hold the same stages, not consecutive ones."""
+    """Warn if workers of a pipe start with equal parameters: they probably all hold the same stages."""
     found: dict[int, int] = {}
     for rank in (rank for rank in pipe if everything[rank].layer_blocks):
         twin = found.setdefault(everything[rank].fingerprint, rank)
         if twin != rank:
             warnings.warn(
-                f"workers {twin} and {rank} begin with the same parameters: each is to hold stages of its own, "
+                f"workers {twin} and {rank} begin with the same parameters: each must hold its own stages, "
                 "stages[rank] of the list that partition returns",
                 stacklevel=5,
             )
@@ -133,7 +133,7 @@ def _warn_of_twins(everything: Sequence[Held], pipe: Sequence[int]) -> None:
 
 
 def _trouble(everything: Sequence[Held], setup: Setup) -> str:
-    """What keeps workers that hold this from working together; empty for nothing."""
+    """What keeps workers that hold this from working together; empty if nothing."""
     for name, words in GIVEN.items():
         if len({getattr(own, name) for own in everything}) > 1:
             return f"the workers were given different {words}: give all of them the same"
@@ -147,30 +147,30 @@ def _trouble(everything: Sequence[Held], setup: Setup) -> str:
     if strangers:
         return "; ".join(strangers)
     if setup.schedule != "posted" and any(own.gpu for own in everything) and not have_a_gpu_each(everything):
-        return f"schedule {setup.schedule} needs a GPU for every worker, and NCCL: take schedule posted, or device cpu"
+        return f"schedule {setup.schedule} needs a GPU for every worker, and NCCL: use schedule posted, or device cpu"
     if not any(own.layer_blocks for own in everything):
         return "no parameter of the network requires a gradient: there is nothing to train"
     return ""
 
 
 def have_a_gpu_each(told: Sequence[Held]) -> bool:
-    """Whether every worker computes on a GPU that no other one uses, and can send from it."""
+    """Whether every worker computes on a GPU that no other uses, and can send from it."""
     gpus = [own.gpu for own in told]
     return not {0, GPU_WITHOUT_NCCL}.intersection(gpus) and len(set(gpus)) == len(gpus)
 
 
 def _tell(modules: Sequence[nn.Module], setup: Setup, device: torch.device) -> tuple[str, Held]:
-    """A complaint, empty for none, and what is held."""
+    """A complaint, empty if none, and what is held."""
     try:
         check_modules(modules, others_train=True)
         setup.check()
         return "", Held.of(modules, setup, device)
-    except Exception as error:  # whatever it is, the others wait for word of it
+    except Exception as error:  # whatever it is, the others wait to hear of it
         return str(error) or type(error).__name__, Held(*[0] * len(Held._fields))
 
 
 def _fingerprint(stages: Sequence[Stage]) -> int:
-    """Of all parameters and buffers, frozen ones included."""
+    """Fingerprint of all parameters and buffers, frozen ones included."""
     digest = digest_of(
         (f"{layer.name}.{name}", tensor)
         for stage in stages

@@ -1,4 +1,4 @@
-"""What links a worker's stages to those of the others, as the waves see it; and one process, which has no others."""
+"""What links a worker's stages to the others', as the waves see it; and a single process, which has no others."""
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,14 +12,14 @@ from surmin.errors import AgreedError
 from surmin.pipeline.traffic import Traffic
 
 Kind = tuple[Hashable, ...]
-"""Which wave a message belongs to, and all that its shapes depend on. Messages of one kind have equal shapes."""
+"""The wave a message belongs to, and all that its shapes depend on. Messages of one kind have equal shapes."""
 
 
 class Links(Protocol):
-    """To the workers with the stages before and after this one's, and to all for what they decide together.
+    """Links to the workers with the stages before and after this one's, and to all for joint decisions.
 
-    Every worker makes the same calls in the same order, but for `send` and `receive`, of which a worker makes those
-    that its place in the pipe asks for.
+    Every worker makes the same calls in the same order, except `send` and `receive`, of which a worker makes those that
+    its place in the pipe requires.
     """
 
     is_first: bool
@@ -28,10 +28,10 @@ class Links(Protocol):
     """Whether its last stage is."""
 
     def trainable_blocks(self, blocks: Literal["layer", "stage"]) -> tuple[int, int]:
-        """How many blocks with parameters the workers before this one hold, and all together (0: only this one)."""
+        """Number of blocks with parameters on the workers before this one, and on all together (0: only this one)."""
 
     def stages_beyond(self) -> tuple[int, int]:
-        """How many stages the network has below those here, and how many above."""
+        """Number of stages in the network below those here, and above."""
 
     def prepare(self, kind: Kind, count: int) -> None:
         """A wave of so many messages of a kind is about to begin."""
@@ -43,28 +43,28 @@ class Links(Protocol):
         """The next message of that wave."""
 
     def compare(self, description: str, complaint: ValueError | TypeError | None, *, wait: bool) -> None:
-        """Tell all workers what this one is about to do, and raise on all of them where one complains or they differ.
+        """Tell all workers what this one is about to do, and raise on all of them if one complains or they differ.
 
         Replicas' workers are among them.
 
         Args:
-            description: has to be the same on all workers.
+            description: must be the same on all workers.
             complaint: what keeps this worker from it.
-            wait: for the other workers' answers now; otherwise they are looked at as the next waves begin.
+            wait: for the other workers' answers now; otherwise they are checked as the next waves begin.
         """
 
     def total(self, values: Tensor, traffic: Traffic) -> list[float]:
         """Sum numbers over a pipe's workers, average them over replicas, and count what was sent for it."""
 
     def break_off(self, error: BaseException) -> None:
-        """This worker has left a wave in the middle: messages of it may come that must not be taken for others."""
+        """This worker left a wave midway: messages of it may still come, and must not be mistaken for others."""
 
 
 class NoLinks:
-    """All stages are here.
+    """Links of a process that holds all stages.
 
     Args:
-        workers: for how many workers a sum over all of them is counted.
+        workers: number of workers for which a sum over all of them is counted.
     """
 
     is_first = is_last = True
@@ -97,7 +97,7 @@ class NoLinks:
             raise complaint
 
     def total(self, values: Tensor, traffic: Traffic) -> list[float]:
-        """They are summed already; counted is a sum up the pipe to the last worker and its way back."""
+        """Already summed; counted as a sum up the pipe to the last worker and its way back."""
         for _ in range(2 * (self._workers - 1)):
             traffic.send((values,))
         return [float(value) for value in values.tolist()]
@@ -106,11 +106,11 @@ class NoLinks:
         """Nothing is under way."""
 
 
-Wave = TypeVar("Wave", bound=Callable[..., Any])
+SendingMethod = TypeVar("SendingMethod", bound=Callable[..., Any])
 
 
-def whole(wave: Wave) -> Wave:
-    """A method of a pipeline that sends and takes a wave: after any error in it but an agreed one none can follow."""
+def whole(wave: SendingMethod) -> SendingMethod:
+    """Decorates a pipeline method that sends and takes a wave: after any error but an agreed one, none can follow."""
 
     @wraps(wave)
     def run(self: Any, *args: Any, **options: Any) -> Any:
@@ -122,12 +122,12 @@ def whole(wave: Wave) -> Wave:
             self._links.break_off(error)
             raise
 
-    return cast(Wave, run)
+    return cast(SendingMethod, run)
 
 
 @contextmanager
 def agreeing(links: Links) -> Iterator[None]:
-    """Have all workers hear of what one raises inside; what is no ValueError or TypeError is raised as it is there."""
+    """Let all workers know of an error raised inside; an error that is no ValueError or TypeError is raised as is."""
     failure: Exception | None = None
     try:
         yield

@@ -4,10 +4,10 @@ from itertools import pairwise
 
 
 def spread(stages: int, workers: int) -> list[range]:
-    """Consecutive stages for every worker, as evenly as they go; the first workers get one more.
+    """Consecutive stages for every worker, as evenly as possible; the first workers get one more.
 
     Raises:
-        ValueError: when there are more workers than stages.
+        ValueError: if there are more workers than stages.
     """
     if not 1 <= workers <= stages:
         raise ValueError(

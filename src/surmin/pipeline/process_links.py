@@ -15,28 +15,28 @@ from surmin.replicas import Replicas
 
 UPWARDS = ("forward", "prediction", "up")
 RUNNING_AHEAD = ("up", "down")
-"""Kinds whose messages may be taken long after they were sent, others having followed them."""
+"""Kinds whose messages may be taken long after they were sent, after others that followed them."""
 ROUNDS_AHEAD = 4
-"""How far a worker may be ahead in these before it waits: what is on its way takes memory."""
+"""Rounds that a worker may be ahead in these before it waits, as messages under way take memory."""
 ROUTES = {"curvature": "curvature", "total": "control", "up": "channels", "down": "channels", "prediction": "channels"}
-"""By kind; all others go by "activations"."""
+"""By kind; all others use "activations"."""
 CLOSED = "this pipeline was closed: make another one, on all workers"
 
 
 class ProcessLinks:
-    """Of one worker among those that hold a network's stages, in the order of their pipe.
+    """Links of one worker among those that hold a network's stages, in the order of their pipe.
 
     Forward and gradient waves share a process group; the curvature wave and the small messages have their own, so that
-    none of them waits behind another's large ones. What two workers may not send and receive in the same order goes by
-    "channels", which has to tell messages apart by their tags: NCCL does not.
+    none of them waits behind another's large ones. What two workers may not send and receive in the same order goes
+    over "channels", which must tell messages apart by their tags: NCCL does not.
 
     Args:
         pipes: ranks of every pipe's workers, from the one with the first stage to the one with the last; all pipes hold
             the same stages, and this worker is in one of them.
-        stages: how many every worker holds.
-        blocks: by kind ("layer", "stage") how many blocks with parameters every worker holds.
+        stages: number of stages of every worker.
+        blocks: by kind ("layer", "stage"), number of blocks with parameters of every worker.
         routes: "activations", "curvature", "channels" and "control".
-        replicas: that hold the same stages; with all their workers batches are compared.
+        replicas: those that hold the same stages; batches are compared with all their workers.
     """
 
     def __init__(
@@ -59,16 +59,16 @@ class ProcessLinks:
         self._is_closed = False
 
     def trainable_blocks(self, blocks: Literal["layer", "stage"]) -> tuple[int, int]:
-        """Known since all workers told each other."""
+        """Known since all workers exchanged it."""
         counts = self._blocks[blocks]
         return sum(counts[: self._place]), sum(counts)
 
     def stages_beyond(self) -> tuple[int, int]:
-        """Known since all workers told each other."""
+        """Known since all workers exchanged it."""
         return sum(self._stages[: self._place]), sum(self._stages[self._place + 1 :])
 
     def prepare(self, kind: Kind, count: int) -> None:
-        """Number the kind, as all workers do in the same order, post receives, and hear whether messages will come."""
+        """Number the kind, as all workers do in the same order, post receives, and check whether messages will come."""
         self._check_open()
         tag = self._tags.setdefault(kind, len(self._tags) + 1)
         source = self._neighbour(kind, -1)
@@ -119,7 +119,7 @@ class ProcessLinks:
         return [float(value) for value in summed.tolist()]
 
     def break_off(self, error: BaseException) -> None:
-        """The next comparison tells all, and so do those after it."""
+        """The next comparison and those after it tell all workers."""
         self._comparison.break_off(f"{type(error).__name__}: {error}")
 
     def close(self) -> None:
@@ -137,10 +137,10 @@ class ProcessLinks:
         self._comparison.flush()
 
     def _hear_for(self, kind: Kind) -> None:
-        """Answers to the last comparison of those workers, and their replicas, that a wave comes through to this one.
+        """Hear the last comparison from the workers, and their replicas, that a wave passes on its way to this one.
 
-        If one of them refuses, no message would come. The others may have begun a link's latency later: they are heard
-        before the next wave the other way, or the next sum.
+        If one of them refuses, no message would come. The others may have started a link's latency later: they are
+        heard before the next wave the other way, or the next sum.
         """
         places = range(self._place + 1) if kind[0] in UPWARDS else range(self._place, len(self._ranks))
         self._comparison.hear(places)

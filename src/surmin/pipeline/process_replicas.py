@@ -1,4 +1,4 @@
-"""Replicas of a pipeline that are processes: a (dp, pp) mesh, and what is averaged over dp."""
+"""Replicas of a pipeline that are processes: a (dp, pp) mesh, and averaging over dp."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,20 @@ from surmin.pipeline.traffic import Traffic
 
 DIMENSIONS = ("dp", "pp")
 Mesh = DeviceMesh | Sequence[Sequence[int]]
-"""Of these dimensions; or its ranks, a row for every replica's pipe, for which torch makes no groups of its own."""
+"""With these dimensions; or its ranks, one row per replica's pipe, for which torch makes no groups."""
 SEED_STRIDE = 0x9E3779B9
 
 
 class ProcessReplicas:
-    """The processes with one place in their pipes, linked by all-reduces.
+    """The processes at one place in their pipes, linked by all-reduces.
 
-    An all-reduce is counted as what a ring sends, which is the least: 2(R - 1) messages a worker among R, together
+    An all-reduce is counted as what a ring sends, the minimum: 2(R - 1) messages per worker among R, together
     2(R - 1)/R times the tensor's bytes.
 
     Args:
         group: of these processes.
-        device: where tensors are to be for it.
-        traffic: where this worker's part is counted.
+        device: where its tensors must be.
+        traffic: counts this worker's part.
     """
 
     def __init__(self, group: dist.ProcessGroup, device: torch.device, traffic: Traffic) -> None:
@@ -48,7 +48,7 @@ class ProcessReplicas:
         return self._reduced(values, dist.ReduceOp.MAX)
 
     def own_seed(self, seed: int) -> int:
-        """Apart in the lower 32 bits, all that torch's generator looks at."""
+        """Different in the lower 32 bits, which are all that torch's generator uses."""
         return (seed + SEED_STRIDE * dist.get_rank(self._group)) % 2**63
 
     def _reduced(self, values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
@@ -61,10 +61,10 @@ class ProcessReplicas:
 
 
 def pipes_of(mesh: Mesh | None) -> list[list[int]]:
-    """The ranks of every replica's pipe, from its first stages to its last; without a mesh one pipe of all processes.
+    """The ranks of every replica's pipe, from first stages to last; without a mesh, one pipe of all processes.
 
     Raises:
-        ValueError: when the mesh does not have the dimensions dp and pp, rows of one length, or not every process.
+        ValueError: if the mesh does not have the dimensions dp and pp, rows of one length, or every process once.
     """
     everyone = list(range(dist.get_world_size()))
     if mesh is None:

@@ -1,8 +1,9 @@
-"""Using the forward wave that accepted a step as the next iteration's first wave."""
+"""Reusing the forward wave that accepted a step as the next iteration's first wave."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from surmin.pipeline.wave import Wave
@@ -10,22 +11,22 @@ from surmin.stages.probe import all_equal, probe
 from surmin.stages.stage import Stage
 
 Noted = tuple[tuple[Tensor, int, int], ...]
-"""Tensors, held so that no other can take their place in memory, with the place and version they had."""
+"""Tensors, held so that no other can take their place in memory, with their place and version at the time."""
 
 
 @dataclass(frozen=True)
 class NotedBatch:
-    """A batch, with what tells whether it is there again, unchanged.
+    """A batch, noted so that it is recognised if it comes again unchanged.
 
-    Versions tell that, but not of what collectives of `torch.distributed` receive into a tensor: evenly spaced numbers
-    are compared as well.
+    Versions show changes, except what collectives of `torch.distributed` receive into a tensor, so evenly spaced
+    numbers are compared as well.
     """
 
     tensors: Noted = ()
     probes: tuple[Tensor, ...] = ()
 
     def __deepcopy__(self, _memo: object) -> "NotedBatch":
-        """Copies of who has noted it would not meet it again: these would be other tensors."""
+        """Copies of an object that noted it would not meet it again: their tensors differ."""
         return NotedBatch()
 
     @classmethod
@@ -34,7 +35,7 @@ class NotedBatch:
         return cls(_note((inputs, targets)), tuple(probe(tensor) for tensor in (inputs, targets)))
 
     def is_same(self, inputs: Tensor, targets: Tensor) -> bool:
-        """Whether these are the tensors that were noted, unchanged since."""
+        """Whether these are the noted tensors, unchanged since."""
         return _same_tensors(self.tensors, (inputs, targets)) and all_equal(
             [probe(tensor) for tensor in (inputs, targets)], self.probes
         )
@@ -42,42 +43,56 @@ class NotedBatch:
 
 @dataclass(frozen=True)
 class AcceptedWave:
-    """A forward wave at the current parameters, with what tells whether it still is one.
+    """A forward wave at the current parameters, noted so that it can be checked that it still is one.
 
     Attributes:
         wave: the wave.
-        held: all that it depends on but the batch.
-        values: of the parameters that train, by stage and layer.
-        probes: of all else that is held.
+        held: all that it depends on except the batch.
+        values: of the trainable parameters, by stage and layer.
+        probes: of everything else that is held.
+        modes: of all modules, training or not.
     """
 
     wave: Wave
     held: Noted
     values: Sequence[Tensor]
     probes: Sequence[Tensor]
+    modes: Sequence[bool]
 
     @classmethod
-    def of(cls, wave: Wave, stages: Sequence[Stage]) -> "AcceptedWave":
-        """Note what the wave ran with: from its tapes, or a copy where its owner has let these go."""
+    def of(cls, wave: Wave, stages: Sequence[Stage]) -> "AcceptedWave | None":
+        """Note what the wave ran with: from its tapes, or a copy if its owner has released them."""
+        if not all(map(_can_be_noted, _held(stages))):
+            return None
         tapes = [parts[0].parameters for parts in wave.tapes]
         values = [value.detach() for own in tapes for layer in own for value in layer.values()]
         own = values if tapes else [value.clone() for value in _parameters(stages)]
-        return cls(wave, _note(_held(stages)), own, _probes(stages))
+        return cls(wave, _note(_held(stages)), own, _probes(stages), _modes(stages))
 
     def fits(self, stages: Sequence[Stage]) -> bool:
         """Whether parameters and buffers are the same tensors, unchanged since.
 
-        Not every change shows in versions, a `fused=True` optimizer's does not: parameters that train are compared with
-        what the wave ran with, and evenly spaced numbers of all else.
+        Not every change shows in versions (a `fused=True` optimizer's does not): trainable parameters are compared with
+        those the wave ran with, and so are evenly spaced numbers of everything else.
         """
         return (
-            _same_tensors(self.held, _held(stages))
+            self.modes == _modes(stages)
+            and _same_tensors(self.held, _held(stages))
             and all_equal(_parameters(stages), self.values)
             and all_equal(_probes(stages), self.probes)
         )
 
     def __deepcopy__(self, _memo: object) -> None:
-        """Copies of a pipeline have parameters of their own, and run a wave there."""
+        """None: a copied pipeline has its own parameters and runs a wave there."""
+
+
+def _can_be_noted(tensor: Tensor) -> bool:
+    """Sparse tensors have no place in memory, and those of torch.inference_mode() no version."""
+    return tensor.layout == torch.strided and not tensor.is_inference()
+
+
+def _modes(stages: Sequence[Stage]) -> list[bool]:
+    return [module.training for stage in stages for layer in stage.layers for module in layer.module.modules()]
 
 
 def _note(tensors: Sequence[Tensor]) -> Noted:
@@ -85,7 +100,7 @@ def _note(tensors: Sequence[Tensor]) -> Noted:
 
 
 def _same_tensors(noted: Noted, tensors: Sequence[Tensor]) -> bool:
-    """Whether these are the tensors that were noted, at the same place and version."""
+    """Whether these are the noted tensors, at the same place and version."""
     return len(noted) == len(tensors) and all(
         old is new and new.data_ptr() == place and new._version == version
         for (old, place, version), new in zip(noted, tensors, strict=True)
@@ -93,7 +108,7 @@ def _same_tensors(noted: Noted, tensors: Sequence[Tensor]) -> bool:
 
 
 def _parameters(stages: Sequence[Stage]) -> list[Tensor]:
-    """Those that train, by stage and layer."""
+    """The trainable ones, by stage and layer."""
     return [value.detach() for stage in stages for layer in stage.layers for value in layer.parameters.values()]
 
 
@@ -104,6 +119,6 @@ def _held(stages: Sequence[Stage]) -> list[Tensor]:
 
 
 def _probes(stages: Sequence[Stage]) -> list[Tensor]:
-    """Of frozen parameters and buffers."""
+    """Probes of frozen parameters and buffers."""
     trained = {id(value) for stage in stages for layer in stage.layers for value in layer.parameters.values()}
     return [probe(tensor) for tensor in _held(stages) if id(tensor) not in trained]

@@ -1,7 +1,7 @@
-"""Forward and gradient wave together, by the schedules of `torch.distributed.pipelining` (its public interface alone).
+"""Forward and gradient wave together, by the schedules of `torch.distributed.pipelining` (public interface only).
 
 torch's schedule moves the tensors and chooses the order; what happens in a stage is the same code as in every other
-wave, inside an autograd function. Shapes are told to torch beforehand, so that it runs no stage to learn them.
+wave, inside an autograd function. Torch is told shapes beforehand, so that it runs no stage to learn them.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ OF_TORCH = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 
 
 class ScheduledGradients:
-    """One schedule per shape of batch, made when a batch of that shape first comes.
+    """One schedule per batch shape, made when a batch of that shape first comes.
 
     Args:
         pipeline: whose stages it runs.
@@ -36,7 +36,7 @@ class ScheduledGradients:
         self._schedules: dict[tuple[torch.Size, torch.dtype], tuple[Any, _StageModule]] = {}
 
     def run(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries, *, is_checked: bool) -> Wave:
-        """A forward wave with its gradients, those in the inputs of some layers kept."""
+        """A forward wave with its gradients; those in the inputs of `boundaries` are kept."""
         key = (inputs.shape, inputs.dtype)
         if key not in self._schedules:
             self._schedules[key] = self._build(inputs)
@@ -63,7 +63,7 @@ class ScheduledGradients:
             output_args=_example(leaving, samples, root=False),
             group=self._group,
         )
-        # torch takes a schedule without a loss for one without a gradient wave, on every worker
+        # torch treats a schedule without a loss as one without a gradient wave, on every worker
         schedule = OF_TORCH[self._name](stage, self._pipeline.microbatches, loss_fn=module.loss, scale_grads=False)
         return schedule, module
 
@@ -80,7 +80,7 @@ class _StageModule(nn.Module):
         self.is_checked = False
 
     def begin(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries, *, is_checked: bool) -> Wave:
-        """A new wave, empty yet."""
+        """A new, still empty wave."""
         self.boundaries = boundaries
         self.is_checked = is_checked
         labels = targets.chunk(self.pipeline.microbatches)
@@ -93,9 +93,9 @@ class _StageModule(nn.Module):
         return output
 
     def loss(self, output: Tensor, _targets: Tensor) -> Tensor:
-        """Stands for the loss of the last micro-batch that was run: its gradient is the loss's, its value is not.
+        """A stand-in for the last micro-batch's loss: its gradient is the loss's, its value is not.
 
-        The gradient is 0 where targets do not fit: all workers are told so after the wave.
+        The gradient is 0 if targets do not fit: all workers are told so after the wave.
         """
         assert self.wave is not None
         number = len(self.wave.tapes[-1]) - 1
@@ -115,12 +115,12 @@ class _StageModule(nn.Module):
         return number, self.wave.tapes[-1][number].output.detach().contiguous()  # torch compares strides
 
     def pull(self, number: int, cotangent: Tensor) -> Tensor | None:
-        """Take a micro-batch's gradient down; returns that in the stages' input."""
+        """Take a micro-batch's gradient down; returns the gradient in the stages' input."""
         assert self.wave is not None and self.wave.gradients is not None
         return self.pipeline.backward_part(self.wave, number, cotangent, self.boundaries, self.wave.gradients)
 
     def count_sent(self, tensor: Tensor, *, upwards: bool) -> None:
-        """What torch's schedule sends to the next stage, or to the one before."""
+        """Count what torch's schedule sends to the next stage, or to the previous one."""
         if not (self.pipeline.is_last if upwards else self.pipeline.is_first):
             self.pipeline.traffic.send((tensor,))
 

@@ -1,4 +1,4 @@
-"""What a worker knows of the batches it has seen: which is there again, and what stands for their outputs."""
+"""What a worker knows about batches it has seen: whether one comes again, and a stand-in for its outputs."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from surmin.errors import as_value_error
 from surmin.pipeline.checks.batches import check_batch, describe_batch
 from surmin.pipeline.reuse import NotedBatch
 from surmin.pipeline.watch import NetworkWatch
@@ -16,14 +17,14 @@ from surmin.stages.tape import Tape
 
 @dataclass(frozen=True)
 class Seen:
-    """A batch that has come, before anything is sent.
+    """A new batch, before anything is sent.
 
     Attributes:
-        described: what has to be the same on all workers.
+        described: what must be the same on all workers.
         purpose: what is to be done with it.
         is_known: whether it is the last one, unchanged, and one of its description has been through for this purpose.
-        like: what stands for its outputs, where one of its description has been through for this purpose.
-        complaint: what is wrong with the network or, where it is not known, with the batch, as far as this worker sees.
+        like: a stand-in for its outputs, if one of its description has been through for this purpose.
+        complaint: what is wrong with the network or, if it is not known, with the batch, as far as this worker sees.
     """
 
     described: str
@@ -34,10 +35,10 @@ class Seen:
 
 
 class SeenBatches:
-    """One worker's; a batch it knows is not looked through again.
+    """The batches one worker has seen; a known batch is not checked again.
 
     Args:
-        stages: that the worker holds.
+        stages: those that the worker holds.
         microbatches: equal parts that a batch is cut into.
 
     Attributes:
@@ -54,7 +55,7 @@ class SeenBatches:
         self._last = NotedBatch()
 
     def see(self, inputs: Tensor, targets: Tensor, purpose: str) -> Seen:
-        """Look at a batch and at the network."""
+        """Check a batch and the network."""
         described = describe_batch(inputs, targets, self._microbatches)
         like = self._outputs.get((described, purpose))
         is_known = like is not None and self._last.is_same(inputs, targets)
@@ -68,14 +69,14 @@ class SeenBatches:
         return Seen(described, purpose, is_known, like, complaint)
 
     def note(self, seen: Seen, inputs: Tensor, targets: Tensor, like: Tensor) -> None:
-        """All workers went through with it; `like` stands for the outputs of batches of its description from now on."""
+        """All workers went through with it; from now on `like` stands for outputs of batches of its description."""
         self._outputs.setdefault((seen.described, seen.purpose), like)
         if not seen.is_known:
             self._last = NotedBatch.of(inputs, targets)
 
     @torch.no_grad()
     def misfit(self, part: Tensor) -> ValueError | TypeError | None:
-        """What keeps the stages here from running on a micro-batch of a shape not seen yet; it is run, uncounted."""
+        """What keeps the stages here from running on a micro-batch of a new shape; it is run, uncounted."""
         try:
             for stage in self._stages:
                 part = stage.output(part)
@@ -83,20 +84,20 @@ class SeenBatches:
             return error
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, IndexError) as error:
+        except Exception as error:
             return fit_error(error)
         return None
 
     def samples_error(self, tapes: Sequence[Tape]) -> ValueError | None:
-        """What is wrong with the way of a micro-batch through the stages here, by its tapes."""
+        """What is wrong with a micro-batch's way through the stages here, by its tapes."""
         try:
-            with suppress(RuntimeError):  # a module that takes no other samples than these
+            with suppress(RuntimeError):  # a module that takes only samples like these
                 self.watch.check_samples(tapes)
         except ValueError as error:
             return error
         return None
 
 
-def fit_error(error: RuntimeError | IndexError) -> ValueError:
-    """What torch has said of the first batch of a shape, and of which layer."""
-    return ValueError(": ".join(["the batch does not fit the network", *getattr(error, "__notes__", ()), str(error)]))
+def fit_error(error: Exception) -> ValueError:
+    """What torch or a module said about the first batch of a shape, and at which layer if it was torch."""
+    return as_value_error(": ".join(["the batch does not fit the network", *getattr(error, "__notes__", ())]), error)

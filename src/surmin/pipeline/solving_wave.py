@@ -12,8 +12,8 @@ from surmin.stages.stage import Stage
 from surmin.stages.tape import LayerParameters, Tape, joined, stacked
 
 Solve = Callable[[Stage, int, Tensor | None], tuple[LayerParameters | None, Tensor]]
-"""Of a stage, a candidate's number and what enters the stage then (None where that has not changed), the stage's
-parameters (None for the current ones) and the decrease that is promised for them, 0-dimensional."""
+"""From a stage, a candidate's number and what enters the stage then (None if unchanged), the stage's parameters (None
+for the current ones) and the decrease predicted for them, 0-dimensional."""
 
 
 class SolvingWave(HeldStages):
@@ -23,9 +23,9 @@ class SolvingWave(HeldStages):
     def forward_solving(
         self, inputs: Tensor, targets: Tensor, share: Tensor, count: int, solve: Solve
     ) -> tuple[list[Wave], Tensor]:
-        """Run the batch at candidates that every stage chooses when it has all that enters it.
+        """Run the batch at candidates that every stage chooses once it has everything that enters it.
 
-        With one micro-batch one message carries all candidates. With several, which are there for stages to work at the
+        With one micro-batch one message carries all candidates. With several, whose purpose is that stages work at the
         same time, each candidate goes on as soon as it is solved for.
 
         Args:
@@ -37,7 +37,7 @@ class SolvingWave(HeldStages):
 
         Returns:
             A wave for each candidate, and sums over this worker and those below it: of `share`, then of every
-            candidate's promised decrease.
+            candidate's predicted decrease.
         """
         messages = [range(count)] if self.microbatches == 1 else [range(own, own + 1) for own in range(count)]
         kind = ("forward", "solving", inputs.shape, len(messages[0]))
@@ -71,9 +71,9 @@ class SolvingWave(HeldStages):
 
     @whole
     def announce(self, values: Tensor) -> list[float]:
-        """Hand what the last worker knows down from worker to worker; the others' values only have the same length.
+        """Pass what the last worker knows down from worker to worker; the others' values only need the same length.
 
-        Replicas' means come out.
+        Returns the means over replicas.
         """
         kind = ("verdict", len(values))
         self._links.prepare(kind, 1)
@@ -91,7 +91,7 @@ class SolvingWave(HeldStages):
     def _forward_parts(
         self, position: int, state: Tensor, part: torch.Size, parameters: LayerParameters | None
     ) -> list[Tape]:
-        """Run one stage here on all that enters it, by micro-batch."""
+        """Run one stage here on everything that enters it, by micro-batch."""
         tapes = []
         for number, own in enumerate(state.chunk(self.microbatches)):
             with self.tracer.span("F", number):

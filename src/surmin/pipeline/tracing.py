@@ -1,4 +1,4 @@
-"""Tracing: when a worker did what. A pipeline is given a `SpanRecorder`, or the `NULL_TRACER` that records nothing."""
+"""Tracing what a worker did when. A pipeline is given a `SpanRecorder`, or the `NULL_TRACER`, which records nothing."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ LETTERS: dict[Letter, str] = {
 }
 """What a worker can be doing; acceptance is the collective alone, waiting is being blocked on a receive.
 
-Under torch's schedules, whose receives are their own, it is all of a step but the spans inside, F and B.
+Under torch's schedules, which do their own receives, waiting is all of a step except the F and B spans inside it.
 """
 Clock = Callable[[], int]
 
@@ -33,8 +33,8 @@ class Span(NamedTuple):
         worker: its rank.
         start: ns.
         end: ns.
-        microbatch: for which micro-batch, if for one.
-        thread: of the worker, numbered in the order in which threads recorded something.
+        microbatch: its number, if the work was for one micro-batch.
+        thread: of the worker, numbered in the order in which threads first recorded something.
     """
 
     letter: Letter
@@ -46,10 +46,10 @@ class Span(NamedTuple):
 
 
 class Tracer(Protocol):
-    """What pipelines tell about their work."""
+    """What pipelines report their work to."""
 
     def span(self, letter: Letter, microbatch: int | None = None) -> AbstractContextManager[None]:
-        """A context that is entered when the work begins and left when it ends."""
+        """A context entered when the work begins and left when it ends."""
 
 
 class NullTracer:
@@ -66,13 +66,13 @@ NULL_TRACER = NullTracer()
 
 
 class SpanRecorder:
-    """Records the spans of one worker, also those left by an exception.
+    """Records the spans of one worker, also those ended by an exception.
 
     Args:
         worker: its rank.
         clock: ns. The default is common to the processes of one machine. On CUDA it gives the host's times: when work
             was put in the device's queue, and how long that blocked; `synchronized_clock` gives the device's.
-        origin: what the clock shows at the common time 0. Workers of several machines read it as they leave a barrier;
+        origin: what the clock shows at the common time 0. Workers on several machines read it as they leave a barrier;
             their times then differ by what that barrier takes to let them all go, about one latency of the links.
     """
 
@@ -88,7 +88,7 @@ class SpanRecorder:
         return _OpenSpan(self._ended, self._clock, letter, microbatch)
 
     def take(self) -> list[Span]:
-        """The spans that have ended since the last call, in the order they ended; they are forgotten here."""
+        """The spans that have ended since the last call, in the order they ended; they are not kept."""
         ended = self._ended[:]
         del self._ended[: len(ended)]
         return [
@@ -101,9 +101,9 @@ class SpanRecorder:
 
 
 def synchronized_clock(device: torch.device) -> Clock:
-    """The clock that first waits for a device's queue: spans then last as long as the device's work.
+    """A clock that first waits for the device's queue, so that spans last as long as the device's work.
 
-    Host and device no longer run at the same time, nor the device's streams, so a traced round takes longer.
+    Host and device then no longer run at the same time, nor do the device's streams, so a traced round takes longer.
     """
     if device.type != "cuda":
         return time.perf_counter_ns

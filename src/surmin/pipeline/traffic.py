@@ -1,6 +1,7 @@
 """Counting what crosses between workers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 class Traffic:
     """Cumulative counts of what a worker sent; in one process, of what all would have sent.
 
-    A message is what goes to another worker at once, however many tensors. Not counted are what workers tell each other
+    A message is what goes to another worker at once, in however many tensors. Not counted: what workers tell each other
     before a step (1,024 bytes to every other one), the header of a channel's first message (328 bytes), and the sample
     that is run to learn shapes.
     """
@@ -27,3 +28,12 @@ class Traffic:
     def copy(self) -> "Traffic":
         """The counts so far, to take differences from."""
         return Traffic(self.messages, self.bytes, self.forward_waves)
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """What is sent inside is not counted."""
+        before = self.copy()
+        try:
+            yield
+        finally:
+            self.messages, self.bytes, self.forward_waves = before.messages, before.bytes, before.forward_waves

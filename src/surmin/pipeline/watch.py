@@ -1,4 +1,4 @@
-"""Seeing, at every step, that the network is still one that can be trained, and the one that training began with."""
+"""Checks at every step that the network can still be trained, and is still the one that training began with."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,14 @@ from surmin.stages.stage import Stage
 from surmin.stages.tape import Tape
 
 ROWS = 16
-"""Samples that are kept, to be tried in other modes."""
+"""Samples kept to be tried in other modes."""
 
 
 class NetworkWatch:
-    """Of stages as they are now.
+    """Watches stages from now on.
 
     Args:
-        stages: of which parameters must not be replaced, frozen or unfrozen from now on.
+        stages: whose parameters must not be replaced, frozen or unfrozen from now on.
     """
 
     def __init__(self, stages: Sequence[Stage]) -> None:
@@ -32,15 +32,15 @@ class NetworkWatch:
         self._kinds: list[tuple[torch.dtype, torch.device]] = []
 
     def keep_kinds(self) -> None:
-        """From now on parameters must keep their types and devices as well: other workers know them."""
+        """From now on, parameters must also keep their types and devices: other workers know them."""
         self._kinds = [(parameter.dtype, parameter.device) for _, _, parameter in self._parameters]
 
     def check(self) -> None:
-        """Raise ValueError when a step cannot be made now.
+        """Raise ValueError if a step cannot be made now.
 
-        Gradients are switched off or autocast is on, a module has gone to training mode that may not or has got a hook
-        on its backward pass, or a parameter has got a hook or is not the one that training began with, so that its
-        gradient would be lost silently; or it was converted, where it must not be.
+        Gradients are switched off or autocast is on; a module is in a training mode it must not be in, or has a hook on
+        its backward pass; a parameter has a hook, or is not the one that training began with, so that its gradient
+        would be lost silently; or it was converted though it must not be.
         """
         for (layer, name, parameter), (dtype, device) in zip(self._parameters, self._kinds, strict=False):
             if (parameter.dtype, parameter.device) != (dtype, device):
@@ -49,9 +49,9 @@ class NetworkWatch:
                     f"{parameter.dtype} on {parameter.device}: make a new one"
                 )
         if not torch.is_grad_enabled():
-            raise ValueError("gradients are switched off, by torch.no_grad() or inference_mode(): make steps outside")
+            raise ValueError("gradients are switched off, by torch.no_grad() or inference_mode(): step outside it")
         if any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
-            raise ValueError("torch.autocast is on: curvature needs the parameters' own precision, make steps outside")
+            raise ValueError("torch.autocast is on: curvature needs the parameters' own precision, so step outside it")
         modes = self._modes_now()
         if modes != self._modes or any(map(hooks_backward, self._modules)):
             for layer in self._layers:
@@ -61,8 +61,8 @@ class NetworkWatch:
         for layer, name, parameter in self._parameters:
             if _find(layer, name) is not parameter:
                 raise ValueError(
-                    f"{_described(layer, name)} was replaced since the pipeline was made, by "
-                    "load_state_dict(assign=True) perhaps: make a new one, or copy values in place"
+                    f"{_described(layer, name)} was replaced since the pipeline was made, perhaps by "
+                    "load_state_dict(assign=True): make a new one, or copy values in place"
                 )
             if parameter.requires_grad != (name in layer.parameters):
                 change = "made trainable" if parameter.requires_grad else "frozen"
@@ -71,19 +71,19 @@ class NetworkWatch:
                 check_hooks(parameter, _described(layer, name))
 
     def check_samples(self, tapes: Sequence[Tape]) -> None:
-        """Raise ValueError where samples do not pass each on its own; looked at once, and in other modes by `check`.
+        """Raise ValueError if samples are not independent; checked once, and by `check` in other modes.
 
         Args:
-            tapes: of a forward pass, one a stage.
+            tapes: of a forward pass, one per stage.
         """
         if not self._inputs:
             check_independence(self._stages, tapes)
-            if all(len(tape.inputs[0]) > 1 for tape in tapes):  # a sample alone says nothing of others
+            if all(len(tape.inputs[0]) > 1 for tape in tapes):  # a single sample says nothing about others
                 self._inputs = [tape.inputs[0].detach()[:ROWS].clone() for tape in tapes]
 
     @torch.no_grad()
     def _check_samples_again(self) -> None:
-        """In the modes that modules are in now, on few samples; modules that do not take so few are not looked at."""
+        """In the modules' current modes, on a few samples; modules that do not take so few are skipped."""
         for stage, inputs in zip(self._stages, self._inputs, strict=False):
             try:
                 tape = stage.forward(inputs)
@@ -96,7 +96,10 @@ class NetworkWatch:
 
 
 def _find(layer: Layer, name: str) -> nn.Parameter | None:
-    return layer.module.get_parameter(name) if "." in name else layer.module._parameters.get(name)
+    try:
+        return layer.module.get_parameter(name) if "." in name else layer.module._parameters.get(name)
+    except AttributeError:  # the module it was in is gone, or has something else of that name
+        return None
 
 
 def _described(layer: Layer, name: str) -> str:

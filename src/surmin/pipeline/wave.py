@@ -18,7 +18,7 @@ from surmin.stages.tape import LayerParameters, Tape
 from surmin.work import WorkMeter
 
 StageParameters = Mapping[Stage, LayerParameters]
-"""For every stage the values of its layers' parameters."""
+"""For every stage, the values of its layers' parameters."""
 
 
 @dataclass
@@ -29,10 +29,10 @@ class Wave:
         shape: of the whole batch of the network's inputs.
         targets: by micro-batch.
         tapes: by stage, then by micro-batch.
-        loss: the mean loss h, 0-dimensional; summed in float64, so that small decreases are seen. Where the network's
-            last stage is held by another worker, 0: `total` then gives the loss to all.
-        gradients: where the gradient wave came with the forward wave, what it found.
-        cotangents: of the mean loss in the outputs, by number of the micro-batch, as far as they have been asked for.
+        loss: the mean loss h, 0-dimensional; summed in float64, so that small decreases show. 0 if another worker holds
+            the network's last stage: `total` then gives the loss to all.
+        gradients: what the gradient wave found, if it came with the forward wave.
+        cotangents: of the mean loss in the outputs, by micro-batch number, for those requested so far.
     """
 
     shape: torch.Size
@@ -80,7 +80,7 @@ class BlockWaves:
         return work.counted(("product", self.kind), self.curvature.product)
 
     def moments(self, cache: InputMomentCache, seed: int, work: WorkMeter, replicas: Replicas) -> list[Moments]:
-        """Kronecker moments of its layers over all replicas' samples, counted, where factors went down the pipe."""
+        """Kronecker moments of its layers over all replicas' samples, counted; only if factors went down the pipe."""
         assert isinstance(self.curvature, GaussNewton)
         first = None
         if self.block.index == 0:

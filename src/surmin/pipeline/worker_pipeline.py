@@ -1,4 +1,4 @@
-"""The five waves over the stages that one worker holds; what they are linked by is not known here.
+"""The five waves over the stages that one worker holds; it is not known here what links them.
 
 In one process one worker holds all stages. The waves then still count what would cross between workers.
 """
@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from surmin.curvature.output_curvature import Message, OutputCurvature, draw_seed
+from surmin.curvature.output_curvature import Message, OutputCurvature
 from surmin.digest import digest_of
 from surmin.pipeline.checks.losses import outputs_error
 from surmin.pipeline.curvature_wave import CurvatureWave
@@ -24,6 +24,7 @@ from surmin.pipeline.seen_batches import fit_error
 from surmin.pipeline.solving_wave import SolvingWave
 from surmin.pipeline.wave import BlockWaves, StageParameters, Wave
 from surmin.replicas import ONE_REPLICA
+from surmin.seeds import draw_seed
 from surmin.stages.block import Block
 from surmin.stages.probe import probe
 from surmin.stages.stage import Stage
@@ -36,7 +37,7 @@ class WorkerPipeline(SolvingWave):
     _accepted: AcceptedWave | None = None
     _exchanges: tuple[Exchange, ...] = ()
     _hears_all = False
-    """Whether no first wave of a batch begins before all workers have agreed to it."""
+    """Whether no first wave of a batch starts before all workers have agreed to it."""
 
     @whole
     def forward(
@@ -45,18 +46,18 @@ class WorkerPipeline(SolvingWave):
     ) -> Wave:  # fmt: skip
         """Run the batch through all stages (wave 1). With gradients enabled, `backward` takes the result, once.
 
-        With the same tensors as an accepted wave, and parameters untouched since, that wave is returned.
+        With the same tensors as an accepted wave and unchanged parameters, that wave is returned.
 
         Args:
             inputs: the whole batch, the same on every worker of the pipe; its replicas have others as large.
             targets: of the whole batch.
             boundaries: what `backward` will be asked to keep, for schedules that run it together with this wave.
-            curvature: what is to go down after it.
-            spent: an accepted wave whose tapes its owner has let go, which will do all the same.
+            curvature: what goes down after it.
+            spent: an accepted wave whose tapes its owner has released, which is good enough here.
 
         Raises:
-            ValueError: on every worker, when the batch does not fit the network, the loss or the number of
-                micro-batches, or is not the same on all workers; and when the curvature cannot be that of its outputs.
+            ValueError: on every worker, if the batch does not fit the network, the loss or the number of micro-batches,
+                or is not the same on all workers; or if its outputs cannot have this curvature.
         """
         seen = self.batches.see(inputs, targets, repr(curvature))
         like, complaint = seen.like, seen.complaint
@@ -64,9 +65,11 @@ class WorkerPipeline(SolvingWave):
         self._accepted = None
         if like is not None and not seen.is_known:
             complaint = complaint or self._outputs_error([like], [targets], curvature)
-        if like is None and self.is_first and not self.is_last:  # the others would wait for what does not come
+        if like is None and self.is_first and self.group is not None:  # the others would wait in vain
             complaint = complaint or self.batches.misfit(inputs.chunk(self.microbatches)[0])
-        known = ["the last batch again"] if seen.is_known else self._described_targets(targets)
+        known = ["the last batch again"] * seen.is_known
+        if not seen.is_known and complaint is None:
+            known += self._described_targets(targets)
         known += ["the accepted wave"] * (reused is not None)
         wait = not seen.is_known or (self._hears_all and reused is None)
         self._links.compare(", ".join([seen.described, *known]), complaint, wait=wait)
@@ -96,11 +99,11 @@ class WorkerPipeline(SolvingWave):
         return waves
 
     def accept(self, wave: Wave) -> None:
-        """Keep a wave that was run at what are the parameters now: it is the next iteration's first on this batch."""
+        """Keep a wave run at what are the parameters now: it is the next iteration's first wave on this batch."""
         self._accepted = AcceptedWave.of(wave, self.stages)
 
     def forget(self) -> None:
-        """Run a new wave next time. To be called on all workers by who has changed parameters on some of them alone."""
+        """Run a new wave next time. Call it on all workers after changing parameters on only some of them."""
         self._accepted = None
 
     @whole
@@ -112,13 +115,13 @@ class WorkerPipeline(SolvingWave):
 
         Args:
             wave: of a forward pass with gradients enabled.
-            boundaries: layers in whose inputs the gradient must be kept on the tapes.
-            top: by micro-batch the gradient in the network's output to begin with, where it is another function's than
-                the mean loss; only asked where the last stage is.
+            boundaries: layers for whose inputs the gradient must be kept on the tapes.
+            top: by micro-batch, the gradient in the network's output to start from, if it is that of another function
+                than the mean loss; only called on the worker with the last stage.
 
         Returns:
-            For every stage the gradient of the mean loss in each layer's parameters, one flat vector a layer; over the
-            batches of all replicas.
+            For every stage the gradient of the mean loss in each layer's parameters, one flat vector per layer; over
+            the batches of all replicas.
         """
         if wave.gradients is not None and top is None:
             return wave.gradients
@@ -147,7 +150,7 @@ class WorkerPipeline(SolvingWave):
             wave: after `backward`.
             gradients: what `backward` returned.
             blocks: the blocks of every stage here.
-            curvature: what kind of curvature goes down.
+            curvature: the kind of curvature that goes down.
             seed: for its random draws; the same seed gives the same draws however the network is cut.
 
         Returns:
@@ -170,7 +173,7 @@ class WorkerPipeline(SolvingWave):
 
     @whole
     def total(self, values: Tensor) -> list[float]:
-        """Sum numbers over all stages: the one collective of an iteration. The same numbers come out on every worker.
+        """Sum numbers over all stages: an iteration's one collective. The result is the same on every worker.
 
         Args:
             values: (numbers,), this worker's share.
@@ -185,20 +188,20 @@ class WorkerPipeline(SolvingWave):
         return made
 
     def _described_targets(self, targets: Tensor) -> list[str]:
-        """Some of the numbers in targets that all of a pipe's workers should have; replicas have others."""
-        if (self.is_first and self.is_last) or self.replicas is not ONE_REPLICA or not isinstance(targets, Tensor):
+        """Some of the numbers in targets that all of a pipe's workers should share; replicas have others."""
+        if (self.is_first and self.is_last) or self.replicas is not ONE_REPLICA:
             return []
         return [f"targets {digest_of([('targets', probe(targets))])[:8]}"]
 
     def _reused(self, spent: Wave | None) -> Wave | None:
-        """The accepted wave, if it still is one at the parameters, and there to be used."""
+        """The accepted wave, if it still fits the parameters and can be used."""
         accepted = self._accepted
         if accepted is None or not (accepted.wave.tapes or accepted.wave is spent) or not accepted.fits(self.stages):
             return None
         return accepted.wave
 
     def _wave_error(self, wave: Wave, curvature: OutputCurvature | None) -> ValueError | TypeError | None:
-        """What is wrong with the way of a batch through the stages here, or with where it ends."""
+        """What is wrong with a batch's way through the stages here, or with its outputs."""
         complaint = self.batches.samples_error([tapes[0] for tapes in wave.tapes])
         return complaint or self._outputs_error(wave.outputs, wave.targets, curvature)
 
@@ -206,14 +209,14 @@ class WorkerPipeline(SolvingWave):
     def _outputs_error(
         self, outputs: Sequence[Tensor], targets: Sequence[Tensor], curvature: OutputCurvature | None
     ) -> ValueError | TypeError | None:
-        """What is wrong with outputs like these, for their targets or for the curvature; the last worker sees that."""
+        """What is wrong with outputs like these, for their targets or the curvature; only the last worker sees that."""
         if not self.is_last:
             return None
         complaint = outputs_error(self.loss, zip(outputs, targets, strict=True))
         return complaint or (curvature.outputs_error(outputs[0]) if curvature else None)
 
     def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries, *, is_checked: bool) -> Wave:
-        """A forward wave, which may bring its gradients along; targets are checked, or will be after it."""
+        """A forward wave, which may bring its gradients along; targets are checked before or after it."""
         (wave,) = self._run(inputs, targets, [None])
         return wave
 

@@ -1,4 +1,4 @@
-"""The pictures and the page of a comparison."""
+"""The plots and the page of a comparison."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -6,14 +6,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 from surmin.experiments.comparisons.completing import run_folder
-from surmin.experiments.comparisons.results import CHOICE_RULE, CompareResult, Summary, several_seeds, summarize
+from surmin.experiments.comparisons.results import CHOICE_RULE, CompareResult, Summary, count_seeds, summarize
 from surmin.experiments.configs.run import CompareConfig, RunConfig
 from surmin.experiments.configs.saved import read_config
 from surmin.experiments.files import read_json
 from surmin.experiments.runs.folder import RunFolder
 from surmin.methods.registry import default_option
 from surmin.models.building import DEFAULT_ACTIVATIONS
-from surmin.plots.curves import draw_curves
+from surmin.plots.curves import draw_curves, meaning_of_crosses
 from surmin.plots.page import Picture, Section, write_page
 from surmin.plots.run import describe
 from surmin.plots.series import LINES_AND_BANDS, loss_curve, visible_axes
@@ -29,15 +29,15 @@ def draw_comparison(
     results: Sequence[CompareResult],
     left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Replace `curves.png`, one `loss-….png` an axis, and `report.html`.
+    """Replace `curves.png`, one `loss-….png` per axis, and `report.html`.
 
     Args:
         folder: of the comparison, with what it and its runs ran with.
         config: its options.
-        results: of all runs.
-        left_out: methods that cannot run on this network or failed, and why.
+        results: of all runs, one of which at least has not failed.
+        left_out: methods that cannot run on this network, and why.
     """
-    summaries = summarize(results)
+    summaries, failed = summarize(results), [result for result in results if result.status == "failed"]
     table = summary_table(summaries, ranges=True)
     pictures = _draw_pictures(folder, config, summaries)
     write_page(
@@ -50,8 +50,11 @@ def draw_comparison(
             ),
             Section("Curves one by one", pictures[1:]),
             Section("Every run", [runs_table(results)]),
-            *([Section("Methods left out", [_left_out_table(left_out)])] if left_out else []),
-            Section("Settings", [_settings(folder, config, results[0])]),
+            *_reasons("Methods left out", "method", left_out),
+            *_reasons("Runs that failed", "run", {result.run.name: result.failure for result in failed}),
+            Section(
+                "Settings", [_settings(folder, config, next(result for result in results if result not in failed))]
+            ),
         ],
     )
 
@@ -61,21 +64,23 @@ def _draw_pictures(folder: Path, config: CompareConfig, summaries: Sequence[Summ
         (axis, [loss_curve(summary.label, [result.rows for result in summary.results], axis) for summary in summaries])
         for axis in visible_axes([result.rows for summary in summaries for result in summary.results])
     ]
-    several = several_seeds(summaries)
+    several = count_seeds(len(summary.results) for summary in summaries)
     seeds = f"median and range over {several}" if several else f"seed {config.seed}"
     title = f"{describe(config)}: {seeds}"
     overview = Picture(folder / "curves.png", f"Training loss against what it cost; {seeds}.")
-    draw_curves(overview.path, title, panels, config.target_loss)
+    crosses = meaning_of_crosses(result for summary in summaries for result in summary.results)
+    draw_curves(overview.path, title, panels, config.target_loss, crosses)
     pictures = [overview]
     for panel in panels:
         axis = panel[0]
         pictures.append(Picture(folder / f"loss-{axis.name}.png", f"Training loss against {axis.label}; {seeds}."))
-        draw_curves(pictures[-1].path, title, [panel], config.target_loss)
+        draw_curves(pictures[-1].path, title, [panel], config.target_loss, crosses)
     return pictures
 
 
-def _left_out_table(left_out: Mapping[str, str]) -> Table:
-    return Table(["method", "why"], list(left_out.items()), numbers_from=2)
+def _reasons(heading: str, of: str, reasons: Mapping[str, str]) -> list[Section]:
+    """A table of what is missing and why; no section if nothing is."""
+    return [Section(heading, [Table([of, "why"], list(reasons.items()), numbers_from=2)])] if reasons else []
 
 
 def _limits(config: CompareConfig) -> str:
@@ -84,7 +89,7 @@ def _limits(config: CompareConfig) -> str:
 
 
 def _how_to_read(config: CompareConfig, summaries: Sequence[Summary]) -> str:
-    several = several_seeds(summaries)
+    several = count_seeds(len(summary.results) for summary in summaries)
     over_seeds = ": the median over seeds, below it the range" if several else ""
     lines = f" {LINES_AND_BANDS}" if several else ""
     steps = config.inner_steps or default_option("lbfgs", "inner_steps")
@@ -104,7 +109,7 @@ def _tuning(results: Sequence[CompareResult]) -> list[str]:
 
 
 def _settings(folder: Path, config: CompareConfig, result: CompareResult) -> Table:
-    """The options that were given, those that a run finds for itself as one has found them, and what it ran on."""
+    """The given options, those a run finds for itself as one has found them, and what it ran on."""
     environment = read_json(RunFolder(folder).config, lambda document: document["environment"])
     found = asdict(config) | {
         "stages": read_config(run_folder(folder, result.run), RunConfig).stages,

@@ -1,7 +1,7 @@
-"""Pictures of loss curves."""
+"""Plots of loss curves."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from surmin.experiments.comparisons.completing import Result
 from surmin.plots.series import Axis, Curve
-from surmin.plots.style import RC, LineStyle, entitle, save
+from surmin.plots.style import NO_COLOR, RC, LineStyle, entitle, save
 
 MARKERS_PER_CURVE = 12
 COMPRESS_ABOVE = 4.0
 LOWEST_SHOWN, HIGHEST_SHOWN = 1e-8, 1e2
-"""Losses beyond are off the picture, or all others would shrink to a strip; what ends above is marked at the edge."""
+"""Larger losses are cut off, or all others would shrink to a strip; what ends above is marked at the edge."""
 TARGET_NEAR = 10.0
-"""A target is in the picture where a loss comes within so many times of it."""
+"""A target is shown if a loss comes within this factor of it."""
 FEW_DECADES = 2
-"""Below, powers of ten are too few to mark a logarithmic axis with."""
+"""With fewer, powers of ten are not enough to mark a logarithmic axis."""
 CROSS, ABOVE = "x", "^"
 LARGE: dict[str, Any] = {"markersize": 9, "markeredgewidth": 2.5}
 LEGEND_LINE = 0.23  # inches
@@ -34,7 +35,7 @@ def draw_curves(
     target: float | None,
     crosses: str = "diverged",
 ) -> None:
-    """Replace a PNG file: one panel an axis, side by side in rows of two, with one legend below them all.
+    """Replace a PNG file: one panel per axis, in rows of two, with one legend below them all.
 
     Args:
         path: the file.
@@ -70,12 +71,12 @@ def _draw_panel(axes: Axes, axis: Axis, curves: Sequence[Curve], target: float |
     explain_ends(axes, curves, crosses)
     low, high = axes.get_ylim()
     if target is not None and low <= target <= high:
-        axes.axhline(target, color="#666666", linewidth=1, linestyle=(0, (1, 2)), label=f"target {target:g}")
+        axes.axhline(target, color=NO_COLOR, linewidth=1, linestyle=(0, (1, 2)), label=f"target {target:g}")
     scale_x(axes, axis, curves)
 
 
 def draw_curve(axes: Axes, curve: Curve, style: LineStyle) -> None:
-    """A curve with its range, in steps: a round's loss is only there when the round is done."""
+    """A curve with its range, in steps: a round's loss is known only when the round is done."""
     every = max(1, len(curve.median) // MARKERS_PER_CURVE)
     axes.plot(
         curve.x[: len(curve.median)],
@@ -94,9 +95,9 @@ def draw_curve(axes: Axes, curve: Curve, style: LineStyle) -> None:
 
 
 def mark_ends(axes: Axes, curve: Curve, style: LineStyle) -> None:
-    """A cross where a run diverged or failed, and else a triangle at the edge where the median ends above it.
+    """A cross where a run diverged or failed, otherwise a triangle at the edge if the median ends above it.
 
-    The limits must be those of the picture already.
+    The limits must already be those of the plot.
     """
     low, high = axes.get_ylim()
     for mark, ends in _marked_ends(curve, high).items():
@@ -109,7 +110,13 @@ def explain_ends(axes: Axes, curves: Sequence[Curve], crosses: str) -> None:
     _, high = axes.get_ylim()
     for mark, meaning in {CROSS: crosses, ABOVE: f"above {high:g}"}.items():
         if any(_marked_ends(curve, high)[mark] for curve in curves):
-            axes.plot([], [], color="#666666", linestyle="", marker=mark, **LARGE, label=meaning)
+            axes.plot([], [], color=NO_COLOR, linestyle="", marker=mark, **LARGE, label=meaning)
+
+
+def meaning_of_crosses(results: Iterable[Result[Any]]) -> str:
+    """How runs ended that have losses but no last one; empty if all have one."""
+    begun = [result for result in results if any(row.loss is not None for row in result.rows)]
+    return " or ".join(sorted({result.status for result in begun if result.last.loss is None}))
 
 
 def _marked_ends(curve: Curve, high: float) -> dict[str, Sequence[tuple[float, float]]]:
@@ -117,7 +124,7 @@ def _marked_ends(curve: Curve, high: float) -> dict[str, Sequence[tuple[float, f
 
 
 def scale_x(axes: Axes, axis: Axis, curves: Sequence[Curve]) -> None:
-    """Name the axis and start it at 0; a logarithmic scale (linear near 0) where one curve is much longer."""
+    """Name the axis and start it at 0; a logarithmic scale (linear near 0) if one curve is much longer."""
     ends = [float(curve.x[-1]) for curve in curves if curve.x[-1] > 0]
     is_compressed = bool(ends) and max(ends) > COMPRESS_ABOVE * min(ends)
     if is_compressed:
@@ -132,12 +139,12 @@ def scale_x(axes: Axes, axis: Axis, curves: Sequence[Curve]) -> None:
 
 
 def scale_losses(axes: Axes, curves: Sequence[Curve], target: float | None) -> None:
-    """A logarithmic scale for these curves, from the lowest loss shown to the highest at most, unless all are beyond.
+    """A logarithmic scale for these curves, from the lowest loss shown to at most the highest, unless all are beyond.
 
     Args:
-        axes: whose vertical axis it is, shared or not.
-        curves: that are drawn there.
-        target: a loss that is shown too, however low, where one comes near it.
+        axes: those whose vertical axis it is, shared or not.
+        curves: those drawn there.
+        target: a loss that is also shown, however low, if one comes near it.
     """
     axes.set_yscale("log")
     losses = np.concatenate([values for curve in curves for values in (curve.low, curve.high)])

@@ -8,7 +8,7 @@ from surmin.plots.tables import Table
 
 
 def write_markdown(path: Path, section: Section) -> None:
-    """Replace a Markdown file; pictures stay files, which must be below its folder."""
+    """Replace a Markdown file; plots stay separate files, which must be below its folder."""
     write_text(path, "\n".join([f"# {section.heading}\n", *(_render(part, path.parent) for part in section.parts)]))
 
 

@@ -1,4 +1,4 @@
-"""A page that opens from disk: text, tables and pictures in one HTML file that needs nothing else."""
+"""A page that opens from disk: text, tables and plots in one self-contained HTML file."""
 
 import base64
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ LONG = 50
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file with the sentence below it, which also stands in for it where it cannot be seen."""
+    """A PNG file with its caption, which also stands in for it if it cannot be seen."""
 
     path: Path
     caption: str
@@ -36,7 +36,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it: paragraphs, tables and pictures."""
+    """A heading and what follows it: paragraphs, tables and plots."""
 
     heading: str
     parts: Sequence[str | Table | Picture]

@@ -1,6 +1,7 @@
-"""The pictures and pages of the paper's grid: like its Tables 1 to 4, one page a depth, and a page of verdicts."""
+"""The plots and pages of the paper's grid: like its Tables 1 to 4, one page per depth, and a page of verdicts."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import matplotlib
@@ -12,7 +13,16 @@ from surmin.experiments.comparisons.results import count_seeds
 from surmin.experiments.configs.contenders import CONTENDERS, Family
 from surmin.experiments.configs.paper import PaperConfig
 from surmin.experiments.runs.folder import data_name
-from surmin.plots.curves import draw_curve, draw_curves, explain_ends, label_figure, mark_ends, scale_losses, scale_x
+from surmin.plots.curves import (
+    draw_curve,
+    draw_curves,
+    explain_ends,
+    label_figure,
+    mark_ends,
+    meaning_of_crosses,
+    scale_losses,
+    scale_x,
+)
 from surmin.plots.markdown import write_markdown
 from surmin.plots.page import Picture, Section, write_page
 from surmin.plots.paper_tables import (
@@ -34,7 +44,7 @@ FAMILIES: dict[Family, str] = {
     "curvature": "others that use curvature",
     "first-order": "others with first-order steps",
 }
-"""What pictures show together, `sm` beside each."""
+"""What is plotted together, `sm` beside each."""
 HOW_TO_READ = (
     "All figures that runs ended with, medians over seeds and ranges. The setting was chosen on another seed: the one "
     "that reached the target in the fewest rounds, else had the lowest loss. A round is one outer iteration of a "
@@ -44,7 +54,7 @@ HOW_TO_READ = (
 
 
 def draw_paper(folder: Path, config: PaperConfig, results: Sequence[PaperResult]) -> None:
-    """Replace the pictures, a page for every depth, `layers8.html` and `.md`, and `report.html` with the verdicts."""
+    """Replace the plots, a page for every depth, `layers8.html` and `.md`, and `report.html` with the verdicts."""
     found = by_cell(results)
     groups = {
         cell: found[cell] for cell in cells(config) if cell in found
@@ -100,7 +110,7 @@ def _draw_grid(path: Path, title: str, config: PaperConfig, groups: Groups) -> N
                     mark_ends(axes, curve, styles[cell.contender])
             losses.set_ylabel(f"N = {steps}\ntraining loss, log scale")
             accuracies.set_ylabel("test accuracy (%)")
-        explain_ends(grid[0, 0], list(curves.values()), _meaning_of_crosses(groups))
+        explain_ends(grid[0, 0], list(curves.values()), meaning_of_crosses(chain(*groups.values())))
         for axes in grid[-1]:
             scale_x(axes, ROUNDS, list(curves.values()))
         label_figure(figure, title, 4)
@@ -115,14 +125,8 @@ def _draw_costs(path: Path, title: str, text: str, config: PaperConfig, steps: i
         (axis, [loss_curve(cell.contender, [r.rows for r in group], axis) for cell, group in shown.items()])
         for axis in axes
     ]
-    draw_curves(path, f"{title}, N = {steps}", panels, config.target_loss, _meaning_of_crosses(shown))
+    draw_curves(path, f"{title}, N = {steps}", panels, config.target_loss, meaning_of_crosses(chain(*shown.values())))
     return Picture(path, f"Training loss at N = {steps} against what it cost, {text}; median and range.")
-
-
-def _meaning_of_crosses(groups: Groups) -> str:
-    """How runs ended that have losses but no last one; empty where all have one."""
-    runs = [result for group in groups.values() for result in group if any(row.loss is not None for row in result.rows)]
-    return " or ".join(sorted({result.status for result in runs if result.last.loss is None}))
 
 
 def _at(steps: int, groups: Groups) -> dict[Cell, Sequence[PaperResult]]:

@@ -1,10 +1,10 @@
-"""The tables of the paper's grid: verdicts, and of every depth how runs ended and what a loss had cost."""
+"""The tables of the paper's grid: verdicts, and for every depth how runs ended and what a loss had cost."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 from surmin.experiments.comparisons.claims import ClaimVerdict
-from surmin.experiments.comparisons.milestones import LOSS, spent_until
+from surmin.experiments.comparisons.milestones import LOSS, is_out_of_reach, spent_until
 from surmin.experiments.comparisons.paper_results import write_setting
 from surmin.experiments.comparisons.paper_runs import Cell, PaperResult
 from surmin.experiments.comparisons.results import Spread, count_statuses
@@ -25,7 +25,7 @@ COST_COLUMNS = [column for column in FIGURE_COLUMNS if column[0] not in ("loss",
 
 
 def verdict_table(verdicts: Sequence[ClaimVerdict]) -> Table:
-    """One line a claim."""
+    """One line per claim."""
     rows = [[each.claim, each.subject, each.verdict, each.figures] for each in verdicts]
     return Table(["claim", "for", "verdict", "figures"], rows, numbers_from=4)
 
@@ -42,7 +42,7 @@ def final_table(groups: Groups) -> Table:
 
 
 def cell_table(groups: Groups) -> Table:
-    """One line a method and N: all figures that runs ended with."""
+    """One line per method and N: all figures that runs ended with."""
     headings = ["method", "N", "setting", "outcome", *(heading for _, heading, _ in FIGURE_COLUMNS)]
     rows = []
     for cell, group in groups.items():
@@ -53,11 +53,14 @@ def cell_table(groups: Groups) -> Table:
 
 
 def cost_table(groups: Groups) -> Table:
-    """One line a method and N that reached `milestones.LOSS` on a seed: what it had spent by then."""
+    """One line per method and N that reached `milestones.LOSS` on a seed: what it had spent by then.
+
+    None if runs already stop at a higher loss, as it is unknown then which of them would have reached it.
+    """
     headings = ["method", "N", "setting", "seeds", *(heading for _, heading, _ in COST_COLUMNS)]
     rows = []
     for cell, group in groups.items():
-        reached = [spent_until(result.rows) for result in group]
+        reached = [] if is_out_of_reach(group) else [spent_until(result.rows) for result in group]
         count = sum(row is not None for row in reached)
         if count:
             rows.append([*_described(cell, group), f"{count} of {len(group)}", *_figures(reached, COST_COLUMNS)])

@@ -1,4 +1,4 @@
-"""The picture of one run."""
+"""The plot of one run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,5 +22,6 @@ def describe(config: ExperimentConfig) -> str:
     samples = f", first {config.train_samples:,} samples" if config.train_samples else ""
     network = config.model if is_own(config.model) else f"{config.model} {config.layers} × {config.width}"
     activation = f", {config.activation}" if config.activation else ""
+    loss = "" if config.loss == ExperimentConfig.loss else f", loss {config.loss}"
     batch = f", batches of {config.batch_size:,}" if config.batch_size else ""
-    return f"{data_name(config.data)}{samples}, {network}{activation}{batch}"
+    return f"{data_name(config.data)}{samples}, {network}{activation}{loss}{batch}"

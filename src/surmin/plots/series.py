@@ -1,4 +1,4 @@
-"""From rows to the numbers that are drawn: median and range over seeds against what the training cost."""
+"""From rows to the numbers that are plotted: median and range over seeds against what the training cost."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,10 +19,10 @@ class Axis:
 
     Attributes:
         figure: its field.
-        name: what files are called after it.
+        name: used in file names.
         label: with its unit.
-        scale: what a value is multiplied by to be in that unit.
-        is_count: whether it is of things that are whole.
+        scale: factor that converts a value to that unit.
+        is_count: whether it counts whole things.
     """
 
     figure: str
@@ -50,21 +50,21 @@ LINES_AND_BANDS = (
     "In a picture a line is the median and its band the range; a run that has stopped or diverged counts with its last "
     "value. The line ends where most runs have stopped, those that diverged not among them."
 )
-"""How pictures of several seeds are read."""
+"""How to read plots of several seeds."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A figure of one method's runs, its training loss for instance. Between its rows a run has what the last one had.
+    """A figure of one method's runs, such as training loss. Between its rows a run keeps its last value.
 
     Attributes:
-        label: what the legend says.
+        label: its name in the legend.
         x: where the runs have rows, all together, in order.
-        median: over the runs, as far as more than half of them go: it is shorter than `x` where some stop before.
-        low: least over the runs; one that has stopped counts with its last value.
-        high: largest over the runs, likewise.
+        median: over the runs, as far as more than half of them go: shorter than `x` if some stop before.
+        low: lowest over the runs; one that has stopped counts with its last value.
+        high: highest over the runs, likewise.
         ends: last finite point of every run that diverged or failed, (x, value).
-        runs: how many; one that failed before its first row counts only where all did.
+        runs: how many; one that failed before its first row counts only if all did.
     """
 
     label: str
@@ -105,7 +105,7 @@ def _curve(label: str, runs: Sequence[Sequence[Row]], axis: Axis, value: Callabl
 
 
 def visible_axes(runs: Sequence[Sequence[Row]]) -> list[Axis]:
-    """The axes against which there is something to see (a single stage sends nothing); the first when there is none."""
+    """The axes on which there is something to see (a single stage sends nothing); the first if there is none."""
     visible = [axis for axis in AXES if any(axis.of(rows[-1]) > axis.of(rows[0]) for rows in runs)]
     return visible or [AXES[0]]
 

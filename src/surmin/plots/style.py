@@ -1,4 +1,4 @@
-"""How pictures look: colours that everyone can tell apart, with markers and line styles that differ as well."""
+"""How plots look: colours that everyone can tell apart, with markers and line styles that differ as well."""
 
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -12,7 +12,9 @@ from PIL import Image
 from surmin.experiments.files import replacing
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito (2008), the yellow left out: too faint on white."""
+"""Okabe and Ito (2008), without the yellow: too faint on white."""
+NO_COLOR = "#666666"
+"""Of marks that belong to no particular curve."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 COLOURS = 256
 DASHES = ("-", "--", "-.", ":")
@@ -36,7 +38,7 @@ RC: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class LineStyle:
-    """Colour, marker, dashes and width of one curve, and at which of its points the markers begin."""
+    """Colour, marker, dashes and width of one curve, and the points at which its markers start."""
 
     color: str
     marker: str
@@ -60,12 +62,12 @@ class LineStyle:
 
 
 def entitle(figure: Figure, title: str, **options: Any) -> None:
-    """Put a title over a figure, as it is: two $ in a file's name make no formula."""
+    """Put a title over a figure, verbatim: two $ in a file's name must not become a formula."""
     figure.suptitle(title.replace("$", r"\$"), wrap=True, **options)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Replace a picture, in as many colours as a byte can tell apart: a third of the size, and looks the same."""
+    """Replace a plot, reduced to as many colours as fit in a byte: a third of the size, and it looks the same."""
     drawn = BytesIO()
     figure.savefig(drawn, format="png")
     with Image.open(drawn) as image, replacing(path) as unfinished:

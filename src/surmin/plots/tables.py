@@ -1,16 +1,16 @@
 """Tables as text cells, for the page and the terminal alike."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
-from surmin.experiments.comparisons.results import CompareResult, Spread, Summary
+from surmin.experiments.comparisons.results import CompareResult, Spread, Summary, known_figures
 from surmin.experiments.runs.metrics import Row
 
 
 @dataclass(frozen=True)
 class Table:
-    """Headings and rows of text; a cell's second line is an aside; columns from `numbers_from` on are flush right."""
+    """Headings and rows of text; a cell's second line is an aside; columns from `numbers_from` on are right-aligned."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -18,7 +18,7 @@ class Table:
 
 
 def short(value: float | None) -> str:
-    """Three digits, all those of a number from 100 up; a dash for what is not there."""
+    """Three digits, or all of a number from 100 up; a dash for a missing value."""
     if value is None or not math.isfinite(value):
         return "–"
     size = abs(value)
@@ -43,7 +43,7 @@ def megabytes(value: float | None) -> str:
 
 
 FigureColumn = tuple[str, str, Callable[[float | None], str]]
-"""Figure, heading, and how it is written."""
+"""Figure, heading, and format."""
 
 FIGURE_COLUMNS: Sequence[FigureColumn] = (
     ("round", "rounds", short),
@@ -55,34 +55,38 @@ FIGURE_COLUMNS: Sequence[FigureColumn] = (
     ("messages", "messages", short),
     ("bytes", "sent, MB", megabytes),
 )
+TEST_LOSS: FigureColumn = ("test_loss", "test loss", short)
+"""In the test accuracy's place where there are no labels."""
 
 
 def write_spread(spread: Spread, write: Callable[[float | None], str]) -> str:
-    """The median, and below it the range where its ends are not written alike."""
+    """The median, and below it the range if its ends are written differently."""
     median, low, high = write(spread.median), write(spread.low), write(spread.high)
     return median if low == high else f"{median}\n{low} to {high}"
 
 
 def summary_table(summaries: Sequence[Summary], *, ranges: bool) -> Table:
-    """One line a method: medians over seeds, and the ranges if wanted."""
+    """One line per method: medians over seeds, and the ranges if wanted."""
+    columns = _columns(summaries[0].figures)
     rows = [
         [
             summary.label,
             summary.statuses,
-            *(_summarized(summary.figures[figure], write, ranges) for figure, _, write in FIGURE_COLUMNS),
+            *(_summarized(summary.figures[figure], write, ranges) for figure, _, write in columns),
         ]
         for summary in summaries
     ]
-    return Table(["method", "outcome", *(heading for _, heading, _ in FIGURE_COLUMNS)], rows, numbers_from=2)
+    return Table(["method", "outcome", *(heading for _, heading, _ in columns)], rows, numbers_from=2)
 
 
 def runs_table(results: Sequence[CompareResult]) -> Table:
-    """One line a run."""
+    """One line per run."""
+    columns = _columns(known_figures(results))
     rows = [
-        [result.run.method, _rate(result.run.lr), str(result.run.seed), result.status, *_cells(result.last)]
+        [result.run.method, _rate(result.run.lr), str(result.run.seed), result.status, *_cells(result.last, columns)]
         for result in results
     ]
-    headings = ["method", "lr", "seed", "outcome", *(heading for _, heading, _ in FIGURE_COLUMNS)]
+    headings = ["method", "lr", "seed", "outcome", *(heading for _, heading, _ in columns)]
     return Table(headings, rows, numbers_from=4)
 
 
@@ -90,8 +94,12 @@ def _rate(rate: float | None) -> str:
     return "–" if rate is None else f"{rate:g}"
 
 
-def _cells(row: Row) -> list[str]:
-    return [write(getattr(row, figure)) for figure, _, write in FIGURE_COLUMNS]
+def _columns(figures: Container[str]) -> list[FigureColumn]:
+    return [column if column[0] in figures else TEST_LOSS for column in FIGURE_COLUMNS]
+
+
+def _cells(row: Row, columns: Sequence[FigureColumn]) -> list[str]:
+    return [write(getattr(row, figure)) for figure, _, write in columns]
 
 
 def _summarized(spread: Spread, write: Callable[[float | None], str], ranges: bool) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of `surmin theory`: Theorem 1's line, and tightness by layer and depth."""
+"""Plots of `surmin theory`: Theorem 1's line, and tightness by layer and depth."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from surmin.experiments.theory.theorem import TheoremRun
 from surmin.experiments.theory.theory import NetworkTightness
 from surmin.plots.curves import label_figure
 from surmin.plots.series import Values
-from surmin.plots.style import RC, LineStyle, save
+from surmin.plots.style import NO_COLOR, RC, LineStyle, save
 from surmin.plots.tables import counted
 
 ROWS = (
@@ -27,13 +27,12 @@ ROWS = (
     ("gradient_ratio", "ℍ over G,\nalong the gradient"),
     ("output_curvature", "output curvature\nper sample"),
 )
-"""Figures of a layer that are drawn, and their labels."""
+"""Figures of a layer to plot, and their labels."""
 LEGEND_WIDTH = 8.8
-"""Inches; a picture of few depths is as wide."""
+"""Inches; a plot of few depths is as wide."""
 LEGEND_COLUMNS = 5  # of the theorem's picture
-NO_COLOR = "#666666"
 FEW_DECADES = 2.5
-"""Up to which an axis has more numbers than the powers of ten."""
+"""Range up to which an axis shows more numbers than the powers of ten."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def spread_by_layer(found: Sequence[NetworkTightness], curvature: str, figure: s
 
 
 def draw_theorem(path: Path, config: TheoryConfig, runs: Sequence[TheoremRun]) -> None:
-    """Replace a PNG file: a panel a curvature, a colour for every N.
+    """Replace a PNG file: one panel per curvature, one colour per N.
 
     min ‖∇h‖² is solid and the theorem's line dashed. Runs may coincide: earlier ones are wider. Where the local losses
     did not bound h there is a cross.
@@ -82,7 +81,7 @@ def draw_theorem(path: Path, config: TheoryConfig, runs: Sequence[TheoremRun]) -
 
 
 def draw_tightness(path: Path, config: TheoryConfig, found: Sequence[NetworkTightness]) -> None:
-    """Replace a PNG file: a column a depth; solid at the initialisation, dashed and hollow after training."""
+    """Replace a PNG file: one column per depth; solid at the initialisation, dashed and hollow after training."""
     depths = list(dict.fromkeys(network.depth for network in found))
     with matplotlib.rc_context(RC):
         size = max(LEGEND_WIDTH, 3.3 * len(depths) + 0.8), 3.0 * len(ROWS) + 1.2
@@ -135,7 +134,7 @@ def _explain(axes: Axes, with_crosses: bool) -> None:
 
 
 def _number(axis: Axis) -> None:
-    """Write numbers, not powers, at a logarithmic axis, and enough of them where it is short."""
+    """Write numbers, not powers, on a logarithmic axis, and enough of them if it is short."""
     low, high = axis.get_view_interval()
     is_short = high < low * 10**FEW_DECADES
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,)))

@@ -1,4 +1,4 @@
-"""Pictures of timelines: the paper's Figure 1, from what was measured."""
+"""Plots of timelines: the paper's Figure 1, from measurements."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +21,8 @@ COLORS: dict[Letter, tuple[str, str]] = {
     "U": (PALETTE[2], "black"),
     "A": (PALETTE[6], "white"),
 }
-"""Of a box, and of what is written in it: also without red or green they differ. Drawn in this order: where one thread
-waits for another, its work is seen."""
+"""Colours of a box and of its text: they differ even without red or green. Drawn in this order: if one thread waits for
+another, its work is seen."""
 UTILISATION = ", ".join(letter for letter in COLORS if letter in BUSY)
 HOW_TO_READ = f"number: micro-batch;  white: none of these;  utilisation: {UTILISATION}"
 HATCH = "#d0d0d0"
@@ -35,7 +35,7 @@ NANOSECONDS = 1e-6  # in ms
 
 
 def draw_timelines(path: Path, title: str, panels: Mapping[str, Timeline]) -> None:
-    """Replace a PNG file: one panel a run, one below the other, all from 0 on the same time axis.
+    """Replace a PNG file: one panel per run, one below the other, all from 0 on the same time axis.
 
     A row is a worker, rank 0 at the bottom, with its utilisation beside it and the workers' mean in the panel's title.
     Boxes are spans, without what others inside them cover; the micro-batch is written in where there is room.
@@ -56,7 +56,7 @@ def draw_timelines(path: Path, title: str, panels: Mapping[str, Timeline]) -> No
         axes.set_xlim(0, max(1, longest) * NANOSECONDS)
         axes.set_xlabel("time (ms)")
         _label(figure, title, panels)
-        figure.draw_without_rendering()  # now it is known how wide a box will be
+        figure.draw_without_rendering()  # now the width of a box is known
         for axes, timeline in zip(grid.flat, panels.values(), strict=True):
             _draw_boxes(axes, timeline)
         save(figure, path)
@@ -108,7 +108,7 @@ def _draw_boxes(axes: Axes, timeline: Timeline) -> None:
 
 
 def _write_in(axes: Axes, box: Span, start: int, width: float) -> None:
-    """The micro-batch, or the letter where there is none, if it fits in so many points."""
+    """The micro-batch, or the letter if there is none, if it fits in so many points."""
     text = box.letter if box.microbatch is None else str(box.microbatch)
     if DIGIT_WIDTH * len(text) * TEXT_POINTS + TEXT_MARGIN > width:
         return

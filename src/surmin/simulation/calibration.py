@@ -1,4 +1,4 @@
-"""What a message costs the processors at its ends, measured by two processes that send each other some."""
+"""What a message costs the CPUs at its ends, measured by two processes that send each other some."""
 
 import multiprocessing
 import tempfile
@@ -15,16 +15,16 @@ from surmin.pipeline.channel import Receiver, Route, Sender
 from surmin.simulation.operations import Overheads
 
 SMALL, LARGE = 64, 1 << 20
-"""Bytes of the messages that are exchanged."""
+"""Bytes of the messages exchanged."""
 COUNT, TURNS, WARM_UP = 16, 20, 3
 PATIENCE = 60.0
 
 
 def measure_overheads() -> Overheads:
-    """Processor time at each end, for a message and for a byte of it; takes some seconds, mostly for imports.
+    """CPU time at each end, for a message and for a byte of it; takes some seconds, mostly for imports.
 
     Raises:
-        RuntimeError: when the processes do not finish.
+        RuntimeError: if the processes do not finish.
     """
     spawn = multiprocessing.get_context("spawn")
     answers = spawn.Queue()
@@ -36,7 +36,7 @@ def measure_overheads() -> Overheads:
         try:
             small, large = (sum(pair) / 2 for pair in zip(*(answers.get(timeout=PATIENCE) for _ in ends), strict=True))
         except Exception as error:
-            raise RuntimeError("what messages cost was not found: two processes did not reach each other") from error
+            raise RuntimeError("what messages cost was not measured: two processes did not reach each other") from error
         finally:
             for end in ends:
                 end.join(PATIENCE)
@@ -57,7 +57,7 @@ def _run_end(rank: int, store: str, answers: Any) -> None:
 
 
 def _seconds(rank: int, route: Route, tag: int, size: int) -> float:
-    """Processor time of this end for one message sent or received."""
+    """CPU time of this end for one message sent or received."""
     sender, receiver = Sender(route, 1 - rank, tag), Receiver(route, 1 - rank, tag)
     content = torch.zeros(size // 4)
 

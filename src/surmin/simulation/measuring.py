@@ -1,4 +1,4 @@
-"""Training by a method to a loss with all its workers in one process, for the rounds that are then simulated."""
+"""Training by a method to a loss, with all its workers in one process, for the rounds that are then simulated."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -41,28 +41,29 @@ def train(
 ) -> Trained | None:  # fmt: skip
     """Train until the loss is at the target or below.
 
-    On mini-batches the loss over all samples is computed after every round, unrecorded. What workers tell each other of
-    every new batch is left out then: another engine might not.
+    On mini-batches the loss over all samples is computed after every round, unrecorded. What workers tell each other
+    about every new batch is then left out: another engine might not do that.
 
     Args:
-        stages: one a worker.
+        stages: one per worker.
         loss: the convex loss.
         inputs: the whole batch.
-        targets: of it.
+        targets: of the batch.
         method: its name.
-        options: of it.
-        microbatches: equal parts of the batch; samples that fill none are left out.
+        options: of the method.
+        microbatches: equal parts of the batch; samples left over are dropped.
         target_loss: where to stop.
         most_rounds: after which it is given up.
         seed: of the method.
         batch: the mini-batch of a round, counted from 0; the whole batch in every round if not given.
-        tell: is told of every round, and the loss known then.
+        tell: called with every round, and the loss known then.
 
     Returns:
+        The run; None if the target was not reached, or the loss is no longer finite.
         The run; None where the target was not reached, or the loss is no longer finite.
 
     Raises:
-        ValueError: for a network, batch or option that cannot work.
+        ValueError: if network, batch or an option cannot work.
     """
     samples = len(inputs) // microbatches * microbatches
     if not samples:
@@ -86,7 +87,7 @@ def train(
         methods = team.build(build)
         while rounds.count <= most_rounds:
             found = step(rounds.count)
-            if found.start_loss <= target_loss:  # known only now: the round before had reached it
+            if found.start_loss <= target_loss:  # known only now: the previous round had reached it
                 return _result(rounds, last)
             rounds.add(found)
             last = found

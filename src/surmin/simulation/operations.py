@@ -1,4 +1,4 @@
-"""What workers do in a round, as a model of their time needs it: compute, send, and wait for what others send."""
+"""What workers do in a round, as needed by a model of their time: compute, send, and wait for what others send."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from surmin.pipeline.comparison import STATUS_BYTES
 
 
 class Work(NamedTuple):
-    """Compute for so many seconds alone on a core; the letter says what at, as in traces, and for which micro-batch."""
+    """Compute for so many seconds alone on a core; the letter says at what, as in traces, and for which micro-batch."""
 
     seconds: float
     letter: str = ""
@@ -16,7 +16,7 @@ class Work(NamedTuple):
 
 
 class Send(NamedTuple):
-    """A message to the worker `step` places further. A late one goes when the other end has said that it waits."""
+    """A message to the worker `step` places further. A late one leaves once the other end has said that it waits."""
 
     step: int
     wave: str
@@ -25,7 +25,7 @@ class Send(NamedTuple):
 
 
 class Post(NamedTuple):
-    """Say to the worker `step` places further that a late message of the wave can come; nothing is waited for."""
+    """Tell the worker `step` places further that a late message of the wave can come; nothing is waited for."""
 
     step: int
     wave: str
@@ -40,7 +40,7 @@ class Receive(NamedTuple):
 
 
 class Flush(NamedTuple):
-    """Wait until the oldest late message not waited for yet, to the worker `step` places further, has gone."""
+    """Wait until the oldest late message not yet waited for, to the worker `step` places further, has left."""
 
     step: int
     wave: str
@@ -51,7 +51,7 @@ class Tell(NamedTuple):
 
 
 class Hear(NamedTuple):
-    """Wait for the small message of the workers that a wave comes through, `step` places further each; 0 for all."""
+    """Wait for the small messages of the workers that a wave comes through, `step` places further each; 0 for all."""
 
     step: int = 0
 
@@ -69,10 +69,10 @@ Program = list[Operation]
 
 @dataclass(frozen=True)
 class Overheads:
-    """Seconds of a worker's own processor for a message, at each of its two ends.
+    """Seconds of a worker's own CPU for a message, at each of its two ends.
 
-    Who sends writes all bytes before going on. Who receives reads them as they come, beside whatever it is doing: a
-    program then has the message alone, `share_cores` is told of the bytes.
+    The sender writes all bytes before going on. The receiver reads them as they come, beside whatever it is doing: a
+    program therefore has only the cost per message, and `share_cores` accounts for the bytes.
 
     Attributes:
         message: for any message.
@@ -91,7 +91,7 @@ NO_OVERHEADS = Overheads()
 
 
 def expand(programs: Sequence[Program], overheads: Overheads) -> list[Program]:
-    """Programs by worker with sums as the messages they consist of, and with the work that messages are."""
+    """Programs by worker, with sums replaced by their messages, and with the work that messages cost."""
     return [_expanded(program, place, len(programs), overheads) for place, program in enumerate(programs)]
 
 
@@ -117,7 +117,7 @@ def told_by(hear: Hear, place: int, count: int) -> int:
 
 
 def _merged(program: Program) -> Program:
-    """Work that follows on work in one piece: what it is at no longer matters."""
+    """Consecutive work merged into one piece; what it is for no longer matters."""
     merged: Program = []
     for operation in program:
         if isinstance(operation, Work) and merged and isinstance(merged[-1], Work):

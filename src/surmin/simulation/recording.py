@@ -1,8 +1,8 @@
-"""Running a method on all workers of a network in one process, and writing down what each of them does.
+"""Running a method on all workers of a network in one process, and recording what each of them does.
 
-Every worker is a thread with a pipeline of its own, as the worker of a real run is a process; only one of them runs at
-a time. Computing is timed by the thread's own processor time, so that neither the others nor the rest of the machine
-count. Recorded are the operations of a round, not when they happened: links of any kind can be put between them.
+Every worker is a thread with its own pipeline, as the worker of a real run is a process; only one of them runs at a
+time. Computing is timed by the thread's own CPU time, so that neither the others nor the rest of the machine count.
+The operations of a round are recorded, not when they happened: links of any kind can be put between them.
 """
 
 import time
@@ -23,7 +23,7 @@ from surmin.simulation.threads import ThreadExchange
 
 
 class Recorder:
-    """What one worker does; a tracer of its pipeline, told of messages by its links."""
+    """What one worker does; a tracer of its pipeline, told about messages by its links."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -32,7 +32,7 @@ class Recorder:
         self.program: Program = []
 
     def start(self) -> None:
-        """A round begins, in the thread that calls."""
+        """Start a round, in the calling thread."""
         self.program = []
         self.resume()
 
@@ -41,13 +41,13 @@ class Recorder:
         self._since = self._clock()
 
     def note(self, operation: Operation | None = None) -> None:
-        """What was computed since `resume`, then an operation; `resume` comes when that is over."""
+        """Record what was computed since `resume`, then an operation; call `resume` when that is over."""
         self.program.append(Work((self._clock() - self._since) * 1e-9, *self._doing[-1]))
         if operation is not None:
             self.program.append(operation)
 
     def span(self, letter: Letter, microbatch: int | None = None) -> AbstractContextManager[None]:
-        """Work on something of its own; waiting is no work."""
+        """Separate work; waiting does not count as work."""
         return nullcontext() if letter in "WA" else self._work(letter, microbatch)
 
     @contextmanager
@@ -88,7 +88,7 @@ class RecordedLinks:
         self._hear(_step(kind))
 
     def send(self, kind: Kind, message: Message) -> None:
-        """Count its bytes, leave it for the next worker."""
+        """Count its bytes and leave it for the next worker."""
         step = _step(kind)
         self._recorder.note(Send(step, str(kind[0]), _size(message)))
         self._exchange.put(self._place, self._place + step, kind, message)
@@ -113,7 +113,7 @@ class RecordedLinks:
             self._hear(0)
 
     def total(self, values: Tensor, traffic: Traffic) -> list[float]:
-        """Counted as workers count what each of them sends for it."""
+        """Counted like workers count what each of them sends for it."""
         self._hear(0)
         self._recorder.note(Total(values.nbytes))
         for _ in range(self._exchange.workers - 1 if self.is_last else 1):
@@ -124,10 +124,10 @@ class RecordedLinks:
         return summed
 
     def break_off(self, error: BaseException) -> None:
-        """What one worker raises ends them all."""
+        """An error in one worker ends them all."""
 
     def _hear(self, step: int) -> None:
-        """Whom a wave comes through, and before a sum all."""
+        """Hear those that a wave comes through, and all before a sum."""
         if step in self._unheard:
             self._unheard -= {step} if step else {-1, 0, 1}
             self._note(Hear(step))
@@ -138,7 +138,7 @@ class RecordedLinks:
 
 
 def worker_clock(device: torch.device) -> Clock:
-    """Of the calling thread's processor time; on CUDA the host's clock after the device's queue, in ns."""
+    """The calling thread's CPU time; on CUDA the host's clock after the device's queue, in ns."""
     return synchronized_clock(device) if device.type == "cuda" else time.thread_time_ns
 
 

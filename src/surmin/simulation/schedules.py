@@ -1,10 +1,10 @@
-"""Gradient steps under other schedules than the one they were recorded under: the same work in another order.
+"""Gradient steps under other schedules than the recorded one: the same work in another order.
 
-Recorded is `posted`: GPipe's order, with every receive posted long before its message. `gpipe` and `1f1b` are the
-orders of `torch.distributed.pipelining`, which post a receive when they need it; over gloo a message then waits for the
-word that it was posted. `zero-bubble` is modelled only (torch's does not work with this library's autograd functions):
-ZB-H1 of Qi et al. (2024), where a stage's gradient in its weights is put off into the bubbles, with receives posted
-ahead, which is the best case.
+The recorded schedule is `posted`: GPipe's order, with every receive posted long before its message. `gpipe` and `1f1b`
+are the orders of `torch.distributed.pipelining`, which post a receive when they need it; over gloo a message then waits
+for the word that it was posted. `zero-bubble` is only modelled (torch's does not work with this library's autograd
+functions): ZB-H1 of Qi et al. (2024), where a stage's weight gradient is deferred into the bubbles, with receives
+posted ahead, which is the best case.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from surmin.simulation.operations import Flush, Hear, Operation, Post, Program, Receive, Send, Tell, Work
 
 WEIGHT_SHARE = 0.5
-"""Of a backward pass, what goes into the weights' gradient; the rest is the gradient in the stage's input."""
+"""Share of a backward pass for the weights' gradient; the rest is for the gradient in the stage's input."""
 
 
 _STEPS = {"forward": 1, "gradient": -1}
@@ -24,12 +24,12 @@ class GradientStep:
     """What one worker does in a recorded gradient step.
 
     Attributes:
-        before: all before the first micro-batch is received or begun.
+        before: everything before the first micro-batch is received or begun.
         forward: seconds for each micro-batch.
         backward: seconds for each micro-batch.
-        after: all after the last micro-batch was sent on.
-        sent: bytes of a message that is sent, by wave; none of a wave that ends here.
-        received: bytes of a message that is received, by wave; none of a wave that begins here.
+        after: everything after the last micro-batch was sent on.
+        sent: bytes of a sent message, by wave; none for a wave that ends here.
+        received: bytes of a received message, by wave; none for a wave that begins here.
     """
 
     before: Program
@@ -41,12 +41,12 @@ class GradientStep:
 
     @classmethod
     def of(cls, program: Program) -> "GradientStep":
-        """Take a program apart; work between messages that is of no micro-batch goes to the one before it.
+        """Take a program apart; work between messages that belongs to no micro-batch goes to the previous one.
 
-        What the others have told is heard before a step.
+        What the others tell is heard before a step.
 
         Raises:
-            ValueError: when it is not one forward and one backward wave.
+            ValueError: if it is not one forward and one backward wave.
         """
         kept = [number for number, operation in enumerate(program) if _is_of_wave(operation)]
         first, last = (kept[0], kept[-1]) if kept else (0, 0)
@@ -82,7 +82,7 @@ def reorder(programs: Sequence[Program], schedule: str) -> list[Program]:
         schedule: posted, gpipe, 1f1b or zero-bubble.
 
     Raises:
-        ValueError: for another schedule, a round that is no gradient step, or fewer micro-batches than 1F1B needs.
+        ValueError: for an unknown schedule, a round that is not a gradient step, or too few micro-batches for 1F1B.
     """
     if schedule == "posted":
         return list(programs)
@@ -101,7 +101,7 @@ def reorder(programs: Sequence[Program], schedule: str) -> list[Program]:
 
 @dataclass(frozen=True)
 class _Place:
-    """A worker's step, and what its parts are at this place of the pipe."""
+    """A worker's step, and what its parts are at this place in the pipe."""
 
     step: GradientStep
     place: int
@@ -179,7 +179,7 @@ def _fused(at: _Place, sent: str, received: str) -> Iterable[Operation]:
 
 
 def _zero_bubble(at: _Place) -> Iterable[Operation]:
-    """ZB-H1: as many forward passes ahead as 1F1B, and a worker's weights so many passes behind as its place."""
+    """ZB-H1: as many forward passes ahead as 1F1B, and a worker's weights as many passes behind as its place."""
     warm = min(at.count, at.workers - at.place)
     for number in range(warm):
         yield from (*at.receive("forward"), at.forward(number), *at.send("forward"))

@@ -1,4 +1,4 @@
-"""From recorded rounds to seconds: rounds of a kind, and what they take over links."""
+"""From recorded rounds to seconds: rounds of a kind, and how long they take over links."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,16 +16,16 @@ from surmin.simulation.timing import replay, share_a_link_late
 from surmin.simulation.wires import LinkKind, Time
 
 LEAST_ON_LINE = 16
-"""Workers from which on another one adds the same to every round."""
+"""Number of workers from which each further one adds the same to every round."""
 
 
 @dataclass(frozen=True)
 class RoundKind:
-    """Rounds in which every worker did the same operations and as much work, and for how long in the median.
+    """Rounds in which every worker did the same operations and as much work, with their median times.
 
     Attributes:
         programs: by worker.
-        count: of such rounds.
+        count: number of such rounds.
     """
 
     programs: Sequence[Program]
@@ -39,7 +39,7 @@ class RoundKind:
         """The same round on more workers: those between the first and the last are repeated.
 
         Raises:
-            ValueError: when there are fewer than three, or more than asked for.
+            ValueError: if there are fewer than three, or more than requested.
         """
         have = len(self.programs)
         if not 3 <= have <= workers:
@@ -55,8 +55,8 @@ class Setting:
     Attributes:
         links: between them, of one kind or (without `cores`) of several.
         overheads: of their messages.
-        cores: that all of them share; None for a core each.
-        packet: seconds that a packet costs the same machine on its way, where cores are shared.
+        cores: cores that all of them share; None for a core each.
+        packet: seconds that a packet costs the same machine on its way, if cores are shared.
     """
 
     links: LinkKind
@@ -75,7 +75,7 @@ class Setting:
         return np.maximum.reduce(replay(expanded, self.links))
 
     def seconds(self, kinds: Sequence[RoundKind]) -> Time:
-        """For all rounds, each as long as a second one takes right after one like it."""
+        """Seconds for all rounds, each as long as a second one takes right after one like it."""
         total: Time = 0.0
         for kind in kinds:
             twice = [[*program, *program] for program in kind.programs]
@@ -88,9 +88,9 @@ def on_many_workers(
 ) -> Time:
     """Seconds of rounds stretched to any number of workers, by a schedule.
 
-    With ever more of the same workers in the middle, what a round takes grows by the same for each: a wave of M
+    With ever more of the same workers in the middle, the time of a round grows by the same amount for each: a wave of M
     micro-batches through workers that take p_i each takes Σ p_i + (M - 1) max p_i. So two numbers of workers, more than
-    three times as many as there are micro-batches, are gone through, and a line is drawn through them.
+    three times the number of micro-batches, are computed, and a line is drawn through them.
 
     Args:
         setting: where the workers run.
@@ -114,7 +114,7 @@ def on_many_workers(
 
 
 class Rounds:
-    """Rounds sorted by what was done in them, and how much. Of each only the seconds of its work are kept."""
+    """Rounds sorted by what was done in them, and how much. Only the seconds of each one's work are kept."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -128,7 +128,7 @@ class Rounds:
         self._kinds.setdefault((own.work, done), []).append(np.array(work))
 
     def kinds(self) -> list[RoundKind]:
-        """Those there are; the work of a kind lasts as long as in its median round."""
+        """The kinds found; the work of a kind lasts as long as in its median round."""
         return [
             RoundKind(_lasting(done, np.median(work, axis=0)), len(work)) for (_, done), work in self._kinds.items()
         ]
@@ -147,6 +147,6 @@ def _timeless(operation: Operation) -> Operation:
 
 
 def _lasting(programs: Iterable[Sequence[Operation]], seconds: Iterable[float]) -> list[Program]:
-    """The same programs, each work of which takes its seconds."""
+    """The same programs, with each piece of work taking its seconds."""
     times = map(float, seconds)
     return [[own._replace(seconds=next(times)) if isinstance(own, Work) else own for own in each] for each in programs]

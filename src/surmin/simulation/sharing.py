@@ -1,4 +1,4 @@
-"""When workers end their programs that share the cores of one machine; all happens in the order of time."""
+"""When workers that share the cores of one machine end their programs; everything happens in order of time."""
 
 import heapq
 import math
@@ -11,16 +11,16 @@ from surmin.simulation.timing import carry_out, until_when
 from surmin.simulation.wires import LinkKind, Wires
 
 NOTHING = 1e-12
-"""Seconds that rounding can leave of a work that is done."""
+"""Seconds that rounding can leave of work that is done."""
 
 
 @dataclass(frozen=True)
 class Carrier:
-    """What carries messages on the machine of the workers, before they compute.
+    """What carries messages on the workers' machine, ahead of their computing.
 
     Attributes:
         packet: seconds for every packet.
-        byte: seconds for every byte of a message, to read it for whom it is for.
+        byte: seconds for every byte of a message, to read it for its receiver.
     """
 
     packet: float = 0.0
@@ -33,7 +33,7 @@ NO_CARRIER = Carrier()
 def share_cores(
     programs: Sequence[Program], links: LinkKind, cores: float, carrier: Carrier = NO_CARRIER
 ) -> list[float]:
-    """When each worker ends, all beginning at 0, where those that compute at a time share so many cores evenly.
+    """When each worker ends, all starting at 0, if those that compute at a time share so many cores evenly.
 
     Args:
         programs: by worker, expanded.
@@ -42,7 +42,7 @@ def share_cores(
         carrier: of messages on the same machine.
 
     Raises:
-        RuntimeError: when workers wait for each other for ever.
+        RuntimeError: if workers wait for each other for ever.
     """
     machine = _Machine(programs, links, carrier)
     machine.go_on(0.0, range(len(programs)))
@@ -65,8 +65,8 @@ def share_cores(
 class _Machine:
     """Where every worker is in its program.
 
-    `left` has the seconds of work, alone on a core, that workers have still to do of the operation they are at, and
-    `to_carry` those of what carries and reads messages.
+    `left` has the seconds of work, alone on a core, that workers have yet to do of their current operation, and
+    `to_carry` those of carrying and reading messages.
     """
 
     def __init__(self, programs: Sequence[Program], links: LinkKind, carrier: Carrier) -> None:
@@ -75,7 +75,7 @@ class _Machine:
         self._wires = Wires(links, len(programs), in_order=True)
         self._position = [0] * len(programs)
         self._carrier = carrier
-        self._untimed: set[int] = set()  # wait for what nobody knows the time of yet
+        self._untimed: set[int] = set()  # wait for something whose time is not known yet
         self._timed: list[tuple[float, int]] = []  # wait until then
         self._running = len(programs)
         self.left: dict[int, float] = {}
@@ -87,16 +87,16 @@ class _Machine:
         return not self._running
 
     def next_event(self) -> float:
-        """When a message leaves, or somebody gets what it waits for."""
+        """When a message leaves, or a worker gets what it waits for."""
         return min(self._wires.next_departure(), self._timed[0][0] if self._timed else math.inf)
 
     def work(self, seconds: float) -> None:
-        """Of every worker that computes so much work gets done."""
+        """Let every computing worker do this much work."""
         for place in self.left:
             self.left[place] -= seconds
 
     def woken(self, now: float) -> list[int]:
-        """Those that need wait or compute no longer."""
+        """Those that no longer need to wait or compute."""
         places = [place for place in self._wires.release(now) if place in self._untimed]
         while self._timed and self._timed[0][0] <= now:
             places.append(heapq.heappop(self._timed)[1])
@@ -144,5 +144,5 @@ class _Machine:
 
 
 def _is_over(left: float, now: float) -> bool:
-    """Whether what is left of a work is what rounding leaves: late, the clock itself is coarser than `NOTHING`."""
+    """Whether the work left is only rounding: at late times, the clock itself is coarser than `NOTHING`."""
     return left <= NOTHING or now + left == now

@@ -21,7 +21,7 @@ from surmin.stages.block import cut_blocks
 from surmin.stages.stage import stages_of
 
 WARM_UP = 2
-"""Rounds that are undone before recording: the first ones count operations and widen memory."""
+"""Rounds that are undone before recording: the first ones count operations and grow memory."""
 
 Build = Callable[[WorkerPipeline], Method]
 
@@ -33,8 +33,8 @@ class Recorded:
     Attributes:
         programs: by worker.
         work: by worker, in operations.
-        start_loss: at the round's beginning, NaN where the method does not know it.
-        end_loss: at its end, NaN where the method does not know it.
+        start_loss: at the start of the round, NaN if the method does not know it.
+        end_loss: at its end, NaN if the method does not know it.
         forward_waves: so far.
         messages: so far, of all workers.
         bytes: so far, of all workers.
@@ -49,7 +49,7 @@ class Recorded:
     bytes: int
 
     def without_comparisons(self) -> "Recorded":
-        """Without what workers tell each other of their batches, and wait for."""
+        """Without what workers tell each other about their batches, and wait for."""
         kept: list[Program] = [[one for one in own if not isinstance(one, Tell | Hear)] for own in self.programs]
         return replace(self, programs=kept)
 
@@ -58,7 +58,7 @@ class RecordedTeam:
     """Workers in one process, each with one stage of a network.
 
     Args:
-        stages: one module a worker.
+        stages: one module per worker.
         loss: the convex loss.
         microbatches: equal parts that a batch is cut into.
     """
@@ -85,7 +85,7 @@ class RecordedTeam:
             pipeline.tracer = recorder
 
     def warm_up(self, build: Build, inputs: Tensor, targets: Tensor) -> None:
-        """Some rounds, undone afterwards."""
+        """Run some rounds, undone afterwards."""
         initial = [{name: value.clone() for name, value in module.state_dict().items()} for module in self.modules]
         methods = self.build(build)
         for _ in range(WARM_UP):
@@ -96,7 +96,7 @@ class RecordedTeam:
             pipeline.traffic.messages = pipeline.traffic.bytes = pipeline.traffic.forward_waves = 0
 
     def build(self, build: Build) -> list[Method]:
-        """The method at work on every worker."""
+        """The method, built on every worker."""
         return run_together(self._exchange, [partial(build, pipeline) for pipeline in self.pipelines])
 
     def step(self, methods: Sequence[Method], inputs: Tensor, targets: Tensor) -> Recorded:
@@ -124,7 +124,7 @@ class RecordedTeam:
 
     @torch.no_grad()
     def mean_loss(self, inputs: Tensor, targets: Tensor) -> float:
-        """Of all these samples, where the parameters are now; nothing is recorded."""
+        """The mean loss over these samples at the current parameters; nothing is recorded."""
         state = inputs
         for pipeline in self.pipelines:
             state = pipeline.stages[0].output(state)

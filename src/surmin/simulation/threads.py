@@ -14,11 +14,11 @@ from surmin.pipeline.links import Kind
 
 Result = TypeVar("Result")
 PATIENCE = 600.0
-"""Seconds after which a worker's wait for another is taken for an error of the program."""
+"""Seconds after which a worker's wait for another is treated as an error in the program."""
 
 
 class ThreadExchange:
-    """Where the workers of one process leave messages for each other; whoever waits lets another one run."""
+    """Where the workers of one process leave messages for each other; one that waits lets another run."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -29,7 +29,7 @@ class ThreadExchange:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """A context that one worker at a time is in; where one fails, so do those that wait."""
+        """A context that one worker at a time is in; if one fails, so do those that wait."""
         with self._turn:
             try:
                 yield
@@ -40,7 +40,7 @@ class ThreadExchange:
                 self._turn.notify_all()
 
     def put(self, source: int, target: int, kind: Kind, message: Message) -> None:
-        """Leave a message; a copy, as what arrives elsewhere is."""
+        """Leave a copy of a message, as what arrives elsewhere is one."""
         self._boxes[source, target, kind].append(tuple(tensor.detach().clone() for tensor in message))
         self._turn.notify_all()
 
@@ -71,10 +71,10 @@ class InterruptedByOtherError(RuntimeError):
 
 
 def run_together(exchange: ThreadExchange, workers: Sequence[Callable[[], Result]]) -> list[Result]:
-    """What every worker returns; each has a thread of its own, and only one runs at a time.
+    """What every worker returns; each has its own thread, and only one runs at a time.
 
     Raises:
-        Exception: what the first worker that failed has raised.
+        Exception: the error of the first worker that failed.
     """
 
     def run(worker: Callable[[], Result]) -> Result:

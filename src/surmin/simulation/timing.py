@@ -20,18 +20,18 @@ from surmin.simulation.wires import LinkKind, Time, Wires
 
 
 def replay(programs: Sequence[Program], links: LinkKind) -> list[Time]:
-    """When each worker ends, all beginning at 0, with a core for every worker.
+    """When each worker ends, all starting at 0, with a core for every worker.
 
-    Every operation is looked at once: its time is a maximum of sums of times already known. With `LinkKind` of arrays,
-    all kinds of links are gone through at once. Operations are not looked at in the order of time: where late messages
-    and the word of others share a link, which goes first can be mistaken, and `share_cores` is to be asked.
+    Every operation is visited once: its time is a maximum of sums of times already known. With a `LinkKind` of arrays,
+    all kinds of links are handled at once. Operations are not visited in order of time: where late messages and others'
+    words share a link, which goes first can be mistaken, and `share_cores` must be used.
 
     Args:
         programs: by worker, expanded.
         links: between them.
 
     Raises:
-        RuntimeError: when workers wait for each other for ever.
+        RuntimeError: if workers wait for each other for ever.
     """
     wires = Wires(links, len(programs))
     now: list[Time] = [np.zeros_like(links.latency, dtype=float) for _ in programs]
@@ -59,7 +59,7 @@ def replay(programs: Sequence[Program], links: LinkKind) -> list[Time]:
 
 
 def share_a_link_late(programs: Sequence[Program]) -> bool:
-    """Whether a worker says that it waits while a late message of its own to the same worker may not have gone yet."""
+    """Whether a worker says that it waits while its own late message to the same worker may not have left yet."""
     for program in programs:
         underway: Counter[int] = Counter()
         for operation in program:
@@ -73,7 +73,7 @@ def share_a_link_late(programs: Sequence[Program]) -> bool:
 
 
 def until_when(operation: Operation, place: int, now: Time, wires: Wires) -> Time | None:
-    """When an operation that a worker has come to is over; None while that cannot be known."""
+    """When an operation that a worker has reached is over; None while that cannot be known."""
     if isinstance(operation, Work):
         return now + operation.seconds
     if isinstance(operation, Receive):
@@ -86,7 +86,7 @@ def until_when(operation: Operation, place: int, now: Time, wires: Wires) -> Tim
 
 
 def carry_out(operation: Operation, place: int, now: Time, wires: Wires, workers: int) -> Iterable[int]:
-    """What an operation changes for others; returns the workers that may have waited for it."""
+    """Apply an operation's effects on others; returns the workers that may have waited for it."""
     if isinstance(operation, Send):
         other = place + operation.step
         wires.send(place, other, operation.wave, operation.bytes, now, late=operation.late)

@@ -1,6 +1,6 @@
-"""Messages on their way, in the time of a model: when they leave and when they arrive.
+"""Messages under way, in the time of a model: when they leave and when they arrive.
 
-Times are numbers, or arrays with one entry for each of several kinds of links that are gone through at once.
+Times are numbers, or arrays with one entry for each of several kinds of links that are handled at once.
 """
 
 import heapq
@@ -17,9 +17,9 @@ from surmin.pipeline.comparison import STATUS_BYTES
 Time = Any
 """A float, or an array over kinds of links."""
 HEADER_BYTES = 52
-"""Of TCP and IP, in every packet."""
+"""TCP and IP headers in every packet."""
 WORD_BYTES = 64
-"""Of gloo's word that a receive was posted."""
+"""Size of gloo's word that a receive was posted."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LinkKind:
     Attributes:
         latency: seconds one way.
         rate: bits per second.
-        packet: bytes of a packet, its header of 52 among them.
+        packet: bytes of a packet, including its header of 52.
     """
 
     latency: Time
@@ -38,11 +38,11 @@ class LinkKind:
 
     @property
     def byte_seconds(self) -> Time:
-        """What a byte holds a link for, its share of the headers included."""
+        """Seconds that a byte occupies a link, including its share of the headers."""
         return 8 / self.rate * self.packet / (self.packet - HEADER_BYTES)
 
     def packets(self, size: int) -> int:
-        """Of a message, where links are of one kind: word that it is waited for, its own, and an answer to each."""
+        """Packets of a message, for links of one kind: word that it is waited for, its own, and an answer to each."""
         return 2 * (1 + math.ceil(size / (self.packet - HEADER_BYTES)))
 
     def each(self) -> "list[LinkKind]":
@@ -76,14 +76,14 @@ _Departure = tuple[int, int, _Channel, int]
 class Wires:
     """A message leaves a worker when it is ready and its link free; it arrives bytes / rate and a latency later.
 
-    A late message, whose receive is posted only when it is needed, waits for the word that it was. That word takes the
-    link the other way, behind the messages that are on it.
+    A late message, whose receive is posted only when needed, waits for the word that it was. That word takes the link
+    the other way, behind the messages on it.
 
     Args:
         links: between all workers.
-        workers: how many.
-        in_order: whether calls come in the order of time, `release` among them; late messages are then put on a link
-            when they leave, as they should be. Otherwise they are put there as soon as it is known when they leave.
+        workers: number of workers.
+        in_order: whether calls come in order of time, including `release`; late messages are then put on a link when
+            they leave, as they should be. Otherwise they are put there as soon as it is known when they leave.
     """
 
     def __init__(self, links: LinkKind, workers: int, *, in_order: bool = False) -> None:
@@ -119,16 +119,16 @@ class Wires:
         return channel.arrivals[channel.received] if channel.received < len(channel.arrivals) else None
 
     def receive(self, source: int, target: int, wave: str) -> None:
-        """It was taken."""
+        """The message was taken."""
         self._channels[source, target, wave].received += 1
 
     def gone(self, source: int, target: int, wave: str) -> Time | None:
-        """When the oldest message not flushed has left the worker; None while that cannot be known."""
+        """When the oldest message not yet flushed has left the worker; None while that cannot be known."""
         channel = self._channels[source, target, wave]
         return channel.left[channel.flushed] if channel.flushed < len(channel.left) else None
 
     def flush(self, source: int, target: int, wave: str) -> None:
-        """It was waited for."""
+        """The message was waited for."""
         self._channels[source, target, wave].flushed += 1
 
     def tell(self, source: int, now: Time) -> None:
@@ -183,11 +183,11 @@ class Wires:
                 channel.arrivals.append(self._put(source, target, left, size))
 
     def next_departure(self) -> float:
-        """When the next message leaves that is not on a link yet; infinite if there is none."""
+        """When the next message that is not on a link yet leaves; infinite if there is none."""
         return self._leaving[0][0] if self._leaving else math.inf
 
     def release(self, now: float) -> list[int]:
-        """Put on their links what has left by now; returns whom it is for."""
+        """Put on their links the messages that have left by now; returns their targets."""
         targets = []
         while self._leaving and self._leaving[0][0] <= now:
             left, _, (source, target, channel, size) = heapq.heappop(self._leaving)

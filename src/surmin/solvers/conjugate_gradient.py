@@ -16,7 +16,7 @@ from surmin.solvers.result import Reason, SolverResult, undamped_decrease
 from surmin.surrogates.local_loss import LocalLoss
 
 CHECK_EVERY = 16
-"""Steps between two looks at whether anything is left to do: the only synchronisation with the device."""
+"""Steps between checks whether anything is left to do: the only synchronisation with the device."""
 
 Preconditioner = Callable[[Tensor], Tensor]
 """v ↦ P⁻¹ v."""
@@ -26,8 +26,8 @@ Preconditioner = Callable[[Tensor], Tensor]
 class ConjugateGradient:
     """At most `steps` products; after convergence, and from negative curvature on, the step stays as it is.
 
-    A relative residual below a rounding error counts as converged: going on would only underflow. Whether all is over
-    is looked at every `CHECK_EVERY` products.
+    A relative residual below a rounding error counts as converged: going on would only underflow. Whether all is done
+    is checked every `CHECK_EVERY` products.
     """
 
     steps: int
@@ -37,7 +37,7 @@ class ConjugateGradient:
         """Minimise ⟨g, d⟩ + ½ dᵀ A d from d = 0. The cubic term must be zero.
 
         Raises:
-            ValueError: when the local loss has a cubic term; use a cubic solver.
+            ValueError: if the local loss has a cubic term; use a cubic solver.
         """
         if loss.cubic:
             raise ValueError("conjugate gradient minimises quadratics: solve a cubic local loss with a cubic solver")
@@ -75,5 +75,5 @@ def _code(converged: Tensor, slope: Tensor) -> Tensor:
 
 
 def _scaled(length: Tensor, vector: Tensor) -> Tensor:
-    """length · vector, zero for length zero even where the vector is not finite; for any other length it is."""
+    """length · vector, zero for length zero even if the vector is not finite; for any other length it is finite."""
     return (length * vector).nan_to_num_(0.0, math.inf, -math.inf)

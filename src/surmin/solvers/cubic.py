@@ -71,7 +71,7 @@ class CubicKrylov:
         return SolverResult(step, decrease, code)
 
     def _lanczos(self, loss: LocalLoss) -> tuple[Tensor, Tensor]:
-        """Rows V and T. A space exhausted early leaves zero rows, which change nothing."""
+        """Rows of V, and T. A space exhausted early leaves zero rows, which change nothing."""
         gradient = loss.gradient
         count = min(self.steps, len(gradient))
         tiny = torch.finfo(gradient.dtype).tiny
@@ -113,7 +113,7 @@ def solve_cubic_dense(matrix: Tensor, gradient: Tensor, cubic: float) -> tuple[T
 
 
 def _solve_definite(values: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
-    """-g/λ along every eigenvector that g has a part in, or zero when one of those λ is not positive."""
+    """-g/λ along every eigenvector that g has a component in, or zero if one of those λ is not positive."""
     eps = torch.finfo(values.dtype).eps
     needed = projected.abs() > eps * norms(projected)
     positive = values > eps * values.abs().max()
@@ -123,7 +123,7 @@ def _solve_definite(values: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _solve_secular(values: Tensor, projected: Tensor, rho: float) -> Tensor:
-    """Solve ‖(A + s I)⁻¹ g‖ = s / ρ̃ for s = max(0, -λ_min) + t by bisection in t; nothing cancels in A + s I so.
+    """Solve ‖(A + s I)⁻¹ g‖ = s / ρ̃ for s = max(0, -λ_min) + t by bisection in t, so nothing cancels in A + s I.
 
     In the hard case (g orthogonal to the lowest eigenvector) t is zero, and that vector gets what the norm lacks.
     """

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from surmin.curvature.input_moment import InputMomentCache
 from surmin.curvature.moments import estimate_moments
-from surmin.curvature.output_curvature import draw_seed
+from surmin.seeds import draw_seed
 from surmin.solvers.kronecker import KroneckerConjugateGradient
 from surmin.solvers.nonlinear import begin
 from surmin.solvers.result import Reason, SolverResult, finish
@@ -20,7 +20,7 @@ SHORTEST, LONGEST = 0.1, 0.5
 RAISE, LOWER = 4.0, 1 / 3
 
 Model = Callable[[Tensor, float], SolverResult]
-"""From a gradient and a damping to the least of the quadratic with that gradient."""
+"""From a gradient and a damping to the minimiser of the quadratic with that gradient."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class GaussNewtonDescent:
     """Re-linearise the block, solve the quadratic by conjugate gradient, keep the step if the local loss falls.
 
     Attributes:
-        steps: quadratics that are solved.
-        fraction: of the samples that carry curvature, on which each of them is made; values and gradients are exact.
-        tolerance: part of the local loss; a step that lowers it by less is the last.
-        products: conjugate-gradient products each, Kronecker-preconditioned.
-        first_moment: for the network's first trainable block, where the moment of its input is kept.
+        steps: number of quadratics to solve.
+        fraction: fraction of the samples with curvature used to build each quadratic; values and gradients are exact.
+        tolerance: a step that lowers the local loss by less than this fraction is the last.
+        products: conjugate-gradient products for each, Kronecker-preconditioned.
+        first_moment: for the network's first trainable block, the cache of its input's moment.
     """
 
     steps: int
@@ -44,8 +44,8 @@ class GaussNewtonDescent:
     def solve(self, loss: NonlinearLocalLoss, start: Tensor | None = None) -> SolverResult:
         """Levenberg-Marquardt within the block: a step that fails is shortened, and the next one damped more.
 
-        By as much at least as the quadratic curves along it, so that the next one is half as long however small λ is;
-        raised by fours from next to nothing, λ would take all steps.
+        The extra damping is at least the quadratic's curvature along the step, so that the next one is half as long
+        however small λ is; raised by fours from next to nothing, λ would use up all steps.
         """
         point, origin = begin(loss, start)
         trial, extra, expansions, converged = point, 0.0, 0, False
@@ -103,11 +103,11 @@ class GaussNewtonDescent:
 
 
 def _damped_curvature(step: Tensor, slope: Tensor) -> float:
-    """dᵀ A d / ‖d‖² of a quadratic's least d, where dᵀ A d = -⟨g, d⟩, minus the slope; 0 for no step."""
+    """dᵀ A d / ‖d‖² at a quadratic's minimiser d, where dᵀ A d = -⟨g, d⟩ = -slope; 0 without a step."""
     return float(torch.nan_to_num(-slope / step.dot(step), nan=0.0, posinf=0.0))
 
 
 def _share(slope: Tensor, change: Tensor) -> Tensor:
-    """Of a step: where the parabola with this slope at its beginning and this change at its end is least."""
+    """The share of a step at which the parabola with this slope at its start and this change at its end is least."""
     least = -slope / (2 * (change - slope))
     return torch.nan_to_num(least, nan=SHORTEST).clamp(SHORTEST, LONGEST).to(slope.dtype)

@@ -11,14 +11,14 @@ from surmin.surrogates.local_loss import LocalLoss
 SUFFICIENT = 1e-4
 """c of Armijo's condition."""
 HALVINGS = 40
-"""Lengths tried at once."""
+"""Number of lengths tried at once."""
 
 
 @dataclass(frozen=True)
 class GradientDescent:
     """ω_{k+1} = ω_k - α ∇L(ω_k) for `steps` steps of fixed size α = `learning_rate`.
 
-    The damping term of L is taken at ω_{k+1}, which makes the size α / (1 + α λ): a step that is short enough without
+    The damping term of L is taken at ω_{k+1}, which makes the step size α / (1 + α λ): one that is short enough without
     damping stays so for every λ that the acceptance test may ask for.
     """
 
@@ -40,8 +40,8 @@ class GradientDescent:
 class ArmijoGradientDescent:
     """Gradient descent whose every step satisfies L(ω - α∇L) ≤ L(ω) - c α ‖∇L‖².
 
-    α starts from `learning_rate`, doubles after a step and halves until the condition holds, if not in one step then in
-    the next ones. L is a quadratic plus a cubic along a line, so a trial costs no curvature product.
+    α starts at `learning_rate`, doubles after a step, and halves until the condition holds, over several steps if need
+    be. L is a quadratic plus a cubic along a line, so a trial costs no curvature product.
     """
 
     steps: int
@@ -62,10 +62,10 @@ class ArmijoGradientDescent:
 
 
 def _search(loss: LocalLoss, step: Tensor, slope: Tensor, bend: Tensor, length: Tensor) -> Tensor:
-    """The first of α, α/2, α/4, … that decreases enough; all are valued at once. Zero when none does.
+    """The first of α, α/2, α/4, … that decreases enough; all are evaluated at once. Zero if none does.
 
-    With s the slope and n = ‖d - α s‖, ‖·‖³ changes by 3/2 ‖d‖ (n² - ‖d‖²) + (n - ‖d‖)² (n + ‖d‖/2). What of this is
-    linear in α is in -α ‖s‖² as well: left out of both, it need not cancel.
+    With s the slope and n = ‖d - α s‖, ‖·‖³ changes by 3/2 ‖d‖ (n² - ‖d‖²) + (n - ‖d‖)² (n + ‖d‖/2). The part of this
+    that is linear in α is also in -α ‖s‖²: left out of both, it need not cancel.
     """
     lengths = length * 0.5 ** torch.arange(HALVINGS, dtype=step.dtype, device=step.device)
     squared, size = slope.dot(slope), step.norm()

@@ -20,14 +20,14 @@ from surmin.surrogates.local_loss import LocalLoss
 from surmin.work import WorkMeter
 
 FEW = 2
-"""A factor with more rows than so many per vector is solved with, by its Cholesky factor, and not inverted."""
+"""A factor with more rows than this per vector is solved by its Cholesky factor, not inverted."""
 
 
 @dataclass(frozen=True)
 class KroneckerConjugateGradient:
-    """Conjugate gradient with at most so many products, preconditioned at the local loss's own κ and λ.
+    """Conjugate gradient with at most `steps` products, preconditioned at the local loss's own κ and λ.
 
-    What is counted in `work` is the same for all of a kind.
+    The work counted is the same for everything of one kind.
     """
 
     steps: int
@@ -36,7 +36,7 @@ class KroneckerConjugateGradient:
     kind: tuple[Hashable, ...]
 
     def solve(self, loss: LocalLoss) -> SolverResult:
-        """Minimise it from d = 0."""
+        """Minimise the local loss from d = 0."""
         with self.work.phase(("invert", *self.kind)):
             preconditioner = KroneckerPreconditioner(self.moments, loss.inflation, loss.damping)
         counted = self.work.counted(("precondition", *self.kind), preconditioner)
@@ -80,14 +80,14 @@ class _KroneckerInverse:
 
 @dataclass(frozen=True)
 class _Side:
-    """One factor of the Kronecker product: its inverse, or where few vectors come at a time, its Cholesky factor."""
+    """One factor of the Kronecker product: its inverse or, if few vectors come at a time, its Cholesky factor."""
 
     matrix: Tensor
     is_inverse: bool
 
     @classmethod
     def of(cls, matrix: Tensor, vectors: int) -> "_Side":
-        """Of its diagonal alone where rounding has left the matrix a direction that is not positive."""
+        """From its diagonal alone if rounding has left the matrix not positive definite."""
         factor, failed = torch.linalg.cholesky_ex(matrix)
         factor.mul_(failed == 0).diagonal().add_(matrix.diagonal().sqrt() * (failed > 0))
         if FEW * vectors < len(matrix):

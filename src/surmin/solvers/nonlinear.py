@@ -1,7 +1,7 @@
-"""Solvers of nonlinear local losses: L-BFGS and Adam; Gauss-Newton steps have a file of their own."""
+"""Solvers of nonlinear local losses: L-BFGS and Adam; Gauss-Newton steps have their own file."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -10,9 +10,10 @@ from surmin.solvers.result import SolverResult, finish
 from surmin.surrogates.nonlinear import LossPoint, NonlinearLocalLoss
 
 HISTORY = 20
-"""Pairs of steps and changes of the gradient that L-BFGS keeps."""
+"""Pairs of steps and gradient changes that L-BFGS keeps."""
 
 
+@runtime_checkable
 class NonlinearSolver(Protocol):
     """Minimises a nonlinear local loss approximately."""
 
@@ -21,7 +22,7 @@ class NonlinearSolver(Protocol):
 
         Args:
             loss: of one block.
-            start: a step to begin at if the local loss is lower there than at d = 0, where it begins otherwise.
+            start: a step to start from if the local loss is lower there than at d = 0; otherwise it starts at d = 0.
         """
 
 
@@ -74,6 +75,6 @@ def begin(loss: NonlinearLocalLoss, start: Tensor | None) -> tuple[LossPoint, Te
 
 
 def _begin_unrecorded(loss: NonlinearLocalLoss, start: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The same, of the point only its step, as a leaf: what was recorded there would fill memory through the solve."""
+    """The same, but only the point's step, as a leaf: what was recorded there would fill memory through the solve."""
     point, origin = begin(loss, start)
     return point.step.clone().requires_grad_(), origin

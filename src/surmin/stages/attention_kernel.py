@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 @contextmanager
 def math_attention() -> Iterator[None]:
-    """Inside, torch's attention is plain products: its fused kernels know no forward mode and no second derivatives."""
+    """Inside, torch's attention is plain products: its fused kernels have no forward mode or second derivatives."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -1,4 +1,4 @@
-"""Blocks: the runs of layers that get a local loss of their own."""
+"""Blocks: the runs of layers that get their own local loss."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Block:
     """Layers `start` to `stop` of one stage.
 
     `index` counts trainable blocks through the whole network (−1 for a block without parameters); block 0 is the first
-    that trains, below which no curvature is needed.
+    trainable one, below which no curvature is needed.
     """
 
     stage: Stage
@@ -30,7 +30,7 @@ class Block:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of its layers, which no other block of the network has."""
+        """Names of its layers, which no other block of the network has."""
         return tuple(layer.name for layer in self.layers)
 
     @property
@@ -45,7 +45,7 @@ class Block:
 
     @property
     def first_trainable_layer(self) -> Layer:
-        """The block's first trainable layer; where blocks are layers, the one with weights."""
+        """The block's first trainable layer; if blocks are layers, the one with weights."""
         return self.stage.layers[self.first_trainable]
 
     def split(self, vector: Tensor) -> tuple[Tensor, ...]:
@@ -68,17 +68,17 @@ class Block:
         return flatten([named[f"{layer.name}.{name}"] for layer in self.layers for name in layer.parameters])
 
     def moved(self, step: Tensor) -> list[dict[str, Tensor]]:
-        """The parameters of the block's layers moved by a flat step, as tensors of their own that require gradients."""
+        """The parameters of the block's layers moved by a flat step, as new tensors that require gradients."""
         return [layer.moved(piece) for layer, piece in zip(self.layers, self.split(step), strict=True)]
 
 
 def moved_parameters(
     stages: Sequence[Stage], steps: Iterable[tuple[Block, Tensor]]
 ) -> dict[Stage, list[Mapping[str, Tensor]]]:
-    """The parameters θ + d of whole stages, as tensors of their own; the network's stay as they are.
+    """The parameters θ + d of whole stages, as new tensors; the network's stay as they are.
 
     Args:
-        stages: all of whose trainable layers lie in the blocks.
+        stages: every trainable layer of theirs lies in the blocks.
         steps: flat steps d of blocks.
     """
     found: dict[Stage, list[Mapping[str, Tensor]]] = {stage: [{}] * len(stage.layers) for stage in stages}
@@ -88,7 +88,7 @@ def moved_parameters(
 
 
 def named_steps(steps: Iterable[tuple[Block, Tensor]]) -> dict[str, Tensor]:
-    """Flat steps of blocks as tensors of their own under their parameters' global names."""
+    """Flat steps of blocks as new tensors under their parameters' global names."""
     return {name: piece.clone() for block, step in steps for name, piece in block.named(step).items()}
 
 

@@ -1,4 +1,4 @@
-"""Which layers compute exactly what their type says, so that a closed form may stand in for them.
+"""Which layers compute exactly what their type says, so that a closed form can stand in for them.
 
 Subclasses, hooks and parametrizations may compute anything: only exact types with nothing hooked on qualify.
 """

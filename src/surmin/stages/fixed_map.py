@@ -7,7 +7,7 @@ from surmin.stages.layer import Layer, is_as_written
 
 
 class FixedMapAtPoint:
-    """f = A z. Of z only the shape matters."""
+    """f = A z. Only the shape of z matters."""
 
     def __init__(self, layer: Layer, inputs: Tensor) -> None:
         self.layer = layer

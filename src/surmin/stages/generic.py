@@ -13,7 +13,7 @@ from surmin.stages.recorded import check_transpose, naming, pull, recording
 class GenericAtPoint:
     """Jacobian products of an arbitrary differentiable module from one tensor to one tensor.
 
-    The module runs once. What products need of that is recorded when the first of their kind is asked for, and kept.
+    The module runs once. What products of a kind need from it is recorded when the first is asked for, and kept.
     """
 
     def __init__(self, layer: Layer, inputs: Tensor, parameters: Mapping[str, Tensor]) -> None:
@@ -42,7 +42,7 @@ class GenericAtPoint:
         return torch.stack([self._pull([self.inputs], cotangent)[0] for cotangent in cotangents])
 
     def record(self) -> None:
-        """Record now what products in the parameters need, so that the first costs what the others do."""
+        """Record now what products in the parameters need, so that the first costs no more than the others."""
         _ = self._parameter_gradient
 
     @property

@@ -25,9 +25,9 @@ class Layer:
 
     @classmethod
     def of(cls, module: nn.Module, name: str) -> "Layer":
-        """The layer of a leaf module; frozen parameters are left out and left alone.
+        """The layer of a leaf module; frozen parameters are left out and untouched.
 
-        A weight comes first, as closed forms have it: a bias may be registered before it (`prune.remove` does that).
+        The weight comes first, as closed forms expect: a bias may be registered before it (`prune.remove` does that).
         """
         named = sorted(module.named_parameters(), key=lambda own: own[0] != "weight")
         trainable = {key: value for key, value in named if value.requires_grad}
@@ -39,13 +39,13 @@ class Layer:
         return sum(parameter.numel() for parameter in self.parameters.values())
 
     def forward(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The module's output, at other parameters where some are given.
+        """The module's output, at other parameters if given.
 
-        A module that works in place, or has one inside, gets a copy, because the input is kept for the curvature.
+        A module that works in place, or contains one, gets a copy, because the input is kept for the curvature.
 
         Raises:
-            ValueError: when the module changes its input all the same, or the number of samples.
-            TypeError: when it does not return one tensor.
+            ValueError: if the module still changes its input, or the number of samples.
+            TypeError: if it does not return one tensor.
         """
         if self.in_place:
             inputs = inputs.clone()
@@ -70,8 +70,8 @@ class Layer:
         if output.shape[:1] != inputs.shape[:1]:
             raise ValueError(
                 f"layer {self.name} ({type(self.module).__name__}) turned inputs of shape {tuple(inputs.shape)} into "
-                f"{tuple(output.shape)}, but samples must stay along the first dimension, one row each: put it and the "
-                "layer that undoes this into one module"
+                f"{tuple(output.shape)}, but the first dimension must stay one row per sample: wrap this layer and the "
+                "one that restores the shape in one module"
             )
         return output
 
@@ -96,7 +96,7 @@ class Layer:
         }
 
     def moved(self, step: Tensor) -> dict[str, Tensor]:
-        """The parameters moved by a flat step (P,), as tensors of their own that require gradients."""
+        """The parameters moved by a flat step (P,), as new tensors that require gradients."""
         return {
             name: (self.parameters[name].detach() + move).requires_grad_()
             for name, move in self.unflatten(step).items()
@@ -141,5 +141,5 @@ def flatten(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def is_as_written(module: nn.Module) -> bool:
-    """Whether the module computes what its class says: without hooks, and without a `forward` of its own."""
+    """Whether the module computes what its class says: without hooks, and without its own `forward`."""
     return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))

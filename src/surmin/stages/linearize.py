@@ -1,4 +1,4 @@
-"""Choosing the way a layer is linearized: in closed form where there is one, else from a recorded forward pass."""
+"""Choosing how a layer is linearized: in closed form if there is one, otherwise from a recorded forward pass."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from surmin.stages.linear import LinearAtPoint
 
 
 def linearize(layer: Layer, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> LayerAtPoint:
-    """The layer at this input, and at other parameters than its own where some are given."""
+    """The layer at this input, and at other parameters if given."""
     values = {name: value.detach() for name, value in (parameters or layer.parameters).items()}
     if is_linear(layer) and inputs.dim() >= 2:
         return LinearAtPoint(layer, inputs, values)

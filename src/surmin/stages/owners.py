@@ -1,17 +1,17 @@
-"""Whose a parameter is: every trainable one belongs to one layer, and has its numbers to itself."""
+"""Who owns a parameter: every trainable one belongs to one layer and shares no memory."""
 
 from collections.abc import Sequence
 from itertools import starmap
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from surmin.stages.stage import leaf_modules
 
 
 class _Owned(NamedTuple):
-    """A parameter: from where to where in memory its numbers lie, its place among all, and which layer has it."""
+    """A parameter or buffer: where it starts and ends in memory, its place among all, and the layer that has it."""
 
     device: str
     start: int
@@ -19,24 +19,25 @@ class _Owned(NamedTuple):
     place: int
     name: str
     where: str
-    parameter: nn.Parameter
+    tensor: Tensor
 
 
 def check_owners(stages: Sequence[nn.Module]) -> None:
-    """Raise ValueError for a trainable parameter that two layers share, or that overlaps another one in memory.
+    """Raise ValueError if a trainable parameter is shared by two layers or overlaps another in memory.
 
-    A layer that is used twice shares all of its own.
+    A layer used twice shares all of its own.
     """
     leaves = [(position, leaf) for position, stage in enumerate(stages) for leaf in leaf_modules(stage)]
-    parameters = [
-        (parameter, name, f"layer {index} ({type(leaf).__name__}) in stage {position}")
+    held = [
+        (tensor, f"{kind} {name!r}", f"layer {index} ({type(leaf).__name__}) in stage {position}")
         for index, (position, leaf) in enumerate(leaves)
-        for name, parameter in leaf.named_parameters()
+        for kind, named in (("parameter", leaf.named_parameters()), ("buffer", leaf.named_buffers()))
+        for name, tensor in named
     ]
     furthest: dict[tuple[str, bool], _Owned] = {}
     overlapping: list[list[_Owned]] = []
-    for own in sorted(starmap(_owned, enumerate(parameters)), key=lambda one: one[:3]):
-        trains = own.parameter.requires_grad
+    for own in sorted(starmap(_owned, enumerate(held)), key=lambda one: one[:3]):
+        trains = isinstance(own.tensor, nn.Parameter) and own.tensor.requires_grad
         for other in [furthest.get((own.device, kind)) for kind in ((True, False) if trains else (True,))]:
             if other is not None and own.start < other.end:
                 overlapping.append(sorted((other, own), key=lambda one: one.place))
@@ -46,22 +47,22 @@ def check_owners(stages: Sequence[nn.Module]) -> None:
         raise ValueError(_complaint(*min(overlapping, key=lambda pair: pair[1].place)))
 
 
-def _owned(place: int, named: tuple[nn.Parameter, str, str]) -> _Owned:
-    parameter, name, where = named
-    if parameter.layout != torch.strided or parameter.device.type == "meta" or not parameter.numel():
-        return _Owned("none", id(parameter), id(parameter) + 1, place, name, where, parameter)
-    last = sum((size - 1) * stride for size, stride in zip(parameter.shape, parameter.stride(), strict=True))
-    start = parameter.data_ptr()
-    end = start + (last + 1) * parameter.element_size()
-    return _Owned(f"{parameter.device}", start, end, place, name, where, parameter)
+def _owned(place: int, named: tuple[Tensor, str, str]) -> _Owned:
+    tensor, name, where = named
+    if tensor.layout != torch.strided or tensor.device.type == "meta" or not tensor.numel():
+        return _Owned("none", id(tensor), id(tensor) + 1, place, name, where, tensor)
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    start = tensor.data_ptr()
+    end = start + (last + 1) * tensor.element_size()
+    return _Owned(f"{tensor.device}", start, end, place, name, where, tensor)
 
 
 def _complaint(first: _Owned, second: _Owned) -> str:
-    what = f"parameter {second.name!r} of {second.where}"
-    if first.parameter is second.parameter:
+    what = f"{second.name} of {second.where}"
+    if first.tensor is second.tensor:
         way_out = "copy it or put both layers into one module"
         return f"{what} is shared with {first.where}: a local loss owns its parameters, so {way_out}"
     return (
-        f"{what} overlaps in memory with {first.name!r} of {first.where}: parameters are moved one by one, so copy it, "
-        "or have one nn.Parameter for both"
+        f"{what} overlaps in memory with {first.name} of {first.where}: parameters are moved one by one, so copy it, "
+        "or use one nn.Parameter for both"
     )

@@ -14,7 +14,7 @@ from surmin.stages.owners import check_owners
 from surmin.stages.stage import group_by_trainable, leaf_modules
 
 PASSES = 3
-"""Forward passes that are timed for `balance="time"`; each module's quickest counts."""
+"""Forward passes timed for `balance="time"`; each module's fastest counts."""
 
 
 def partition(
@@ -27,16 +27,16 @@ def partition(
     """Cut a model into consecutive stages that share its parameters.
 
     Args:
-        model: an `nn.Sequential`, nested ones included. Anything else is cut by hand: pass your own list of modules.
+        model: an `nn.Sequential`, possibly nested. Cut anything else by hand: pass your own list of modules.
         num_stages: at most the number of layers with parameters.
-        balance: what is spread evenly, the number of parameters or the time of a forward pass on `sample_inputs`.
+        balance: what to spread evenly, the number of parameters or the time of a forward pass on `sample_inputs`.
         sample_inputs: a batch (n, *in); needed for `balance="time"`.
 
     Returns:
-        `num_stages` modules; running them one after the other is running the model.
+        `num_stages` modules; running them in order runs the model.
 
     Raises:
-        ValueError: when the model cannot be cut so, or layers share parameters, with what to do instead.
+        ValueError: if the model cannot be cut this way, or layers share parameters; the message says what to do.
     """
     if not isinstance(model, nn.Sequential):
         raise ValueError(
@@ -94,7 +94,7 @@ def _costs(modules: Sequence[nn.Module], balance: str, sample_inputs: Tensor | N
 
 @torch.no_grad()
 def _forward_seconds(modules: Sequence[nn.Module], inputs: Tensor) -> list[float]:
-    """Least time of each module over a few passes; of copies, which may write to their buffers, and draw nothing."""
+    """Least time of each module over a few passes; copies are run, as modules may write to their buffers or draw."""
     modules = [copy.deepcopy(module).eval() for module in modules]
     seconds = [float("inf")] * len(modules)
     for _ in range(PASSES):

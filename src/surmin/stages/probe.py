@@ -1,6 +1,6 @@
-"""Noticing that the numbers in a tensor have changed, where its version counter does not tell.
+"""Noticing that the numbers in a tensor have changed when its version counter does not show it.
 
-It does not of what NumPy writes, collectives of `torch.distributed` receive, or `.data` is given.
+It does not show what NumPy writes, collectives of `torch.distributed` receive, or `.data` is given.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 PROBES = 4096
-"""Numbers of a tensor that are looked at."""
+"""Numbers of a tensor that are compared."""
 
 
 def probe(tensor: Tensor) -> Tensor:
-    """The bytes of evenly spaced numbers in memory, an odd number apart so that every column of images comes up."""
+    """The bytes of numbers evenly spaced in memory, at an odd distance so that every column of images comes up."""
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
     numbers = tensor.detach().permute(order).reshape(-1)[:: tensor.numel() // PROBES | 1]
     return numbers.clone(memory_format=torch.contiguous_format).view(torch.uint8)

@@ -1,7 +1,7 @@
-"""Products with the Jacobians of one recorded computation, as many as are wanted.
+"""Any number of products with the Jacobians of one recorded computation.
 
-Forward mode is had by reverse mode twice: Jᵀ s is linear in s, and the transpose of s ↦ Jᵀ s is J. Where many products
-are wanted at one point this is faster than `torch.func`, which computes the values anew for each.
+Forward mode is reverse mode twice: Jᵀ s is linear in s, and the transpose of s ↦ Jᵀ s is J. For many products at one
+point this is faster than `torch.func`, which computes the values anew for each.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from surmin.stages.attention_kernel import math_attention
 from surmin.stages.layer import Layer, flatten
 
 WRONG_TWICE = {"WeightNormInterfaceBackward0"}
-"""Functions of torch's whose own derivative is differentiated wrongly."""
+"""torch functions whose own derivative is differentiated wrongly."""
 
 
 def without_checkpoints() -> AbstractContextManager[None]:
@@ -27,14 +27,14 @@ def without_checkpoints() -> AbstractContextManager[None]:
 
 @contextmanager
 def recording() -> Iterator[None]:
-    """Inside, what is computed can be pulled back to tensors that require gradients, and the result of that again."""
+    """Inside, results can be pulled back to tensors that require gradients, and what that gives can be again."""
     with torch.enable_grad(), math_attention(), without_checkpoints():
         yield
 
 
 @contextmanager
 def naming(*layers: Layer) -> Iterator[None]:
-    """Say of which layers it is that torch cannot differentiate them."""
+    """Name the layers that torch cannot differentiate."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -49,13 +49,13 @@ def naming(*layers: Layer) -> Iterator[None]:
 def pull(
     outputs: Sequence[Tensor], targets: Sequence[Tensor], cotangents: Sequence[Tensor], *, record: bool = False
 ) -> tuple[Tensor, ...]:
-    """Σ Jᵀ r over all outputs for every target, zero where none depends on it. The record stays for further products.
+    """Σ Jᵀ r over all outputs for every target, zero if none depends on it. The record stays for further products.
 
     Args:
         outputs: computed from the targets while these required gradients.
         targets: what they were computed from.
         cotangents: r for every output.
-        record: whether this is to be recorded as well.
+        record: whether this is recorded as well.
     """
     recorded = [(output, own) for output, own in zip(outputs, cotangents, strict=True) if output.requires_grad]
     if not recorded:
@@ -67,12 +67,12 @@ def pull(
 
 
 def pull_columns(outputs: Sequence[Tensor], targets: Sequence[Tensor], columns: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """`pull` of every column of cotangents: all at once where `vmap` can go through the modules, else one by one.
+    """`pull` of every column of cotangents: all at once if `vmap` can go through the modules, else one by one.
 
     Args:
         outputs: as in `pull`.
         targets: as in `pull`.
-        columns: cotangents of every output with a leading axis, that the results have too.
+        columns: cotangents of every output with a leading axis, which the results have too.
     """
     depending = [output.requires_grad for output in outputs]
     try:
@@ -94,7 +94,7 @@ def pull_columns(outputs: Sequence[Tensor], targets: Sequence[Tensor], columns: 
 
 
 def functions_by_hand(output: Tensor) -> set[str]:
-    """Names of the autograd functions in a record that are not torch's own: their backward may hide what it depends on.
+    """Names of the autograd functions in a record that are not torch's: their backward may hide what it depends on.
 
     Torch's own functions raise when they cannot be differentiated twice; these may give zeros instead.
     """
@@ -117,7 +117,7 @@ def _functions(output: Tensor) -> set[Any]:
 
 @torch.no_grad()
 def check_transpose(output: Tensor, gradient: Sequence[Tensor], cotangent: Tensor) -> None:
-    """Raise RuntimeError unless ⟨Jᵀs, Jᵀs⟩ = ⟨J Jᵀs, s⟩; functions by hand may hide that their backward depends on s.
+    """Raise RuntimeError unless ⟨Jᵀs, Jᵀs⟩ = ⟨J Jᵀs, s⟩: handwritten backward passes may hide that they depend on s.
 
     Args:
         output: recorded.
@@ -127,24 +127,24 @@ def check_transpose(output: Tensor, gradient: Sequence[Tensor], cotangent: Tenso
     if by_hand := functions_by_hand(output):
         (image,) = pull(gradient, [cotangent], gradient)
         found, expected = (image.double() * cotangent).sum(), flatten(gradient).double().square().sum()
-        if not torch.isclose(found, expected, rtol=1e-3, atol=0.0, equal_nan=True):  # NaN is told as divergence
+        if not torch.isclose(found, expected, rtol=1e-3, atol=0.0, equal_nan=True):  # NaN is reported as divergence
             raise RuntimeError(f"the backward of {', '.join(sorted(by_hand))} is not differentiable")
 
 
 def require_second_derivatives(output: Tensor) -> None:
-    """Refuse what may give wrong ones silently: functions by hand, whose products are not checked, and some of torch's.
+    """Refuse what may silently give wrong ones: handwritten functions, whose products go unchecked, some of torch's.
 
     Raises:
-        RuntimeError: when there is one in a record.
+        RuntimeError: if there is one in a record.
     """
     if WRONG_TWICE.intersection(node.name() for node in _functions(output)):
         raise RuntimeError(
-            "torch's second derivative of weight_norm is wrong: it takes norms for constants; remove it "
-            '(torch.nn.utils.parametrize.remove_parametrizations), take curvature="factor", or a method that needs no '
+            "torch's second derivative of weight_norm is wrong: it treats norms as constants; remove it "
+            '(torch.nn.utils.parametrize.remove_parametrizations), use curvature="factor", or a method that needs no '
             "Hessian"
         )
     if by_hand := functions_by_hand(output):
         raise RuntimeError(
-            f"{', '.join(sorted(by_hand))}, written by hand, may hide a part of its second derivative; take "
+            f"{', '.join(sorted(by_hand))}, written by hand, may hide a part of its second derivative; use "
             'curvature="factor", or a method that needs no Hessian'
         )

@@ -1,4 +1,4 @@
-"""A stage: the consecutive layers one device holds, run forwards and backwards with all the curvature needs on tape."""
+"""A stage: consecutive layers held by one device, run forwards and backwards, keeping all that curvature needs."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -25,9 +25,14 @@ class Stage:
 
         Args:
             module: the stage as a module.
-            first_index: the number of layers before it, so that layers are named through the whole network.
+            first_index: the number of layers before it, so that layers are numbered through the whole network.
         """
         return cls([Layer.of(leaf, str(index)) for index, leaf in enumerate(leaf_modules(module), start=first_index)])
+
+    @property
+    def name(self) -> str:
+        """The name of the first layer, by which a stage with layers is known in saved states."""
+        return self.layers[0].name
 
     @property
     def parameters(self) -> LayerParameters:
@@ -35,7 +40,7 @@ class Stage:
         return [layer.parameters for layer in self.layers]
 
     def output(self, inputs: Tensor) -> Tensor:
-        """What the layers make of a batch, without a tape; recorded by autograd where gradients are enabled."""
+        """The layers' output for a batch, without a tape; recorded by autograd if gradients are enabled."""
         state = inputs
         for layer in self.layers:
             state = layer.forward(state)
@@ -45,7 +50,7 @@ class Stage:
         """Run the layers on one micro-batch and keep every layer's input.
 
         Args:
-            inputs: what the stage below sent, or the network's input.
+            inputs: from the stage below, or the network's input.
             parameters: other values to run with.
         """
         state = inputs.detach().requires_grad_(torch.is_grad_enabled() and inputs.is_floating_point())
@@ -63,8 +68,8 @@ class Stage:
         Args:
             tape: of a forward pass with gradients enabled; it can be differentiated once.
             cotangent: gradient of the mean loss in the stage's output.
-            wanted: the layers in whose inputs the gradient is wanted too; it is left in `tape.cotangents`.
-            total: what other micro-batches gave, which this one's is added to, in place, and that is returned.
+            wanted: the layers for whose inputs the gradient is wanted too; it is left in `tape.cotangents`.
+            total: the other micro-batches' gradients; this one's are added in place, and the sum is returned.
         """
         tape.cotangents[len(self.layers)] = cotangent
         targets = [value for own in tape.parameters for value in own.values()]
@@ -92,7 +97,7 @@ class Stage:
 
 
 def modules_of(stages: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
-    """One module a stage: a module is one, but for an `nn.ModuleList`, which is a list of them."""
+    """One module per stage: a module is one, except an `nn.ModuleList`, which is a list of them."""
     if isinstance(stages, nn.Module) and not isinstance(stages, nn.ModuleList):
         return [stages]
     if not isinstance(stages, Iterable):
@@ -101,7 +106,7 @@ def modules_of(stages: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
 
 
 def stages_of(modules: Iterable[nn.Module], first_index: int = 0) -> list[Stage]:
-    """One stage a module, with layers numbered through all of them from `first_index`."""
+    """One stage per module, with layers numbered through all of them from `first_index`."""
     stages: list[Stage] = []
     for module in modules:
         stages.append(Stage.of(module, first_index + sum(len(stage.layers) for stage in stages)))
@@ -109,7 +114,7 @@ def stages_of(modules: Iterable[nn.Module], first_index: int = 0) -> list[Stage]
 
 
 def leaf_modules(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules that run one after the other: `nn.Sequential`s opened if nothing is hooked on, all others whole."""
+    """The modules that run in order: an `nn.Sequential` is opened if nothing is hooked on, any other stays whole."""
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and is_as_written(module):
         for child in module:
             yield from leaf_modules(child)

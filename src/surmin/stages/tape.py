@@ -1,4 +1,4 @@
-"""What a forward pass leaves behind in a stage, for one micro-batch; and the rows of several put together."""
+"""What a forward pass of one micro-batch leaves behind in a stage; and joining the rows of several."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 LayerParameters = Sequence[Mapping[str, Tensor]]
-"""For every layer of a stage the values of its trainable parameters, by name."""
+"""For every layer of a stage, the values of its trainable parameters, by name."""
 
 
 @dataclass
@@ -15,9 +15,9 @@ class Tape:
     """What one forward pass of one micro-batch leaves behind in a stage.
 
     Attributes:
-        inputs: every layer's input, and last the stage's output; still attached to the graph until `backward`.
-        parameters: what the pass ran with.
-        cotangents: after `backward`, the gradient of the mean loss with respect to `inputs[i]`, for the i asked for.
+        inputs: every layer's input, and last the stage's output; attached to the graph until `backward`.
+        parameters: those the pass ran with.
+        cotangents: after `backward`, the gradient of the mean loss in `inputs[i]`, for the requested i.
     """
 
     inputs: Sequence[Tensor]
@@ -31,11 +31,11 @@ class Tape:
 
 
 class SelectedInputs(Sequence[Tensor]):
-    """Every layer's input in some rows of a batch, from the tapes of its parts; gathered when asked for.
+    """Every layer's input in some rows of a batch, from the tapes of its parts; gathered on demand.
 
     Args:
         tapes: of equal parts of the batch.
-        rows: ascending, counted through the batch.
+        rows: ascending, numbered through the batch.
     """
 
     def __init__(self, tapes: Sequence[Tape], rows: Tensor) -> None:
@@ -67,10 +67,10 @@ def layer_inputs(tapes: Sequence[Tape], index: int) -> Tensor:
 
 
 def joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Put together; a single part is not copied."""
+    """Concatenated; a single part is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
 def stacked(parts: Sequence[Tensor]) -> Tensor:
-    """On a new first dimension; a single one is not copied."""
+    """Stacked on a new first dimension; a single one is not copied."""
     return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(list(parts))

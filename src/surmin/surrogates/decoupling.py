@@ -10,10 +10,10 @@ def uniform_decoupling(blocks: int) -> list[float]:
 
 
 def check_decoupling(kappas: Sequence[float], blocks: int) -> list[float]:
-    """The κ_i a user gave, checked: one per trainable block, positive, Σ 1/κ_i = 1 (Cauchy-Schwarz).
+    """The user's κ_i, checked: one per trainable block, positive, Σ 1/κ_i = 1 (Cauchy-Schwarz).
 
     Raises:
-        ValueError: when the count or the sum does not fit.
+        ValueError: if their number or the sum does not fit.
     """
     if len(kappas) != blocks:
         raise ValueError(f"decoupling needs one κ per trainable block: got {len(kappas)} for {blocks} blocks")

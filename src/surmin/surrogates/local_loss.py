@@ -1,4 +1,4 @@
-"""The local loss of equation (1): what one block minimises on its own between two trips through the pipe.
+"""The local loss of equation (1): what a block minimises on its own between two trips through the pipe.
 
 Legend: d = θ - θ̄ the step (P,), g = ∂h/∂θ_i, ℍ the block's decoupled curvature, ρ the cubic constant, λ the damping.
 """
@@ -37,7 +37,13 @@ class LocalLoss:
         return self.gradient + product + 2 * self.cubic * step.norm() * step
 
     def product(self, direction: Tensor) -> Tensor:
-        """(κ G + λ I) v, the Hessian of the quadratic part."""
+        """(κ G + λ I) v, the Hessian of the quadratic part.
+
+        Raises:
+            ValueError: if v requires gradients: G v is computed without a graph.
+        """
+        if direction.requires_grad and torch.is_grad_enabled():
+            raise ValueError("a LocalLoss cannot be differentiated: use its gradient_at(step, product(step))")
         return torch.add(self.damping * direction, self.curvature(direction), alpha=self.inflation)
 
     def damped(self, damping: float) -> "LocalLoss":

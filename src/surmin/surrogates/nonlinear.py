@@ -1,4 +1,4 @@
-"""The local loss through the block's own nonlinearity: Ψ_i(f_i(z, θ)), and no quadratic in θ.
+"""The local loss through the block's own nonlinearity: Ψ_i(f_i(z, θ)), not a quadratic in θ.
 
 Legend: z̄ the block's input at the expansion point, d = θ - θ̄ the step, κ the inflation of Ψ's curvature, λ the damping.
 """
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from surmin.curvature.factor import gauss_newton
 from surmin.curvature.gauss_newton import GaussNewton
-from surmin.curvature.output_curvature import Message, draw_seed
+from surmin.curvature.output_curvature import Message
 from surmin.replicas import ONE_REPLICA, Replicas
+from surmin.seeds import draw_seed
 from surmin.stages.block import Block
 from surmin.stages.recorded import naming, without_checkpoints
 from surmin.stages.stage import Stage
@@ -43,13 +44,13 @@ class NonlinearLocalLoss:
     """L(d) = Ψ(f(z, θ̄ + d)) + ½ λ‖d‖².
 
     Attributes:
-        block: the block whose parameters are minimised, the only one of a stage of its own.
+        block: the block whose parameters are minimised over, alone in its own stage.
         inputs: z of the whole batch, (n, *in): z̄, or what the stages below have made of it since.
         surrogate: Ψ.
-        work: where evaluations are counted.
-        kind: of the waves that it comes from; equal kinds mean equal work.
-        seed: of draws.
-        replicas: over which sums over samples are averaged.
+        work: counts the evaluations.
+        kind: kind of the waves it comes from; equal kinds mean equal work.
+        seed: seed of draws.
+        replicas: which sums over samples are averaged over.
         damping: λ.
     """
 
@@ -78,7 +79,7 @@ class NonlinearLocalLoss:
             return self._point(step)
 
     def gradient(self, point: LossPoint) -> Tensor:
-        """∇L at a point of `at`, which can be used once."""
+        """∇L at a point from `at`, which can be used once."""
         with self.work.phase(self.key("inner backward")):
             pulled = torch.cat(self.block.stage.backward(point.tape, point.cotangent()))
         return self.damping * point.step + self.replicas.mean(pulled)
@@ -93,8 +94,8 @@ class NonlinearLocalLoss:
         """This replica's G at a point, without κ.
 
         Args:
-            point: of `at`.
-            fraction: of the samples that carry curvature, drawn anew for every number.
+            point: from `at`.
+            fraction: fraction of the samples with curvature, drawn anew for every number.
             number: of the linearisation.
         """
         seed = self.replicas.own_seed(draw_seed(self.seed, number))
@@ -105,7 +106,7 @@ class NonlinearLocalLoss:
         return curvature
 
     def entered_by(self, inputs: Tensor) -> "NonlinearLocalLoss":
-        """The same local loss where other activations arrive; L(0) is no longer 0."""
+        """The same local loss with other activations arriving; L(0) is no longer 0."""
         return replace(self, inputs=inputs)
 
     def damped(self, damping: float) -> "NonlinearLocalLoss":
@@ -117,7 +118,7 @@ class NonlinearLocalLoss:
         return replace(self, surrogate=self.surrogate.inflated(inflation))
 
     def key(self, phase: str) -> tuple[Hashable, ...]:
-        """What a phase of the work on it is counted by."""
+        """The key under which a phase of its work is counted."""
         return phase, self.kind, type(self.surrogate)
 
     def _point(self, step: Tensor) -> LossPoint:

@@ -1,4 +1,4 @@
-"""Ψ: what the loss is taken to be as a function of a stage's output, for its local loss to be minimised through.
+"""Ψ: a model of the loss as a function of a stage's output, through which its local loss is minimised.
 
 Legend: f̄ the output at the expansion point, g the gradient of the mean loss there (per sample, already divided by n),
 R the columns of the output curvature on the q sampled rows, κ the inflation.
@@ -24,7 +24,7 @@ class OutputPoint:
 
     Attributes:
         value: Ψ over this replica's samples, 0-dimensional.
-        cotangent: computes ∇Ψ, (n, *out), with what the value had already.
+        cotangent: computes ∇Ψ, (n, *out), reusing what the value needed.
     """
 
     value: Tensor
@@ -32,21 +32,21 @@ class OutputPoint:
 
 
 class OutputSurrogate(Protocol):
-    """A convex function of a stage's outputs (n, *out), with what a Gauss-Newton method needs of it."""
+    """A convex function of a stage's outputs (n, *out), with what a Gauss-Newton method needs from it."""
 
     @property
     def inflation(self) -> float:
-        """κ, by which `columns` are to be scaled."""
+        """κ, by which `columns` must be scaled."""
 
     def at(self, output: Tensor) -> OutputPoint:
-        """Ψ there."""
+        """Ψ at an output."""
 
     def columns(self, output: Tensor, fraction: float, seed: int) -> Message:
         """Columns R of q samples with ∇²Ψ = (κ/q) R Rᵀ, and the rows they belong to (left out: all).
 
         Args:
-            output: where.
-            fraction: of the samples that carry curvature; below 1 they are drawn, and ∇²Ψ is only the mean over draws.
+            output: where to evaluate.
+            fraction: of the samples with curvature; below 1 they are drawn, and ∇²Ψ is only the mean over draws.
             seed: of the draw.
         """
 
@@ -105,7 +105,7 @@ class QuadraticSurrogate:
 
 @dataclass(frozen=True)
 class NetworkLoss:
-    """Ψ = h: the last stage knows the loss itself, and minimises that when no other stage moves at the same time.
+    """Ψ = h: the last stage knows the loss itself, and minimises it when no other stage moves at the same time.
 
     Attributes:
         loss: of the network's output.
@@ -131,5 +131,5 @@ class NetworkLoss:
         return message
 
     def inflated(self, inflation: float) -> "NetworkLoss":
-        """The same loss, its curvature taken for κ times as large."""
+        """The same loss, its curvature treated as κ times as large."""
         return replace(self, inflation=inflation)

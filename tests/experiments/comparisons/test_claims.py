@@ -7,7 +7,7 @@ from surmin.experiments.comparisons.claims import HOW_CLAIMS_ARE_JUDGED, ClaimVe
 from surmin.experiments.comparisons.gaps import Gap
 from surmin.experiments.comparisons.paper_runs import PaperResult
 from surmin.plots.paper_tables import verdict_table
-from tests.experiments.comparisons.test_paper import made, reached
+from tests.experiments.comparisons.test_paper import made, reached, stopping_at
 
 
 def verdicts(results: list[PaperResult]) -> dict[tuple[str, str], bool | None]:
@@ -136,6 +136,19 @@ def test_who_never_gets_there_has_no_claim_on_messages() -> None:
     )
 
 
+def test_messages_to_a_loss_below_the_target_cannot_be_told() -> None:
+    """Runs stop at 0.01: what they would have sent until 0.001 nobody knows, also if one of them jumped there."""
+    results = [reached(2, "sm", 1, [2.0, 5e-4]), reached(2, "adam", None, [2.0, 2.0, 9e-3])]
+    assert [each.holds for each in judge(results) if "sixth" in each.claim] == [True]
+    (sixth,) = (each for each in judge([stopping_at(0.01, each) for each in results]) if "sixth" in each.claim)
+    assert (sixth.holds, sixth.figures) == (None, "runs stop at a loss of 0.01")
+
+
+def test_where_nobody_sends_messages_there_is_no_claim_on_them() -> None:
+    alone = [made(1, "sm", 1, [2.0, 1e-4], rate=0), made(1, "adam", None, [2.0, 2.0, 1e-4], rate=0)]
+    assert [each.holds for each in judge(alone) if "sixth" in each.claim] == [None]
+
+
 def test_the_same_gaps_are_told_once_by_depth() -> None:
     results = [
         made(2, "gd", None, [2.0, 1.0]), made(8, "gd", None, [2.0, 1.0]),
@@ -156,6 +169,20 @@ def test_a_gap_that_only_shrinks_below_nothing_does_not_grow_as_claimed() -> Non
     assert (ahead.holds, ahead.verdict) == (True, "holds")
     words = [ClaimVerdict("", "", holds, "").verdict for holds in (True, False, None)]
     assert words == ["holds", "does not hold", "cannot be told"]
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "verdict"),
+    [(1e-7, 1e-8, None), (1e-7, 0.5, False), (0.5, 1e-7, True), (0.5, 0.25, True), (0.25, 0.25, False)],
+)
+def test_cgblock_is_not_compared_where_both_stopped_at_the_target(
+    own: float, other: float, verdict: bool | None
+) -> None:
+    claim = "CGBlock as the paper describes it is worse than GD + Armijo"
+    results = [made(2, "gd-armijo", None, [other]), made(2, "cgblock", 1, [own])]
+    assert verdicts(results)[claim, "CGBlock"] is verdict
+    worse_elsewhere = [made(3, "gd-armijo", None, [0.5]), made(3, "cgblock", 1, [0.75])]
+    assert verdicts([*results, *worse_elsewhere])[claim, "CGBlock"] is verdict
 
 
 def test_losses_of_cgblock_are_words_where_there_is_no_number() -> None:

@@ -14,6 +14,9 @@ from surmin.experiments.comparisons import completing
 from surmin.experiments.comparisons.compare import Comparison
 from surmin.experiments.comparisons.completing import finished_runs
 from surmin.experiments.comparisons.grid import PlannedRun
+from surmin.experiments.comparisons.results import choose
+from surmin.experiments.configs.saved import document
+from surmin.experiments.files import write_json
 from surmin.experiments.runs.folder import written_by_one
 from surmin.experiments.runs.metrics import Row, read_rows, write_rows
 from surmin.experiments.runs.run import Run, Status
@@ -105,8 +108,33 @@ def test_a_method_that_its_first_batch_refuses_does_not_end_the_others(tmp_path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("surmin.curvature.factor.MAX_EXACT_COLUMNS", 10)
         results = comparison.run()
-    assert [result.run.method for result in results] == ["adam"]
-    assert "columns per sample" in comparison.failed["sm"]
+    assert [(result.run.method, result.status) for result in results] == [("sm", "failed"), ("adam", "finished")]
+    assert "columns per sample" in results[0].failure
+
+
+def test_a_run_that_fails_does_not_end_the_others_of_its_method(tmp_path: Path) -> None:
+    """It counts as the worst there is, and is tried again."""
+
+    class FailingOnce(Run):
+        calls = 0
+
+        def train(self, on_row: Callable[[Row], None] = lambda row: None) -> Status:
+            FailingOnce.calls += 1
+            if FailingOnce.calls == 1:
+                raise RuntimeError("out of memory")
+            return super().train(on_row)
+
+    config = tiny_comparison(methods="adam", lr=("0.01,0.0001",), seeds=2, rounds=2)
+    comparison = Comparison.start(config, tmp_path / "all")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(completing, "Run", FailingOnce)
+        results = comparison.run()
+    assert [result.status for result in results] == ["failed", *["finished"] * 3]
+    assert [line["status"] for line in results_of(tmp_path / "all")] == ["failed", *["finished"] * 3]
+    assert choose(results)["adam"][0].run.lr == 1e-4
+    again = comparison.run()
+    assert [result.status for result in again] == ["finished"] * 4
+    assert choose(again)["adam"][0].run.lr == 0.01
 
 
 def test_a_run_cut_off_before_its_first_checkpoint_starts_over(tmp_path: Path) -> None:
@@ -128,8 +156,9 @@ def test_a_checkpoint_that_cannot_be_continued_does_not_end_the_others(tmp_path:
     folder = tmp_path / "all" / "runs" / comparison.planned[0].name
     next(folder.rglob("*.safetensors")).write_bytes(b"")
     continued = Comparison.resume(tmp_path / "all", replace(config, rounds=2), tmp_path / "all")
-    assert [(result.run.method, result.status) for result in continued.run()] == [("sgd", "finished")]
-    assert continued.failed["adam"].startswith(f"{folder} cannot be continued, remove it to begin that run anew: ")
+    adam, sgd = continued.run()
+    assert (adam.status, sgd.status) == ("failed", "finished")
+    assert adam.failure.startswith(f"{folder} cannot be continued, remove it to begin that run anew: ")
 
 
 def test_a_folder_that_another_process_has_just_claimed_is_not_emptied(tmp_path: Path) -> None:
@@ -247,11 +276,29 @@ def test_a_finished_run_counts_to_where_a_resumed_comparison_ends(tmp_path: Path
     assert found(rounds=9) == []
 
 
-def test_a_comparison_goes_on_with_the_same_cut(tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["stages", "microbatches", "threads"])
+def test_a_comparison_goes_on_with_the_same_cut_and_threads(option: str, tmp_path: Path) -> None:
     config = tiny_comparison(methods="gd", rounds=1)
     Comparison.start(config, tmp_path / "compared")
-    with pytest.raises(ValueError, match="stages and microbatches cannot change on resuming"):
-        Comparison.resume(tmp_path / "compared", replace(config, stages=1), tmp_path / "compared")
+    with pytest.raises(ValueError, match=f"--{option} cannot change on resuming"):
+        Comparison.resume(tmp_path / "compared", replace(config, **{option: 3}), tmp_path / "compared")
+
+
+def test_a_comparison_goes_on_where_it_began(tmp_path: Path) -> None:
+    config, folder = tiny_comparison(methods="gd", rounds=1), tmp_path / "compared"
+    Comparison.start(config, folder)
+    write_json(folder / "config.json", document(config, environment={"surmin": __version__, "device": "another GPU"}))
+    with pytest.raises(ValueError, match=r"its times are of another GPU, and this is .* start another folder"):
+        Comparison.resume(folder, config, folder)
+
+
+def test_an_option_that_does_nothing_is_refused_unless_another_method_takes_it(tmp_path: Path) -> None:
+    said = refusal(tmp_path / "all", methods="sm,adam", delta=1.0)
+    assert said.startswith("delta does nothing with curvature factor: leave it out, or choose --curvature scalar")
+    assert refusal(tmp_path / "all", methods="sm,adam", preset="paper", rank=2).startswith("rank does nothing with")
+    config = tiny_comparison(methods="sm,sm-paper,adam", delta=2.0)
+    options = {run.method: run.config.delta for run in Comparison.start(config, tmp_path / "all").planned}
+    assert options == {"sm": None, "sm-paper": 2.0, "adam": None}
 
 
 @pytest.mark.slow
@@ -265,9 +312,11 @@ def test_a_method_that_torch_cannot_go_on_with_does_not_end_the_others(
     with monkeypatch.context() as patch:
         patch.setattr("surmin.minimizer.SurrogateMinimizer.step", out_of_memory)
         assert compare(config, folder, None) == UNEXPECTED
-        assert f"failed: sm, try it again with --resume {folder}: out of memory" in capfd.readouterr().out
+        output = capfd.readouterr().out
+        for seed in (0, 1):
+            assert f"failed: sm-seed{seed}, try it again with --resume {folder}: out of memory" in output
         with pytest.raises(ValueError, match="sm failed: out of memory"):
             compare(replace(config, methods="sm"), tmp_path / "one", None)
-    assert "<td>sm</td><td>out of memory</td>" in (folder / "report.html").read_text().replace("\n", "")
+    assert "<td>sm-seed1</td><td>out of memory</td>" in (folder / "report.html").read_text().replace("\n", "")
     assert compare(config, None, folder) == SUCCESS
     assert "failed" not in capfd.readouterr().out

@@ -46,6 +46,7 @@ def count_to_thirty(folder: str, building: float) -> str:
         ("all", signal.SIGINT, 0.0),
         pytest.param("the first", signal.SIGINT, 0.7, id="before there is anything to receive it"),
         pytest.param("all", signal.SIGHUP, 0.7, id="by a terminal that is closed"),
+        pytest.param("all", signal.SIGTERM, 0.7, id="by what ends a whole group"),
     ],
 )
 def test_after_an_interrupt_what_was_begun_ends_and_no_more_begins(
@@ -87,19 +88,20 @@ def sleep_noted(folder: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="finds processes by /proc")
-def test_no_process_is_left_when_the_first_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whom", ["the first", "another"])
+def test_no_process_is_left_when_one_is_killed(tmp_path: Path, whom: str) -> None:
     program = (
         "from tests.experiments.comparisons.test_jobs import each, sleep_noted\n"
         f"if __name__ == '__main__': list(each(sleep_noted, [{str(tmp_path)!r}] * 2, 2))"
     )
-    first = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
+    first = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3], stderr=subprocess.DEVNULL)
     started: list[int] = []
     try:
         wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
         started = [int(path.name) for path in tmp_path.iterdir()]
         assert all(is_running(process) for process in started)
-        first.kill()
-        first.wait()
+        os.kill(first.pid if whom == "the first" else started[0], signal.SIGKILL)
+        first.wait(20)
         wait_until(lambda: not any(is_running(process) for process in started))
     finally:
         first.kill()

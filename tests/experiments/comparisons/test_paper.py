@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
+from surmin import __version__
 from surmin.cli import main, parse
 from surmin.exit_codes import INTERRUPTED, UNEXPECTED
 from surmin.experiments.comparisons import completing
@@ -23,7 +24,9 @@ from surmin.experiments.comparisons.paper_runs import (
     tuning_runs,
 )  # fmt: skip
 from surmin.experiments.configs.paper import PaperConfig
-from surmin.experiments.configs.run import MOST
+from surmin.experiments.configs.ranges import MOST
+from surmin.experiments.configs.saved import document
+from surmin.experiments.files import write_json
 from surmin.experiments.runs.metrics import Row
 from surmin.experiments.runs.run import Status
 from surmin.plots.paper import draw_paper
@@ -46,6 +49,10 @@ def made(layers: int, contender: str, steps: int | None, losses: list[float | No
 
 def reached(*arguments: Any) -> PaperResult:
     return replace(made(*arguments), status="reached")
+
+
+def stopping_at(target_loss: float, result: PaperResult) -> PaperResult:
+    return replace(result, run=replace(result.run, config=replace(result.run.config, target_loss=target_loss)))
 
 
 def test_the_grid() -> None:
@@ -240,6 +247,15 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "written by surmin 0.0.1" in capfd.readouterr().err
 
 
+def test_a_grid_goes_on_where_it_began(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made_by = {"surmin": __version__, "device": "another GPU"}
+    write_json(tmp_path / "config.json", document(TINY, environment=made_by))
+    assert main(["paper", "--resume", str(tmp_path), "--jobs", "2"]) == 2
+    assert capfd.readouterr().err == "surmin: --jobs cannot change on resuming: the run has 1, not 2\n"
+    assert main(["paper", "--resume", str(tmp_path)]) == 2
+    assert "its times are of another GPU, and this is " in capfd.readouterr().err
+
+
 def test_losses_of_every_n_are_in_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[tuple[float, float]] = []
 
@@ -289,7 +305,7 @@ def test_an_interrupted_grid_gives_no_verdicts(
     ("words", "message"),
     [
         (["--methods", "sm,foo"], "unknown method 'foo'"),
-        (["--methods", ","], "unknown method"),
+        (["--methods", ","], "name at least one method"),
         (["--depths", "0"], "depths must be one or more different whole numbers from 1 up"),
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--target-loss", "0"], "target_loss must be a positive number"),

@@ -1,17 +1,19 @@
 import csv
 import math
 from pathlib import Path
+from typing import Literal
 
 from surmin.experiments.comparisons.completing import Result
 from surmin.experiments.comparisons.grid import PlannedRun
 from surmin.experiments.comparisons.results import CompareResult, Spread, choose, summarize, write_results
 from surmin.experiments.runs.metrics import Row
 from surmin.experiments.runs.run import Status
+from surmin.plots.tables import runs_table, summary_table
 from tests.experiments.runs.cases import tiny_run
 
 
 def make_result(
-    method: str, lr: float | None, seed: int, rounds: int, loss: float | None, status: Status
+    method: str, lr: float | None, seed: int, rounds: int, loss: float | None, status: Status | Literal["failed"]
 ) -> CompareResult:
     run = PlannedRun(method, lr, seed, tiny_run(method=method, lr=lr, seed=seed))
     return Result(run, [Row(0, 2.3, 0.1), Row(rounds, loss, 0.9, seconds=rounds / 10, messages=6 * rounds)], status)
@@ -37,6 +39,12 @@ def test_the_best_rate_reaches_the_target_in_the_fewest_rounds_else_ends_lowest(
         "adam": 0.2,
         "gd": 0.1,
     }
+
+
+def test_a_run_that_failed_is_worse_than_any_other() -> None:
+    """At 0.1 the one that is left was faster than both at 0.2."""
+    found = choose([make_result("adam", 0.1, 0, 3, None, "failed"), *RESULTS[2:3], *RESULTS[4:6]])
+    assert found["adam"][0].run.lr == 0.2
 
 
 def test_summaries_are_medians_with_extremes() -> None:
@@ -66,3 +74,21 @@ def test_the_table_lists_every_run(tmp_path: Path) -> None:
     assert [line["chosen"] for line in lines] == ["yes", "yes", "no", "no", "yes", "yes", "yes", "yes", "no", "no"]
     assert (lines[0]["lr"], lines[0]["damping"], lines[8]["loss"], lines[8]["status"]) == ("", "", "", "diverged")
     assert float(lines[2]["loss"]) == 1e-3
+
+
+def test_where_there_are_no_labels_the_table_has_test_losses(tmp_path: Path) -> None:
+    def result(method: str, losses: list[float | None]) -> CompareResult:
+        rows = [Row(number, loss, test_loss=loss) for number, loss in enumerate(losses)]
+        run = PlannedRun(method, None, 0, tiny_run(method=method))
+        return Result(run, rows, "diverged" if losses[-1] is None else "finished")
+
+    results = [result("gd", [2.0, None]), result("sm", [2.0, 0.5])]
+    write_results(tmp_path / "results.csv", results)
+    with (tmp_path / "results.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert "test_accuracy" not in lines[0] and [line["test_loss"] for line in lines] == ["", "0.5"]
+    _, sm = summarize(results)
+    assert "test_accuracy" not in sm.figures and sm.figures["test_loss"] == Spread(0.5, 0.5, 0.5)
+    for table in (summary_table(summarize(results), ranges=True), runs_table(results)):
+        at = table.headings.index("test loss")
+        assert "test accuracy" not in table.headings and [row[at] for row in table.rows] == ["–", "0.5"]

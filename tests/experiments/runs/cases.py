@@ -2,6 +2,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from surmin.experiments.configs.run import CompareConfig, RunConfig
 from surmin.experiments.runs.metrics import Row, read_rows
 from surmin.experiments.runs.run import Run
@@ -17,6 +20,15 @@ def tiny_run(**options: Any) -> RunConfig:
 
 def tiny_comparison(**options: Any) -> CompareConfig:
     return CompareConfig(**{**TINY, **options})
+
+
+def save_regression(folder: Path, **changes: NDArray[Any]) -> str:
+    """Two smooth functions of four numbers, 40 samples to train on and 12 to test, as `--data` takes them."""
+    inputs = np.random.default_rng(0).normal(size=(52, 4))
+    targets = np.stack([inputs[:, 0] * inputs[:, 1], np.sin(inputs[:, 2])], axis=1)
+    arrays = {"x_train": inputs[:40], "y_train": targets[:40], "x_test": inputs[40:], "y_test": targets[40:]}
+    np.savez(folder / "numbers.npz", **{**arrays, **changes})
+    return str(folder / "numbers.npz")
 
 
 def start(config: RunConfig, folder: Path) -> Run:

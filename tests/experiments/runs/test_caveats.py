@@ -89,7 +89,7 @@ def test_a_folder_says_what_kind_of_device_it_ran_on(tmp_path: Path, capsys: pyt
     assert capsys.readouterr().err == ""
     path.write_text(json.dumps({**document, "environment": {"device_type": "tpu"}}))
     resume(tmp_path / "part", tmp_path / "other")
-    assert capsys.readouterr().err.startswith(f"surmin: resumed on {here().type}, not tpu: random numbers are others")
+    assert capsys.readouterr().err.startswith(f"surmin: resumed on {here().type}, not tpu: random numbers differ")
 
 
 @pytest.mark.parametrize(("before", "now"), [(3, 2), (2, 3), (3, 1)])

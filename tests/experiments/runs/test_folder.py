@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from surmin.experiments.runs import folder as folder_module
-from surmin.experiments.runs.folder import check_unclaimed, claim_folder, data_name, default_folder
+from surmin.experiments.runs.folder import check_unclaimed, claim_folder, claimed, data_name, default_folder
 
 
 class StoppedClock(datetime):
@@ -61,3 +61,14 @@ def test_a_folder_is_refused_beforehand_where_nothing_may_be_written(
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     with pytest.raises(ValueError, match=f"nothing may be written in {tmp_path}: name another folder with --out"):
         check_unclaimed(tmp_path / name)
+
+
+def test_a_claimed_folder_that_stays_empty_is_removed_if_it_was_made(tmp_path: Path) -> None:
+    claimed_in_vain, there, written = tmp_path / "some" / "more", tmp_path / "there", tmp_path / "written" / "to"
+    there.mkdir()
+    for path in (claimed_in_vain, there, written):
+        with pytest.raises(KeyboardInterrupt), claimed(path):
+            if path == written:
+                (path / "table").touch()
+            raise KeyboardInterrupt
+    assert {path.name for path in tmp_path.rglob("*")} == {"there", "written", "to", "table"}

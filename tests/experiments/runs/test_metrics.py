@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from surmin.experiments.runs.metrics import Evaluation, Row, append_row, read_rows, write_rows
+from surmin.experiments.runs.metrics import Evaluation, Row, append_row, figures_of, read_rows, write_rows
 from surmin.report import StepReport
 
 KEYS = [
@@ -86,3 +86,15 @@ def test_a_row_without_its_numbers_is_refused(tmp_path: Path, broken: str) -> No
     path.write_text(line)
     with pytest.raises(ValueError, match="line 1 is not a row of metrics"):
         read_rows(path)
+
+
+def test_a_test_loss_is_in_the_test_accuracy_s_place(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    start = Row.start(Evaluation(2.3, test_loss=2.5))
+    rows = [start, start.next(make_report(), 0.25, Evaluation(2.0, test_loss=2.2))]
+    write_rows(path, rows)
+    keys = ["test_loss" if key == "test_accuracy" else key for key in KEYS]
+    assert [list(json.loads(line)) for line in path.read_text().splitlines()] == [keys, keys]
+    assert read_rows(path) == rows
+    assert list(figures_of([rows[1].lost(), *rows])) == keys and list(figures_of(make_rows())) == KEYS
+    assert rows[1].lost().test_loss is None

@@ -70,6 +70,8 @@ def test_the_rank_unless_told_otherwise(classes: int, tokens: bool, rank: int | 
         assert method_options(method, data, {"rank": 3}) == {"rank": 3}
         assert "rank" not in method_options(method, data, {"rank": "exact"})
     assert method_options("adam", data, {"lr": 0.1}) == {"lr": 0.1}
+    for without_columns in ({"curvature": "scalar"}, {"preset": "paper"}):
+        assert method_options("sm", data, without_columns) == without_columns
 
 
 def test_the_configuration_is_recorded(tmp_path: Path) -> None:

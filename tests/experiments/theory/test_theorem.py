@@ -31,8 +31,9 @@ CURVATURES = ("scalar", "sample", "factor")
 
 
 def options(curvature: str, inner_steps: int = 1) -> Options:
-    given = {"curvature": curvature, "solver": "gd", "inner_steps": inner_steps, "power_steps": 30}
-    return resolve_options("paper", {**given, "eigenvalue": "lanczos"})
+    given = {"curvature": curvature, "solver": "gd", "inner_steps": inner_steps}
+    exact = {} if curvature == "factor" else {"power_steps": 30, "eigenvalue": "lanczos"}
+    return resolve_options("paper", {**given, **exact})
 
 
 def try_it(case: Case, curvature: str, inner_steps: int = 1, rounds: int = 20, lanczos_steps: int = 40) -> TheoremRun:

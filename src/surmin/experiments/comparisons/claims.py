@@ -1,4 +1,4 @@
-"""What the paper says of its experiments, and what we ask of ours, held against the results of the grid."""
+"""The paper's claims about its experiments, and ours about our own, checked against the results of the grid."""
 
 import math
 import statistics
@@ -13,6 +13,7 @@ from surmin.experiments.comparisons.milestones import (
     LOSS,
     early_loss,
     final_loss,
+    is_out_of_reach,
     loss_after,
     spent_until,
     target,
@@ -49,10 +50,10 @@ class ClaimVerdict:
 
     Attributes:
         claim: what is claimed.
-        subject: of whom.
-        holds: whether it does; None where runs ended too early to tell.
-        figures: what says so.
-        is_catching_up: whether gaps grow as claimed, but to nothing better than a smaller lag.
+        subject: about whom.
+        holds: whether it does; None if runs ended too early to tell.
+        figures: the figures that show it.
+        is_catching_up: whether gaps grow as claimed, but only to a smaller lag.
     """
 
     claim: str
@@ -82,7 +83,7 @@ def judge(results: Sequence[PaperResult]) -> list[ClaimVerdict]:
 
 
 def _gaps(name: str, groups: Groups, loss: Callable[[Sequence[PaperResult]], float]) -> Gaps:
-    """Only where there is something to compare with: another method at the same N, where it takes it."""
+    """Only if there is something to compare with: another method at the same N, if it takes one."""
     gaps = {}
     for cell, own in groups.items():
         rivals = [
@@ -98,7 +99,7 @@ def _gaps(name: str, groups: Groups, loss: Callable[[Sequence[PaperResult]], flo
 
 
 def _before_any_stops(name: str, groups: Groups) -> int:
-    """The last round before a run of this SM or of its rivals is at its target; 0 where none gets there."""
+    """The last round before a run of this SM or of its rivals reaches its target; 0 if none does."""
     compared = [result for cell, own in groups.items() if cell.contender in (name, *OTHERS) for result in own]
     ends = [result.last.round for result in compared if result.status == "reached"]
     return min(ends, default=1) - 1
@@ -139,7 +140,7 @@ def _axes(keys: Collection[tuple[int, int]]) -> tuple[list[int], list[int]]:
 
 
 def _by_depth(texts: Mapping[tuple[int, int], str], asides: Mapping[int, str] = MappingProxyType({})) -> str:
-    """One text for every N at every depth, in few words; a depth may have an aside."""
+    """One text for every N at every depth, briefly; a depth may have an aside."""
     depths, steps = _axes(texts)
     lines = [
         f"{_layers(depth)} {', '.join(texts.get((depth, n), '–') for n in steps)}{asides.get(depth, '')}"
@@ -159,15 +160,21 @@ def _block_claims(groups: Groups) -> list[ClaimVerdict]:
             if cell.contender == name and cell.inner_steps is not None and cell.layers in armijo
         }
         if own:
-            worse = sum(final_loss(group) > final_loss(armijo[layers]) for (layers, _), group in own.items())
+            known = [_is_worse(group, armijo[layers]) for (layers, _), group in own.items()]
             losses = _by_depth({key: write_loss(final_loss(group), group) for key, group in own.items()}, asides)
-            figures = f"worse in {worse} of {len(own)}; losses {losses}"
-            verdicts.append(ClaimVerdict(claim, "CGBlock", worse == len(own), figures))
+            figures = f"worse in {known.count(True)} of {len(own)}; losses {losses}"
+            verdicts.append(ClaimVerdict(claim, "CGBlock", every(known), figures))
     return verdicts
 
 
+def _is_worse(own: Sequence[PaperResult], other: Sequence[PaperResult]) -> bool | None:
+    """Whether its loss is higher; None where both stopped at the target."""
+    mine, theirs = final_loss(own), final_loss(other)
+    return None if mine == theirs == target(own[0]) else mine > theirs
+
+
 def _own_claims(groups: Groups) -> list[ClaimVerdict]:
-    """What our SM is to reach at the greatest depth."""
+    """What our SM should reach at the greatest depth."""
     deepest = [cell for cell in groups if cell.layers == max(c.layers for c in groups)]
     own = [cell for cell in deepest if cell.contender in OURS]
     others = [cell for cell in deepest if cell.contender not in {*SURROGATES, *OURS}]
@@ -208,8 +215,10 @@ def _messages(cell: Cell, others: Sequence[Cell], groups: Groups) -> ClaimVerdic
     figures = (f"{mine:.0f} messages" if math.isfinite(mine) else "not reached") + (
         f"; {best.label} {least:.0f}" if best and math.isfinite(least) else "; no other gets there"
     )
-    nobody = math.isinf(mine) and math.isinf(least)
-    return ClaimVerdict(claim, _subject(cell), None if nobody else mine <= least / 6, figures)
+    if is_out_of_reach(groups[cell]):
+        return ClaimVerdict(claim, _subject(cell), None, f"runs stop at a loss of {target(groups[cell][0]):g}")
+    nothing_to_compare = least == 0 or (math.isinf(mine) and math.isinf(least))
+    return ClaimVerdict(claim, _subject(cell), None if nothing_to_compare else mine <= least / 6, figures)
 
 
 def _subject(cell: Cell) -> str:

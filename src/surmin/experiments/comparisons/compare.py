@@ -1,4 +1,4 @@
-"""Several methods on the same problem: every run in a folder of its own, one table over all of them."""
+"""Several methods on the same problem: every run in its own folder, one table over all of them."""
 
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,16 +11,19 @@ from surmin.experiments.comparisons.completing import complete, finished_runs
 from surmin.experiments.comparisons.grid import PlannedRun, plan_runs
 from surmin.experiments.comparisons.results import CompareResult, write_results
 from surmin.experiments.configs.run import CompareConfig
-from surmin.experiments.configs.saved import check_unchanged, check_version, read_config
-from surmin.experiments.runs.folder import claim_folder, write_config
+from surmin.experiments.configs.saved import MAY_CHANGE, check_unchanged, check_version, read_config
+from surmin.experiments.runs.folder import check_device, claim_folder, write_config
 from surmin.experiments.runs.metrics import Row
 from surmin.experiments.runs.problem import load_data
 from surmin.experiments.runs.run import Run
-from surmin.experiments.runs.team import ALONE
+from surmin.experiments.runs.team import ALONE, choose_device
 from surmin.methods.registry import METHODS
 
+CHANGE_THE_TABLE = frozenset({"stages", "microbatches", "threads"})
+"""Options that may change when a run is continued, but not a comparison: its table counts messages of one cut, and
+times with one number of threads."""
 GROWS = frozenset({"methods", "seeds", "lr"})
-"""Options of a comparison that may be others when it is continued: they add runs, or leave some out."""
+"""Options that may change when a comparison is continued: they add runs, or leave some out."""
 
 OnRow = Callable[[PlannedRun, Row], None]
 
@@ -34,8 +37,7 @@ class Comparison:
         path: the folder.
         data: what all runs train on.
         planned: the runs, in order.
-        left_out: of `--methods all` those that cannot run on this network, and why.
-        failed: methods that could not go on, out of memory say, and why.
+        left_out: those of `--methods all` that cannot run on this network, and why.
     """
 
     config: CompareConfig
@@ -43,15 +45,15 @@ class Comparison:
     data: Dataset
     planned: Sequence[PlannedRun]
     left_out: Mapping[str, str] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def start(cls, config: CompareConfig, path: Path) -> "Comparison":
         """Check everything, then make the folder.
 
         Raises:
-            ValueError: for options that are not possible, or when the folder has something in it already.
+            ValueError: if options are not possible, or the folder is not empty.
         """
+        config.check_effects()
         comparison = cls._prepare(config, path)
         claim_folder(path)
         comparison._write_config()
@@ -62,13 +64,11 @@ class Comparison:
         """Continue a comparison: in its own folder, or in a copy of it.
 
         Raises:
-            ValueError: when the options would make it another comparison, or `path` has something in it already.
+            ValueError: if the options would make it another comparison, or `path` is not empty.
         """
         check_version(source)
-        saved = read_config(source, CompareConfig)
-        check_unchanged(saved, config, GROWS)
-        if (saved.stages, saved.microbatches) != (config.stages, config.microbatches):
-            raise ValueError("stages and microbatches cannot change on resuming: one table counts messages of one cut")
+        check_unchanged(read_config(source, CompareConfig), config, MAY_CHANGE - CHANGE_THE_TABLE | GROWS)
+        check_device(source, choose_device(config.device))
         comparison = cls._prepare(config, path)
         if path != source:
             claim_folder(path)
@@ -77,23 +77,18 @@ class Comparison:
         return comparison
 
     def run(self, on_row: OnRow = lambda planned, row: None) -> list[CompareResult]:
-        """Train all that is not finished yet; after Ctrl-C, what was begun. `results.csv` grows run by run.
+        """Train all that is not finished yet; after Ctrl-C, finish what was begun. `results.csv` grows run by run.
 
-        What is there comes in the order of the plan, also what an earlier start has finished.
+        Results come in the order of the plan, including what an earlier start has finished.
 
-        Where a method cannot go on, that one ends and the others do not; continued, it is tried again.
+        If a run cannot go on, that one ends and the others do not; when the comparison is continued, it is tried again.
 
         Args:
             on_row: called with every new row.
         """
         known = finished_runs(self.path, self.planned)
         for planned in self.planned:
-            if planned.method in self.failed:
-                continue
             result = complete(self.path, planned, self.data, partial(on_row, planned))
-            if result.status == "failed":
-                self.failed[planned.method] = result.failure
-                continue
             known[planned.name] = result
             write_results(self.path / "results.csv", self._in_order(known))
             if result.status == "interrupted":
@@ -134,7 +129,7 @@ def _check_runs(runs: Sequence[PlannedRun], path: Path, data: Dataset) -> None:
     """Check the options of one method at each of its learning rates, and build its first run; nothing is written.
 
     Raises:
-        ValueError: what is wrong.
+        ValueError: saying what is wrong.
     """
     for config in {run.lr: run.config for run in runs}.values():
         config.check()
@@ -149,14 +144,14 @@ def _others_that_can(config: CompareConfig, path: Path, data: Dataset, named: Co
             continue
         try:
             _check_runs(plan_runs(replace(config, methods=method, seeds=1)), path, data)
-        except (ValueError, RuntimeError):  # not what was asked for: why it cannot run is nobody's question
+        except (ValueError, RuntimeError):  # it was not asked for: why it cannot run does not matter
             continue
         able.append(method)
     return able
 
 
 def _refusal(left_out: Mapping[str, str], able: Sequence[str], others: Sequence[str]) -> str:
-    """What is wrong, and with which methods where others can run: of those named, else of all."""
+    """What is wrong, and which methods can run instead: of those named, else of all."""
     if not (able or others):
         return next(iter(left_out.values()))
     reasons = "; ".join(f"{method} cannot run here: {reason}" for method, reason in left_out.items())

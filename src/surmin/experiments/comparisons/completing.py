@@ -1,4 +1,4 @@
-"""Runs of a collection, each in a folder of its own: finished ones are read, others trained or continued."""
+"""Runs of a collection, each in its own folder: finished ones are read, others trained or continued."""
 
 import math
 import os
@@ -23,7 +23,7 @@ class Planned(Protocol):
 
     @property
     def name(self) -> str:
-        """Of its folder, under `runs` in the collection's."""
+        """Name of its folder, under `runs` in the collection's."""
 
     @property
     def config(self) -> RunConfig:
@@ -35,13 +35,13 @@ AnyRun = TypeVar("AnyRun", bound=Planned)
 
 @dataclass(frozen=True)
 class Result(Generic[AnyRun]):
-    """A run, as far as it came.
+    """A run, as far as it got.
 
     Attributes:
         run: which one.
-        rows: of its `metrics.jsonl`; one more without figures where it failed.
+        rows: of its `metrics.jsonl`; one more without figures if it failed.
         status: how it ended.
-        failure: why it could not go on, out of memory say; one line.
+        failure: why it could not go on (out of memory, for instance); one line.
     """
 
     run: AnyRun
@@ -56,25 +56,25 @@ class Result(Generic[AnyRun]):
 
     @property
     def quality(self) -> tuple[float, float]:
-        """Rounds to the target loss, else infinite; then the last loss. Less is better."""
+        """Rounds to the target loss, or infinite; then the last loss. Less is better."""
         rounds = float(self.last.round) if self.status == "reached" else math.inf
         return rounds, math.inf if self.last.loss is None else self.last.loss
 
 
 def run_folder(collection: Path, run: Planned) -> Path:
-    """Where a run of a collection is."""
+    """The folder of a run in a collection."""
     return collection / "runs" / run.name
 
 
 def finished_runs(collection: Path, runs: Iterable[AnyRun]) -> dict[str, Result[AnyRun]]:
-    """By name those of some runs that have come to their end."""
+    """The finished ones of some runs, by name."""
     return {run.name: result for run in runs if (result := _finished(collection, run)) is not None}
 
 
 def complete(
     collection: Path, run: AnyRun, data: Dataset, on_row: Callable[[Row], None] = lambda row: None
 ) -> Result[AnyRun]:
-    """A run that is trained as far as it is not yet, or "failed" where it cannot go on.
+    """A run, trained as far as it is not yet, or "failed" if it cannot go on.
 
     Args:
         collection: the folder of the collection.
@@ -83,8 +83,8 @@ def complete(
         on_row: called with every new row.
 
     Raises:
-        FolderInUseError: when another process trains it.
-        RuntimeError: torch's own, where a person debugs.
+        FolderInUseError: if another process is training it.
+        RuntimeError: torch's own, when debugging.
     """
     result = _finished(collection, run)
     if result is not None:
@@ -93,7 +93,7 @@ def complete(
         return _train(collection, run, data, on_row)
     except FolderInUseError:
         raise
-    except (ValueError, RuntimeError) as error:  # what only the first batch shows, say, or out of memory
+    except (ValueError, RuntimeError) as error:  # such as what only the first batch shows, or out of memory
         if isinstance(error, RuntimeError) and os.environ.get(DEBUG_VARIABLE):
             raise
         rows = _rows(collection, run)
@@ -102,7 +102,7 @@ def complete(
 
 
 def _finished(collection: Path, run: AnyRun) -> Result[AnyRun] | None:
-    """None where there is still something to do."""
+    """None if there is still something to do."""
     rows = _rows(collection, run)
     for number, row in enumerate(rows, start=1):  # it may have gone beyond what is asked for now
         status = status_of([row], run.config)
@@ -132,7 +132,7 @@ def _clear_unless_saved(path: Path) -> None:
     """Empty the folder of a run that was cut off before its first checkpoint.
 
     Raises:
-        FolderInUseError: when another process writes there.
+        FolderInUseError: if another process writes there.
     """
     if not path.is_dir():
         return

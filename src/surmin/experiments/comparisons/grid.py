@@ -1,10 +1,10 @@
-"""Which runs a comparison consists of."""
+"""The runs that a comparison consists of."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from surmin.experiments.configs.choices import parse_methods, parse_rates
+from surmin.experiments.configs.choices import parse_rates
 from surmin.experiments.configs.run import CompareConfig, ExperimentConfig, RunConfig
 from surmin.methods.registry import flag, takes
 
@@ -35,11 +35,11 @@ def plan_runs(config: CompareConfig) -> list[PlannedRun]:
     """All runs, method by method, rate by rate, seed by seed.
 
     Raises:
-        ValueError: for an unknown method, a rate that is none, an option that no method takes, or too large a seed.
+        ValueError: for an unknown method, an invalid rate, an option that no method takes, or too large a seed.
     """
     config.check()
     replace(config, seed=config.seed + config.seeds - 1).check()
-    methods = parse_methods(config.methods)
+    methods = config.method_names
     given = config.given_options()
     for option in given:
         if not any(takes(method, option) for method in methods):
@@ -48,15 +48,13 @@ def plan_runs(config: CompareConfig) -> list[PlannedRun]:
     shared = {field.name: getattr(config, field.name) for field in fields(ExperimentConfig)}
     shared = {name: value for name, value in shared.items() if name not in given}
     return [
-        _planned(method, rate, seed, shared, given)
+        _planned(config, method, rate, seed, shared)
         for method in methods
         for rate in rates[method]
         for seed in range(config.seed, config.seed + config.seeds)
     ]
 
 
-def _planned(
-    method: str, lr: float | None, seed: int, shared: Mapping[str, Any], given: Mapping[str, Any]
-) -> PlannedRun:
-    own = {option: value for option, value in given.items() if takes(method, option)}
+def _planned(config: CompareConfig, method: str, lr: float | None, seed: int, shared: Mapping[str, Any]) -> PlannedRun:
+    own = {option: value for option, value in config.given_options().items() if config.has_effect(option, method)}
     return PlannedRun(method, lr, seed, RunConfig(**{**shared, **own, "method": method, "lr": lr, "seed": seed}))

@@ -6,9 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context, parent_process
-from multiprocessing.synchronize import Event
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from surmin.exit_codes import WORKER_LOST
@@ -17,52 +18,60 @@ from surmin.launch.interrupts import deferred_interrupt, interrupts
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 REPEAT_SECONDS = 0.2
-"""Between two interrupts of a process made here: the first may come before there is anything to receive it."""
+"""Between two interrupts of a process made here: the first may come before anything can receive it."""
 
-_stopping: Event | None = None
-"""In processes made here: set when they are to begin nothing more."""
+_stopping: Connection | None = None
+"""In processes made here: at its end when they must begin nothing more. An event would wait for those killed."""
 
 
 def each(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:
-    """What the function makes of every item, in order; with one job here, with more in processes of their own.
+    """The function's result for every item, in order; with one job here, with more in separate processes.
 
-    These are interrupted as this one is, and begin nothing more then.
+    They are interrupted when this one is, and then begin nothing more.
 
     Raises:
-        KeyboardInterrupt: for the first item that was not begun any more.
+        KeyboardInterrupt: at the first item that was no longer begun.
     """
     if jobs == 1:
         yield from map(function, items)
         return
     context = get_context("spawn")
-    stopping = context.Event()
+    stopping, stop = context.Pipe(duplex=False)
+    others = set(active_children())
     with (
-        deferred_interrupt(stopping.set),
+        stopping,
+        deferred_interrupt(stop.close),
         ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare, initargs=(stopping,)) as pool,
     ):
         try:
-            yield from pool.map(partial(_unless_stopping, function), items)
+            results = pool.map(partial(_unless_stopping, function), items)
+            pool.submit(os.getpid)  # a submission has the pool look at the processes of those before it
+            yield from results
+        except BrokenProcessPool:
+            for process in set(active_children()) - others:  # the pool only asks them to end, which they ignore
+                process.kill()
+            raise
         finally:
-            stopping.set()
+            stop.close()
             pool.shutdown(cancel_futures=True)
 
 
 def _unless_stopping(function: Callable[[Item], Result], item: Item) -> Result:
     assert _stopping is not None
-    if _stopping.is_set():
+    if _stopping.poll():
         raise KeyboardInterrupt
     return function(item)
 
 
-def _prepare(stopping: Event) -> None:
+def _prepare(stopping: Connection) -> None:
     """End this process, whatever it is doing, when the one that started it is gone: killed, it cannot say so.
 
-    An interrupt matters to what is begun alone, and comes from that process, also where a terminal sends it to all. It
-    is received once, and ignored before and after that: so it is repeated until something has received it.
+    Interrupts matter only to what is begun, and come from that process, even when a terminal sends them to all. One is
+    received once, and ignored before and after: so it is repeated until something has received it.
     """
     global _stopping
     _stopping = stopping
-    for number in set(interrupts()) - {signal.SIGTERM}:
+    for number in interrupts():
         signal.signal(number, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None
@@ -72,7 +81,7 @@ def _prepare(stopping: Event) -> None:
         os._exit(WORKER_LOST)
 
     def pass_on() -> None:
-        stopping.wait()
+        stopping.poll(None)
         while True:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(REPEAT_SECONDS)

@@ -28,23 +28,23 @@ from surmin.experiments.runs.run import Run
 from surmin.experiments.runs.team import ALONE
 
 Known = Mapping[str, PaperResult]
-"""What `finished` has found, by the names of runs."""
+"""What `finished` has found, by run name."""
 TIMED = 3
-"""Rounds that the estimate times; the first, in which things are made once, does not count."""
+"""Rounds that the estimate times; the first, which includes one-time setup, does not count."""
 
 
 def run_paper(
     config: PaperConfig, path: Path, known: Known, on_result: Callable[[PaperResult], None] = lambda result: None
 ) -> list[PaperResult]:
-    """Make all runs that are not made yet: first those that tune, then the others; after Ctrl-C, what was begun.
+    """Make all runs that are not made yet: first those that tune, then the others; after Ctrl-C, finish what was begun.
 
-    Where a run cannot go on, that one ends and the others do not; continued, it is tried again.
+    If a run cannot go on, it ends and the others do not; when continued, it is tried again.
 
     Args:
         config: the options.
         path: the grid's folder, claimed already.
         known: what `finished` has found there.
-        on_result: called with every result as it is there, finished earlier or now.
+        on_result: called with every result as it is available, finished earlier or now.
     """
     results: list[PaperResult] = []
     for result in _results(config, path, known):
@@ -56,7 +56,7 @@ def run_paper(
 
 
 def finished(config: PaperConfig, path: Path) -> dict[str, PaperResult]:
-    """By name the results of runs that have come to their end; those of a cell only where its tuning has."""
+    """The results of finished runs, by name; those of a cell only if its tuning is finished."""
     found: dict[str, PaperResult] = {}
     for cell in cells(config):
         runs = tuning_runs(config, cell)
@@ -68,7 +68,7 @@ def finished(config: PaperConfig, path: Path) -> dict[str, PaperResult]:
 
 
 def estimate(config: PaperConfig, known: Known, scratch: Path) -> dict[Cell, float]:
-    """Seconds that what is left of each cell takes at most, evaluation included, from a few rounds of it timed now.
+    """Most seconds that the rest of each cell takes, evaluation included, from a few rounds of it timed now.
 
     Args:
         config: the options.
@@ -76,7 +76,7 @@ def estimate(config: PaperConfig, known: Known, scratch: Path) -> dict[Cell, flo
         scratch: an empty folder for these rounds.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C, as soon as the round that was begun is over.
+        KeyboardInterrupt: after Ctrl-C, as soon as the current round is over.
     """
     seconds = {}
     for number, cell in enumerate(cells(config)):
@@ -91,7 +91,7 @@ def estimate(config: PaperConfig, known: Known, scratch: Path) -> dict[Cell, flo
 
         brief = replace(first, config=replace(first.config, rounds=TIMED))
         result = complete(scratch / str(number), brief, _data(first.config), note)
-        if result.status == "interrupted":  # what fails does so again in its own run, and is recorded there
+        if result.status == "interrupted":  # a failure will recur in the run itself, and is recorded there
             raise KeyboardInterrupt
         gaps = [after - before for before, after in itertools.pairwise(times)]
         seconds[cell] = statistics.median(gaps or [0.0]) * sum(run.config.rounds for run in left)
@@ -99,7 +99,7 @@ def estimate(config: PaperConfig, known: Known, scratch: Path) -> dict[Cell, flo
 
 
 def runs_left(config: PaperConfig, cell: Cell, known: Known) -> list[PaperRun]:
-    """The runs of a cell that have not come to their end; before its tuning has, its results at any setting."""
+    """The runs of a cell that are not finished; before its tuning is, its results at any setting."""
     tuning = tuning_runs(config, cell)
     results = result_runs(config, cell, [known[run.name] for run in tuning if run.name in known])
     return [run for run in (*tuning, *results) if run.name not in known]
@@ -109,7 +109,7 @@ def check_grid(config: PaperConfig) -> None:
     """Build every method at every depth once.
 
     Raises:
-        ValueError: for too large a seed; when one cannot run there, saying which and why, and which can.
+        ValueError: for too large a seed; or if one cannot run there, saying which and why, and which can.
     """
     replace(config, seed=config.seed + TUNING_SEED).check()
     complaints: dict[str, str] = {}
@@ -126,7 +126,7 @@ def check_grid(config: PaperConfig) -> None:
 
 
 def _results(config: PaperConfig, path: Path, known: Known) -> Iterator[PaperResult]:
-    """All results of the grid in order; those that are not known are made."""
+    """All results of the grid in order; unknown ones are made."""
     grid = cells(config)
     tuning: dict[Cell, list[PaperResult]] = {cell: [] for cell in grid}
     results_of = partial(_results_of, config.jobs, path, known)

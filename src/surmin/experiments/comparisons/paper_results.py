@@ -1,7 +1,6 @@
-"""The tables of the paper's grid: one line a run with how it ended, and one with what it had spent on the way."""
+"""The tables of the paper's grid, one line per run: how it ended, and what it had spent on the way."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from surmin.experiments.comparisons.milestones import EARLY, LOSS, early_loss, spent_until
@@ -16,15 +15,15 @@ SPENT = ("round", "seconds", "gradient_equivalents", "messages", "bytes", "forwa
 
 def write_paper_results(path: Path, results: Sequence[PaperResult]) -> None:
     """Replace `results.csv`, how every run ended; empty where a figure does not apply."""
-    rows = [{**_describe(result), **asdict(result.last), "status": result.status} for result in results]
+    rows = [{**_describe(result), **result.last.select(FIGURES), "status": result.status} for result in results]
     write_table(path, (*RUN, *FIGURES, "status"), rows)
 
 
 def write_milestones(path: Path, results: Sequence[PaperResult]) -> None:
-    """Replace `milestones.csv`: of every run the early loss, and what had been spent at the first row with `LOSS`.
+    """Replace `milestones.csv`: every run's early loss, and what had been spent at the first row with `LOSS`.
 
-    Runs that only tuned are left out; what a run never reached, in loss or in rounds, is empty. The early loss of one
-    that diverged or failed before is infinite.
+    Runs that only tuned are left out; what a run never reached, in loss or in rounds, is empty. The early loss is
+    infinite for a run that diverged or failed earlier.
     """
     rows = []
     for result in results:

@@ -1,4 +1,4 @@
-"""Which runs the paper's grid consists of."""
+"""The runs that the paper's grid consists of."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -11,12 +11,12 @@ from surmin.experiments.configs.paper import MOST_SEEDS, PaperConfig
 from surmin.experiments.configs.run import RunConfig
 
 TUNING_SEED = MOST_SEEDS
-"""How far the seed that settings are chosen on is from the first that results come from."""
+"""Distance of the seed that settings are chosen on from the first that results come from."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A method at a depth and, where it takes inner steps, at an N."""
+    """A method at a depth and, if it takes inner steps, at an N."""
 
     layers: int
     contender: str
@@ -24,19 +24,19 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The method, and N where it has one."""
+        """The method, and N if it has one."""
         return self.contender if self.inner_steps is None else f"{self.contender} (N = {self.inner_steps})"
 
     @property
     def settings(self) -> list[dict[str, Any]]:
-        """All combinations of the values that are tried."""
+        """All combinations of the values to try."""
         tuned = CONTENDERS[self.contender].tuned
         return [dict(zip(tuned, values, strict=True)) for values in itertools.product(*tuned.values())]
 
 
 @dataclass(frozen=True)
 class PaperRun:
-    """One run of the grid, `seed` None for the one that only tunes."""
+    """One run of the grid; `seed` is None for one that only tunes."""
 
     cell: Cell
     setting: tuple[tuple[str, Any], ...]
@@ -75,7 +75,7 @@ def cells(config: PaperConfig) -> list[Cell]:
 
 
 def tuning_runs(config: PaperConfig, cell: Cell) -> list[PaperRun]:
-    """One run for every setting of a cell; none where there is nothing to choose."""
+    """One run for every setting of a cell; none if there is nothing to choose."""
     if len(cell.settings) == 1:
         return []
     seed, rounds = config.seed + TUNING_SEED, config.rounds_to_tune
@@ -83,7 +83,7 @@ def tuning_runs(config: PaperConfig, cell: Cell) -> list[PaperRun]:
 
 
 def result_runs(config: PaperConfig, cell: Cell, tuning: Sequence[PaperResult]) -> list[PaperRun]:
-    """The runs at the best setting, one a seed; the setting is the one whose tuning run was best."""
+    """The runs at the best setting, one per seed; the setting is the one whose tuning run was best."""
     chosen = dict(min(tuning, key=lambda result: result.quality).run.setting) if tuning else cell.settings[0]
     seeds = range(config.seed, config.seed + config.seeds)
     return [

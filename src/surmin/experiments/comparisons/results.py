@@ -4,15 +4,14 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from surmin.experiments.comparisons.completing import Result
 from surmin.experiments.comparisons.grid import PlannedRun
 from surmin.experiments.files import write_table
-from surmin.experiments.runs.metrics import FIGURES, Row
+from surmin.experiments.runs.metrics import Row, figures_of
 
-COLUMNS = ("method", "lr", "seed", *FIGURES, "status", "chosen")
 CHOICE_RULE = (
     "Where several learning rates were tried, the one shown is the one that reached the target loss in the fewest "
     "rounds, else the one with the lowest final loss; both as medians over seeds. Every run tried is listed."
@@ -30,7 +29,7 @@ class Spread:
 
     @classmethod
     def of(cls, figure: str, rows: Sequence[Row | None]) -> "Spread":
-        """Of a figure over rows, one a seed; where there is none, it counts as the worst there is."""
+        """Of a figure over rows, one per seed; if missing, it counts as the worst possible."""
         worst = -math.inf if figure == "test_accuracy" else math.inf
         values = [getattr(row, figure, None) for row in rows]
         numbers = [worst if value is None else float(value) for value in values]
@@ -53,7 +52,7 @@ class Summary:
 
     @property
     def statuses(self) -> str:
-        """How the runs ended, as `count_statuses` says it."""
+        """How the runs ended, as worded by `count_statuses`."""
         return count_statuses(result.status for result in self.results)
 
 
@@ -66,7 +65,7 @@ def by_setting(results: Sequence[CompareResult]) -> dict[tuple[str, float | None
 
 
 def choose(results: Sequence[CompareResult]) -> dict[str, list[CompareResult]]:
-    """For every method the runs at its best learning rate, by `CHOICE_RULE`."""
+    """For every method, the runs at its best learning rate, by `CHOICE_RULE`."""
     best: dict[str, list[CompareResult]] = {}
     for (method, _), group in by_setting(results).items():
         if method not in best or _quality(group) < _quality(best[method]):
@@ -75,25 +74,26 @@ def choose(results: Sequence[CompareResult]) -> dict[str, list[CompareResult]]:
 
 
 def summarize(results: Sequence[CompareResult]) -> list[Summary]:
-    """One summary a method, in the order of the results."""
+    """One summary per method, in the order of the results."""
+    figures = known_figures(results)
     return [
         Summary(
             method,
             group[0].run.lr,
             group,
-            {name: Spread.of(name, [result.last for result in group]) for name in FIGURES},
+            {name: Spread.of(name, [result.last for result in group]) for name in figures},
         )
         for method, group in choose(results).items()
     ]
 
 
-def several_seeds(summaries: Sequence[Summary]) -> str:
-    """How many seeds the medians of these methods are over, as `count_seeds` says it."""
-    return count_seeds(len(summary.results) for summary in summaries)
+def known_figures(results: Sequence[CompareResult]) -> Sequence[str]:
+    """What the rows of a comparison have, as `figures_of` says it."""
+    return figures_of(row for result in results for row in result.rows)
 
 
 def count_seeds(counts: Iterable[int]) -> str:
-    """How many seeds medians are over: "3 seeds", "up to 3 seeds" where counts differ; empty where all are one."""
+    """How many seeds medians are over: "3 seeds", "up to 3 seeds" if counts differ; empty if all are one."""
     found = set(counts)
     if found == {1}:
         return ""
@@ -101,20 +101,21 @@ def count_seeds(counts: Iterable[int]) -> str:
 
 
 def count_statuses(statuses: Iterable[str]) -> str:
-    """How runs ended, for instance "2 reached, 1 diverged"; one word when all ended alike."""
+    """How runs ended, for instance "2 reached, 1 diverged"; one word if all ended alike."""
     counts = Counter(statuses)
     return ", ".join(counts if len(counts) == 1 else [f"{count} {status}" for status, count in counts.items()])
 
 
 def write_results(path: Path, results: Sequence[CompareResult]) -> None:
-    """Replace `results.csv`: one line a run with its last row's figures; empty where a figure does not apply."""
+    """Replace `results.csv`: one line per run with its last row's figures; empty if a figure does not apply."""
+    figures = known_figures(results)
     chosen = {id(result) for group in choose(results).values() for result in group}
     rows = []
     for result in results:
         run = {"method": result.run.method, "lr": result.run.lr, "seed": result.run.seed}
         marks = {"status": result.status, "chosen": "yes" if id(result) in chosen else "no"}
-        rows.append({**run, **asdict(result.last), **marks})
-    write_table(path, COLUMNS, rows)
+        rows.append({**run, **result.last.select(figures), **marks})
+    write_table(path, ("method", "lr", "seed", *figures, "status", "chosen"), rows)
 
 
 def _quality(group: Sequence[CompareResult]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What `surmin check` is asked to check. Importing this imports no torch, so that options can be refused at once."""
+"""Options of `surmin check`. Importing this imports no torch, so that options can be refused at once."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from surmin.experiments.configs.problem import ProblemConfig, values_of
-from surmin.experiments.configs.run import ExperimentConfig, check_most
+from surmin.experiments.configs.ranges import check_most
+from surmin.experiments.configs.run import ExperimentConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,16 +15,16 @@ class CheckConfig(ProblemConfig):
     """A small network on a few samples: everything is compared with dense matrices.
 
     Attributes:
-        train_samples: the first so many training samples are the batch.
+        train_samples: the batch is this many training samples, the first ones.
         stages: parts the network is cut into.
         curvature: what goes down the pipe, factor, sample or scalar.
-        blocks: what gets a local loss of its own, a layer or a stage.
+        blocks: what gets its own local loss, a layer or a stage.
         delta: with scalar or sample curvature, δ of Appendix A.
         power_steps: with scalar or sample curvature, products spent on the largest eigenvalue.
         eigenvalue: with scalar or sample curvature, by power iteration or by lanczos.
-        radii: lengths of the random steps that the bound is tried on, as multiples of the parameters' norm.
+        radii: lengths of the random steps on which the bound is tested, as multiples of the parameters' norm.
         trials: random steps of every length.
-        dtype: in which the package computes; the references are float64 always.
+        dtype: precision of the package's computations; the references are always float64.
     """
 
     command: ClassVar[str] = "check"
@@ -43,7 +44,7 @@ class CheckConfig(ProblemConfig):
 
     @property
     def experiment(self) -> ExperimentConfig:
-        """The same problem as the other commands know it."""
+        """The same problem in the form the other commands use."""
         return ExperimentConfig(**values_of(self, ProblemConfig), stages=self.stages)
 
     def check(self) -> None:
@@ -54,7 +55,7 @@ class CheckConfig(ProblemConfig):
 
 
 def check_search(radii: Sequence[float], trials: int) -> None:
-    """Raise ValueError unless the bound can be tried so many times at these radii."""
+    """Raise ValueError unless the bound can be tested this many times at these radii."""
     if trials < 1:
         raise ValueError(f"trials must be at least 1, got {trials}")
     if not radii or not all(0 < radius < math.inf for radius in radii):

@@ -1,4 +1,4 @@
-"""Methods and learning rates to try, as the command line names them. Importing this imports no torch."""
+"""Methods and learning rates to try, as given on the command line. Importing this imports no torch."""
 
 import math
 from collections.abc import Sequence

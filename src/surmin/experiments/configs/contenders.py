@@ -1,7 +1,7 @@
-"""What the paper's grid consists of: every method with the settings that are tried for it.
+"""What the paper's grid consists of: every method with the settings to try for it.
 
 The paper's own methods are SM, GD + Armijo, GD with a constant step, DDG, CGBlock and SSO. Of the others some use
-curvature; some take first-order steps, most of them in a part of the network alone. Importing this imports no torch.
+curvature; some take first-order steps, most of them in one part of the network. Importing this imports no torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ class Contender:
 
     Attributes:
         method: its name in the registry.
-        family: "paper" where the paper compares with it; else what it steps by.
+        family: "paper" if the paper compares with it; otherwise what its steps are based on.
         takes_steps: whether it runs once for every N.
-        options: that are fixed.
-        tuned: the option that is tuned, and its values; of several, every combination.
+        options: the fixed ones.
+        tuned: the option to tune, and its values; if several, every combination.
     """
 
     method: str
@@ -63,9 +63,9 @@ CONTENDERS: Mapping[str, Contender] = {
     "dni": Contender("dni", "first-order", tuned={"lr": RATES}),
     "dladmm": Contender("dladmm", "first-order", tuned={"penalty": (1e-4, 1e-3, 1e-2, 1e-1, 1.0)}),
 }
-"""By the name under which it stands in tables."""
+"""By the name used in tables."""
 
 
 def write_value(value: Any, between: str) -> str:
-    """A number of a setting as a word; of several with something between them."""
+    """A setting's number as a word; several with a separator."""
     return between.join(f"{number:g}" for number in (value if isinstance(value, tuple) else (value,)))

@@ -12,7 +12,7 @@ def numbers(option: str, text: str, *, zero_allowed: bool = False) -> list[float
     """Numbers separated by commas, each once, in the order given.
 
     Raises:
-        ValueError: for what is no positive number, or none.
+        ValueError: if any is not a positive number, or there are none.
 
     >>> numbers("rates", "1000, 20")
     [1000.0, 20.0]

@@ -1,4 +1,4 @@
-"""What `surmin paper` is asked to run. Importing this imports no torch, so that options can be refused at once."""
+"""Options of `surmin paper`. Importing this imports no torch, so that options can be refused at once."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -8,11 +8,12 @@ from tyro.conf import arg
 
 from surmin.experiments.configs.contenders import CONTENDERS
 from surmin.experiments.configs.lists import names
-from surmin.experiments.configs.run import ExperimentConfig, RunConfig, check_distinct, check_least, check_most
+from surmin.experiments.configs.ranges import check_distinct, check_least, check_most
+from surmin.experiments.configs.run import ExperimentConfig, RunConfig
 from surmin.value_types import check_types
 
 MOST_SEEDS = 1000
-"""That results come from: the next one is what settings are chosen on."""
+"""Most seeds that results come from: settings are chosen on the next one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,23 +22,23 @@ class PaperConfig:
 
     Attributes:
         data: digits, mnist, a folder of IDX files, or an .npz file.
-        data_dir: where the files of mnist are.
-        train_samples: keep only the first so many training samples.
+        data_dir: folder of the mnist files.
+        train_samples: keep only this many training samples, the first ones.
         width: size of a hidden layer.
         activation: relu, tanh, softplus, sigmoid, gelu, elu, silu or identity; relu if not given.
         depths: numbers of layers.
         inner_steps: numbers N of inner steps per round, for the methods that take them.
         methods: which of the grid's methods.
-        rounds: of every run; a run stops earlier at the target loss.
-        tuning_rounds: of every run that only chooses a setting; a third of the rounds if not given.
+        rounds: rounds of every run; a run stops earlier at the target loss.
+        tuning_rounds: rounds of runs that only choose a setting; a third of the rounds if not given.
         target_loss: where a run stops; lower losses are not told apart.
-        seeds: how many seeds, counted from --seed up. Settings are chosen on another one, 1,000 further on.
-        seed: the first.
+        seeds: number of seeds, counting up from --seed. Settings are chosen on another one, 1,000 further on.
+        seed: the first seed.
         quick: a version of less than ten minutes on two cores: 300 samples, width 32, 40 rounds, 2 seeds and 2 jobs
-            where no others are given.
+            unless others are given.
         jobs: runs at the same time, each a process. Times are then those of a shared machine.
-        dtype: of inputs and parameters.
-        device: auto is cuda where there is one.
+        dtype: type of inputs and parameters.
+        device: auto is cuda if there is a GPU.
     """
 
     command: ClassVar[str] = "paper"
@@ -70,17 +71,19 @@ class PaperConfig:
         """Names of the methods asked for, each once.
 
         Raises:
-            ValueError: for an unknown name.
+            ValueError: if a name is unknown.
         """
         text = self.methods.strip()
         found = list(CONTENDERS) if text == "all" else names(text)
-        unknown = [name for name in found if name not in CONTENDERS]
-        if unknown or not found:
-            raise ValueError(f"unknown method {''.join(unknown[:1])!r}: the grid has {', '.join(CONTENDERS)}")
+        if not found:
+            raise ValueError("name at least one method")
+        for name in found:
+            if name not in CONTENDERS:
+                raise ValueError(f"unknown method {name!r}: the grid has {', '.join(CONTENDERS)}")
         return found
 
     def experiment(self, layers: int) -> ExperimentConfig:
-        """The problem of one depth as the other commands know it."""
+        """The problem at one depth in the form the other commands use."""
         return ExperimentConfig(
             data=self.data, data_dir=self.data_dir, train_samples=self.train_samples, layers=layers, width=self.width,
             activation=self.activation, target_loss=self.target_loss, rounds=self.rounds, seed=self.seed,

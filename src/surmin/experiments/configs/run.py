@@ -9,8 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 from tyro.conf import Fixed, Suppress, arg
 
-from surmin.errors import did_you_mean
-from surmin.experiments.configs.problem import MODELS, ProblemConfig
+from surmin.experiments.configs.choices import parse_methods
+from surmin.experiments.configs.problem import LOSSES, MODELS, ProblemConfig
+from surmin.experiments.configs.ranges import check_known, check_least, check_most, check_rate
 from surmin.experiments.configs.surrogate import SURROGATE_OPTIONS, SurrogateConfig
 from surmin.launch.deadlines import Deadlines
 from surmin.methods.registry import METHODS, check_options, flag
@@ -21,48 +22,37 @@ METHOD_OPTIONS = (
     *SURROGATE_OPTIONS, "inner_steps", "inner_lr", "inner_optimizer", "optimizer", "safeguard", "local_loss", "penalty",
     "shrinking",
 )  # fmt: skip
-"""Options of methods, the learning rate aside; None leaves the method's own default."""
+"""Method options except the learning rate; None leaves the method's own default."""
 
-MOST = {
-    "layers": 100_000, "width": 1_000_000, "stages": 100_000, "workers": 1024, "microbatches": 1_000_000,
-    "threads": 1024, "rounds": 10**12, "batch_size": 10**12, "inner_steps": 10**9, "rank": 10**9, "seed": 2**32 - 1,
-    "seeds": 10_000, "jobs": 1024, "trials": 10**9, "training_rounds": 10**9, "directions": 10**6,
-    "lanczos_steps": 10**6,
-}  # fmt: skip
-"""Largest values of options: beyond them something overflows, or a machine is flooded.
-
-Of a seed torch's generator on the processor uses 32 bits: a larger one is a smaller one's network again."""
-LARGEST_RATE = 1e38
-"""Learning rates beyond are infinite in float32."""
 LEAST_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig(SurrogateConfig, ProblemConfig):
-    """The problem and everything that runs on it have in common.
+    """What the problem and everything that runs on it have in common.
 
     Attributes:
         stages: parts the network is cut into; at most 4 if not given.
         workers: processes that the stages are spread over.
         replicas: copies of the network, each on an equal part of the workers and with an equal share of every batch.
-        microbatches: equal parts every batch goes through the stages in.
+        microbatches: equal parts in which every batch goes through the stages.
         schedule: of forward and gradient waves between workers: posted (receives posted ahead, best on slow links), or
             torch's gpipe or 1f1b.
-        timeout: a run in which a worker hangs has ended after so many seconds; workers wait for each other for 0.8 of
-            them. At least 10.
+        timeout: a run with a hanging worker ends within this many seconds; workers wait 0.8 of that for each other. At
+            least 10.
         inner_steps: inner steps per round (sm, sm-paper, sso, cgblock, cgblock-ggn, locoprop, dni), or L-BFGS
             iterations per round (lbfgs, 20 if not given).
         inner_lr: of locoprop, sso and dni: step size of their inner optimizers.
-        inner_optimizer: of sso: what minimises its surrogate, armijo, gd or adam; of locoprop adam or gd.
+        inner_optimizer: of sso: what minimises its surrogate, armijo, gd or adam; of locoprop: adam or gd.
         optimizer: of ddg, features-replay, fdg, dni, dgl and interlocking: what steps along their gradients.
         safeguard: of cgblock and newton: none (as in the paper), damping, or armijo (a line search; cgblock's CG stops
             at negative curvature).
         local_loss: of locoprop: squared or matching.
-        penalty: of dladmm: ρ, what a violated constraint costs.
+        penalty: of dladmm: ρ, the cost of a violated constraint.
         shrinking: of fdg: β, by which every stage multiplies the gradient it receives.
-        rounds: outer iterations to do.
-        batch_size: samples per round, drawn anew every epoch, a remainder left out; 0 is the full batch, which more
-            than 1,000 windows of text are only with train_samples.
+        rounds: number of outer iterations.
+        batch_size: samples per round, reshuffled every epoch, dropping the remainder; 0 is the full batch (for more
+            than 1,000 windows of text only if train_samples is given).
         target_loss: stop at the first round whose training loss is this or lower.
     """
 
@@ -87,13 +77,10 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
     target_loss: float | None = None
 
     def check(self) -> None:
-        """Raise ValueError for an impossible value, naming the option; what needs the data is checked later."""
+        """Raise ValueError for an impossible value, naming the option; what depends on the data is checked later."""
         check_types(vars(self), get_type_hints(type(self)))
-        if self.model not in MODELS and not is_own(self.model):
-            raise ValueError(
-                f"unknown model {self.model!r}: {did_you_mean(self.model, MODELS)}choose {', '.join(MODELS)}, or "
-                "module:function of your own"
-            )
+        check_known("model", self.model, MODELS, "module:function")
+        check_known("loss", self.loss, LOSSES, "module:name")
         least = {"layers": 1, "width": 1, "stages": 1, "workers": 1, "microbatches": 1, "threads": 1}
         check_least(self, **least, replicas=1, rounds=0, batch_size=0, seed=0)
         check_most(self)
@@ -105,8 +92,8 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
             raise ValueError(f"target_loss must be a finite number, got {self.target_loss}")
         if not LEAST_TIMEOUT <= self.timeout < math.inf:
             raise ValueError(
-                f"timeout must be at least {LEAST_TIMEOUT:g} seconds, in which a busy machine draws a picture, "
-                f"got {self.timeout:g}"
+                f"timeout must be at least {LEAST_TIMEOUT:g} seconds: a busy machine can need that long to draw the "
+                f"curves, got {self.timeout:g}"
             )
         pipe, rest = divmod(self.workers, self.replicas)
         if rest:
@@ -133,7 +120,7 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
         return {name: value for name, value in values.items() if value is not None}
 
     def to_words(self) -> list[str]:
-        """The options as they are written on the command line."""
+        """The options as written on the command line."""
         given = ((name, value) for name, value in asdict(self).items() if value is not None)
         words = ((name, value if isinstance(value, tuple) else (value,)) for name, value in given)
         return [word for name, values in words for word in (flag(name), *map(str, values))]
@@ -146,8 +133,8 @@ class RunConfig(ExperimentConfig):
     Attributes:
         lr: learning rate of gd, sgd, adam, ddg, features-replay, fdg, dni, dgl and interlocking; first step tried by
             gd-armijo and lbfgs; step of sso in the outputs and of locoprop to its targets.
-        checkpoint_seconds: a checkpoint is written before the first round that begins so long after the last one was,
-            and at the end; 0 for one before every round.
+        checkpoint_seconds: write a checkpoint at the first round that starts at least this many seconds after the last
+            checkpoint, and at the end; 0 for one before every round.
     """
 
     command: ClassVar[str] = "train"
@@ -157,35 +144,35 @@ class RunConfig(ExperimentConfig):
     checkpoint_seconds: float = 30.0
 
     def given_options(self) -> dict[str, Any]:
-        """The method options that were given, the learning rate among them."""
+        """The method options that were given, including the learning rate."""
         return super().given_options() | ({} if self.lr is None else {"lr": self.lr})
 
     def check(self) -> None:
-        """As above; the method must be known and take the options given."""
+        """As above; also, the method must be known and take the given options."""
         super().check()
-        if not is_own(self.method):  # that is looked at when it is built: nothing is imported because a file says so
+        if not is_own(self.method):  # that is checked when it is built: nothing is imported because a file says so
             check_options(self.method, self.given_options())
         if self.lr is not None and not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be a positive number, got {self.lr}")
         if not 0 <= self.checkpoint_seconds < math.inf:
             raise ValueError(f"checkpoint_seconds must be a number from 0 up, got {self.checkpoint_seconds}")
 
-    def check_effects(self) -> None:
-        """As for sm, where that is the method."""
-        if self.method == "sm":
-            super().check_effects()
+    @property
+    def method_names(self) -> list[str]:
+        """That one."""
+        return [self.method]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig(ExperimentConfig):
-    """Several methods on the same problem; for every seed all start from the same network and see the same batches.
+    """Several methods on the same problem; per seed, all start from the same network and see the same batches.
 
     A method option goes to the methods that take it.
 
     Attributes:
-        lr: learning rates to try, separated by commas, for all methods that take one, or METHOD=RATES for one;
-            several of these separated by spaces.
-        seeds: how many seeds, counted from --seed up.
+        lr: learning rates to try, separated by commas, for all methods that take one, or METHOD=RATES for one; several
+            of these separated by spaces.
+        seeds: number of seeds, counting up from --seed.
     """
 
     command: ClassVar[str] = "compare"
@@ -200,8 +187,13 @@ class CompareConfig(ExperimentConfig):
 
     @property
     def takes_all(self) -> bool:
-        """Whether every method is meant that can run."""
+        """Whether all methods that can run are meant."""
         return self.methods.strip() == "all"
+
+    @property
+    def method_names(self) -> list[str]:
+        """All that are meant, each once."""
+        return parse_methods(self.methods)
 
     def check(self) -> None:
         """As above; methods and learning rates are checked where the runs are planned."""
@@ -212,33 +204,3 @@ class CompareConfig(ExperimentConfig):
             raise ValueError(
                 "surmin compare runs in one process and counts what workers would send: leave workers at 1"
             )
-
-
-def check_least(config: Any, **bounds: int) -> None:
-    """Raise ValueError for an option, of those that are given, that is smaller than its bound."""
-    for name, bound in bounds.items():
-        value = getattr(config, name)
-        if value is not None and value < bound:
-            raise ValueError(f"{name} must be at least {bound}, got {value}")
-
-
-def check_distinct(config: Any, *names: str) -> None:
-    """Raise ValueError for an option that is no list of different numbers from 1 up."""
-    for name in names:
-        values = getattr(config, name)
-        if not values or min(values) < 1 or len(set(values)) < len(values):
-            raise ValueError(f"{name} must be one or more different whole numbers from 1 up, got {list(values)}")
-
-
-def check_most(config: Any) -> None:
-    """Raise ValueError for an option that is larger than `MOST` has it."""
-    for name, bound in MOST.items():
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > bound:
-            raise ValueError(f"{name} must be at most {bound:,}, got {value:,}")
-
-
-def check_rate(name: str, rate: float, dtype: str) -> None:
-    """Raise ValueError for a learning rate, the option of that name, that is infinite in this dtype."""
-    if rate > LARGEST_RATE and dtype == "float32":
-        raise ValueError(f"{name} must be at most {LARGEST_RATE:g} in float32, got {rate:g}")

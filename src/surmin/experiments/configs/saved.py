@@ -1,4 +1,4 @@
-"""The options that a folder of results was made with. Importing this imports no torch."""
+"""The options a folder of results was made with. Importing this imports no torch."""
 
 from collections.abc import Mapping, Set
 from dataclasses import Field, asdict, fields
@@ -25,7 +25,7 @@ MAY_CHANGE = frozenset(
         "data_dir",
     }
 )
-"""Options that may be others when a run is continued; the rest decide what is computed."""
+"""Options that may change when a run is continued; the rest decide what is computed."""
 
 
 class CommandConfig(Protocol):
@@ -42,7 +42,7 @@ Config = TypeVar("Config", bound=CommandConfig)
 
 
 def document(config: CommandConfig, **beside: Any) -> dict[str, Any]:
-    """What a folder says of the options that it was made with, and more beside them."""
+    """What a folder records of the options it was made with, and what else goes beside them."""
     return {"command": config.command, "options": asdict(config), **beside}
 
 
@@ -50,7 +50,7 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     """The options in a folder's `config.json`.
 
     Raises:
-        ValueError: when there is no such file or its options are not of that kind.
+        ValueError: if there is no such file or its options are not of that kind.
     """
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder to resume")
@@ -59,10 +59,10 @@ def read_config(path: Path, kind: type[Config]) -> Config:
 
 
 def parse_options(values: Any, kind: type[Config]) -> Config:
-    """The config whose plain values these are, lists for tuples.
+    """The config with these plain values, lists standing for tuples.
 
     Raises:
-        ValueError: when they are none, saying which option is wrong.
+        ValueError: if they are not valid, saying which option is wrong.
     """
     if not isinstance(values, dict):
         raise ValueError("not a table of options")
@@ -75,7 +75,7 @@ def parse_options(values: Any, kind: type[Config]) -> Config:
 
 
 def check_version(path: Path) -> None:
-    """Raise ValueError when a folder of results was written by another version: one table has those of one."""
+    """Raise ValueError if a folder of results was written by another version: tables do not mix versions."""
 
     def version(document: Any) -> str:
         try:
@@ -91,11 +91,11 @@ def check_version(path: Path) -> None:
         )
 
 
-def check_unchanged(old: Any, new: Any, may_change: Set[str] = frozenset()) -> None:
-    """Raise ValueError for an option of two configs of one kind that was changed and may not be."""
+def check_unchanged(old: Any, new: Any, may_change: Set[str] = MAY_CHANGE) -> None:
+    """Raise ValueError if an option changed between two configs of one kind that must not."""
     for field in fields(old):
         before, after = getattr(old, field.name), getattr(new, field.name)
-        if before != after and field.name not in MAY_CHANGE | may_change:
+        if before != after and field.name not in may_change:
             raise ValueError(f"{flag(field.name)} cannot change on resuming: the run has {before}, not {after}")
 
 

@@ -1,10 +1,11 @@
-"""What `surmin theory` is asked to try. Importing this imports no torch, so that options can be refused at once."""
+"""Options of `surmin theory`. Importing this imports no torch, so that options can be refused at once."""
 
 import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from surmin.experiments.configs.run import ExperimentConfig, check_distinct, check_least, check_most
+from surmin.experiments.configs.ranges import check_distinct, check_least, check_most
+from surmin.experiments.configs.run import ExperimentConfig
 
 SMOOTH = ("tanh", "softplus", "sigmoid", "gelu", "silu", "identity")
 
@@ -17,22 +18,22 @@ class TheoryConfig:
 
     Attributes:
         data: digits, mnist, a folder of IDX files, or an .npz file.
-        data_dir: where the files of mnist are.
-        train_samples: the first so many training samples are the data.
+        data_dir: folder of the mnist files.
+        train_samples: the data are this many training samples, the first ones.
         width: size of a hidden layer.
         activation: tanh, softplus, sigmoid, gelu, silu or identity: the theorem is about smooth networks.
         delta: with scalar and sample curvature, δ of Appendix A.
         delta_relative: with scalar and sample curvature, δ as a multiple of λ_max(H_zz) instead.
-        layers: linear layers of the network that the theorem is tried on.
+        layers: linear layers of the network on which the theorem is tested.
         rounds: T, the theorem's rounds.
-        inner_steps: each N, inner steps of size 1/β per round.
+        inner_steps: values of N, inner steps of size 1/β per round.
         depths: linear layers of the networks whose tightness is measured.
-        training_rounds: of sm, after which tightness is measured again.
-        directions: random directions that curvatures are compared along.
+        training_rounds: rounds of sm after which tightness is measured again.
+        directions: random directions along which curvatures are compared.
         lanczos_steps: products spent on every largest eigenvalue of a block.
-        seeds: initialisations of each depth; the theorem is tried on the first.
-        seed: the first one.
-        threads: of the processor.
+        seeds: initialisations of each depth; the theorem is tested on the first.
+        seed: the first seed.
+        threads: CPU threads.
     """
 
     command: ClassVar[str] = "theory"
@@ -62,7 +63,7 @@ class TheoryConfig:
         check_most(self)
         if self.activation not in SMOOTH:
             raise ValueError(
-                f"activation {self.activation!r} will not do, the theorem is about smooth networks: "
+                f"activation {self.activation!r} is not smooth, which the theorem requires: "
                 f"choose one of {', '.join(SMOOTH)}"
             )
         check_least(self, rounds=1, training_rounds=1, directions=1, lanczos_steps=1, seeds=1)
@@ -74,7 +75,7 @@ class TheoryConfig:
                 raise ValueError(f"{name} must be positive, got {value}")
 
     def problem(self, layers: int, seed: int) -> ExperimentConfig:
-        """A network of so many layers, and its data, as the other commands know them."""
+        """A network with this many layers, and its data, in the form the other commands use."""
         return ExperimentConfig(
             data=self.data, data_dir=self.data_dir, train_samples=self.train_samples, layers=layers, width=self.width,
             activation=self.activation, stages=1, dtype="float64", device="cpu", seed=seed, threads=self.threads,

@@ -1,11 +1,12 @@
-"""What `surmin timeline` is asked to trace. Importing this imports no torch, so that options can be refused at once."""
+"""Options of `surmin timeline`. Importing this imports no torch, so that options can be refused at once."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Fixed, Suppress
 
-from surmin.experiments.configs.run import ExperimentConfig, check_least
+from surmin.experiments.configs.ranges import check_least
+from surmin.experiments.configs.run import ExperimentConfig
 from surmin.methods.registry import check_options
 
 
@@ -15,8 +16,8 @@ class TimelineConfig(ExperimentConfig):
 
     Attributes:
         workers: processes that the stages are spread over.
-        microbatches: equal parts of the training samples; those that fill none are left out.
-        schedule: of the gradient steps' micro-batches, and of sm's.
+        microbatches: equal parts of the training samples; samples left over are dropped.
+        schedule: for the micro-batches of the gradient steps and of sm.
         gradient_steps: traced steps of gradient descent.
         rounds: traced rounds of sm.
     """

@@ -1,1 +1,1 @@
-"""One run: its folder, its rounds, checkpoints and metrics, and how it is taken up again."""
+"""One run: its folder, its rounds, checkpoints and metrics, and how it is resumed."""

@@ -3,22 +3,22 @@
 import torch
 from torch import Tensor
 
-from surmin.curvature.output_curvature import draw_seed
 from surmin.experiments.runs.position import ALONE, Position
+from surmin.seeds import draw_seed
 
 
 class Batches:
-    """Cuts the training set into batches; a fresh permutation every epoch, its remainder left out.
+    """Cuts the training set into batches, reshuffled every epoch, dropping the remainder.
 
     Args:
         inputs: all training inputs.
         targets: all training targets.
         batch_size: samples per round; 0 for all of them, in the order given.
         seed: of the permutations.
-        position: of the worker that is given its replica's share of every batch.
+        position: of the worker, which gets its replica's share of every batch.
 
     Raises:
-        ValueError: when there are fewer samples than a batch has, or replicas cannot have equal shares.
+        ValueError: if there are fewer samples than a batch has, or replicas cannot have equal shares.
     """
 
     def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int, seed: int, position: Position = ALONE) -> None:

@@ -1,4 +1,4 @@
-"""What a resumed run is to be told where it goes on, but not as it would have."""
+"""What the user must know about a resumed run that goes on differently than it would have."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,21 +21,21 @@ def caveats(
     """One line for each reason.
 
     Args:
-        saved: the run until now.
-        now: the options that it continues with.
-        method: that continues it.
-        options: that it was built with.
-        batch_size: samples per round, of all replicas.
+        saved: the run so far.
+        now: the options it continues with.
+        method: the one that continues it.
+        options: those it was built with.
+        batch_size: samples per round, over all replicas.
     """
     before, device_type = saved.config, method.pipeline.device.type
     draws = _draws(now.method, method, options, batch_size)
     if draws and before.replicas != now.replicas:
         yield (
-            f"resumed with {now.replicas} replicas, not {before.replicas}: each draws by itself what its curvature is "
-            f"made of, from its own share of the batch, so that {OTHERWISE}"
+            f"resumed with {now.replicas} replicas, not {before.replicas}: each draws the samples and columns of its "
+            f"curvature from its own share of the batch, so that {OTHERWISE}"
         )
     if saved.device_type not in (None, device_type) and (draws or _starts_at_random(method)):
-        yield f"resumed on {device_type}, not {saved.device_type}: random numbers are others there, so that {OTHERWISE}"
+        yield f"resumed on {device_type}, not {saved.device_type}: random numbers differ there, so that {OTHERWISE}"
     if now.method in REMEMBERS_SAMPLES and (before.replicas > 1 or (now.method == "dladmm" and now.replicas > 1)):
         yield f"{now.method} remembers samples, and a checkpoint has those of one replica alone, so that {OTHERWISE}"
     if before.stages != now.stages and isinstance(method, SurrogateMinimizer) and method.options.blocks == "stage":
@@ -55,5 +55,5 @@ def _draws(name: str, method: Method, options: Mapping[str, Any], batch_size: in
 
 
 def _starts_at_random(method: Method) -> bool:
-    """Whether the eigenvalues in its curvature are looked for from a vector that is drawn, on all replicas the same."""
+    """Whether the eigenvalues in its curvature are computed from a random vector, the same on all replicas."""
     return isinstance(method, SurrogateMinimizer) and method.options.curvature != "factor"

@@ -2,36 +2,44 @@
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from surmin.experiments.files import write_text
+from surmin.experiments.files import finite, write_text
 from surmin.report import StepReport
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good the network is: mean loss over the whole training set, and the share of test labels it gets right."""
+    """How good the network is.
+
+    Attributes:
+        loss: mean over the whole training set.
+        test_accuracy: share of test labels it gets right, where there are labels.
+        test_loss: mean over the whole test set, where there are none.
+    """
 
     loss: float
-    test_accuracy: float
+    test_accuracy: float | None = None
+    test_loss: float | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of `metrics.jsonl`; None (null there) where a figure does not apply or is not finite.
+    """One line of `metrics.jsonl`; None (null there) if a figure does not apply or is not finite.
 
     Attributes:
         round: outer iterations done.
         loss: training loss, over the whole training set.
         test_accuracy: share of test labels the network gets right.
+        test_loss: over the whole test set, in the test accuracy's place where targets are numbers and no labels.
         seconds: time spent training, until the last worker was done, evaluation excluded.
         gradient_equivalents: work, in forward and backward passes over the batch, counted from operations.
         messages: sent between stages.
         bytes: sent between stages.
-        forward_waves: ways up through all stages, with activations, of acceptance tests too, or with tangents.
+        forward_waves: upward passes through all stages, with activations (acceptance tests included) or with tangents.
         accepted: whether this round changed the parameters.
         damping: λ of this round's step.
         reduction_ratio: actual over predicted decrease.
@@ -39,7 +47,8 @@ class Row:
 
     round: int
     loss: float | None
-    test_accuracy: float | None
+    test_accuracy: float | None = None
+    test_loss: float | None = None
     seconds: float = 0.0
     gradient_equivalents: float = 0.0
     messages: int = 0
@@ -52,37 +61,49 @@ class Row:
     @classmethod
     def start(cls, evaluation: Evaluation) -> "Row":
         """Row 0."""
-        return cls(0, _finite(evaluation.loss), _finite(evaluation.test_accuracy))
+        return cls(0, finite(evaluation.loss), finite(evaluation.test_accuracy), finite(evaluation.test_loss))
 
     def next(self, report: StepReport, seconds: float, evaluation: Evaluation) -> "Row":
         """The row after this one, one round later."""
         return Row(
             round=self.round + 1,
-            loss=_finite(evaluation.loss),
-            test_accuracy=_finite(evaluation.test_accuracy),
+            loss=finite(evaluation.loss),
+            test_accuracy=finite(evaluation.test_accuracy),
+            test_loss=finite(evaluation.test_loss),
             seconds=self.seconds + seconds,
             gradient_equivalents=self.gradient_equivalents + report.gradient_equivalents,
             messages=self.messages + report.messages,
             bytes=self.bytes + report.bytes_sent,
             forward_waves=self.forward_waves + report.forward_waves,
             accepted=report.accepted,
-            damping=_finite(report.damping),
-            reduction_ratio=_finite(report.reduction_ratio),
+            damping=finite(report.damping),
+            reduction_ratio=finite(report.reduction_ratio),
         )
 
     def lost(self) -> "Row":
         """The row after a round that left nothing finite, or that torch could not go through with."""
-        return replace(self, round=self.round + 1, loss=None, test_accuracy=None, accepted=False)
+        return replace(self, round=self.round + 1, loss=None, test_accuracy=None, test_loss=None, accepted=False)
+
+    def select(self, figures: Iterable[str]) -> dict[str, Any]:
+        """These of its figures, by name."""
+        return {name: getattr(self, name) for name in figures}
 
 
-FIGURES = tuple(field.name for field in fields(Row))
+FIGURES = tuple(field.name for field in fields(Row) if field.name != "test_loss")
+"""Of problems with labels."""
 
 
 OPTIONAL = {field.name for field in fields(Row) if "None" in str(field.type)}
 
 
+def figures_of(rows: Iterable[Row]) -> Sequence[str]:
+    """`FIGURES`, with the test loss in the test accuracy's place where these rows of one problem have that."""
+    has_labels = all(row.test_loss is None for row in rows)
+    return FIGURES if has_labels else ["test_loss" if name == "test_accuracy" else name for name in FIGURES]
+
+
 def append_row(path: Path, row: Row) -> None:
-    """Add one line, and hand it to the operating system at once."""
+    """Add one line, and give it to the operating system at once."""
     with path.open("a", encoding="utf-8") as file:
         file.write(_line(row))
 
@@ -93,10 +114,10 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All whole rows; a last line that was cut off in the middle is left out.
+    """All complete rows; a last line that was cut off is left out.
 
     Raises:
-        ValueError: when the file cannot be read or another line is not a row.
+        ValueError: if the file cannot be read or another line is not a row.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -119,13 +140,9 @@ def _numbers(values: Any) -> dict[str, Any]:
         raise ValueError("not a table of numbers")
     for name, value in values.items():
         if (value is None and name not in OPTIONAL) or (isinstance(value, float) and not math.isfinite(value)):
-            raise ValueError(f"{name} is no number")
+            raise ValueError(f"{name} is not a number")
     return values
 
 
 def _line(row: Row) -> str:
-    return json.dumps(asdict(row), allow_nan=False) + "\n"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return json.dumps(row.select(figures_of([row])), allow_nan=False) + "\n"

@@ -1,16 +1,16 @@
-"""Where a worker stands among those of a run: in which replica of the network, and where in that replica's pipe."""
+"""A worker's position in a run: which replica of the network it belongs to, and where in that replica's pipe."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Position:
-    """One worker's. Ranks go through the first replica's pipe, then the second's, and so on.
+    """One worker's position. Ranks go through the first replica's pipe, then the second's, and so on.
 
     Attributes:
         replica: which copy of the network it belongs to.
         replicas: how many there are.
-        place: which place it has in the pipe.
+        place: its place in the pipe.
         length: workers in the pipe.
     """
 
@@ -21,7 +21,7 @@ class Position:
 
     @classmethod
     def of(cls, rank: int, workers: int, replicas: int) -> "Position":
-        """That of a rank, where every replica has equally many of the workers."""
+        """The position of a rank, if every replica has equally many of the workers."""
         length = workers // replicas
         replica, place = divmod(rank, length)
         return cls(replica, replicas, place, length)
@@ -35,7 +35,7 @@ class Position:
         """This replica's part of so many samples: the replicas' parts follow each other.
 
         Raises:
-            ValueError: when the parts would not be equal.
+            ValueError: if the parts would not be equal.
         """
         part, rest = divmod(samples, self.replicas)
         if rest:

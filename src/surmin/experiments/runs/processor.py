@@ -1,12 +1,12 @@
-"""How torch computes on the processor in processes that are ours: the command line's and its workers'."""
+"""How torch computes on the CPU in our own processes: the command line's and its workers'."""
 
 import torch
 
 
 def set_up_processor(threads: int) -> None:
-    """So many threads, and numbers below the smallest normal one taken for zero.
+    """Use so many threads, and treat numbers below the smallest normal one as zero.
 
-    Deep networks make many of those, with which some processors are slow.
+    Deep networks make many of those, which slow some CPUs down.
     """
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)

@@ -28,10 +28,11 @@ from surmin.experiments.runs.saved import SavedRun
 from surmin.experiments.runs.team import ALONE, Team
 from surmin.launch.interrupts import deferred_interrupt
 from surmin.methods.registry import build_method
+from surmin.pipeline.comparison import complaints_of
 from surmin.report import StepReport
 
 NO_CONTEXT = "Attempting to run cuBLAS"
-"""How torch begins to tell that its thread for gradients is the first to use cuBLAS: it does no harm."""
+"""Start of torch's warning that its gradient thread is the first to use cuBLAS, which does no harm."""
 Status = Literal["reached", "finished", "diverged", "interrupted"]
 
 
@@ -39,13 +40,13 @@ class Run:
     """A run that is ready to train: everything is checked and built, and nothing is written yet.
 
     Args:
-        config: the options; `stages` is filled in where it was left open.
+        config: the options; `stages` is filled in if left open.
         path: the run's folder, the same for all members of the team.
         team: whose run it is; every member makes the same calls.
-        data: the data if it is loaded already.
+        data: the data if already loaded.
 
     Raises:
-        ValueError: for options that are not possible, alone or with this data.
+        ValueError: if options are not possible, alone or with this data.
     """
 
     def __init__(
@@ -88,20 +89,20 @@ class Run:
         """Make the folder and record the starting point.
 
         Raises:
-            ValueError: when the folder has something in it already, or another run is about to write there.
+            ValueError: if the folder is not empty, or another run is about to write there.
         """
         self.rows = [Row.start(self.problem.evaluate())]
         with self._claimed_folder():
             self._record()
 
     def resume(self, saved: SavedRun) -> None:
-        """Take up a run where its checkpoint is, in its own folder or in a copy; then this folder must be empty.
+        """Resume a run from its checkpoint, in its own folder or in a copy, which must be empty.
 
-        A run that was cut off before its first checkpoint begins anew. Where the options change what is computed from
+        A run that was cut off before its first checkpoint starts again. If the options change what is computed from
         here on, worker 0 says so on stderr.
 
         Raises:
-            ValueError: when checkpoint or options do not fit, or the run has gone on since it was read; no file has
+            ValueError: if checkpoint or options do not fit, or the run has gone on since it was read; no file has
                 changed then.
         """
         check_unchanged(saved.config, self.config)
@@ -174,7 +175,7 @@ class Run:
         return replace(report, gradient_equivalents=work / units, messages=int(messages), bytes_sent=int(sent))
 
     def _record(self) -> None:
-        """Write the files anew from what is known now, every member once the folder is there and nobody else's."""
+        """Rewrite the files from what is known now, on every member once the folder exists and nobody else uses it."""
         self.team.sum(0.0)
         if self._writes:
             write_config(self.folder.config, self.config, self.problem.data.train_inputs.device)
@@ -189,12 +190,13 @@ class Run:
             return
         checkpoint = Checkpoint.of(self._method, self.rows[-1].round)
         broken = checkpoint.not_finite()
-        if broken is not None and not self._told_broken:
-            self._told_broken = True
-            print(f"surmin: no checkpoints from round {checkpoint.round} on: {broken} is not finite", file=sys.stderr)
-        (anywhere,) = self.team.sum(broken is not None)
-        if not anywhere and self.problem.position.replica == 0:
+        said = self.team.gather("" if broken is None else f"{broken} is not finite")
+        complaint = complaints_of(dict(enumerate(said)))
+        if complaint is None and self.problem.position.replica == 0:
             checkpoint.save(self.folder.checkpoint, self._writers)
+        if complaint is not None and self._writes and not self._told_broken:
+            self._told_broken = True
+            print(f"surmin: no checkpoints from round {checkpoint.round} on: {complaint}", file=sys.stderr)
 
     def _tell_caveats(self, saved: SavedRun) -> None:
         batch_size = self._batches.size * self.config.replicas
@@ -203,7 +205,7 @@ class Run:
 
 
 def _warm_up(device: torch.device) -> None:
-    """Have torch import and open now what it does at the first gradient: half a second that is no method's work."""
+    """Let torch now import and open what it does at the first gradient: half a second that is no method's work."""
     point = torch.ones(1, 1, device=device, requires_grad=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", NO_CONTEXT)

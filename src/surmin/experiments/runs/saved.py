@@ -1,4 +1,4 @@
-"""A run as its folder tells it: what is needed to continue it."""
+"""A run as found in its folder: what is needed to continue it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,8 @@ class SavedRun:
     Attributes:
         folder: its own.
         config: its options.
-        rows: up to the round of its checkpoint; none when it was cut off before its first.
-        device_type: what it ran on, cpu or cuda; None where the folder does not say.
+        rows: up to the round of its checkpoint; none if it was cut off before its first.
+        device_type: what it ran on, cpu or cuda; None if the folder does not say.
     """
 
     folder: RunFolder
@@ -34,7 +34,7 @@ class SavedRun:
         """Read a run folder; rows after the checkpoint will be computed again and are left out.
 
         Raises:
-            ValueError: when a file is missing or damaged, or the run has diverged.
+            ValueError: if a file is missing or damaged, or the run has diverged.
         """
         folder = RunFolder(path)
         config = read_config(path, RunConfig)
@@ -50,7 +50,7 @@ class SavedRun:
         return cls(folder, config, rows[: last + 1], device_type)
 
     def check_round(self, loaded: int) -> None:
-        """Raise FolderInUseError unless the rows end in the round that was loaded: another process may have gone on."""
+        """Raise FolderInUseError unless the rows end in the loaded round: another process may have gone on."""
         if loaded != (self.rows[-1].round if self.rows else 0):
             raise FolderInUseError(
                 f"{self.folder.path}: the run went on meanwhile: wait for its end, then resume again"
@@ -58,7 +58,7 @@ class SavedRun:
 
 
 def _has_begun(folder: RunFolder) -> bool:
-    """Whether there are rows beyond the starting point, after whose first checkpoint they are written."""
+    """Whether there are rows beyond the starting point; they are only written after the first checkpoint."""
     return folder.metrics.exists() and len(read_rows(folder.metrics)) > 1
 
 

@@ -1,4 +1,4 @@
-"""The processes that make a run together, as the run sees them; or one process, which is a team of one."""
+"""The processes that carry out a run together, as the run sees them; or a single process, a team of one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,51 +18,51 @@ class Team(Protocol):
 
     @property
     def rank(self) -> int:
-        """Which member this is; 0 writes the files."""
+        """This member's number; 0 writes the files."""
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of members."""
 
     @property
     def place(self) -> int:
-        """Which one this is on its machine."""
+        """This member's number on its machine."""
 
     def sum(self, *numbers: float) -> list[float]:
-        """Numbers added up over all members: the same for each. Not part of any method, so not on its clock."""
+        """Numbers summed over all members: the same for each. Not part of any method, so not on its clock."""
 
     def largest(self, number: float) -> float:
         """The largest of the members' numbers: the same for each."""
 
     def gather(self, text: str) -> list[str]:
-        """What every member says, by rank."""
+        """Every member's text, by rank."""
 
     def first(self, count: int) -> dist.ProcessGroup | None:
-        """A process group of the members of the lowest ranks; None where there is only one process."""
+        """A process group of the members of the lowest ranks; None if there is only one process."""
 
 
 @dataclass(frozen=True)
 class Alone:
-    """One process."""
+    """A single process."""
 
     rank: int = 0
     count: int = 1
     place: int = 0
 
     def sum(self, *numbers: float) -> list[float]:
-        """They are summed already."""
+        """Already summed."""
         return list(numbers)
 
     def largest(self, number: float) -> float:
-        """There are no others."""
+        """Unchanged: there are no others."""
         return number
 
     def gather(self, text: str) -> list[str]:
-        """Nobody else speaks."""
+        """Its own text only."""
         return [text]
 
     def first(self, count: int) -> None:
-        """There are no others."""
+        """None: there are no others."""
 
 
 ALONE = Alone()
@@ -70,7 +70,7 @@ ALONE = Alone()
 
 @dataclass(frozen=True)
 class Workers:
-    """The processes of torch's default process group, and the seconds that they wait for each other."""
+    """The processes of torch's default process group, and the seconds they wait for each other."""
 
     rank: int
     count: int
@@ -101,7 +101,7 @@ class Workers:
         return [bytes(other[:size].tolist()).decode() for other, size in zip(heard, sizes, strict=True)]
 
     def first(self, count: int) -> dist.ProcessGroup | None:
-        """All are the default group; of fewer a new one is made, which is None where this process is not in it."""
+        """All are the default group; fewer get a new one, which is None if this process is not in it."""
         if count == self.count:
             return dist.group.WORLD
         group = dist.new_group(range(count), timeout=timedelta(seconds=self.timeout), backend="gloo")
@@ -110,7 +110,7 @@ class Workers:
 
 @contextmanager
 def team_of(worker: Worker | None, timeout: float, device: str) -> Iterator[Team]:
-    """The team of a process that is a worker, for as long as it is one, or of one that is not."""
+    """The team of a process that is a worker, for as long as it is one; or of one that is not."""
     if worker is None:
         yield ALONE
         return
@@ -126,10 +126,10 @@ def choose_device(name: str, place: int = 0) -> torch.device:
 
     Args:
         name: auto, cpu or cuda.
-        place: which process this is among those on this machine; they take the GPUs in turn.
+        place: this process's number among those on this machine; they take the GPUs in turn.
 
     Raises:
-        ValueError: when cuda is asked for and there is none.
+        ValueError: if cuda is requested and there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda: no CUDA device is available here; use auto or cpu")

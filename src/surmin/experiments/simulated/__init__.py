@@ -1,1 +1,1 @@
-"""Measured runs put on links of every kind, and who wins where."""
+"""Measured runs put on links of every kind, and which method wins where."""

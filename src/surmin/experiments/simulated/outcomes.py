@@ -1,4 +1,4 @@
-"""Seconds that measured runs would take over links of every kind, and who wins where."""
+"""Seconds that measured runs would take over links of every kind, and which method wins where."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -60,15 +60,15 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Who is fastest over one kind of links, on so many workers.
+class LinkCell:
+    """Which method is fastest over one kind of links, on so many workers.
 
     Attributes:
         stages: workers.
         latency: seconds, one way.
         rate: bits per second.
-        own: the best setting of the method that is looked at; None where it did not reach the loss.
-        other: the best setting of the others; None where none did.
+        own: the best setting of the method of interest; None if it did not reach the loss.
+        other: the best setting of the others; None if none did.
     """
 
     stages: int
@@ -79,7 +79,7 @@ class Cell:
 
     @property
     def ratio(self) -> float:
-        """The method's seconds over the best other's: below 1 it wins. NaN where neither is there."""
+        """The method's seconds over the best other's: below 1 it wins. NaN if neither exists."""
         if self.own is None:
             return math.nan if self.other is None else math.inf
         return 0.0 if self.other is None else self.own.seconds / self.other.seconds
@@ -121,10 +121,10 @@ def cells_of(config: SimulateConfig) -> list[tuple[float, float]]:
     return [(latency * 1e-3, rate * 1e6) for rate in numbers("rates", config.rates) for latency in latencies]
 
 
-def compare(config: SimulateConfig, found: Sequence[Outcome]) -> list[Cell]:
+def compare(config: SimulateConfig, found: Sequence[Outcome]) -> list[LinkCell]:
     """The first method against the best of the others, for every number of workers and every kind of links.
 
-    Where a number of workers was measured, runs stretched to it do not count.
+    If a number of workers was measured, runs stretched to it do not count.
     """
     own = config.method_names[0]
     found_at = by_place(eligible(found))
@@ -138,7 +138,7 @@ def compare(config: SimulateConfig, found: Sequence[Outcome]) -> list[Cell]:
             )
             for is_own in (True, False)
         }  # fmt: skip
-        cells.append(Cell(stages, latency, rate, best[True], best[False]))
+        cells.append(LinkCell(stages, latency, rate, best[True], best[False]))
     return cells
 
 

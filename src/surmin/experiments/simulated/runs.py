@@ -1,8 +1,9 @@
-"""The runs that `surmin simulate` computes with: every method trained in every combination asked for."""
+"""The runs that `surmin simulate` computes with: every method trained in every requested combination."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import torch
 
@@ -11,18 +12,18 @@ from surmin.experiments.configs.choices import parse_rates
 from surmin.experiments.configs.lists import counts, numbers
 from surmin.experiments.configs.simulate import INNER_STEPS, MINI_BATCHES, SimulateConfig
 from surmin.experiments.runs.batches import Batches
+from surmin.experiments.runs.losses import make_loss
 from surmin.experiments.runs.problem import build_network, load_data, method_options, trainable_layers
 from surmin.experiments.runs.processor import set_up_processor
 from surmin.experiments.runs.team import ALONE
-from surmin.losses import CrossEntropy
-from surmin.methods.registry import takes
+from surmin.methods.registry import build_method, takes
 from surmin.simulation.measuring import Trained, train
 from surmin.stages.partition import partition
 
 LEAST_STRETCHED = 3
-"""Workers that a run needs to be stretched to more: a first, a last, and one between them to be repeated."""
+"""Workers that a run needs to be stretched to more: a first, a last, and one between them to repeat."""
 Tell = Callable[[str, int, float], None]
-"""Is told what is being trained, after how many rounds, and the loss."""
+"""Called with what is being trained, after how many rounds, and the loss."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,12 @@ class MeasuredRun:
 
     Attributes:
         method: its name.
-        lr: its learning rate, None for methods that take none.
-        batch_size: samples a round, None for all there are.
-        inner_steps: None where the method's default was taken, or it takes none.
+        lr: its learning rate, None for methods without one.
+        batch_size: samples per round, None for all there are.
+        inner_steps: None if the method's default was used, or it takes none.
         workers: of the run.
         microbatches: equal parts of the batch.
-        trained: what it came to.
+        trained: the result.
     """
 
     method: str
@@ -52,9 +53,9 @@ class Measuring:
     """Trains what a simulation needs, each thing once.
 
     Args:
-        config: what was asked for.
-        tell: is told how training goes.
-        warn: is told what does not reach the loss, or cannot be done.
+        config: what was requested.
+        tell: called with the progress of training.
+        warn: called with what does not reach the loss, or cannot be done.
     """
 
     def __init__(self, config: SimulateConfig, tell: Tell, warn: Callable[[str], None]) -> None:
@@ -68,9 +69,10 @@ class Measuring:
         self._tell = tell
         self._warn = warn
         self._layers = trainable_layers(self._network())
+        self._check_methods()
 
     def measured_stages(self) -> list[int]:
-        """Worker counts to train with: those asked for that the network can be cut into, or one to be stretched."""
+        """Worker counts to train with: requested ones that the network can be cut into, or one to be stretched."""
         asked = counts("stages", self._config.stages)
         own = [count for count in asked if count <= self._layers]
         if len(own) < len(asked) and max(own, default=0) < LEAST_STRETCHED:
@@ -82,11 +84,27 @@ class Measuring:
     def runs(self) -> Iterator[MeasuredRun]:
         """Every method by its best learning rate, in every combination."""
         for method in self._config.method_names:
-            steps: Sequence[int | None] = [None]
-            if method in INNER_STEPS:
-                steps = counts("inner_steps", self._config.inner_steps, may_be_empty=True) or [None]
-            for inner_steps, batch_size in product(steps, self._batch_sizes(method)):
+            for inner_steps, batch_size in product(self._inner_steps(method), self._batch_sizes(method)):
                 yield from self._runs_of(method, batch_size, inner_steps)
+
+    def _check_methods(self) -> None:
+        """Build every method once: raise ValueError for one that cannot be built, before any is trained."""
+        for method in self._config.method_names:
+            options = self._options(method, self._rates[method][0], self._inner_steps(method)[0])
+            build_method(method, partition(self._network(), 1), make_loss(self._config.loss), **options)
+
+    def _options(self, method: str, lr: float | None, inner_steps: int | None) -> dict[str, Any]:
+        """What a method is built with."""
+        options = method_options(method, self._data, self._config.options_of(method))
+        options |= {"inner_steps": 1} if method == "lbfgs" else {}
+        return options | {
+            name: value for name, value in (("lr", lr), ("inner_steps", inner_steps)) if value is not None
+        }
+
+    def _inner_steps(self, method: str) -> Sequence[int | None]:
+        """None for the method's own default."""
+        asked = self._config.inner_steps if method in INNER_STEPS else ""
+        return counts("inner_steps", asked, may_be_empty=True) or [None]
 
     def _batch_sizes(self, method: str) -> list[int | None]:
         """None for the full batch."""
@@ -96,7 +114,7 @@ class Measuring:
         return list(dict.fromkeys(sizes)) or [None]
 
     def _runs_of(self, method: str, batch_size: int | None, inner_steps: int | None) -> Iterator[MeasuredRun]:
-        """By every cut that can be made, with the learning rate that is best by the first that reaches the loss."""
+        """By every possible cut, with the learning rate that is best for the first cut that reaches the loss."""
         rates = self._rates[method]
         for workers, microbatches in product(self.measured_stages(), self._microbatches(batch_size)):
             tried = [self._run(method, rate, batch_size, inner_steps, workers, microbatches) for rate in rates]
@@ -106,7 +124,7 @@ class Measuring:
                 yield best
 
     def _microbatches(self, batch_size: int | None) -> list[int]:
-        """Numbers of them that a batch can be cut into, of those asked for; says which it cannot."""
+        """The requested numbers of them that a batch can be cut into; warns about the others."""
         found = []
         for number in counts("microbatches", self._config.microbatches):
             if batch_size is None or number <= batch_size:
@@ -120,9 +138,7 @@ class Measuring:
         workers: int, microbatches: int,
     ) -> MeasuredRun | None:  # fmt: skip
         config, inputs, targets = self._config, self._data.train_inputs, self._data.train_targets
-        options = method_options(method, self._data, config.options_of(method))
-        options |= {"inner_steps": 1} if method == "lbfgs" else {}
-        options |= {name: value for name, value in (("lr", lr), ("inner_steps", inner_steps)) if value is not None}
+        options = self._options(method, lr, inner_steps)
         given = [
             f", {words} {value:g}"
             for words, value in (("lr", lr), ("batch", batch_size), ("N", inner_steps))
@@ -133,7 +149,7 @@ class Measuring:
         parts = f"{microbatches} micro-batch{'' if microbatches == 1 else 'es'}"
         name = f"{method}{''.join(given)}, {workers} stage{'' if workers == 1 else 's'}, {parts}"
         trained = train(
-            partition(self._network(), workers), CrossEntropy(), inputs, targets, method, options,
+            partition(self._network(), workers), make_loss(config.loss), inputs, targets, method, options,
             microbatches=microbatches, target_loss=config.target_loss, most_rounds=most_rounds, seed=config.seed,
             batch=Batches(inputs, targets, size, config.seed).batch if size else None,
             tell=lambda rounds, loss: self._tell(name, rounds * config.rounds // most_rounds, loss),
@@ -150,6 +166,6 @@ class Measuring:
 
 
 def _rates(config: SimulateConfig, method: str) -> Sequence[float | None]:
-    """Learning rates to try; those for methods that are not there do not matter."""
+    """Learning rates to try; those for absent methods do not matter."""
     own = [item for item in config.lr if "=" not in item or item.partition("=")[0] == method]
     return parse_rates(own, [method])[method] if takes(method, "lr") else [None]

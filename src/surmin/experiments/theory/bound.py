@@ -12,7 +12,7 @@ from surmin.experiments.theory.dense import DenseNetwork
 from surmin.options import Options
 
 ROUNDING = 1e-13
-"""Relative difference of two float64 losses that is no failure."""
+"""Relative difference of two float64 losses that does not count as a failure."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class BoundCheck:
         radius: ‖d‖ / ‖θ‖.
         trials: random steps tried.
         failures: how many of them had h(θ + d) > h + Σ_i L_i(d_i).
-        worst_excess: the largest h(θ + d) - h - Σ_i L_i(d_i), negative where the bound held with room.
+        worst_excess: the largest h(θ + d) - h - Σ_i L_i(d_i), negative if the bound held with room.
     """
 
     radius: float

@@ -1,6 +1,6 @@
 """`surmin check`: the gradients, the blocks and the bound of a given network, against dense float64 algebra.
 
-Legend: H the Hessian of Ψ_i∘f_i in (z_{i-1}, θ_i), ℍ the decoupled one. Lemma 1 asks of it
+Legend: H the Hessian of Ψ_i∘f_i in (z_{i-1}, θ_i), ℍ the decoupled one. Lemma 1 requires of it
 (1) ℍ_zz - H_zz ⪰ 0 and (2) ℍ_θθ - H_θθ - H_zθᵀ [ℍ_zz - H_zz]⁻¹ H_zθ ⪰ 0; then Σ_i L_i bounds the quadratic model of h.
 """
 
@@ -25,11 +25,11 @@ from surmin.pipeline.in_process import InProcessPipeline
 
 @dataclass(frozen=True)
 class BlockCheck:
-    """One trainable block. Errors are relative; eigenvalues are relative to the largest of the matrix that must bound.
+    """One trainable block. Errors are relative; eigenvalues are relative to the largest of the bounding matrix.
 
     Attributes:
         layers: names of its first and last layer.
-        parameters: how many it has.
+        parameters: number of parameters.
         gradient_error: ∇Ψ_i, from the gradient wave, against ∂h/∂θ_i by plain backpropagation.
         block_error: the block's matrix, product by product, against the dense one.
         eigenvalue_error: how far λ_max(H_zz) is underestimated (scalar and sample, below which there is a block).
@@ -46,7 +46,7 @@ class BlockCheck:
     condition_2: float
 
     def holds(self, tolerance: float) -> bool:
-        """Whether everything is as it should be, up to a relative tolerance."""
+        """Whether everything is right, up to a relative tolerance."""
         lowest = self.condition_2 if self.condition_1 is None else min(self.condition_1, self.condition_2)
         return max(self.gradient_error, self.block_error) <= tolerance and lowest >= -tolerance
 
@@ -59,8 +59,8 @@ class CheckResult:
         loss: h at the current parameters.
         samples: in the batch.
         curvature: "factor", "sample" or "scalar".
-        dtype: in which the package computed; the references are float64 always.
-        tolerance: what is put down to rounding in that dtype.
+        dtype: precision of the package's computations; the references are always float64.
+        tolerance: what is attributed to rounding in that dtype.
         blocks: every trainable block.
         bound: how often h(θ + d) > h + Σ_i L_i(d_i), by radius.
     """
@@ -75,12 +75,12 @@ class CheckResult:
 
     @property
     def underestimates(self) -> bool:
-        """Whether λ_max came out too small, of which more products are the cure."""
+        """Whether λ_max came out too small, which more products would cure."""
         return any((block.eigenvalue_error or 0.0) > self.tolerance for block in self.blocks)
 
     @property
     def holds(self) -> bool:
-        """Whether gradients, blocks and Lemma 1 are right. The bound on h itself may fail all the same: see `bound`."""
+        """Whether gradients, blocks and Lemma 1 are right. The bound on h itself may still fail: see `bound`."""
         return all(block.holds(self.tolerance) for block in self.blocks)
 
     def to_json(self) -> dict[str, Any]:
@@ -92,20 +92,20 @@ def check_network(
     stages: Sequence[nn.Module], loss: ConvexLoss, inputs: Tensor, targets: Tensor, *,
     radii: Sequence[float] = CheckConfig.radii, trials: int = CheckConfig.trials, **options: Unpack[OptionValues],
 ) -> CheckResult:  # fmt: skip
-    """Check a small network on one batch. The network is left as it is.
+    """Check a small network on one batch. The network is left unchanged.
 
     Args:
         stages: the network as a list of modules.
-        loss: of its output; it must have a value, which a gradient oracle has not.
+        loss: of its output; it must have a value, which a gradient oracle does not.
         inputs: a batch (n, *in).
         targets: of the batch.
         radii: lengths of random steps d, as multiples of ‖θ‖.
         trials: steps of every length.
-        **options: of `SurrogateMinimizer`; those that say what the local losses are have a meaning here. The curvature
-            is taken exactly and on the whole batch.
+        **options: of `SurrogateMinimizer`; only those that define the local losses matter here. The curvature is taken
+            exactly and on the whole batch.
 
     Raises:
-        ValueError: for a network or a batch that cannot be trained, or too large for dense algebra, saying the limit.
+        ValueError: if network or batch cannot be trained, or are too large for dense algebra, saying the limit.
     """
     chosen = resolve_options("compute", options)
     check_search(radii, trials)
@@ -147,6 +147,6 @@ def _check_block(found: DecoupledBlock, dense: DenseNetwork, exact: Tensor) -> B
 
 
 def relative_error(found: Tensor, exact: Tensor) -> float:
-    """‖found - exact‖ / ‖exact‖; absolute where there is nothing to compare with."""
+    """‖found - exact‖ / ‖exact‖; absolute if exact is zero."""
     size = float(exact.norm())
     return float((found - exact).norm()) / (size if size > 0 else 1.0)

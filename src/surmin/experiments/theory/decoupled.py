@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surmin.curvature.output_curvature import OutputCurvature, draw_seed
+from surmin.curvature.output_curvature import OutputCurvature
 from surmin.curvature.scalar import DecoupledHessian
 from surmin.experiments.theory.dense import DenseHessian, DenseNetwork, surrogate_hessian
 from surmin.experiments.theory.expansion import block_waves, exactly
 from surmin.options import Options
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.wave import BlockWaves, Wave
+from surmin.seeds import draw_seed
 from surmin.upper_bound import inflation, output_curvature
 
 SMALLEST_SHARE = 1e-12

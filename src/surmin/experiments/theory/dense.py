@@ -1,6 +1,6 @@
-"""Dense float64 references for `surmin check`: nested reverse mode over a copy of the network, and no closed forms.
+"""Dense float64 references for `surmin check`: nested reverse mode over a copy of the network, no closed forms.
 
-Legend: n samples, C outputs of a sample, z_i a block's input with D numbers a sample, θ_i its parameters (P,).
+Legend: n samples, C outputs per sample, z_i a block's input with D numbers per sample, θ_i its parameters (P,).
 """
 
 import copy
@@ -17,7 +17,7 @@ from surmin.stages.block import Block, cut_blocks
 from surmin.stages.stage import stages_of
 
 LARGEST_BLOCK = 2_000
-"""Parameters of one block: its matrices are P × P, one backward pass a row."""
+"""Parameters of one block: its matrices are P × P, one backward pass per row."""
 LARGEST_JACOBIAN = 20_000_000
 """Numbers in the Jacobians of all samples' outputs, or of all samples' inputs of one block."""
 
@@ -162,7 +162,7 @@ def surrogate_gradient(block: DenseBlock, inputs: Tensor, cotangent: Tensor) -> 
 
 
 def check_size(network: DenseNetwork) -> None:
-    """Raise ValueError for a network too large for dense matrices, saying the limit and what to make smaller."""
+    """Raise ValueError if a network is too large for dense matrices, saying the limit and what to make smaller."""
     samples, outputs = len(network.inputs), network.points[-1][0].numel()
     for block, z in zip(network.blocks, network.points, strict=False):
         named = (

@@ -64,7 +64,7 @@ def expand(pipeline: InProcessPipeline, inputs: Tensor, targets: Tensor, options
         options: which curvature and blocks; curvature is taken exactly and on the whole batch.
 
     Raises:
-        ValueError: for a batch that does not fit.
+        ValueError: if the batch does not fit.
     """
     options = exactly(options)
     wave = pipeline.forward(inputs, targets)

@@ -1,4 +1,4 @@
-"""Theorem 1 tried out: Algorithm 1 with gradient descent inside, and what its proof needs checked in every round.
+"""Testing Theorem 1: Algorithm 1 with gradient descent inside, and what its proof needs, checked in every round.
 
 Legend: h the loss, g = ∇h, L_i the local losses with ρ = 0, d_i their steps, N inner steps of size 1/β, T rounds.
 The proof: if every L_i is β-smooth then L_i(d_i) ≤ -‖g_i‖²/2β; if Σ_i L_i bounds h as well, where the steps lead, then
@@ -22,9 +22,9 @@ from surmin.solvers.gradient_descent import GradientDescent
 MARGIN = 1.01
 """Lanczos approaches λ_max from below: β is this much above what it finds."""
 OVERSHOOT = 1.5
-"""β is chosen this much above what a point needs: that of θ_0, or of a later one with which all is begun again."""
+"""β is chosen this much above what a point needs: θ_0, or a later one with which all is restarted."""
 LOWER_BOUND = 0.0
-"""Stands for h*: cross-entropy and squared error are nowhere below it, so the line is valid, if higher than with h*."""
+"""Stands for h*: cross-entropy and squared error are never below it, so the line is valid, if higher than with h*."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class TheoremRun:
         inner_steps: N.
         seed: of θ_0.
         smoothness: β, no smaller than any round's.
-        restarts: how often β proved too small and all was begun again.
+        restarts: how often β proved too small and all was restarted.
         rounds: t = 0 … T - 1.
     """
 
@@ -111,7 +111,7 @@ class TheoremRun:
 
     @property
     def above_line(self) -> int:
-        """For how many T the theorem's inequality was broken."""
+        """Number of T for which the theorem's inequality was broken."""
         return sum(least > line for least, line in zip(self.least, self.line, strict=True))
 
     @property
@@ -126,8 +126,8 @@ def run_theorem(
 ) -> TheoremRun:  # fmt: skip
     """Run Algorithm 1 with inner steps of size 1/β, β the largest eigenvalue of any block in any round.
 
-    That β is known only afterwards. So it begins with `OVERSHOOT` times the largest at θ_0, and starts again from θ_0
-    as soon as a round needs more. The network is left at θ_T.
+    That β is known only afterwards. So it starts with `OVERSHOOT` times the largest at θ_0, and restarts from θ_0 as
+    soon as a round needs more. The network is left at θ_T.
 
     Args:
         pipeline: with the network, float64.
@@ -139,7 +139,7 @@ def run_theorem(
         tell: called with the rounds done.
 
     Raises:
-        ValueError: where nothing curves.
+        ValueError: if nothing curves.
     """
     start = {name: value.detach().clone() for name, value in pipeline.parameters.items()}
     here = expand(pipeline, inputs, targets, options)

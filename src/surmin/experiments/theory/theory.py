@@ -1,7 +1,7 @@
 """`surmin theory`: Theorem 1 under every curvature, and the local losses' tightness at every depth."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def try_theorem(config: TheoryConfig, tell: Tell) -> list[TheoremRun]:
     """Algorithm 1 from the same θ_0 with every curvature and every N.
 
     Raises:
-        ValueError: for data or a network that cannot be used.
+        ValueError: if data or network cannot be used.
     """
     return [
         _run_theorem(config, curvature, inner_steps, tell)
@@ -58,7 +58,7 @@ def try_tightness(config: TheoryConfig, tell: Tell) -> list[NetworkTightness]:
     """Networks of every depth and seed, before and after some rounds of sm with its default options.
 
     Raises:
-        ValueError: for data or a network that cannot be used.
+        ValueError: if data or network cannot be used.
     """
     found = []
     for depth in config.depths:
@@ -71,10 +71,11 @@ def try_tightness(config: TheoryConfig, tell: Tell) -> list[NetworkTightness]:
 
 def local_options(config: TheoryConfig, curvature: Curvature, inner_steps: int, seed: int) -> Options:
     """The paper's local losses (ρ = 0, λ = 0), with λ_max(H_zz) by Lanczos to the end: exact."""
-    return resolve_options("paper", {
-        "curvature": curvature, "solver": "gd", "inner_steps": inner_steps, "delta": config.delta,
+    options = resolve_options("paper", {
+        "curvature": "sample", "solver": "gd", "inner_steps": inner_steps, "delta": config.delta,
         "delta_relative": config.delta_relative, "eigenvalue": "lanczos", "power_steps": config.width, "seed": seed,
     })  # fmt: skip
+    return replace(options, curvature=curvature)  # some of these say nothing to the factor, with which they are refused
 
 
 def _run_theorem(config: TheoryConfig, curvature: Curvature, inner_steps: int, tell: Tell) -> TheoremRun:

@@ -24,25 +24,24 @@ CURVATURES: tuple[Curvature, ...] = ("scalar", "sample", "factor")
 
 
 ROUNDING = 1e-12
-"""Relative excess that is none."""
+"""Relative excess that counts as none."""
 
 
 @dataclass(frozen=True)
 class LayerTightness:
-    """One layer of one network under one curvature. Ratios are what ℍ_i says over what is there; 1 is exact.
+    """One layer of one network under one curvature. Ratios are what ℍ_i claims over what is there; 1 is exact.
 
     Attributes:
         curvature: "scalar", "sample" or "factor".
         layer: from 1 at the input to m at the output.
         random_ratio: mean of vᵀℍ_i v over mean of vᵀG_i v over random directions: an estimate of the traces' ratio.
         gradient_ratio: g_iᵀℍ_i g_i / g_iᵀG_i g_i.
-        random_hessian_ratio: the same as the first with ∇²_ii h for G_i; negative where that curves downwards.
-        gradient_hessian_ratio: the same as the second with ∇²_ii h for G_i.
+        random_hessian_ratio: like the first with ∇²_ii h for G_i; negative where that curves downwards.
+        gradient_hessian_ratio: like the second with ∇²_ii h for G_i.
         largest_ratio: λ_max(ℍ_i) / λ_max(G_i).
-        hessian_excess: λ_max(∇²_ii h - ℍ_i) / λ_max(ℍ_i): where it is positive, ℍ_i does not bound the layer's own
-            Hessian.
-        output_curvature: what arrived at the layer's output as one number a sample: L_i, or λ_max(R_i R_iᵀ) for factor,
-            the mean over samples.
+        hessian_excess: λ_max(∇²_ii h - ℍ_i) / λ_max(ℍ_i): if positive, ℍ_i does not bound the layer's own Hessian.
+        output_curvature: what arrived at the layer's output as one number per sample: L_i, or λ_max(R_i R_iᵀ) for
+            factor; the mean over samples.
     """
 
     curvature: str
@@ -91,7 +90,7 @@ def measure_tightness(
 
 @dataclass(frozen=True)
 class _Truth:
-    """What one layer's curvature is: vᵀGv and vᵀ∇²_ii h v along the gradient, then along random directions."""
+    """A layer's actual curvature: vᵀGv and vᵀ∇²_ii h v along the gradient, then along random directions."""
 
     directions: Tensor
     gauss_newton: Tensor

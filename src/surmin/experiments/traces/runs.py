@@ -27,7 +27,7 @@ def trace_runs(config: TimelineConfig, team: Team) -> dict[str, Timeline] | None
         On worker 0 what all workers recorded, by run: first the schedule's name, then "sm". None on the others.
 
     Raises:
-        ValueError: when there are too few samples for the micro-batches, or the network cannot be built or cut.
+        ValueError: if there are too few samples for the micro-batches, or the network cannot be built or cut.
     """
     set_up_processor(config.threads)
     data = load_data(config, team)
@@ -44,7 +44,7 @@ def trace_runs(config: TimelineConfig, team: Team) -> dict[str, Timeline] | None
 def _trace(
     config: TimelineConfig, data: Dataset, team: Team, method: str, options: dict[str, Any], steps: int
 ) -> list[list[Span]]:
-    """Spans of every worker. Both runs begin with the same network, and leave out samples that fill no micro-batch."""
+    """Every worker's spans. Both runs start with the same network, and drop samples that fill no micro-batch."""
     pipeline = build_problem(config, data, team).pipeline
     samples = len(data.train_inputs) // config.microbatches * config.microbatches
     batch = data.train_inputs[:samples], data.train_targets[:samples]
@@ -58,7 +58,7 @@ def _trace(
 
 
 def common_origin(team: Team, clock: Clock) -> int:
-    """What the clock shows as all members begin together; 0 where they are on one machine and read one clock."""
+    """What the clock shows as all members start together; 0 if they are on one machine and read one clock."""
     places = team.gather(str(team.place))
     return clock() if len(set(places)) < team.count else 0
 

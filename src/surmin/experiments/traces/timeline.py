@@ -1,4 +1,4 @@
-"""What the spans of all workers say together: who was busy, who waited, and whether the local phases overlapped."""
+"""What the spans of all workers show together: who was busy, who waited, and whether the local phases overlapped."""
 
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ class Timeline:
     """The spans of one run: of one or more steps on workers 0, 1, ….
 
     Where spans overlap in a thread, the one that began last is what the thread was doing. A worker is busy while one of
-    its threads is in F, B, C or U; shares are of the time between the first span's start and the last one's end.
+    its threads is in F, B, C or U; shares are of the time from the first span's start to the last one's end.
 
     Raises:
-        ValueError: when there is no span.
+        ValueError: if there are no spans.
     """
 
     spans: tuple[Span, ...]
@@ -37,7 +37,7 @@ class Timeline:
 
     @cached_property
     def workers(self) -> int:
-        """How many: one more than the highest rank."""
+        """Number of workers: one more than the highest rank."""
         return 1 + max(span.worker for span in self.spans)
 
     @cached_property
@@ -52,7 +52,7 @@ class Timeline:
 
     @cached_property
     def pieces(self) -> tuple[Span, ...]:
-        """The same spans without what others inside cover: those of one thread do not overlap any more."""
+        """The same spans without what others inside cover: in one thread they no longer overlap."""
         threads = groupby(sorted(sorted(self.spans, key=_by_start), key=_by_thread), _by_thread)
         return tuple(piece for _, spans in threads for piece in _cut(list(spans)))
 
@@ -70,7 +70,7 @@ class Timeline:
 
     @property
     def local_overlap(self) -> float:
-        """Of the time in which a worker was in U, the share in which two or more were; 0 when none was."""
+        """Of the time in which a worker was in U, the share in which two or more were; 0 if none was."""
         edges = sorted(
             edge
             for worker in range(self.workers)
@@ -118,7 +118,7 @@ def _cut(spans: Sequence[Span]) -> list[Span]:
 
 
 def _union(spans: Iterable[Span], worker: int, letters: Set[str]) -> list[Interval]:
-    """When the worker was in one of these letters, as intervals apart from each other."""
+    """When the worker was in one of these letters, as disjoint intervals."""
     intervals: list[Interval] = []
     for start, end in sorted(
         (span.start, span.end) for span in spans if span.worker == worker and span.letter in letters

@@ -22,16 +22,16 @@ OTHERS = "sm and adam can train this network"
 
 @dataclass
 class AdmmLayer:
-    """A linear layer with the variables that stand for its input and output, of a whole batch.
+    """A linear layer with the variables that stand for its input and output, for a whole batch.
 
     Attributes:
         layer: the linear layer.
-        activation: after it; None for none.
-        replicas: over which sums over samples are averaged.
+        activation: after it; None if none.
+        replicas: which sums over samples are averaged over.
         entering: a; the network's own input at the first layer.
         fed: h; empty at the first layer.
         output: z.
-        dual: u; empty but at the network's last layer.
+        dual: u; empty except at the network's last layer.
         made: m, kept current by the updates of W, b and a.
     """
 
@@ -112,7 +112,7 @@ def admm_layers(
     """The layers of a stage that only prepare the network's input, and the linear ones with their activations.
 
     Raises:
-        ValueError: when there are others, naming the first.
+        ValueError: if there are others, naming the first.
     """
     leading: list[Layer] = []
     found: list[AdmmLayer] = []
@@ -133,11 +133,11 @@ def admm_layers(
             )
     if not found:
         raise ValueError(
-            "dladmm needs a linear layer in every stage: cut the network otherwise; sm and adam can train it as it is"
+            "dladmm needs a linear layer in every stage: cut the network differently; sm and adam can train it as it is"
         )
     if is_last and found[-1].activation is not None:
         raise ValueError(
-            "dladmm needs a linear layer at the end, as its output is the loss's: layer "
+            "dladmm needs a network that ends with a linear layer, whose output goes into the loss: layer "
             f"{stage.layers[-1].name} ({type(stage.layers[-1].module).__name__}) is not one; {OTHERS}"
         )
     return leading, found

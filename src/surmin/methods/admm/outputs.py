@@ -1,4 +1,4 @@
-"""The subproblems of dlADMM in a layer's output: after an activation, and at the top where the loss is.
+"""dlADMM's subproblems in a layer's output: after an activation, and at the top, at the loss.
 
 Legend: z the variable for a linear layer's output, m what the layer makes of its input, f the activation after it, b
 the variable for f(z); u the dual variable of z = m at the top, ρ the penalty, ℓ the loss of one sample.
@@ -23,8 +23,8 @@ def solve_hidden(activation: Layer | None, m: Tensor, b: Tensor) -> Tensor:
     """The z that minimises (z - m)² + (b - f(z))², entry by entry.
 
     For ReLU the better of the two branches' minimisers, in closed form. For smooth activations the best of 9 points
-    within |b - f(m)| of m, beyond which nothing is better than m itself, and from there six steps of Newton's method,
-    each taken where it does not lead up.
+    within |b - f(m)| of m, beyond which nothing is better than m itself, and from there six Newton steps, each taken
+    unless it leads up.
 
     Args:
         activation: f, one of `SMOOTH` or ReLU; None for the identity.
@@ -44,7 +44,7 @@ def solve_top(loss: ConvexLoss, targets: Tensor, m: Tensor, u: Tensor, penalty: 
     """The z that minimises ℓ(z) + ⟨u, z - m⟩ + ½ρ‖z - m‖², for every sample.
 
     By Nesterov's accelerated gradient for strongly convex functions, at most 500 steps, until no entry of the gradient,
-    looked at every ten steps, is above the dtype's resolution to the power ¾.
+    checked every ten steps, exceeds the dtype's resolution to the power ¾.
 
     Args:
         loss: of the network's outputs.
@@ -52,7 +52,7 @@ def solve_top(loss: ConvexLoss, targets: Tensor, m: Tensor, u: Tensor, penalty: 
         m: the last layer's output.
         u: of the same shape, per sample.
         penalty: ρ.
-        start: where to begin.
+        start: where to start.
     """
     smoothness = loss.smoothness(m) + penalty
     root = math.sqrt(penalty / smoothness)
@@ -79,7 +79,7 @@ def _best_of_grid(activation: Layer, m: Tensor, b: Tensor) -> Tensor:
 
 
 def _polished(activation: Layer, z: Tensor, m: Tensor, b: Tensor) -> Tensor:
-    """Newton's method; where the function bends down, with the curvature of f's linearization."""
+    """Newton's method; where the function bends down, with the curvature of f's linearization instead."""
     slack = 1 + 8 * torch.finfo(z.dtype).eps
     image = activation.forward(z)
     for _ in range(NEWTON_STEPS):
@@ -94,5 +94,5 @@ def _polished(activation: Layer, z: Tensor, m: Tensor, b: Tensor) -> Tensor:
 
 
 def _value(z: Tensor, image: Tensor, m: Tensor, b: Tensor) -> Tensor:
-    """What is minimised, where f(z) is the image."""
+    """The objective, with the image f(z)."""
     return (z - m).square() + (b - image).square()

@@ -1,1 +1,1 @@
-"""For methods with small networks beside the stages, which train along: heads, and synthesizers of gradients."""
+"""For methods that train small networks beside the stages: heads, and synthesizers of gradients."""

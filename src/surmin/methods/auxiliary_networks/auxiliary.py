@@ -1,7 +1,7 @@
-"""Small networks beside the stages, which train along but are no part of the network: heads and synthesizers.
+"""Small networks beside the stages, trained along but not part of the network: heads and synthesizers.
 
-What such a network has to fit, the shapes of its stage's output and of the network's, is known with the first batch.
-Its initial weights depend on the seed and the stage's place in the network alone, so that it is the same on any number
+What such a network must fit, the shapes of its stage's output and of the network's, is known with the first batch.
+Its initial weights depend only on the seed and the stage's place in the network, so that it is the same on any number
 of workers.
 """
 
@@ -13,28 +13,27 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from surmin.curvature.output_curvature import draw_seed
-from surmin.methods.common.optimizers import load_named_state, named_state
+from surmin.methods.common.optimizers import load_optimizer_state, optimizer_state
 from surmin.methods.common.saved_states import check_keys, check_stage
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.replicas import Replicas
+from surmin.seeds import draw_seed
 from surmin.stages.layer import flatten
-from surmin.stages.stage import Stage
 
 Shape = Sequence[int]
-"""Of one sample."""
+"""The shape of one sample."""
 Build = Callable[[Shape, Shape], nn.Module]
-"""A network for a stage's output and the network's output of such shapes; raises ValueError where there is none."""
+"""Makes a network for such shapes of a stage's output and the network's output, or raises ValueError."""
 
 
 class Auxiliary:
-    """One such network with an optimizer of its own.
+    """One such network with its own optimizer.
 
     Args:
         module: the network; its parameters' names must not be those of the network's parameters (no numbers).
         optimizer: over its parameters.
-        shape: of the stage's output, one sample of it.
-        replicas: that train the same network on other shares of the batch.
+        shape: of one sample of the stage's output.
+        replicas: those that train the same network on other shares of the batch.
     """
 
     def __init__(self, module: nn.Module, optimizer: Optimizer, shape: Shape, replicas: Replicas) -> None:
@@ -60,15 +59,15 @@ class Auxiliary:
         self._optimizer.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
-        """Its weights, the optimizer's memory, and the shape it was made for."""
+        """Its weights, the optimizer's memory and settings, and the shape it was made for."""
         weights = {name: value.detach().clone() for name, value in self.module.named_parameters()}
-        optimizer = named_state(self._optimizer, dict(self.module.named_parameters()))
+        optimizer = optimizer_state(self._optimizer, dict(self.module.named_parameters()))
         return {"shape": self._shape, "weights": weights, "optimizer": optimizer}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.module.load_state_dict(state["weights"])
-        load_named_state(self._optimizer, dict(self.module.named_parameters()), state["optimizer"])
+        load_optimizer_state(self._optimizer, dict(self.module.named_parameters()), state["optimizer"])
 
 
 class AuxiliaryNetworks:
@@ -76,10 +75,13 @@ class AuxiliaryNetworks:
 
     Args:
         pipeline: the network.
-        build: makes one; its modules are initialised as torch does by default.
+        build: makes one; its modules are initialised as by torch's defaults.
         positions: of the stages here that get one.
-        optimizer: makes one over parameters.
+        optimizer: makes one for given parameters.
         seed: of the initial weights.
+
+    Raises:
+        ValueError: on every worker, if a stage that gets one has no layer.
     """
 
     def __init__(
@@ -89,6 +91,9 @@ class AuxiliaryNetworks:
         self._pipeline = pipeline
         self._build = build
         self._positions = list(positions)
+        with pipeline.agreeing():
+            if not all(pipeline.stages[position].layers for position in self._positions):
+                raise ValueError("an auxiliary network needs a stage with layers: one stage has none; leave it out")
         self._optimizer = optimizer
         self._seed = seed
         self._networks: dict[int, Auxiliary] = {}
@@ -107,7 +112,7 @@ class AuxiliaryNetworks:
         """Make them all at the first batch, for a network whose output has that shape.
 
         Raises:
-            ValueError: on every worker, when there is none for a stage of one, saying which and why.
+            ValueError: on every worker, if a stage of any cannot have one; the message says which and why.
         """
         if self.outputs is not None:
             return
@@ -119,7 +124,7 @@ class AuxiliaryNetworks:
         self._networks, self.outputs = networks, list(outputs)
 
     def abandon(self) -> None:
-        """Let go of the gradients added since the last step."""
+        """Drop the gradients added since the last step."""
         for network in self._networks.values():
             network.module.zero_grad()
 
@@ -130,16 +135,16 @@ class AuxiliaryNetworks:
                 network.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Each one's state by the name of its stage's first layer, and every stage's number of layers by the same."""
-        stages = {_name(self._pipeline.stages[at]): own.state_dict() for at, own in self._networks.items()}
-        cut = {_name(stage): len(stage.layers) for stage in self._pipeline.stages if stage.layers}
+        """Each one's state by the name of its stage's first layer, and likewise every stage's number of layers."""
+        stages = {self._pipeline.stages[at].name: own.state_dict() for at, own in self._networks.items()}
+        cut = {stage.name: len(stage.layers) for stage in self._pipeline.stages if stage.layers}
         return {"outputs": self.outputs, "cut": cut, "stages": stages}
 
     def restored(self, state: Mapping[str, Any]) -> "AuxiliaryNetworks":
-        """Those that `state_dict()` was asked of, with what other workers' stages have left aside.
+        """The networks that `state_dict()` described, ignoring those of other workers' stages.
 
         Raises:
-            ValueError: when it is none, or of other stages than those here.
+            ValueError: if it is not such a state, or not of the stages here.
         """
         check_keys(state, {"outputs", "cut", "stages"}, "auxiliary networks")
         networks: dict[int, Auxiliary] = {}
@@ -151,17 +156,17 @@ class AuxiliaryNetworks:
         return made
 
     def _check_stages(self, state: Mapping[str, Any]) -> None:
-        """Raise ValueError for a stage here that the state is not of, or that has no network in it."""
+        """Raise ValueError if the state is not of a stage here, or has no network for it."""
         for position, stage in enumerate(self._pipeline.stages):
             if stage.layers:
-                check_stage(stage, state["cut"].get(_name(stage)), "auxiliary networks belong to stages")
-            if position in self._positions and _name(stage) not in state["stages"]:
+                check_stage(stage, state["cut"].get(stage.name), "auxiliary networks belong to stages")
+            if position in self._positions and stage.name not in state["stages"]:
                 raise ValueError(
-                    f"the state has no auxiliary network for the stage that begins with layer {_name(stage)}"
+                    f"the state has no auxiliary network for the stage that begins with layer {stage.name}"
                 )
 
     def _restored(self, position: int, state: Mapping[str, Any]) -> Auxiliary:
-        own = state["stages"][_name(self._pipeline.stages[position])]
+        own = state["stages"][self._pipeline.stages[position].name]
         like = next(iter(self._pipeline.parameters.values()), next(iter(own["weights"].values())))
         network = self._make(position, own["shape"], state["outputs"], like)
         network.load_state_dict(own)
@@ -170,11 +175,11 @@ class AuxiliaryNetworks:
     def _make(self, position: int, shape: Shape, outputs: Shape, like: Tensor) -> Auxiliary:
         stage = self._pipeline.stages[position]
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(draw_seed(self._seed, int(_name(stage))))
+            torch.default_generator.manual_seed(draw_seed(self._seed, int(stage.name)))
             try:
                 module = self._build(shape, outputs)
             except ValueError as error:
-                raise ValueError(f"{error} (the stage that begins with layer {_name(stage)})") from error
+                raise ValueError(f"{error} (the stage that begins with layer {stage.name})") from error
         module.to(like.device, like.dtype)
         return Auxiliary(module, self._optimizer(list(module.parameters())), shape, self._pipeline.replicas)
 
@@ -184,13 +189,5 @@ class AuxiliaryNetworks:
         state, _ = self._pipeline.pass_through(sample)
         states = []
         for stage in self._pipeline.stages:
-            for layer in stage.layers:
-                state = layer.forward(state)
-            states.append(state)
+            states.append(state := stage.output(state))
         return states
-
-
-def _name(stage: Stage) -> str:
-    if not stage.layers:
-        raise ValueError("an auxiliary network needs a stage with layers: one stage has none; leave it out")
-    return stage.layers[0].name

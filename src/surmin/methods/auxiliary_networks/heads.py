@@ -1,4 +1,4 @@
-"""Auxiliary heads: small networks that predict the targets from a stage's output, and the local losses they make.
+"""Auxiliary heads: small networks that predict the targets from a stage's output, and the local losses they define.
 
 Legend: h a stage's output, A the head, ℓ the network's own loss, n the samples of the whole batch;
 the local loss is L = (1/n) Σ_j ℓ(A(h_j), y_j).
@@ -27,19 +27,19 @@ def layout_of(state: Sequence[int], outputs: Sequence[int]) -> Layout:
         outputs: shape of one sample of the network's output, classes last.
 
     Returns:
-        "positions" where both have the same positions (a plain vector has one), each of which is read alone; "image"
-        for (channels, height, width) before plain vectors; "whole" for anything else before plain vectors.
+        "positions" if both have the same positions (a plain vector has one), each of which is read alone; "image" for
+        (channels, height, width) before plain vectors; "whole" for anything else before plain vectors.
 
     Raises:
-        ValueError: for a network that puts out positions that its stage does not have.
+        ValueError: if the network's output has positions that the stage's does not.
     """
     if state and tuple(state[:-1]) == tuple(outputs[:-1]):
         return "positions"
     if len(outputs) == 1:
         return "image" if len(state) == 3 else "whole"
     raise ValueError(
-        f"an auxiliary network needs a stage that puts out the network's positions {list(outputs[:-1])}, or a network "
-        f"that puts out plain vectors: samples of shape {list(state)} fit no outputs of shape {list(outputs)}"
+        f"an auxiliary network needs a stage whose outputs have the network's positions {list(outputs[:-1])}, or a "
+        f"network with plain vector outputs: samples of shape {list(state)} do not fit outputs of shape {list(outputs)}"
     )
 
 
@@ -66,7 +66,7 @@ def build_head(state: Sequence[int], outputs: Sequence[int]) -> nn.Module:
 def local_gradient(
     pipeline: WorkerPipeline, head: Auxiliary, position: int, output: Tensor, targets: Tensor, samples: int
 ) -> Tensor:
-    """∂L/∂h, a micro-batch's share; the share of the head's own gradient is added to it.
+    """A micro-batch's share of ∂L/∂h; its share of the head's own gradient is added to the head.
 
     Args:
         pipeline: has the loss ℓ and counts the work.

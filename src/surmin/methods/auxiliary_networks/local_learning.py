@@ -14,7 +14,7 @@ from surmin.stages.tape import Tape
 
 
 class LocalLearning(Stagewise):
-    """A method whose stages have networks beside them, which train along.
+    """A method whose stages have networks beside them, trained along.
 
     Args:
         pipeline: the network.
@@ -22,7 +22,7 @@ class LocalLearning(Stagewise):
         lr: its learning rate.
         build: makes the network beside a stage.
         positions: of the stages here that get one.
-        beside: makes its optimizer over its parameters.
+        beside: makes its optimizer for given parameters.
         seed: of their initial weights.
         downwards: names of the channels that lead to the stage below.
     """
@@ -38,18 +38,18 @@ class LocalLearning(Stagewise):
         """Make the networks at the first batch.
 
         Raises:
-            ValueError: on all workers, when there is none for a stage.
+            ValueError: on all workers, if a stage cannot have one.
         """
         super().prepare(inputs, targets)
         self.auxiliary.prepare(inputs, self.exchange.output_shape)
 
     def abandon(self) -> None:
-        """Gradients that the networks were given are let go as well."""
+        """Drop the gradients given to the networks, too."""
         super().abandon()
         self.auxiliary.abandon()
 
     def forward(self, position: int, number: int, part: Tensor) -> Tape:
-        """Run a stage on a micro-batch of what the stage below sent, or of the inputs, and send what comes out up."""
+        """Run a stage on a micro-batch of what the stage below sent, or of the inputs, and send its output up."""
         pipeline = self.pipeline
         entering = self.exchange.take(ACTIVATION, position)[0] if pipeline.has_below(position) else part
         with pipeline.tracer.span("F", number):
@@ -65,7 +65,7 @@ class LocalLearning(Stagewise):
             found.gradients[stage] = stage.backward(tape, cotangent, total=found.gradients.get(stage))
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's memory by parameter, and the networks beside the stages."""
+        """The optimizer's state by parameter, and the networks beside the stages."""
         return {**super().state_dict(), "auxiliary": self.auxiliary.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

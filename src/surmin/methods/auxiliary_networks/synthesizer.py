@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from surmin.methods.auxiliary_networks.heads import layout_of
 
 HIDDEN_FACTOR = 2
-"""Width of the hidden layer, as a multiple of that of h."""
+"""Width of the hidden layer, as a multiple of h's."""
 
 
 class Synthesizer(nn.Module):
-    """M(h, y): one hidden ReLU layer, of 3 x 3 convolutions for images; its last layer begins at zero.
+    """M(h, y): one hidden ReLU layer, of 3 x 3 convolutions for images; its last layer starts at zero.
 
     Args:
         state: shape of one sample of h.
         outputs: shape of one sample of the network's output, classes last.
 
     Raises:
-        ValueError: where a network beside the stage cannot be had.
+        ValueError: if the stage cannot have a network beside it.
     """
 
     def __init__(self, state: Sequence[int], outputs: Sequence[int]) -> None:
@@ -46,7 +46,7 @@ class Synthesizer(nn.Module):
         self.network = nn.Sequential(OrderedDict(hidden=hidden, activation=nn.ReLU(), output=output))
 
     def forward(self, state: Tensor, targets: Tensor) -> Tensor:
-        """Predicted gradients of every sample's own loss, of the shape of the states.
+        """Predicted gradients of every sample's own loss, shaped like the states.
 
         Args:
             state: h, (n, *state).
@@ -66,7 +66,7 @@ class Synthesizer(nn.Module):
 
 
 def check_targets(targets: Tensor, outputs: Sequence[int]) -> None:
-    """Raise ValueError when targets are neither labels nor of the outputs' shape.
+    """Raise ValueError if targets are neither labels nor of the outputs' shape.
 
     Args:
         targets: of a batch.

@@ -1,4 +1,4 @@
-"""Vectors in the parameters of every trainable block: gradients and the steps that blocks compute for themselves."""
+"""Vectors in every trainable block's parameters: gradients, and the steps that blocks compute for themselves."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,9 +10,9 @@ from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.stages.block import Block
 
 Blocks = Sequence[Sequence[Block]]
-"""Of every stage here, as `WorkerPipeline.cut` returns them."""
+"""The blocks of every stage here, as returned by `WorkerPipeline.cut`."""
 BlockVectors = Mapping[Block, Tensor]
-"""For every trainable block here a flat vector (P,)."""
+"""A flat vector (P,) for every trainable block here."""
 
 
 def to_blocks(blocks: Blocks, by_layer: Gradients) -> dict[Block, Tensor]:
@@ -35,7 +35,7 @@ def own_values(named: Mapping[str, Tensor], pipeline: WorkerPipeline) -> dict[st
     """This worker's part of tensors under its parameters' global names.
 
     Raises:
-        ValueError: when one is missing or has another shape.
+        ValueError: if one is missing or has another shape.
     """
     found = {}
     for name, parameter in pipeline.parameters.items():

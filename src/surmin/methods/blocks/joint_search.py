@@ -19,13 +19,13 @@ from surmin.stages.block import moved_parameters
 
 @dataclass(frozen=True)
 class JointSearch:
-    """What a search along θ + α d found; numbers are all workers'.
+    """What a search along θ + α d found; numbers are summed over all workers.
 
     Attributes:
         loss: h(θ).
         square: ‖∇h‖².
         slope: ⟨∇h, d⟩.
-        others: sums of what else was given.
+        others: sums of the other numbers given.
         search: by Armijo's line search from α = 1.
     """
 
@@ -35,11 +35,15 @@ class JointSearch:
     others: Sequence[float]
     search: SearchResult
 
-    def report(self, meter: StepMeter, wave: Wave) -> StepReport:
-        """The round's report."""
+    def report(
+        self, meter: StepMeter, wave: Wave, *, predicted_decrease: float = math.nan, reduction_ratio: float = math.nan,
+        damping: float = math.nan,
+    ) -> StepReport:  # fmt: skip
+        """The round's report; what a method has no model for stays NaN."""
         return meter.report(
-            wave.shape, self.loss, math.sqrt(self.square), new_loss=self.search.value, accepted=self.search.length > 0,
-            tries=self.search.tries,
+            wave.shape, self.loss, math.sqrt(self.square), new_loss=self.search.value,
+            predicted_decrease=predicted_decrease, reduction_ratio=reduction_ratio, damping=damping,
+            accepted=self.search.length > 0, tries=self.search.tries,
         )  # fmt: skip
 
 
@@ -49,8 +53,8 @@ def search_jointly(
 ) -> JointSearch:  # fmt: skip
     """Move the network to the first of α = 1, ½, ¼, … with h(θ + α d) ≤ h(θ) + 10⁻⁴ α ⟨∇h, d⟩.
 
-    The accepted trial serves as the next round's first wave where the batch is the same. Where d leads nowhere down
-    there is no trial.
+    The accepted trial serves as the next round's first wave if the batch is the same. There is no trial if d is not a
+    descent direction.
 
     Args:
         pipeline: the network.
@@ -61,7 +65,7 @@ def search_jointly(
         others: this worker's shares of other numbers to be summed, 0-dimensional.
 
     Raises:
-        NonFiniteError: when the loss is not finite, or its slope.
+        NonFiniteError: if the loss or its slope is not finite.
     """
     shares = [wave.loss, inner(gradients, gradients), inner(gradients, steps), *others]
     loss, square, slope, *sums = pipeline.total(torch.stack([share.to(wave.loss) for share in shares]))

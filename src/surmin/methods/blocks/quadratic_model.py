@@ -19,7 +19,7 @@ from surmin.pipeline.worker_pipeline import WorkerPipeline
 
 @dataclass(frozen=True)
 class Combined:
-    """Attributes: the mean loss h, ‖g‖², δ of the blocks here, and the decrease -M(δ) that it promises."""
+    """Attributes: the mean loss h, ‖g‖², δ of the blocks here, and the predicted decrease -M(δ)."""
 
     loss: float
     square: float
@@ -63,7 +63,7 @@ def _cut(numbers: list[float]) -> tuple[list[float], list[float], list[float]]:
 
 
 def _fisher_products(pipeline: WorkerPipeline, wave: Wave, tangents: list[Tensor]) -> Tensor:
-    """δᵀ F δ' for both steps, where the last stage is; zero elsewhere."""
+    """δᵀ F δ' for both steps, on the worker with the last stage; zero elsewhere."""
     total = torch.zeros(2, 2, dtype=torch.float64)
     for columns, outputs, targets in zip(tangents, wave.outputs, wave.targets, strict=False):
         images = loss_hessian(pipeline.loss, outputs, targets)(columns)

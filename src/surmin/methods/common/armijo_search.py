@@ -19,11 +19,11 @@ class SearchResult(NamedTuple):
     """What a line search found.
 
     Attributes:
-        wave: at the new parameters, which the network has now; None where no trial was good enough, and then it keeps
+        wave: at the new parameters, which the network has now; None if no trial was good enough, and the network keeps
             the old ones.
-        value: of the function there; the old one where no trial was good enough.
+        value: of the function there; the old one if no trial was good enough.
         tries: forward waves.
-        length: α of that trial; 0 where no trial was good enough.
+        length: α of that trial; 0 if no trial was good enough.
     """
 
     wave: Wave | None
@@ -36,8 +36,8 @@ class ArmijoSearch:
     """Finds the first of α, α/2, α/4, … with f(θ - α d) ≤ f(θ) - 10⁻⁴ α ⟨∇f, d⟩ and moves the network there.
 
     Every trial is a forward wave and an all-reduce of its value.
-    The next search starts from twice the accepted α; after one that finds nothing, from half of where that began, or
-    from there again where its first two trials changed nothing: shorter ones would tell no more.
+    The next search starts from twice the accepted α; after one that finds nothing, from half of where that started, or
+    from the same place if its first two trials changed nothing, as shorter ones would tell no more.
 
     Source: Armijo, "Minimization of functions having Lipschitz continuous first partial derivatives" (1966).
 
@@ -54,7 +54,7 @@ class ArmijoSearch:
         self, inputs: Tensor, targets: Tensor, moved: Callable[[float], StageParameters], slope: float, value: float,
         evaluate: Callable[[Wave], Tensor],
     ) -> SearchResult:  # fmt: skip
-        """Search against a direction, at most `MAX_TRIES` trials; none where it leads nowhere down.
+        """Search against a direction, at most `MAX_TRIES` trials; none if it does not lead down.
 
         Args:
             inputs: the batch.
@@ -65,7 +65,7 @@ class ArmijoSearch:
             evaluate: this worker's share of f after a forward wave, 0-dimensional.
 
         Raises:
-            NonFiniteError: when value or slope is not finite: no trial could be told from another.
+            NonFiniteError: if value or slope is not finite, so that trials could not be compared.
         """
         if not (math.isfinite(value) and math.isfinite(slope)):
             raise NonFiniteError(f"the line search cannot begin at a value of {value} with a slope of {slope}")

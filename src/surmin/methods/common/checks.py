@@ -1,4 +1,4 @@
-"""Values of options that several methods take, and what they ask of the loss."""
+"""Checks of option values that several methods take, and of what they need from the loss."""
 
 import math
 
@@ -24,7 +24,7 @@ def check_inner_steps(steps: int) -> None:
 
 
 def check_columns(rank: int | None, fraction: float) -> None:
-    """Raise ValueError for a number of random columns or a part of the batch that cannot be."""
+    """Raise ValueError for an impossible number of random columns or fraction of the batch."""
     if rank is not None and rank < 1:
         raise ValueError(f"rank must be at least 1, or left out for the exact factor, got {rank}")
     if not 0 < fraction <= 1:
@@ -32,10 +32,10 @@ def check_columns(rank: int | None, fraction: float) -> None:
 
 
 def check_has_value(name: str, loss: ConvexLoss, *instead: str) -> None:
-    """Raise ValueError for a gradient oracle, naming what can train with it: more ways `instead`, and other methods."""
+    """Raise ValueError for a gradient oracle, naming what can train with it: ways given as `instead`, other methods."""
     if isinstance(loss, GradientOracle):
         others = ", ".join([*instead, "gd, sgd, adam, sso, sm-paper"])
         raise ValueError(
             f"{name} tests its steps by the loss, and a gradient oracle has no loss value: "
-            f"take {others}, or a SurrogateMinimizer with adapt_damping=False and enough damping"
+            f"use {others}, or a SurrogateMinimizer with adapt_damping=False and enough damping"
         )

@@ -8,7 +8,7 @@ from torch import Tensor
 from surmin.stages.stage import Stage
 
 Gradients = Mapping[Stage, Sequence[Tensor]]
-"""For every stage one flat gradient a layer, as `backward` returns them."""
+"""For every stage one flat gradient per layer, as returned by `backward`."""
 
 
 def assign_gradients(gradients: Gradients) -> None:

@@ -1,4 +1,4 @@
-"""The loss and the gradient's norm of a round: what a worker knows by itself, or what all know after a sum."""
+"""A round's loss and gradient norm: what a worker knows by itself, or what all know after a sum."""
 
 import math
 
@@ -12,9 +12,9 @@ from surmin.report import StepReport
 
 
 def own_report(meter: StepMeter, pipeline: WorkerPipeline, wave: Wave, gradients: Gradients) -> StepReport:
-    """The report of a round in which workers tell each other no numbers.
+    """The report of a round in which workers exchange no numbers.
 
-    The loss is reported where the last stage is and NaN elsewhere; the norm is that of the worker's own part.
+    The loss is reported on the worker with the last stage and is NaN elsewhere; the norm is that of the worker's part.
 
     Args:
         meter: of the round.

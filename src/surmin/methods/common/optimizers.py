@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.optim import Optimizer
 
 from surmin.methods.common.checks import check_positive
 from surmin.methods.common.gradients import Gradients, assign_gradients
+from surmin.methods.common.saved_states import check_keys
 
 OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
     "gd": torch.optim.SGD,
@@ -24,7 +24,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], name: str, lr: float) -> 
     """Gradient descent, SGD with momentum 0.9, or Adam with torch's defaults; there may be no parameters.
 
     Raises:
-        ValueError: for another name, or a learning rate that is not positive.
+        ValueError: for an unknown name, or a learning rate that is not positive.
     """
     check_positive("lr", lr)
     if name not in OPTIMIZERS:
@@ -33,44 +33,59 @@ def make_optimizer(parameters: Iterable[nn.Parameter], name: str, lr: float) -> 
 
 
 def step_along(optimizer: Optimizer, gradients: Gradients) -> None:
-    """One step; the parameters keep no gradients, and those without one here stay as they are, whatever they had."""
+    """One step; no gradients are kept, and parameters without a gradient here stay as they are, whatever they had."""
     optimizer.zero_grad()
     assign_gradients(gradients)
     optimizer.step()
     optimizer.zero_grad()
 
 
-def named_state(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
-    """A copy of what the optimizer remembers of these parameters, by their names."""
-    remembered = optimizer.state_dict()["state"]
-    places = _places(optimizer, parameters)
-    return {name: deepcopy(remembered[place]) for name, place in places.items() if place in remembered}
+def optimizer_state(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A copy of an optimizer's kind, and for each of these parameters of its memory and settings, by their names.
+
+    Settings are numbers such as the learning rate, which a schedule may have changed.
+    """
+    packed, places = optimizer.state_dict(), _places(optimizer, parameters)
+    memory, settings = packed["state"], {at: _numbers(own) for own in packed["param_groups"] for at in own["params"]}
+    return {
+        "kind": _kind(optimizer),
+        "memory": {name: deepcopy(memory[place]) for name, place in places.items() if place in memory},
+        "settings": {name: dict(settings[place]) for name, place in places.items()},
+    }
 
 
-def named_settings(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """The numbers that an optimizer goes by for each of these parameters: its learning rate and their like."""
-    settings = {place: _numbers(group) for group in optimizer.state_dict()["param_groups"] for place in group["params"]}
-    return {name: dict(settings[place]) for name, place in _places(optimizer, parameters).items()}
-
-
-def load_named_state(
-    optimizer: Optimizer,
-    parameters: Mapping[str, Tensor],
-    state: Mapping[str, Any],
-    settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-) -> None:
-    """Take up a state that `named_state` returned, and settings of `named_settings`.
+def load_optimizer_state(optimizer: Optimizer, parameters: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Load what `optimizer_state` returned.
 
     Raises:
-        ValueError: when it belongs to other parameters or to another optimizer, or parameters of one group here had
+        ValueError: if it belongs to other parameters or to another optimizer, or parameters in one group here had
             different settings; nothing has changed then.
     """
+    check_keys(state, {"kind", "memory", "settings"}, "an optimizer")
+    if state["kind"] != _kind(optimizer):
+        raise ValueError(f"the state is of {state['kind']}, this method has {_kind(optimizer)}")
     index = _places(optimizer, parameters)
-    foreign = sorted(set(state) - set(index))
+    _check_memory(optimizer, index, state["memory"])
+    settings = {index[name]: own for name, own in state["settings"].items() if name in index}
+    groups = optimizer.state_dict()["param_groups"]
+    for group in groups:
+        group |= _settings_of(group["params"], settings)
+    memory = {index[name]: deepcopy(values) for name, values in state["memory"].items()}
+    optimizer.load_state_dict({"state": memory, "param_groups": groups})
+
+
+def _kind(optimizer: Optimizer) -> str:
+    momentum = any(group.get("momentum") for group in optimizer.param_groups)
+    return type(optimizer).__name__ + " with momentum" * momentum
+
+
+def _check_memory(optimizer: Optimizer, index: Mapping[str, int], memory: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError unless it is of such an optimizer over these parameters."""
+    foreign = sorted(set(memory) - set(index))
     if foreign:
         raise ValueError(f"the optimizer's state is for parameters this network does not have: {', '.join(foreign)}")
     remembered = _remembered(optimizer)
-    for name, values in state.items():
+    for name, values in memory.items():
         found, wanted = _kinds(values), remembered.get(index[name], {})
         if found != wanted:
             kind = type(optimizer).__name__
@@ -78,11 +93,6 @@ def load_named_state(
                 f"the optimizer's state of {name} has {found} where {kind} has {wanted} here: it is of "
                 "another optimizer or another network"
             )
-    groups = optimizer.state_dict()["param_groups"]
-    for group in groups:
-        group |= _settings_of(group["params"], {index[name]: own for name, own in settings.items() if name in index})
-    packed = {index[name]: deepcopy(values) for name, values in state.items()}
-    optimizer.load_state_dict({"state": packed, "param_groups": groups})
 
 
 def _settings_of(places: Iterable[int], settings: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
@@ -99,14 +109,14 @@ def _numbers(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _places(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, int]:
-    """The number of each of these parameters in the optimizer's state: it may have others too, in any order."""
+    """Each of these parameters' number in the optimizer's state, which may have others too, in any order."""
     given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     place = {parameter: number for number, parameter in enumerate(given)}
     return {name: place[parameter] for name, parameter in parameters.items() if parameter in place}
 
 
 def _remembered(optimizer: Optimizer) -> dict[int, dict[str, Any]]:
-    """The types and shapes of what it remembers of each parameter after a step, which copies take."""
+    """The types and shapes of what it remembers about each parameter after a step, tried on a copy."""
     trial = deepcopy(optimizer)
     for group in trial.param_groups:
         for parameter in group["params"]:

@@ -1,4 +1,4 @@
-"""A failed step leaves parameters as they were, also where a method moves them before all is known."""
+"""Restoring parameters after a failed step, for methods that move them before everything is known."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @contextmanager
 def restored_on_failure(parameters: Mapping[str, Tensor]) -> Iterator[None]:
-    """Give the parameters their values back where what is done inside raises."""
+    """Give the parameters their values back if the code inside raises."""
     before = [parameter.detach().clone() for parameter in parameters.values()]
     try:
         yield

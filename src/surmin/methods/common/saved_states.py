@@ -1,4 +1,4 @@
-"""What methods ask of a saved state before they continue from it."""
+"""What methods check in a saved state before they continue from it."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ def check_keys(state: Mapping[str, Any], keys: Iterable[str], owner: str) -> Non
 
 
 def check_seed(saved: int, own: int) -> None:
-    """Raise ValueError unless a state was saved with this seed: the draws to come would be others."""
+    """Raise ValueError unless a state was saved with this seed: the draws to come would differ."""
     if saved != own:
         raise ValueError(f"the state was saved with seed {saved}, this method has {own}")
 
@@ -27,15 +27,15 @@ def check_progress(state: Mapping[str, Any]) -> None:
 
 
 def check_stage(stage: Stage, saved_layers: int | None, reason: str) -> None:
-    """Raise ValueError for a stage here that a state is not of; where no worker does, the cuts are the same.
+    """Raise ValueError if a state is not of a stage here; if no worker does, the cuts are the same.
 
     Args:
         stage: with layers.
-        saved_layers: how many the state's stage has that begins with the same one; None where there is none.
+        saved_layers: number of layers in the state's stage that begins with the same layer; None if there is none.
         reason: why other stages will not do.
     """
     if saved_layers != len(stage.layers):
         raise ValueError(
-            f"the state is of other stages, none of them of layers {stage.layers[0].name} to {stage.layers[-1].name}: "
-            f"{reason}, so resume with the stages of before"
+            f"the state is of other stages, none of them of layers {stage.name} to {stage.layers[-1].name}: "
+            f"{reason}, so resume with the same stages as before"
         )

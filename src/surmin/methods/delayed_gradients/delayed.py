@@ -1,4 +1,4 @@
-"""Stages that step along gradients of earlier batches: none waits for the gradient of the batch that goes up."""
+"""Stages that step along gradients of earlier batches: none waits for the gradient of the batch now going up."""
 
 from abc import abstractmethod
 from collections import deque
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from surmin.methods.common.optimizers import load_named_state, named_state
+from surmin.methods.common.optimizers import load_optimizer_state, optimizer_state
 from surmin.methods.common.saved_states import check_keys, check_stage
 from surmin.methods.common.stagewise import ACTIVATION, GRADIENT, Round, Stagewise
 from surmin.methods.delayed_gradients.underway import Underway
@@ -20,15 +20,15 @@ from surmin.stages.tape import LayerParameters
 
 
 class Delayed(Stagewise):
-    """A round takes a batch up, and every stage's oldest gradient, which was sent the round before, one stage down.
+    """Each round, a batch goes up, and every stage's oldest gradient, sent in the previous round, goes one stage down.
 
     Legend: K stages, k = 1 … K from below; t the round; ℓ the `lag`. In round t stage k runs forward on the batch of
-    round t - ℓ(k - 1). The last stage at once begins that batch's gradient. A gradient goes down one stage a round, so
-    stage k steps along the one of a batch (1 + ℓ)(K - k) rounds after it ran forward on it, and stays as it is until
+    round t - ℓ(k - 1). The last stage begins that batch's gradient at once. A gradient goes down one stage a round, so
+    stage k steps along a batch's gradient (1 + ℓ)(K - k) rounds after running forward on it, and stays as it is until
     the first has come. The last stage's loss is reported, NaN while no batch has come there.
 
-    The state holds the batches under way, and the messages that were sent and not taken yet. It continues with the same
-    stages, on any number of workers.
+    The state holds the batches under way and the messages sent but not yet taken. It continues with the same stages, on
+    any number of workers.
 
     Args:
         pipeline: the network.
@@ -36,11 +36,11 @@ class Delayed(Stagewise):
         optimizer: "sgd" (momentum 0.9), "gd" or "adam".
 
     Raises:
-        ValueError: for another optimizer, a learning rate that is not positive, or a stage without any layer.
+        ValueError: for an unknown optimizer, a learning rate that is not positive, or a stage without a layer.
     """
 
     lag: ClassVar[int] = 0
-    """Rounds that an activation takes to the stage above."""
+    """Rounds that an activation takes to reach the stage above."""
 
     def __init__(self, pipeline: WorkerPipeline, *, lr: float = 1e-3, optimizer: str = "adam") -> None:
         with pipeline.agreeing():
@@ -56,20 +56,20 @@ class Delayed(Stagewise):
 
     @abstractmethod
     def weights(self, stage: Stage) -> LayerParameters | None:
-        """What is kept of the weights that a batch meets in a stage; None to take its gradient at later ones."""
+        """The weights of a stage to keep for a batch going up; None to take its gradient at later weights."""
 
     def arrived(self, gradient: Tensor) -> Tensor:
-        """What a stage makes of the gradient that comes from the stage above."""
+        """What a stage makes of the gradient from the stage above."""
         return gradient
 
     def abandon(self) -> None:
-        """The batches under way are given up: stages stay as they are until gradients of later ones have come."""
+        """Give up the batches under way: stages stay as they are until gradients of later batches have come."""
         super().abandon()
         self._underway = [deque() for _ in self.pipeline.stages]
         self._targets, self._shapes, self._waiting = deque(), [], []
 
     def delay(self, position: int) -> int:
-        """Rounds between the way up and the way down through a stage here."""
+        """Rounds between a batch's way up and its way down through a stage here."""
         return (1 + self.lag) * (self.exchange.stages_above + len(self.pipeline.stages) - 1 - position)
 
     def run(self, inputs: Tensor, targets: Tensor, found: Round) -> None:
@@ -91,9 +91,9 @@ class Delayed(Stagewise):
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's memory by parameter; by stage the batches and messages under way; waits for the latter."""
+        """The optimizer's state by parameter; by stage, batches and messages under way; waits for the latter."""
         stages = {
-            stage.layers[0].name: {
+            stage.name: {
                 "layers": len(stage.layers),
                 "underway": [batch.packed() for batch in self._underway[position]],
                 "waiting": {channel: self._pending(channel, position, shape) for channel, at, shape in self._waiting
@@ -102,9 +102,9 @@ class Delayed(Stagewise):
             for position, stage in enumerate(self.pipeline.stages)
         }  # fmt: skip
         if self.pipeline.is_last:
-            stages[self.pipeline.stages[-1].layers[0].name]["targets"] = list(self._targets)
+            stages[self.pipeline.stages[-1].name]["targets"] = list(self._targets)
         return {
-            "optimizer": named_state(self.optimizer, self.pipeline.parameters),
+            "optimizer": optimizer_state(self.optimizer, self.pipeline.parameters),
             "shapes": [list(shape) for shape in self._shapes],
             "stages": stages,
         }
@@ -114,18 +114,18 @@ class Delayed(Stagewise):
         self.exchange.settle()  # before anything is refused: a worker that refuses would keep others waiting
         check_keys(state, {"optimizer", "shapes", "stages"}, "a method with delayed gradients")
         stages, microbatches = self.pipeline.stages, self.pipeline.microbatches
-        own = [state["stages"].get(stage.layers[0].name) for stage in stages]
+        own = [state["stages"].get(stage.name) for stage in stages]
         for stage, found in zip(stages, own, strict=True):
             check_stage(stage, None if found is None else found["layers"], "gradients are under way")
         for samples in {one["shape"][0] for found in own for one in (*found["underway"], *found["waiting"].values())}:
             if samples % microbatches:
                 raise ValueError(
                     f"a batch of {samples} samples is under way, which {microbatches} micro-batches do not divide: "
-                    "resume with the number of before"
+                    "resume with the same number of micro-batches as before"
                 )
         names = self.pipeline.parameters
-        kept = {name: value for name, value in state["optimizer"].items() if name in names}
-        load_named_state(self.optimizer, names, kept)
+        memory = {name: own for name, own in state["optimizer"]["memory"].items() if name in names}
+        load_optimizer_state(self.optimizer, names, {**state["optimizer"], "memory": memory})
         self.exchange.forget()
         self._shapes = [torch.Size(shape) for shape in state["shapes"]]
         for shape in dict.fromkeys(self._shapes):
@@ -147,13 +147,13 @@ class Delayed(Stagewise):
             self._waiting.append((channel, position, shape))
 
     def _own(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """A copy of the batch, into whose tensors the caller may put the next one; the same for the same batch."""
+        """A copy of the batch, as the caller may reuse its tensors for the next; the same copy for the same batch."""
         if self._copied is None or not self._noted.is_same(inputs, targets):
             self._noted, self._copied = NotedBatch.of(inputs, targets), (inputs.clone(), targets.clone())
         return self._copied
 
     def _has(self, age: int) -> bool:
-        """Whether there has been a batch so many rounds before the newest."""
+        """Whether there has been a batch that many rounds before the newest."""
         return age < len(self._shapes)
 
     def _enter(self, position: int, shape: torch.Size) -> Underway:

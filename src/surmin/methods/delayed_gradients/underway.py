@@ -14,14 +14,14 @@ from surmin.stages.tape import LayerParameters, Tape
 
 @dataclass
 class Underway:
-    """A batch that has gone up through a stage, and whose gradient has not come down to it.
+    """A batch that has gone up through a stage, but whose gradient has not come down to it.
 
     Attributes:
         shape: of the network's inputs.
-        stage: that it went through.
-        weights: that it went up with, where the gradient is to be that at those.
-        inputs: of the stage, by micro-batch.
-        tapes: by micro-batch, where they are kept; otherwise the stage runs again on the inputs.
+        stage: the one it went through.
+        weights: those it went up with, if its gradient is to be taken at them.
+        inputs: the stage's inputs, by micro-batch.
+        tapes: by micro-batch, if they are kept; otherwise the stage runs again on the inputs.
     """
 
     shape: torch.Size
@@ -31,7 +31,7 @@ class Underway:
     tapes: list[Tape] = field(default_factory=list)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Underway":
-        """Tapes hold graphs, which cannot be copied: those of a copy are made anew."""
+        """Tapes hold graphs, which cannot be copied: a copy's tapes are made anew."""
         stage, weights, inputs = deepcopy((self.stage, self.weights, self.inputs), memo)
         batch = Underway(self.shape, stage, weights, inputs)
         if self.tapes:

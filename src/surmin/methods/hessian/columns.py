@@ -1,4 +1,4 @@
-"""Which tangents are on their way where, when products with the Hessian go through the stages."""
+"""Which tangents travel where when products with the Hessian go through the stages."""
 
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from surmin.methods.hessian.layer import LayerTangents
 
 
 class Columns(Protocol):
-    """Which columns are on their way where. `low` are those below a layer, None where there are none."""
+    """Which columns travel where. `low` are those below a layer, None if there are none."""
 
     def enter(self, layer: LayerTangents, low: Tensor | None, directions: Tensor) -> Tensor:
         """The tangents above a trainable layer."""
@@ -17,7 +17,7 @@ class Columns(Protocol):
     def leave(
         self, layer: LayerTangents, changes: Tensor, low: Tensor | None, directions: Tensor
     ) -> tuple[Tensor | None, Tensor]:
-        """The changes of the gradient below a trainable layer, and those of its parameters' gradient."""
+        """The changes of the gradient below a trainable layer, and of its parameters' gradient."""
 
 
 class JointColumns:

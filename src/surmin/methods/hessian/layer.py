@@ -31,7 +31,7 @@ from surmin.stages.recorded import (
 
 
 class LayerTangents(Protocol):
-    """The three changes. Second derivatives are asked for by the pulls alone."""
+    """The three changes. Only the pulls need second derivatives."""
 
     def push(self, tangents: Tensor | None, directions: Tensor | None) -> Tensor:
         """The change of f, (c, n, *out); at least one of ż and v is given."""
@@ -44,7 +44,7 @@ class LayerTangents(Protocol):
 
 
 def layer_tangents(layer: Layer, inputs: Tensor, parameters: Mapping[str, Tensor], cotangent: Tensor) -> LayerTangents:
-    """Closed forms where there are some, one record of everything else.
+    """Closed forms if there are any, otherwise one recording.
 
     Args:
         layer: the layer.

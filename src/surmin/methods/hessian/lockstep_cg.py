@@ -1,4 +1,4 @@
-"""Conjugate gradient whose products are made elsewhere, for all blocks at once and by messages between workers.
+"""Conjugate gradient whose products are computed elsewhere, for all blocks at once and by messages between workers.
 
 Legend: A the matrix, g the gradient, d the step so far, r = -g - A d the residual, p the search direction; all in units
 of a power of two above g, so that pᵀ A p does not underflow.
@@ -13,8 +13,8 @@ from surmin.scaling import power_of_two
 class LockstepConjugateGradient:
     """Minimises ⟨g, d⟩ + ½ dᵀ A d from d = 0, one product at a time: multiply `direction` by A, give it to `advance`.
 
-    Plain: nothing is tested but whether the residual is at the level of rounding errors; then, and when it has stopped,
-    the direction is zero. Nothing here waits for the device.
+    Plain: the only test is whether the residual is at the level of rounding errors; then, and once stopped, the
+    direction is zero. Nothing here waits for the device.
 
     Args:
         gradient: g, a flat vector (P,).
@@ -33,7 +33,7 @@ class LockstepConjugateGradient:
 
     @property
     def step(self) -> Tensor:
-        """The step d, no longer in those units."""
+        """The step d, in its original units."""
         return self._scale * self._step
 
     def advance(self, image: Tensor) -> None:
@@ -53,7 +53,7 @@ class LockstepConjugateGradient:
 
 
 class GuardedConjugateGradient(LockstepConjugateGradient):
-    """The same, stopped where a direction's curvature is not positive, or vanishes; in the first step d is then -g."""
+    """The same, but stops if a direction's curvature is not positive, or vanishes; in the first step d is then -g."""
 
     def __init__(self, gradient: Tensor) -> None:
         super().__init__(gradient)

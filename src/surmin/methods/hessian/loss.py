@@ -11,15 +11,15 @@ from surmin.losses import ConvexLoss, CrossEntropy, LogisticLoss, SquaredError
 MAX_FACTOR_COLUMNS = 64
 """Outputs per sample up to which the loss's own factor S is used: a few small products, and S is kept."""
 DIFFERENTIABLE: tuple[type[ConvexLoss], ...] = (CrossEntropy, LogisticLoss, SquaredError)
-"""Losses whose `gradient` torch can differentiate; what that of another one does is not known."""
+"""Losses whose `gradient` torch can differentiate; it is not known what others' does."""
 
 
 @torch.no_grad()
 def loss_hessian(loss: ConvexLoss, outputs: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
-    """ż ↦ ∇²ℓ_j ż_j for every sample, as a function of columns (c, n, *out): by S Sᵀ, in forward mode where S is large.
+    """ż ↦ ∇²ℓ_j ż_j for every sample, as a function of columns (c, n, *out): by S Sᵀ, in forward mode if S is large.
 
     Args:
-        loss: its gradient is differentiated, sample by sample, where the factor is not used.
+        loss: its gradient is differentiated, sample by sample, if the factor is not used.
         outputs: (n, *out).
         targets: of the same samples.
     """

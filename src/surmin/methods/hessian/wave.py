@@ -1,7 +1,7 @@
 """Products with the Hessian of the network's loss, exact, over the stages of all workers.
 
 A perturbation of the parameters goes up as tangents of the activations; at the top the loss answers with ∇²ℓ times the
-tangent of the output, and the change of the gradient goes down again, by what `layer.py` does in a layer.
+tangent of the output, and the change of the gradient comes back down, through each layer as in `layer.py`.
 Products cost a forward and a backward wave whose messages hold as many activations as there are columns.
 """
 
@@ -25,14 +25,14 @@ Directions = Mapping[str, Tensor]
 
 
 class TangentWaves:
-    """Makes products with the Hessian of a pipeline's loss.
+    """Computes products with the Hessian of a pipeline's loss.
 
     Args:
         pipeline: the network.
         columns: `BlockColumns` or `JointColumns`.
 
     Attributes:
-        boundaries: what `forward` and `backward` of the pipeline have to keep for `at`.
+        boundaries: what the pipeline's `forward` and `backward` must keep for `at`.
     """
 
     def __init__(self, pipeline: WorkerPipeline, columns: Columns) -> None:
@@ -46,7 +46,7 @@ class TangentWaves:
         self.exchange = pipeline.exchange(("tangents",), ("changes",))
 
     def at(self, wave: Wave, inputs: Tensor, targets: Tensor) -> "HessianAtPoint":
-        """The Hessian at the point of a wave, after the gradient wave; asked for on all workers.
+        """The Hessian at the point of a wave, after the gradient wave; called on all workers.
 
         Args:
             wave: run with the `boundaries`.
@@ -58,7 +58,7 @@ class TangentWaves:
 
 
 class HessianAtPoint:
-    """∇²h at one point; `TangentWaves.at` makes it."""
+    """∇²h at one point; made by `TangentWaves.at`."""
 
     def __init__(self, waves: TangentWaves, wave: Wave) -> None:
         self._pipeline = waves.pipeline
@@ -74,7 +74,7 @@ class HessianAtPoint:
 
     @torch.no_grad()
     def products(self, directions: Directions) -> dict[str, Tensor]:
-        """∇²h times every direction, or its diagonal block times it, by layer as the directions are; on all workers."""
+        """∇²h times every direction, or its diagonal block times it, by layer like the directions; on all workers."""
         total: dict[str, Tensor] = {}
         with self._exchange.whole():
             for number, (top, low) in enumerate(self._climb_all(directions)):
@@ -84,10 +84,10 @@ class HessianAtPoint:
 
     @torch.no_grad()
     def outputs(self, directions: Directions) -> list[Tensor]:
-        """What the directions change in the network's output, (columns, n, *out) by micro-batch; only the way up.
+        """How the directions change the network's output, (columns, n, *out) by micro-batch; only the way up.
 
         Returns:
-            Where the last stage is; nothing elsewhere.
+            On the worker with the last stage; nothing elsewhere.
         """
         with self._exchange.whole():
             return [top for top, _ in self._climb_all(directions) if top is not None]
@@ -172,11 +172,11 @@ class HessianAtPoint:
 
 
 _Low = list[list[Tensor | None]]
-"""By stage and layer the tangents that arrive there from below."""
+"""By stage and layer, the tangents that arrive there from below."""
 
 
 def _first_moved(pipeline: WorkerPipeline, position: int) -> int:
-    """The first layer of a stage that trains or has one below that does: where tangents begin to be."""
+    """The first layer of a stage that trains or has one below that does: where tangents start."""
     layers = pipeline.stages[position].layers
     if pipeline.trainable_below(position) > 0:
         return 0

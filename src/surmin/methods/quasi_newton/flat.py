@@ -20,7 +20,7 @@ class FlatParameters:
         self._sizes = [parameter.numel() for parameter in parameters.values()]
 
     def position(self, like: Tensor) -> Tensor:
-        """A copy of the parameters as a flat vector; where there are none, an empty one of the kind of `like`."""
+        """A copy of the parameters as a flat vector; without any, an empty one like `like`."""
         return torch.cat(
             [like.new_zeros(0), *(parameter.detach().flatten() for parameter in self._parameters.values())]
         )
@@ -32,7 +32,7 @@ class FlatParameters:
             parameter.copy_(values.view_as(parameter))
 
     def by_name(self, vectors: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The pieces of one or more flat vectors, (vectors, *shape) for every parameter; nothing of no vectors."""
+        """The pieces of one or more flat vectors, (vectors, *shape) for every parameter; empty for no vectors."""
         if not vectors:
             return {}
         pieces = zip(*(vector.split(self._sizes) for vector in vectors), strict=True)
@@ -45,7 +45,7 @@ class FlatParameters:
         """The `count` flat vectors that `by_name` took apart, on a device.
 
         Raises:
-            ValueError: when they belong to other parameters.
+            ValueError: if they belong to other parameters.
         """
         found = {name: tuple(pieces.shape) for name, pieces in named.items()}
         if found != {name: (count, *parameter.shape) for name, parameter in self._parameters.items() if count}:

@@ -3,8 +3,8 @@
 Legend: s a step and y the change of the gradient along it, the rows of S and Y (m, P), oldest first; g the gradient;
 R the upper triangle of S Yᵀ with diagonal D, γ = sᵀy / yᵀy of the newest pair. The approximate inverse Hessian is
 H g = γ g + Sᵀ q - γ Yᵀ p with p = R⁻¹ S g and q = R⁻ᵀ (D p + γ Y Yᵀ p - γ Y g): the two-loop recursion in the compact
-form of Byrd, Nocedal and Schnabel (1994). Vectors enter by inner products alone (Chen, Wang and Zhou 2014), of which
-a new point needs those with g and with the newest y.
+form of Byrd, Nocedal and Schnabel (1994). Vectors enter only through inner products (Chen, Wang and Zhou 2014), of
+which a new point needs those with g and with the newest y.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ def _no_numbers() -> Tensor:
 
 @dataclass(frozen=True)
 class LimitedMemory:
-    """Pairs (s, y), at most `HISTORY` of them; never changed, `extended` makes the next one.
+    """Pairs (s, y), at most `HISTORY`; immutable, `extended` makes the next one.
 
     Attributes:
         steps: this worker's part of every s, flat; oldest first.
-        changes: of every y.
+        changes: likewise for every y.
         mixed: R, s_i·y_j over all workers for i ≤ j, float64 (m, m) on the CPU.
         squared: y_i·y_j likewise for i ≤ j.
     """
@@ -57,7 +57,7 @@ class LimitedMemory:
             step: s.
             change: y.
             products: summed over all workers, on the CPU.
-            last: of the gradient before the step; None where none was taken, and then there is no pair.
+            last: of the gradient before the step; None if no step was taken, and then there is no pair.
         """
         on_steps, on_changes = products[:-3].chunk(2)
         if last is None or not products[-2] > SMALLEST_CURVATURE:

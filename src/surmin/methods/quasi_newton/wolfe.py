@@ -15,7 +15,7 @@ SMALLEST_BRACKET = 1e-9
 
 
 class LinePoint(Protocol):
-    """What one evaluation tells; the loss is infinite where a step leads to no finite value."""
+    """What one evaluation tells; the loss is infinite if a step leads to no finite value."""
 
     @property
     def length(self) -> float:
@@ -38,7 +38,7 @@ T = TypeVar("T", bound=LinePoint)
 
 
 def strong_wolfe(evaluate: Callable[[float], T], start: T, length: float) -> T:
-    """Search along a direction of descent.
+    """Search along a descent direction.
 
     Args:
         evaluate: the trial at a length.
@@ -46,7 +46,7 @@ def strong_wolfe(evaluate: Callable[[float], T], start: T, length: float) -> T:
         length: the first to try.
 
     Returns:
-        A trial that satisfies both conditions; where none is found, the lowest one, which may be `start`.
+        A trial that satisfies both conditions; if none is found, the lowest one, which may be `start`.
     """
     low, high, left = _bracket(evaluate, start, length)
     close = False  # whether the last trial came close to an end
@@ -64,7 +64,7 @@ def strong_wolfe(evaluate: Callable[[float], T], start: T, length: float) -> T:
 
 
 def _bracket(evaluate: Callable[[float], T], start: T, length: float) -> tuple[T, T, int]:
-    """Two trials with a good length between them, the lower one first, or a good trial twice; and the tries left."""
+    """Two trials with a good length between them, the lower first, or a good trial twice; and the tries left."""
     last, trial = start, evaluate(length)
     for tries in range(MAX_TRIES):
         if not _is_low_enough(trial, start) or (tries > 1 and trial.loss >= last.loss):
@@ -95,7 +95,7 @@ def _ends(low: LinePoint, high: LinePoint) -> tuple[float, float]:
 
 
 def _cubic_minimum(first: LinePoint, second: LinePoint, lower: float, upper: float) -> float:
-    """Where the cubic through both trials is least, within limits; the middle where there is no such cubic."""
+    """The minimum of the cubic through both trials, within limits; the middle if there is no such cubic."""
     if first.length > second.length:
         first, second = second, first
     width = second.length - first.length
@@ -108,7 +108,7 @@ def _cubic_minimum(first: LinePoint, second: LinePoint, lower: float, upper: flo
 
 
 def _kept_off_ends(length: float, low: LinePoint, high: LinePoint, close: bool) -> tuple[float, bool]:
-    """The length moved a tenth into the bracket when it comes close to an end twice running, or leaves the bracket."""
+    """The length, moved a tenth into the bracket if it comes close to an end twice in a row or leaves the bracket."""
     lower, upper = _ends(low, high)
     margin = 0.1 * (upper - lower)
     if min(upper - length, length - lower) >= margin:

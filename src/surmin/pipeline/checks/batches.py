@@ -1,17 +1,17 @@
-"""Batches that do not fit the network, and what has to be the same of a batch on all workers."""
+"""Batches that do not fit the network, and what must be the same about a batch on all workers."""
 
 import torch
 from torch import Tensor
 
 
 def check_microbatches(count: object) -> None:
-    """Raise ValueError for what is no number of micro-batches."""
+    """Raise ValueError unless it is a number of micro-batches."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"microbatches must be a whole number from 1 up, got {count!r}")
 
 
 def check_batch(inputs: Tensor, targets: Tensor, microbatches: int, parameter: Tensor | None) -> None:
-    """Raise ValueError for an empty, mismatched, non-finite or unequally cut batch.
+    """Raise for an empty, mismatched, non-finite or unequally cut batch.
 
     A parameter tells the network's device and precision; a worker without one cannot check these.
     """
@@ -25,7 +25,7 @@ def check_batch(inputs: Tensor, targets: Tensor, microbatches: int, parameter: T
         if given.dim() == 0:
             raise ValueError(
                 f"{name} are a single number: inputs and targets need a batch axis, samples along their first "
-                "dimension; .unsqueeze(0) makes one sample a batch"
+                "dimension; .unsqueeze(0) turns one sample into a batch"
             )
     if len(inputs) == 0:
         raise ValueError("the batch is empty: inputs and targets need at least one sample along their first dimension")
@@ -46,7 +46,7 @@ def check_batch(inputs: Tensor, targets: Tensor, microbatches: int, parameter: T
 
 
 def _check_placement(inputs: Tensor, targets: Tensor, parameter: Tensor) -> None:
-    """Raise ValueError for a batch on another device than the network, or of another precision."""
+    """Raise ValueError for a batch on another device than the network, or in another precision."""
     if {inputs.device, targets.device} != {parameter.device}:
         raise ValueError(
             f"the network is on {parameter.device}, but inputs are on {inputs.device} and targets on {targets.device}: "
@@ -59,7 +59,7 @@ def _check_placement(inputs: Tensor, targets: Tensor, parameter: Tensor) -> None
 
 
 def _is_finite(values: Tensor) -> bool:
-    """By their sum, at a twentieth of the time; one that overflows tells nothing, and all are looked at."""
+    """By their sum, in a twentieth of the time; if it overflows, each is checked."""
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 

@@ -1,4 +1,4 @@
-"""Seeing that a sample's output depends on that sample alone, as every local loss takes for granted."""
+"""Checks that a sample's output depends on that sample alone, as every local loss assumes."""
 
 from collections.abc import Sequence
 
@@ -10,26 +10,26 @@ from surmin.stages.stage import Stage
 from surmin.stages.tape import Tape
 
 ROWS = 1024
-"""Samples that are run at most."""
+"""The most samples that are run."""
 TOLERANCE = 1e-3
-"""Of the largest output, by which rounding may change one."""
+"""How much rounding may change an output, relative to the largest."""
 SHARE = 0.01
-"""Of outputs that may change by more: rounding decides some comparisons otherwise, and some modules make many."""
+"""Share of outputs that may change by more: rounding flips some comparisons, and some modules make many."""
 
 
 @torch.no_grad()
 def check_independence(stages: Sequence[Stage], tapes: Sequence[Tape]) -> None:
-    """Run every layer again on its samples with others about them, and look whether outputs are what they were.
+    """Run every layer again on its samples amid others, and compare the outputs with what they were.
 
-    The first half of the samples stays where it is, and takes the place of the others too: so it comes after other
-    samples as well as before them.
+    The first half of the samples stays in place and also replaces the other half: so it comes after other samples as
+    well as before them.
 
     Args:
-        stages: one or several.
-        tapes: of one forward pass at the parameters as they are, one a stage.
+        stages: one or more.
+        tapes: of one forward pass at the current parameters, one per stage.
 
     Raises:
-        ValueError: for a layer whose outputs change, because it draws, or ties samples together.
+        ValueError: if a layer's outputs change, because it draws at random or ties samples together.
     """
     layers = [layer for stage in stages for layer in stage.layers]
     changed = [
@@ -40,14 +40,14 @@ def check_independence(stages: Sequence[Stage], tapes: Sequence[Tape]) -> None:
     for layer, has_changed in zip(layers, torch.stack(changed).tolist() if changed else [], strict=True):
         if has_changed:
             raise ValueError(
-                f"layer {layer.name} ({type(layer.module).__name__}) gives samples other outputs when others come with "
-                "them, or at every pass: local losses need one sample's output to depend on that sample alone; if it "
-                "is in training mode, call .eval() on it"
+                f"layer {layer.name} ({type(layer.module).__name__}) gives a sample a different output when other "
+                "samples change, or on every pass: local losses need one sample's output to depend on that sample "
+                "alone; if it is in training mode, call .eval() on it"
             )
 
 
 def _changes(layer: Layer, entering: Tensor, leaving: Tensor) -> Tensor:
-    """Whether more than rounding lies between the outputs of the first half and what left the layer; 0-dimensional."""
+    """Whether the first half's outputs differ by more than rounding from what left the layer; 0-dimensional."""
     entering, before = entering.detach()[:ROWS], leaving.detach()[:ROWS]
     half = (len(entering) + 1) // 2
     others = entering.clone()

@@ -1,4 +1,4 @@
-"""Modules that cannot be trained, in a mode or with hooks in which they cannot."""
+"""Checks for modules that cannot be trained, or are in a mode or have hooks in which they cannot."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def check_modules(stages: Sequence[nn.Module], *, others_train: bool = False) -> None:
-    """Raise ValueError for stages whose local losses would not mean anything, naming the module and the way out."""
+    """Raise ValueError for stages whose local losses would be meaningless, naming the module and the way out."""
     if not stages:
         raise ValueError("a network needs at least one stage")
     for position, stage in enumerate(stages):
@@ -38,31 +38,31 @@ def _check_kind(layer: nn.Module, place: str) -> None:
 
 
 def check_hooks(parameter: nn.Parameter, described: str) -> None:
-    """Raise ValueError for hooks on a parameter's gradient: its curvature would know nothing of them."""
+    """Raise ValueError for hooks on a parameter's gradient, which its curvature would miss."""
     if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
         raise ValueError(
-            f"{described} has a hook on its gradient, which steps would not heed: remove it, and freeze what is not to "
-            "move (whole parameters, by requires_grad_(False))"
+            f"{described} has a hook on its gradient, which steps would ignore: remove it, and freeze what should not "
+            "be trained (whole parameters, by requires_grad_(False))"
         )
 
 
 def hooks_backward(module: nn.Module) -> bool:
-    """Whether the module has hooks on its backward pass, of which curvature would know nothing."""
+    """Whether the module has hooks on its backward pass, which curvature would miss."""
     return bool(module._backward_hooks or module._backward_pre_hooks)
 
 
 def check_mode(outer: nn.Module, place: str) -> None:
-    """Raise ValueError for modules that draw, tie samples together, or write in their forward pass; for their hooks."""
+    """Raise ValueError for modules that draw, tie samples together or write in their forward pass, and for hooks."""
     for name, module in outer.named_modules():
         where = f"{type(module).__name__} {name!r} in {place}" if name else f"{place} ({type(module).__name__})"
         if hooks_backward(module):
             raise ValueError(
-                f"{where} has a hook on its backward pass, which curvature would not heed: remove it, or write what it "
+                f"{where} has a hook on its backward pass, which curvature would ignore: remove it, or write what it "
                 "does as an autograd function in a module's forward"
             )
         if _is_random(module):
             raise ValueError(
-                f"{where} is in training mode: it draws another network at every pass, so no bound and no comparison "
+                f"{where} is in training mode: it draws a different network at every pass, so no bound or comparison "
                 "of losses would hold; call .eval() on it or remove it"
             )
         if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
@@ -82,8 +82,8 @@ def check_mode(outer: nn.Module, place: str) -> None:
             raise ValueError(f"{where} rescales its weights in the forward pass: leave max_norm out")
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.scale_grad_by_freq:
             raise ValueError(
-                f"{where} divides gradients by how often a token comes in a micro-batch, so that they are not the mean "
-                "loss's: leave scale_grad_by_freq out"
+                f"{where} divides gradients by how often a token occurs in a micro-batch, so that they are not those "
+                "of the mean loss: leave scale_grad_by_freq out"
             )
 
 
@@ -108,14 +108,14 @@ def _check_parameters(stages: Sequence[nn.Module], others_train: bool) -> None:
             if parameter.is_complex():
                 raise ValueError(
                     f"parameter {name!r} of stage {position} is complex ({parameter.dtype}): the solvers need real "
-                    "numbers, keep real and imaginary parts as two of them"
+                    "numbers, keep real and imaginary parts as two parameters"
                 )
             if parameter.requires_grad:
                 check_hooks(parameter, f"parameter {name!r} of stage {position}")
                 if any(size > 1 and not step for size, step in zip(parameter.shape, parameter.stride(), strict=True)):
                     raise ValueError(
                         f"parameter {name!r} of stage {position} has several entries in one place of memory: "
-                        "make it of a .clone()"
+                        "replace it with a .clone()"
                     )
                 trainable.append(parameter)
     if not trainable and not others_train:
