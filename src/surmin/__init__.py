@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surmin.checkpoints.saving import load_checkpoint, save_checkpoint
+    from surmin.checkpoints.saving import load_checkpoint, load_parameters, save_checkpoint
     from surmin.losses import ConvexLoss, CrossEntropy, GradientOracle, LogisticLoss, SquaredError
     from surmin.methods.base import Method
     from surmin.methods.registry import build_method
@@ -28,6 +28,7 @@ __all__ = [
     "SurrogateMinimizer",
     "build_method",
     "load_checkpoint",
+    "load_parameters",
     "partition",
     "save_checkpoint",
 ]
@@ -42,7 +43,7 @@ _MODULES = {
     "Pipeline": "pipeline.distributed",
     "StepReport": "report",
     "partition": "stages.partition",
-    **dict.fromkeys(["load_checkpoint", "save_checkpoint"], "checkpoints.saving"),
+    **dict.fromkeys(["load_checkpoint", "load_parameters", "save_checkpoint"], "checkpoints.saving"),
 }
 
 

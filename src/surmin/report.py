@@ -24,8 +24,8 @@ class StepReport:
         tries: forward waves spent on testing steps.
         gradient_norm: Euclidean norm of the gradient before the step.
         gradient_equivalents: work, in forward and backward passes over this batch, counted from operations.
-        bytes_sent: bytes that crossed between stages.
-        messages: messages that crossed between stages.
+        bytes_sent: bytes that crossed between stages, without the status messages that workers compare before a step.
+        messages: messages that crossed between stages, without those.
         forward_waves: upward passes through all stages, whether with activations (acceptance tests included) or with
             tangents.
         note: anything unusual, in a few words; normally empty.

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from surmin.checkpoints.checkpoint import Checkpoint
 from surmin.checkpoints.round_folder import newest_round
-from surmin.checkpoints.saving import load_checkpoint, save_checkpoint
+from surmin.checkpoints.saving import load_checkpoint, load_parameters, save_checkpoint
 from surmin.methods.registry import build_method
+from surmin.stages.partition import partition
 from tests.experiments.runs.cases import contents
 from tests.experiments.runs.states import equal
 from tests.methods.cases import make_model, make_pipeline
@@ -185,7 +186,7 @@ def test_parameters_are_restored_in_place(tmp_path: Path) -> None:
     make_checkpoint().save(tmp_path, None)
     parameters = {name: torch.zeros_like(value) for name, value in PARAMETERS.items()}
     loaded = replace(Checkpoint.load(tmp_path), state={"length": 0.1})
-    loaded.check("adam", parameters)
+    loaded.check(parameters)
     loaded.restore(parameters)
     assert equal(parameters, PARAMETERS)
 
@@ -201,7 +202,7 @@ def test_parameters_are_restored_in_place(tmp_path: Path) -> None:
 )
 def test_what_the_method_remembers_must_be_finite(state: dict[str, Any], place: str) -> None:
     with pytest.raises(ValueError, match=f"damaged: {place} of what the method remembers is not finite"):
-        Checkpoint(7, "adam", PARAMETERS, state).check("adam", PARAMETERS)
+        Checkpoint(7, "adam", PARAMETERS, state).check(PARAMETERS)
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.6, 0.99])
@@ -244,26 +245,47 @@ def test_a_damaged_document(tmp_path: Path, change: str | dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("method", "parameters", "message"),
+    ("parameters", "message"),
     [
-        ("sgd", PARAMETERS, "of method adam, not sgd"),
-        (
-            "adam",
-            {**PARAMETERS, "1.bias": torch.zeros(2)},
-            "parameter 1.bias is missing there and float32 \\[2\\] here",
-        ),
-        ("adam", {"0.bias": PARAMETERS["0.bias"]}, "parameter 0.weight is float64 \\[3, 2\\] there and missing here"),
-        (
-            "adam",
-            {**PARAMETERS, "0.bias": torch.zeros(4, dtype=torch.float64)},
-            "float64 \\[3\\] there and float64 \\[4\\]",
-        ),
-        ("adam", {**PARAMETERS, "0.bias": torch.zeros(3)}, "float64 \\[3\\] there and float32 \\[3\\] here"),
+        ({**PARAMETERS, "1.bias": torch.zeros(2)}, r"parameter 1.bias is missing there and float32 \[2\] here"),
+        ({"0.bias": PARAMETERS["0.bias"]}, r"parameter 0.weight is float64 \[3, 2\] there and missing here"),
+        ({**PARAMETERS, "0.bias": torch.zeros(4, dtype=torch.float64)}, r"float64 \[3\] there and float64 \[4\]"),
+        ({**PARAMETERS, "0.bias": torch.zeros(3)}, r"float64 \[3\] there and float32 \[3\] here"),
     ],
 )
-def test_another_network_or_method(method: str, parameters: dict[str, Tensor], message: str) -> None:
+def test_another_network(parameters: dict[str, Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_checkpoint().check(method, parameters)
+        make_checkpoint().check(parameters)
+
+
+def test_another_method() -> None:
+    with pytest.raises(ValueError, match="of method adam, not sgd"):
+        make_checkpoint().check_method("sgd")
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_network_is_loaded_whatever_method_trained_it(tmp_path: Path, cut: int) -> None:
+    trained, other = make_model(), make_model()
+    method = build_method("adam", make_pipeline(trained))
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.5)
+    save_checkpoint(tmp_path, method, 3)
+    assert load_parameters(tmp_path, partition(other, cut)) == 3
+    assert all(torch.equal(*pair) for pair in zip(trained.parameters(), other.parameters(), strict=True))
+
+
+def test_a_network_that_is_another_or_frozen_keeps_its_parameters(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, build_method("adam", make_pipeline(make_model())), 3)
+    with pytest.raises(ValueError, match="no checkpoint in it"):
+        load_parameters(tmp_path / "elsewhere", make_model())
+    longer = torch.nn.Sequential(*make_model(), torch.nn.Linear(2, 2).double())
+    with pytest.raises(ValueError, match="of another network: parameter"):
+        load_parameters(tmp_path, longer)
+    frozen = make_model()
+    frozen[-1].requires_grad_(False)
+    with pytest.raises(ValueError, match="some are frozen here"):
+        load_parameters(tmp_path, frozen)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +327,7 @@ def test_a_disk_that_fails_leaves_the_last_checkpoint(
 def test_a_checkpoint_of_numbers_that_are_not_finite_is_damaged() -> None:
     parameters = {"0.weight": torch.tensor([1.0, float("nan")])}
     with pytest.raises(ValueError, match=r"damaged: parameter 0.weight is not finite"):
-        Checkpoint(3, "sm", parameters, {}).check("sm", parameters)
+        Checkpoint(3, "sm", parameters, {}).check(parameters)
 
 
 def test_a_round_under_another_name_is_refused(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def test_the_other_commands_take_it(
     assert "left out" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_loss_of_one_s_own_on_workers_and_resumed(capfd: pytest.CaptureFixture[str]) -> None:
     Path("lossesonworkers.py").write_text(OWN_CODE)
     double = ["--dtype", "float64"]
@@ -129,6 +130,7 @@ def test_what_cannot_be_trained_is_said_before_anything_is_written(
         assert not Path("run").exists()
 
 
+@pytest.mark.slow
 def test_workers_refuse_targets_too(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *words("logistic"), "--workers", "2", "--out", "run"]) == 2
     assert "numbers.npz: logistic targets must lie in [0, 1], got " in capfd.readouterr().err

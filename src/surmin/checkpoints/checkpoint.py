@@ -99,10 +99,13 @@ class Checkpoint:
             except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
                 raise ValueError(f"{path}: not a checkpoint that can be read: {error}") from error
 
-    def check(self, method: str, parameters: Mapping[str, Tensor]) -> None:
-        """Raise ValueError unless this is a checkpoint of that method for a network with these parameters."""
+    def check_method(self, method: str) -> None:
+        """Raise ValueError unless this is a checkpoint of that method."""
         if self.method != method:
             raise ValueError(f"the checkpoint is of method {self.method}, not {method}")
+
+    def check(self, parameters: Mapping[str, Tensor]) -> None:
+        """Raise ValueError unless this is a whole checkpoint of a network with these parameters."""
         stored = {name: (tuple(value.shape), value.dtype) for name, value in self.parameters.items()}
         wanted = {name: (tuple(value.shape), value.dtype) for name, value in parameters.items()}
         for name in sorted(stored.keys() | wanted.keys()):

@@ -1,13 +1,16 @@
 """Saving and loading a method with its network, in one process or on workers that each hold a part of both."""
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from surmin.checkpoints.checkpoint import Checkpoint
 from surmin.checkpoints.round_folder import existing_round, newest_round, round_number
 from surmin.methods.base import Method
+from surmin.stages.stage import modules_of, parameters_of, stages_of
 
 
 def save_checkpoint(folder: str | PathLike[str], minimizer: Method, round: int) -> None:
@@ -91,7 +94,8 @@ def load_checkpoint(folder: str | PathLike[str], minimizer: Method, *, missing_o
     (trainable,) = pipeline.total(torch.tensor([len(pipeline.parameters)]))
     with pipeline.agreeing():
         checkpoint = Checkpoint.read(newest, pipeline.parameters)
-        checkpoint.check(type(minimizer).__name__, pipeline.parameters)
+        checkpoint.check_method(type(minimizer).__name__)
+        checkpoint.check(pipeline.parameters)
         _check_all_wanted(checkpoint, int(trainable))
     with pipeline.agreeing():
         try:
@@ -100,6 +104,32 @@ def load_checkpoint(folder: str | PathLike[str], minimizer: Method, *, missing_o
             raise ValueError(f"{path}: {error}") from error
     checkpoint.restore(pipeline.parameters)
     pipeline.forget()
+    return checkpoint.round
+
+
+def load_parameters(folder: str | PathLike[str], stages: nn.Module | Sequence[nn.Module]) -> int:
+    """Load the trained parameters of the newest checkpoint into a network, whatever method and workers trained it.
+
+    This is for using a network. `load_checkpoint` continues its training: it restores what the method remembers, too.
+
+    Args:
+        folder: the folder passed to `save_checkpoint`, or the `checkpoint/` folder of a `surmin train` run.
+        stages: the network in this process, as one module or as the list of its stages.
+
+    Returns:
+        How many rounds the network was trained for.
+
+    Raises:
+        ValueError: if there is no checkpoint, the path is a file, a file is damaged, or it is of another network or has
+            parameters that are frozen here; nothing has changed then.
+    """
+    path = Path(folder)
+    _check_no_file(path)
+    parameters = parameters_of(stages_of(modules_of(stages)))
+    checkpoint = Checkpoint.read(existing_round(path), parameters)
+    checkpoint.check(parameters)
+    _check_all_wanted(checkpoint, len(parameters))
+    checkpoint.restore(parameters)
     return checkpoint.round
 
 

@@ -23,7 +23,7 @@ from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.wave import StageParameters, Wave, part_shape
 from surmin.replicas import Replicas
 from surmin.stages.block import Block, cut_blocks
-from surmin.stages.stage import Stage
+from surmin.stages.stage import Stage, parameters_of
 from surmin.stages.tape import LayerParameters, Tape
 from surmin.work import WorkMeter
 
@@ -66,12 +66,7 @@ class HeldStages:
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
         """This worker's trainable parameters by global name, "layer index.parameter name"."""
-        return {
-            f"{layer.name}.{name}": parameter
-            for stage in self.stages
-            for layer in stage.layers
-            for name, parameter in layer.parameters.items()
-        }
+        return parameters_of(self.stages)
 
     @property
     def group(self) -> ProcessGroup | None:

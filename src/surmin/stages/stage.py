@@ -113,6 +113,16 @@ def stages_of(modules: Iterable[nn.Module], first_index: int = 0) -> list[Stage]
     return stages
 
 
+def parameters_of(stages: Iterable[Stage]) -> dict[str, nn.Parameter]:
+    """The trainable parameters by global name, "layer index.parameter name"."""
+    return {
+        f"{layer.name}.{name}": parameter
+        for stage in stages
+        for layer in stage.layers
+        for name, parameter in layer.parameters.items()
+    }
+
+
 def leaf_modules(module: nn.Module) -> Iterator[nn.Module]:
     """The modules that run in order: an `nn.Sequential` is opened if nothing is hooked on, any other stays whole."""
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and is_as_written(module):
