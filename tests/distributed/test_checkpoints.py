@@ -251,14 +251,6 @@ def test_the_checkpoint_of_a_run_is_continued_by_the_library(tmp_path: Path) -> 
         assert torch.equal(value, other.pipeline.parameters[name])
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_can_be_saved(tmp_path: Path, name: str) -> None:
-    problem = Run(tiny_run(method=name), tmp_path / "unused").problem
-    method = build_method(name, problem.pipeline)
-    surmin.save_checkpoint(tmp_path / "checkpoint", method, 0)
-    assert surmin.load_checkpoint(str(tmp_path / "checkpoint"), method) == 0
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_written_by_two_workers_and_continued_by_one_process(workers: Workers, tmp_path: Path, method: str) -> None:

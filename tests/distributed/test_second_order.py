@@ -19,14 +19,11 @@ def setting(
 
 SETTINGS = [
     setting(2, 4, 3, "posted", "cgblock", inner_steps=3),
-    setting(4, 4, 1, "gpipe", "cgblock", inner_steps=3),
     setting(4, 8, 8, "1f1b", "cgblock", inner_steps=2),
     setting(2, 4, 3, "gpipe", "cgblock", "cnn", inner_steps=2),
     setting(2, 2, 3, "posted", "cgblock", "gpt", inner_steps=1),
-    setting(2, 4, 3, "posted", "cgblock", inner_steps=2, safeguard="none"),
-    setting(4, 4, 3, "gpipe", "cgblock", "cnn", inner_steps=2, safeguard="none"),
+    setting(2, 4, 3, "gpipe", "cgblock", inner_steps=2, safeguard="none"),
     setting(2, 4, 3, "1f1b", "cgblock", "gpt", inner_steps=1, safeguard="damping"),
-    setting(4, 8, 3, "posted", "cgblock", inner_steps=3, safeguard="damping", damping=0.5),
     setting(2, 4, 3, "1f1b", "cgblock-ggn", inner_steps=2),
     setting(4, 4, 1, "posted", "cgblock-ggn", "cnn", inner_steps=2, curvature_fraction=1.0),
     setting(2, 4, 3, "posted", "kfac"),

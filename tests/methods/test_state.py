@@ -15,16 +15,17 @@ STEP = torch.tensor(1.0)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_saved_method_continues_exactly_on_other_stages(name: str) -> None:
-    model = make_model()
+def test_a_saved_method_continues_exactly_on_other_stages(tmp_path: Path, name: str) -> None:
+    model, other_model = make_model(), make_model(seed=1)
     method = build_method(name, make_pipeline(model, 3))
+    other = build_method(name, make_pipeline(other_model, 3 if name in BY_STAGES else 1))
     inputs, targets = make_batch()
+    save_checkpoint(tmp_path, method, 0)
+    assert load_checkpoint(str(tmp_path), method) == 0
     for _ in range(3):
         method.step(inputs, targets)
-    other_model = make_model()
-    other_model.load_state_dict(model.state_dict())
-    other = build_method(name, make_pipeline(other_model, 3 if name in BY_STAGES else 1))
-    other.load_state_dict(method.state_dict())
+    save_checkpoint(tmp_path, method, 3)
+    assert load_checkpoint(tmp_path, other) == 3
     for _ in range(2):
         method.step(inputs, targets)
         other.step(inputs, targets)

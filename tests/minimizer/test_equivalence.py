@@ -82,7 +82,7 @@ def test_on_other_networks_too(name: str, variant: str) -> None:
 BITWISE = [variant for variant in VARIANTS if variant != "lanczos"]
 
 
-@pytest.mark.parametrize("variant", BITWISE)
+@pytest.mark.parametrize("variant", ["random columns", "scalar"])
 def test_the_same_seed_gives_the_same_bits(variant: str) -> None:
     left, right = train("tanh", VARIANTS[variant]), train("tanh", VARIANTS[variant])
     assert all(torch.equal(left[name], right[name]) for name in left)
