@@ -13,6 +13,7 @@ from surmin.experiments.files import write_json
 from surmin.methods.registry import build_method, find_method, takes
 from surmin.own_code import load_own
 from tests.methods.cases import make_batch, make_model, make_pipeline
+from tests.own_modules import write_module
 
 CODE = """
 import torch
@@ -52,12 +53,7 @@ PROBLEM = ["--data", "digits", "--train-samples", "60", "--width", "7", "--round
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """A module in the working folder, of a name that no other test's has."""
-    name = f"own{abs(hash(request.node.nodeid)) % 10**6}"
-    (tmp_path / f"{name}.py").write_text(CODE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", list(sys.path))
-    return name
+    return write_module(CODE, tmp_path, monkeypatch, request)
 
 
 def test_a_method_of_one_s_own(module: str) -> None:

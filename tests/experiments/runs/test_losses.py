@@ -14,6 +14,7 @@ from surmin.experiments.runs.problem import load_data
 from surmin.experiments.runs.team import ALONE
 from surmin.losses import ConvexLoss, CrossEntropy, LogisticLoss, SquaredError
 from tests.experiments.runs.cases import resume, rows_of, save_regression, start, tiny_run
+from tests.own_modules import write_module
 
 CODE = """
 import surmin
@@ -47,12 +48,7 @@ number = 3
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """A module in the working folder, of a name that no other test's has."""
-    name = f"losses{abs(hash(request.node.nodeid)) % 10**6}"
-    (tmp_path / f"{name}.py").write_text(CODE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", list(sys.path))
-    return name
+    return write_module(CODE, tmp_path, monkeypatch, request)
 
 
 @pytest.mark.parametrize(
