@@ -66,8 +66,8 @@ def read_answers(task: Task, answers: Sequence[Mapping[str, Any]], needs: Mappin
         rounds = far + 1
         seconds = ends[near], ends[far]
         return Entry(task.method, setting, *seconds, sent[far] / 1e6, rounds, waves[far], spent[far] / rounds)
-    need, processor = needs[task.method], (spent[-1] - spent[0]) / (len(spent) - 1)
-    if len(ends) >= need.far and task.method == "adam":
+    need, processor = needs[task.need], (spent[-1] - spent[0]) / (len(spent) - 1)
+    if len(ends) >= need.far and task.need == "adam":
         whole = int(need.far) - 1
         seconds, setting = (ends[int(need.near) - 1], ends[whole]), f"{setting}, run to the end"
         return Entry(task.method, setting, *seconds, sent[whole] / 1e6, need.far, waves[whole], processor)
@@ -89,4 +89,5 @@ def median_entry(entries: Sequence[Entry]) -> Entry:
 def setting_of(task: Task) -> str:
     """Schedule, micro-batches and options, as an entry names them."""
     options = [f"{name} {value}" for name, value in task.options.items()]
-    return ", ".join([task.schedule, f"{task.microbatches} micro-batches", *options])
+    batch = [f"batches of {task.batch}"] if task.batch else []
+    return ", ".join([task.schedule, *batch, f"{task.microbatches} micro-batches", *options])

@@ -98,11 +98,14 @@ def record(task: Task, problem: Problem) -> Modelled:
     def build(pipeline: WorkerPipeline) -> Method:
         return build_method(task.method, pipeline, seed=task.seed, **task.options)
 
-    team.warm_up(build, problem.inputs, problem.targets)
+    data = task.data(problem)
+    team.warm_up(build, *data[0])
     methods = team.build(build)
     rounds: list[Recorded] = []
-    while len(rounds) < task.rounds and not (rounds and rounds[-1].end_loss <= task.until):
-        rounds.append(team.step(methods, problem.inputs, problem.targets))
+    for batch in data:
+        rounds.append(team.step(methods, *batch))
+        if rounds[-1].end_loss <= task.until:
+            break
     return Modelled(task, rounds)
 
 

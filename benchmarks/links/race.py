@@ -1,10 +1,10 @@
 """Seconds and bytes to a training loss over slow links: `sm` against Adam, L-BFGS and GD + Armijo, 4 workers.
 
-The network and data of `rounds`: 8 layers × 64 on MNIST's first 5,000, full batch, seed 1. How many rounds a method
-needs is counted in one process, where the trajectory is the same. Over the links `sm` is run to the end. The rounds of
-Adam and the evaluations of L-BFGS all cost the same: some are timed, and their median multiplied by the number needed
-(the target cell's Adam is also run to the end, as a check on that). Processor times are kept too: they tell how fast
-the machine was, which is not the same at every hour.
+The network and data of `rounds`: 8 layers × 64 on MNIST's first 5,000, seed 1, in full batches and, for Adam,
+mini-batches too. How many rounds a method needs is counted in one process, where the trajectory is the same. Over the
+links `sm` is run to the end. The rounds of Adam and the evaluations of L-BFGS all cost the same: some are timed, and
+their median multiplied by the number needed (the target cell's Adam is also run to the end, as a check on that).
+Processor times are kept too: they tell how fast the machine was, which is not the same at every hour.
 """
 
 import json
@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +29,7 @@ from benchmarks.links.entries import FAR, NEAR, Entry, Need, median_entry, read_
 from benchmarks.links.laboratory import PROJECT_ROOT, Laboratory
 from benchmarks.links.racer import Task
 from benchmarks.links.relay import Log
-from benchmarks.problems import Problem, mnist_mlp
+from benchmarks.problems import Problem, batches, mnist_mlp
 from surmin import CrossEntropy, partition
 from surmin.launch.worker import RENDEZVOUS_VARIABLE
 from surmin.methods.registry import build_method
@@ -39,11 +40,18 @@ WORKERS, LAYERS, SEED = 4, 8, 1
 LATENCIES, RATES = (1e-4, 0.01, 0.05, 0.1), (1e9, 1e8, 2e7)
 GOAL_CELL = (0.05, 1e8)
 ADAM_RATES = (1e-3, 3e-3, 5e-3, 1e-2, 2e-2)
+MINI_BATCHES = (1000, 2500)
+"""Of Adam; batches of 500 need more updates and more bytes than those of 1,000."""
 ROUND_LIMIT = {"adam": 400, "lbfgs": 1000, "gd-armijo": 300, "sm": 60}
+UPDATE_LIMIT = 800
+"""Of Adam on mini-batches."""
 TIMED = {"adam": 4, "lbfgs": 16}
 """Rounds over slow links; one of L-BFGS is an evaluation or a few, so short that three of them tell little."""
 TIMED_OVER_QUICK = {**TIMED, "adam": 16}
 """Where Adam's rounds are short too. All of those cost the same; L-BFGS makes more evaluations in the early ones."""
+TIMED_OF_TORCHS = 4
+"""Rounds on torch's own schedules, whose rounds are long over links of every kind."""
+TIMED_OF_MINI_BATCHES = 8
 RUNS_OVER_QUICK = 5
 """Of every task: there workers wait for processors more than for links, and single runs vary by a fifth."""
 QUICK_LATENCY, QUICK_RATE = 0.01, 1e8
@@ -53,7 +61,8 @@ SCHEDULES = (
     *(("1f1b", count) for count in (4, 8, 20)),
 )
 """Of Adam, with numbers of micro-batches; 1F1B needs as many as there are workers."""
-LBFGS_MICROBATCHES = (1, 8, 20)
+LBFGS_SCHEDULES = (("posted", 1), ("posted", 8), ("posted", 20), ("gpipe", 1), ("gpipe", 20), ("1f1b", 4))
+MINI_BATCH_SCHEDULES = (("posted", 4), ("posted", 20), ("1f1b", 4))
 SM_CHOICES: tuple[tuple[dict[str, Any], int], ...] = (
     ({"preset": "links"}, 20),
     ({"wire": "int8"}, 20),
@@ -68,6 +77,7 @@ def run(settings: Settings) -> Result:
     problem = mnist_mlp(Settings(quick=False, device=settings.device), LAYERS)
     settings.note("rounds that each method needs, in one process")
     needs = {name: _need(problem, name) for name in ("adam", "lbfgs", "gd-armijo")}
+    needs |= {f"adam {batch}": _need_of_updates(problem, batch) for batch in MINI_BATCHES}
     wanted = [GOAL_CELL] if settings.quick else [(latency, rate) for rate in RATES for latency in LATENCIES]
     return result_of(needs, race_cells(settings, needs, wanted))
 
@@ -157,6 +167,28 @@ def count_rounds(problem: Problem, method: str, options: dict[str, Any], seed: i
     return Need(reached[NEAR], reached[FAR], options)
 
 
+def _need_of_updates(problem: Problem, batch: int) -> Need:
+    """Of Adam on mini-batches, by the best learning rate to 1e-3."""
+    choices = [count_updates(problem, {"lr": lr}, batch) for lr in ADAM_RATES]
+    return min(choices, key=lambda need: (need.far, need.near))
+
+
+def count_updates(problem: Problem, options: dict[str, Any], batch: int, seed: int = SEED) -> Need:
+    """Train on mini-batches in one process, and take the loss on all samples after every update."""
+    model = problem.network(seed)
+    trained = build_method("adam", InProcessPipeline(partition(model, WORKERS), CrossEntropy()), seed=seed, **options)
+    losses: list[float] = []
+    for inputs, targets in islice(batches(problem.inputs, problem.targets, batch, seed), UPDATE_LIMIT):
+        trained.step(inputs, targets)
+        losses.append(problem.loss(model))
+        if losses[-1] <= FAR or not math.isfinite(losses[-1]):
+            break
+    near, far = (
+        next((count for count, loss in enumerate(losses, 1) if loss <= target), math.inf) for target in (NEAR, FAR)
+    )
+    return Need(near, far, options)
+
+
 def is_quick(latency: float, rate: float) -> bool:
     """Whether rounds over such links are short, so that more of them are timed, and several runs."""
     return latency <= QUICK_LATENCY and rate >= QUICK_RATE
@@ -165,9 +197,15 @@ def is_quick(latency: float, rate: float) -> bool:
 def tasks_of(needs: Mapping[str, Need], timed: Mapping[str, int] = TIMED) -> list[Task]:
     """What is run over links of every kind; of all but `sm` so many rounds."""
     tasks = [Task("sm", options, count, "posted", ROUND_LIMIT["sm"], FAR, SEED) for options, count in SM_CHOICES]
-    others = [("adam", schedule, count) for schedule, count in SCHEDULES]
-    others += [("lbfgs", "posted", count) for count in LBFGS_MICROBATCHES]
-    return tasks + [Task(name, needs[name].options, count, how, timed[name], seed=SEED) for name, how, count in others]
+    for name, schedules in (("adam", SCHEDULES), ("lbfgs", LBFGS_SCHEDULES)):
+        for schedule, count in schedules:
+            rounds = timed[name] if schedule == "posted" else TIMED_OF_TORCHS
+            tasks.append(Task(name, needs[name].options, count, schedule, rounds, seed=SEED))
+    for batch in MINI_BATCHES:
+        for schedule, count in MINI_BATCH_SCHEDULES:
+            options = needs[f"adam {batch}"].options
+            tasks.append(Task("adam", options, count, schedule, TIMED_OF_MINI_BATCHES, seed=SEED, batch=batch))
+    return tasks
 
 
 class Workers(Protocol):

@@ -8,15 +8,16 @@ import json
 import sys
 import time
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.harness import Settings
 from benchmarks.links.pages import keep_memory
-from benchmarks.problems import Problem, mnist_mlp
+from benchmarks.problems import Problem, batches, mnist_mlp
 from surmin.experiments.runs.processor import set_up_processor
 from surmin.launch.group import joined
 from surmin.launch.worker import this_worker
@@ -41,7 +42,8 @@ class Task:
         schedule: of the pipeline.
         rounds: the most.
         until: a training loss at which to stop, where the method knows it on every worker; 0 for none.
-        seed: of the network.
+        seed: of the network, and of the order of mini-batches.
+        batch: samples in a mini-batch; 0 for all samples in every round.
     """
 
     method: str
@@ -51,11 +53,23 @@ class Task:
     rounds: int
     until: float = 0.0
     seed: int = 0
+    batch: int = 0
+
+    @property
+    def need(self) -> str:
+        """Names what it is that needs a number of rounds."""
+        return f"{self.method} {self.batch}" if self.batch else self.method
 
     @property
     def is_whole(self) -> bool:
         """Run to the end; of others some rounds are timed, and the first does not count."""
         return self.method == "sm"
+
+    def data(self, problem: Problem) -> list[tuple[Tensor, Tensor]]:
+        """Inputs and targets of every round."""
+        if self.batch:
+            return list(islice(batches(problem.inputs, problem.targets, self.batch, self.seed), self.rounds))
+        return [(problem.inputs, problem.targets)] * self.rounds
 
 
 def main() -> None:
@@ -78,7 +92,8 @@ def train(task: Task, problem: Problem) -> dict[str, Any]:
     rank, workers = dist.get_rank(), dist.get_world_size()
     stage = partition(problem.network(task.seed), workers)[rank]
     pipeline = Pipeline(stage, CrossEntropy(), microbatches=task.microbatches, schedule=task.schedule, timeout=TIMEOUT)  # type: ignore[arg-type]
-    _warm_up(task, pipeline, stage, problem)
+    data = task.data(problem)
+    _warm_up(task, pipeline, stage, data[0])
     method = build_method(task.method, pipeline, seed=task.seed, **task.options)
     before, start = pipeline.traffic.copy(), _start_together(pipeline)
     began = time.process_time()
@@ -87,22 +102,24 @@ def train(task: Task, problem: Problem) -> dict[str, Any]:
     losses: list[float] = []
     sent: list[int] = []
     waves: list[int] = []
-    while len(ends) < task.rounds and not (losses and losses[-1] <= task.until):
-        report = method.step(problem.inputs, problem.targets)
+    for batch in data:
+        report = method.step(*batch)
         ends.append(time.monotonic() - start)
         processor.append(time.process_time() - began)
         losses.append(report.new_loss)
         sent.append(pipeline.traffic.bytes - before.bytes)
         waves.append(pipeline.traffic.forward_waves - before.forward_waves)
+        if losses[-1] <= task.until:
+            break
     pipeline.close()
     return {"ends": ends, "losses": losses, "bytes": sent, "waves": waves, "processor": processor}
 
 
-def _warm_up(task: Task, pipeline: Pipeline, stage: nn.Module, problem: Problem) -> None:
+def _warm_up(task: Task, pipeline: Pipeline, stage: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     initial = {name: value.clone() for name, value in stage.state_dict().items()}
     method = build_method(task.method, pipeline, seed=task.seed, **task.options)
     for _ in range(WARM_UP):
-        method.step(problem.inputs, problem.targets)
+        method.step(*batch)
     stage.load_state_dict(initial)
 
 
