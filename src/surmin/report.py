@@ -14,8 +14,10 @@ class StepReport:
 
     Attributes:
         loss: mean loss over the batch before the step.
-        new_loss: mean loss over the same batch after it; NaN where the method does not evaluate it.
-        predicted_decrease: decrease of the summed local losses at their minimisers, NaN for methods without a model.
+        new_loss: mean loss over the same batch after the step, even if it was rejected: the network then still has
+            `loss`. NaN where the method does not evaluate it.
+        predicted_decrease: by how much the local losses, without their damping terms, fall at the steps that the
+            solvers return, summed over blocks; NaN for methods without a model.
             The momentum share of a step adds nothing to the prediction. In sequential order each stage's decrease is
             measured from the input it receives after the stages below have moved.
         reduction_ratio: (loss - new_loss) / predicted_decrease; NaN where either is unknown.

@@ -23,8 +23,8 @@ def make_report(damping: float = 0.5) -> StepReport:
 
 def make_rows() -> list[Row]:
     start = Row.start(Evaluation(2.3, 0.1))
-    first = start.next(make_report(), 0.25, Evaluation(2.0, 0.2))
-    return [start, first, first.next(make_report(), 0.5, Evaluation(1.0, 0.3))]
+    first = start.next(make_report(), 0.25).evaluated(Evaluation(2.0, 0.2))
+    return [start, first, first.next(make_report(), 0.5).evaluated(Evaluation(1.0, 0.3))]
 
 
 def test_the_keys_of_the_contract_and_cumulative_counters(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_the_keys_of_the_contract_and_cumulative_counters(tmp_path: Path) -> Non
 
 
 def test_what_is_not_finite_is_null() -> None:
-    row = make_rows()[0].next(make_report(damping=math.nan), 0.1, Evaluation(math.inf, 0.1))
+    row = make_rows()[0].next(make_report(damping=math.nan), 0.1).evaluated(Evaluation(math.inf, 0.1))
     assert row.damping is None and row.loss is None
 
 
@@ -77,6 +77,17 @@ def test_a_missing_line_is_an_error(tmp_path: Path) -> None:
         read_rows(tmp_path / "absent")
 
 
+def test_rows_may_be_rounds_apart_and_never_go_back(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    start, _, last = make_rows()
+    assert last.round == 2
+    write_rows(path, [start, last])
+    assert read_rows(path) == [start, last]
+    write_rows(path, [start, last, last])
+    with pytest.raises(ValueError, match="line 3 should describe a round after 2, it says 2"):
+        read_rows(path)
+
+
 @pytest.mark.parametrize("broken", ['"seconds": null', '"loss": NaN', '"messages": Infinity'])
 def test_a_row_without_its_numbers_is_refused(tmp_path: Path, broken: str) -> None:
     path = tmp_path / "metrics.jsonl"
@@ -91,7 +102,7 @@ def test_a_row_without_its_numbers_is_refused(tmp_path: Path, broken: str) -> No
 def test_a_test_loss_is_in_the_test_accuracy_s_place(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     start = Row.start(Evaluation(2.3, test_loss=2.5))
-    rows = [start, start.next(make_report(), 0.25, Evaluation(2.0, test_loss=2.2))]
+    rows = [start, start.next(make_report(), 0.25).evaluated(Evaluation(2.0, test_loss=2.2))]
     write_rows(path, rows)
     keys = ["test_loss" if key == "test_accuracy" else key for key in KEYS]
     assert [list(json.loads(line)) for line in path.read_text().splitlines()] == [keys, keys]

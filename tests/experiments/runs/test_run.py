@@ -113,6 +113,35 @@ def test_the_target_is_reached_at_the_first_row_below_it(tmp_path: Path) -> None
     assert losses[-1] <= 0.5 and all(loss > 0.5 for loss in losses[:-1])
 
 
+@pytest.mark.parametrize("batch_size", [0, 30])
+def test_evaluating_less_often_leaves_rows_out_and_changes_none(tmp_path: Path, batch_size: int) -> None:
+    every = start(tiny_run(rounds=5, batch_size=batch_size), tmp_path / "every")
+    every.train()
+    run = start(tiny_run(rounds=5, batch_size=batch_size, evaluate_every=2), tmp_path / "run")
+    run.train()
+    assert rows_of(tmp_path / "run") == untimed(run.rows) == untimed([every.rows[number] for number in (0, 2, 4, 5)])
+
+
+def test_a_run_evaluated_less_often_stops_and_resumes_at_its_evaluations(tmp_path: Path) -> None:
+    whole = start(tiny_run(rounds=9, evaluate_every=4), tmp_path / "whole")
+    whole.train()
+    assert [row.round for row in whole.rows] == [0, 4, 8, 9]
+    start(tiny_run(rounds=6, evaluate_every=4), tmp_path / "run").train()
+    resumed = resume(tmp_path / "run", rounds=9)
+    resumed.train()
+    assert [row.round for row in resumed.rows] == [0, 4, 6, 8, 9]
+    assert resumed.rows[-1].loss == whole.rows[-1].loss
+    loss = whole.rows[1].loss
+    reached = start(tiny_run(rounds=9, evaluate_every=4, target_loss=loss), tmp_path / "reached")
+    assert reached.train() == "reached" and reached.rows[-1].round == 4
+
+
+def test_divergence_is_noticed_at_the_next_evaluation(tmp_path: Path) -> None:
+    run = start(tiny_run(method="gd", lr=1e200, rounds=50, evaluate_every=20), tmp_path / "run")
+    assert run.train() == "diverged"
+    assert [row.loss for row in run.rows[1:]] == [None] and run.rows[-1].round == 20
+
+
 def test_no_rounds_is_the_starting_point_alone(tmp_path: Path) -> None:
     run = start(tiny_run(rounds=0), tmp_path / "run")
     assert run.train() == "finished"
@@ -262,10 +291,11 @@ class Failing:
 
 def test_a_step_that_cannot_be_computed_is_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "build_method", lambda _name, pipeline, **_: Failing(pipeline))
-    run = start(tiny_run(), tmp_path / "run")
-    assert run.train() == "diverged"
-    assert [row.round for row in rows_of(tmp_path / "run")] == [0, 1, 2]
-    assert rows_of(tmp_path / "run")[-1].loss is None
+    for every, rounds in ((1, [0, 1, 2]), (4, [0, 2])):
+        run = start(tiny_run(evaluate_every=every), tmp_path / f"{every}")
+        assert run.train() == "diverged"
+        assert [row.round for row in run.rows] == [row.round for row in rows_of(tmp_path / f"{every}")] == rounds
+        assert run.rows[-1].loss is None
 
 
 @pytest.mark.parametrize(
@@ -361,7 +391,7 @@ def test_damaged_folders(tmp_path: Path) -> None:
     checkpoint.parent.rename(folder / "elsewhere")
     refused("checkpoint: no checkpoint in it")
     metrics.write_text("")
-    refused("metrics.jsonl ends before round 4")
+    refused("metrics.jsonl has no row of round 4")
     metrics.unlink()
     refused("metrics.jsonl: cannot be read")
     config.write_text("{}")

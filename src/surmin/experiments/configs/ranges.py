@@ -8,9 +8,9 @@ from surmin.own_code import is_own
 
 MOST = {
     "layers": 100_000, "width": 1_000_000, "stages": 100_000, "workers": 1024, "microbatches": 1_000_000,
-    "threads": 1024, "rounds": 10**12, "batch_size": 10**12, "inner_steps": 10**9, "rank": 10**9, "seed": 2**32 - 1,
-    "seeds": 10_000, "jobs": 1024, "trials": 10**9, "training_rounds": 10**9, "directions": 10**6,
-    "lanczos_steps": 10**6,
+    "threads": 1024, "rounds": 10**12, "batch_size": 10**12, "evaluate_every": 10**12, "inner_steps": 10**9,
+    "rank": 10**9, "seed": 2**32 - 1, "seeds": 10_000, "jobs": 1024, "trials": 10**9, "training_rounds": 10**9,
+    "directions": 10**6, "lanczos_steps": 10**6,
 }  # fmt: skip
 """Largest values of options: beyond them something overflows, or a machine is overwhelmed.
 

@@ -53,7 +53,9 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
         rounds: number of outer iterations.
         batch_size: samples per round, reshuffled every epoch, dropping the remainder; 0 is the full batch (for more
             than 1,000 windows of text only if train_samples is given).
-        target_loss: stop at the first round whose training loss is this or lower.
+        evaluate_every: rounds from one evaluation on all samples to the next, for short rounds on mini-batches; only
+            there are figures recorded and checkpoints written, and only there does a run stop.
+        target_loss: stop at the first evaluation whose training loss is this or lower.
     """
 
     command: ClassVar[str]
@@ -74,6 +76,7 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
     shrinking: float | None = None
     rounds: int = 50
     batch_size: int = 0
+    evaluate_every: int = 1
     target_loss: float | None = None
 
     def check(self) -> None:
@@ -82,7 +85,7 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
         check_known("model", self.model, MODELS, "module:function")
         check_known("loss", self.loss, LOSSES, "module:name")
         least = {"layers": 1, "width": 1, "stages": 1, "workers": 1, "microbatches": 1, "threads": 1}
-        check_least(self, **least, replicas=1, rounds=0, batch_size=0, seed=0)
+        check_least(self, **least, replicas=1, rounds=0, batch_size=0, evaluate_every=1, seed=0)
         check_most(self)
         for name in ("lr", "inner_lr"):
             value = getattr(self, name, None)
@@ -133,8 +136,8 @@ class RunConfig(ExperimentConfig):
     Attributes:
         lr: learning rate of gd, sgd, adam, ddg, features-replay, fdg, dni, dgl and interlocking; first step tried by
             gd-armijo and lbfgs; step of sso in the outputs and of locoprop to its targets.
-        checkpoint_seconds: write a checkpoint at the first round that starts at least this many seconds after the last
-            checkpoint, and at the end; 0 for one before every round.
+        checkpoint_seconds: write a checkpoint at the first evaluation that ends at least this many seconds after the
+            last checkpoint, and at the end; 0 for one after every evaluation.
     """
 
     command: ClassVar[str] = "train"

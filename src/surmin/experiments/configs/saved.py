@@ -12,6 +12,7 @@ from surmin.methods.registry import flag
 MAY_CHANGE = frozenset(
     {
         "rounds",
+        "evaluate_every",
         "target_loss",
         "stages",
         "microbatches",

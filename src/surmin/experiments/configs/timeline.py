@@ -30,6 +30,7 @@ class TimelineConfig(ExperimentConfig):
     schedule: Literal["posted", "gpipe", "1f1b"] = "gpipe"
     gradient_steps: int = 5
     rounds: int = 2
+    evaluate_every: Annotated[int, Suppress, Fixed] = 1
     target_loss: Annotated[float | None, Suppress, Fixed] = None
 
     def check(self) -> None:

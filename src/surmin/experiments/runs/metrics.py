@@ -1,4 +1,4 @@
-"""The rows of `metrics.jsonl`: row r describes the network after r rounds, row 0 the start; counters are cumulative."""
+"""The rows of `metrics.jsonl`: one for the start and one for every evaluation; counters are cumulative."""
 
 import json
 import math
@@ -61,15 +61,13 @@ class Row:
     @classmethod
     def start(cls, evaluation: Evaluation) -> "Row":
         """Row 0."""
-        return cls(0, finite(evaluation.loss), finite(evaluation.test_accuracy), finite(evaluation.test_loss))
+        return cls(0, None).evaluated(evaluation)
 
-    def next(self, report: StepReport, seconds: float, evaluation: Evaluation) -> "Row":
-        """The row after this one, one round later."""
+    def next(self, report: StepReport, seconds: float) -> "Row":
+        """One round later, and not evaluated."""
         return Row(
             round=self.round + 1,
-            loss=finite(evaluation.loss),
-            test_accuracy=finite(evaluation.test_accuracy),
-            test_loss=finite(evaluation.test_loss),
+            loss=None,
             seconds=self.seconds + seconds,
             gradient_equivalents=self.gradient_equivalents + report.gradient_equivalents,
             messages=self.messages + report.messages,
@@ -79,6 +77,10 @@ class Row:
             damping=finite(report.damping),
             reduction_ratio=finite(report.reduction_ratio),
         )
+
+    def evaluated(self, evaluation: Evaluation) -> "Row":
+        """The same, with how good the network is."""
+        return replace(self, **{name: finite(value) for name, value in vars(evaluation).items()})
 
     def lost(self) -> "Row":
         """The row after a round that left nothing finite, or that torch could not go through with."""
@@ -129,8 +131,9 @@ def read_rows(path: Path) -> list[Row]:
             row = Row(**_numbers(json.loads(line)))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: line {number + 1} is not a row of metrics") from error
-        if row.round != number:
-            raise ValueError(f"{path}: line {number + 1} should describe round {number}, it says {row.round}")
+        if row.round <= rows[-1].round if rows else row.round != 0:
+            wanted = f"a round after {rows[-1].round}" if rows else "round 0"
+            raise ValueError(f"{path}: line {number + 1} should describe {wanted}, it says {row.round}")
         rows.append(row)
     return rows
 

@@ -117,7 +117,7 @@ class Run:
             self._record()
 
     def train(self, on_row: Callable[[Row], None] = lambda row: None) -> Status:
-        """Train until the target, the last round, divergence or Ctrl-C.
+        """Train until the target, the last round, divergence or Ctrl-C, as noticed at evaluations.
 
         Args:
             on_row: called with every new row.
@@ -152,17 +152,24 @@ class Run:
         return claimed(self.folder.path) if self._writes else nullcontext()
 
     def _next_row(self) -> Row:
-        last = self.rows[-1]
+        """Train until the next evaluation is due, and evaluate."""
+        row, every = self.rows[-1], self.config.evaluate_every
+        due = min((row.round // every + 1) * every, self.config.rounds)
+        while row.round < due:
+            try:
+                row = self._step(row)
+            except NonFiniteError:
+                return row.lost()
+        return row.evaluated(self.problem.evaluate())
+
+    def _step(self, last: Row) -> Row:
         start = time.perf_counter()
         inputs, targets = self._batches.batch(last.round)
-        try:
-            report = self._method.step(inputs, targets)
-        except NonFiniteError:
-            return last.lost()
+        report = self._method.step(inputs, targets)
         if inputs.is_cuda:
             torch.cuda.synchronize(inputs.device)
         seconds = self.team.largest(time.perf_counter() - start)
-        return last.next(self._summed(report, inputs.shape), seconds, self.problem.evaluate())
+        return last.next(self._summed(report, inputs.shape), seconds)
 
     def _summed(self, report: StepReport, shape: torch.Size) -> StepReport:
         """The report with what all members did and sent."""

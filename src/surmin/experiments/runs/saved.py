@@ -43,11 +43,12 @@ class SavedRun:
             return cls(folder, config, [], device_type)
         rows = read_rows(folder.metrics)
         last = Checkpoint.load(folder.checkpoint, names=()).round
-        if last >= len(rows):
-            raise ValueError(f"{folder.metrics} ends before round {last}, where the checkpoint is")
+        known = [row for row in rows if row.round <= last]
+        if not known or known[-1].round < last:
+            raise ValueError(f"{folder.metrics} has no row of round {last}, where the checkpoint is")
         if rows[-1].loss is None:
             raise ValueError(f"{path}: the run diverged in round {rows[-1].round}, there is nothing to continue")
-        return cls(folder, config, rows[: last + 1], device_type)
+        return cls(folder, config, known, device_type)
 
     def check_round(self, loaded: int) -> None:
         """Raise FolderInUseError unless the rows end in the loaded round: another process may have gone on."""
