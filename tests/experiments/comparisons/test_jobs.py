@@ -47,6 +47,7 @@ def count_to_thirty(folder: str, building: float) -> str:
         pytest.param("the first", signal.SIGINT, 0.7, id="before there is anything to receive it"),
         pytest.param("all", signal.SIGHUP, 0.7, id="by a terminal that is closed"),
         pytest.param("all", signal.SIGTERM, 0.7, id="by what ends a whole group"),
+        pytest.param("the others", signal.SIGINT, 0.0, id="before the first has its turn"),
     ],
 )
 def test_after_an_interrupt_what_was_begun_ends_and_no_more_begins(
@@ -70,6 +71,9 @@ def test_after_an_interrupt_what_was_begun_ends_and_no_more_begins(
         time.sleep(0.3)
         if whom == "all":
             os.killpg(first.pid, number)
+        elif whom == "the others":
+            for begun in tmp_path.iterdir():
+                os.kill(int(begun.name.split("-")[1]), number)
         else:
             first.send_signal(number)
         output, _ = first.communicate(timeout=20)

@@ -1,6 +1,7 @@
 """Calls in several processes at a time, which end with this one however it ends."""
 
 import os
+import select
 import signal
 import threading
 import time
@@ -22,6 +23,8 @@ REPEAT_SECONDS = 0.2
 
 _stopping: Connection | None = None
 """In processes made here: at its end when they must begin nothing more. An event would wait for those killed."""
+_received: int | None = None
+"""In processes made here: a file with a byte for every interrupt that what was begun has received."""
 
 
 def each(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:
@@ -57,8 +60,8 @@ def each(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -
 
 
 def _unless_stopping(function: Callable[[Item], Result], item: Item) -> Result:
-    assert _stopping is not None
-    if _stopping.poll():
+    assert _stopping is not None and _received is not None
+    if select.select([_stopping, _received], [], [], 0)[0]:
         raise KeyboardInterrupt
     return function(item)
 
@@ -67,10 +70,14 @@ def _prepare(stopping: Connection) -> None:
     """End this process, whatever it is doing, when the one that started it is gone: killed, it cannot say so.
 
     Interrupts matter only to what is begun, and come from that process, even when a terminal sends them to all. One is
-    received once, and ignored before and after: so it is repeated until something has received it.
+    received once, and ignored before and after: so it is repeated until something has received it. What a terminal
+    sends may be received here long before that process has its turn.
     """
-    global _stopping
+    global _stopping, _received
     _stopping = stopping
+    _received, receiving = os.pipe()
+    os.set_blocking(receiving, False)
+    signal.set_wakeup_fd(receiving, warn_on_full_buffer=False)
     for number in interrupts():
         signal.signal(number, signal.SIG_IGN)
     parent = parent_process()
