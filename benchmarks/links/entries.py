@@ -19,6 +19,14 @@ class Need:
     far: float
     options: dict[str, Any]
 
+    @classmethod
+    def of(cls, losses: Mapping[int, float], options: dict[str, Any]) -> "Need":
+        """By the losses after so many rounds, in order."""
+        near, far = (
+            next((rounds for rounds, loss in losses.items() if loss <= target), math.inf) for target in (NEAR, FAR)
+        )
+        return cls(near, far, options)
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -25,7 +25,7 @@ from matplotlib.pyplot import subplots
 
 from benchmarks.harness import Result, Settings, Table, Target, number
 from benchmarks.links.answers import answers_of
-from benchmarks.links.entries import FAR, NEAR, Entry, Need, median_entry, read_answers
+from benchmarks.links.entries import FAR, Entry, Need, median_entry, read_answers
 from benchmarks.links.laboratory import PROJECT_ROOT, Laboratory
 from benchmarks.links.racer import Task
 from benchmarks.links.relay import Log
@@ -154,17 +154,14 @@ def count_rounds(problem: Problem, method: str, options: dict[str, Any], seed: i
     """Train in one process; for L-BFGS a round is an evaluation."""
     pipeline = InProcessPipeline(partition(problem.network(seed), WORKERS), CrossEntropy())
     trained = build_method(method, pipeline, seed=seed, **options)
-    reached = {NEAR: math.inf, FAR: math.inf}
+    losses: dict[int, float] = {}
     for _ in range(ROUND_LIMIT[method]):
         report = trained.step(problem.inputs, problem.targets)
         after = pipeline.traffic.forward_waves if method == "lbfgs" else pipeline.traffic.forward_waves - 1
-        loss = report.new_loss if math.isfinite(report.new_loss) else report.loss
-        for target in reached:
-            if loss <= target:
-                reached[target] = min(reached[target], after)
-        if loss <= FAR or not math.isfinite(loss):
+        losses[after] = report.new_loss if math.isfinite(report.new_loss) else report.loss
+        if losses[after] <= FAR or not math.isfinite(losses[after]):
             break
-    return Need(reached[NEAR], reached[FAR], options)
+    return Need.of(losses, options)
 
 
 def _need_of_updates(problem: Problem, batch: int) -> Need:
@@ -177,16 +174,13 @@ def count_updates(problem: Problem, options: dict[str, Any], batch: int, seed: i
     """Train on mini-batches in one process, and take the loss on all samples after every update."""
     model = problem.network(seed)
     trained = build_method("adam", InProcessPipeline(partition(model, WORKERS), CrossEntropy()), seed=seed, **options)
-    losses: list[float] = []
-    for inputs, targets in islice(batches(problem.inputs, problem.targets, batch, seed), UPDATE_LIMIT):
-        trained.step(inputs, targets)
-        losses.append(problem.loss(model))
-        if losses[-1] <= FAR or not math.isfinite(losses[-1]):
+    losses: dict[int, float] = {}
+    for count, some in enumerate(islice(batches(problem.inputs, problem.targets, batch, seed), UPDATE_LIMIT), start=1):
+        trained.step(*some)
+        losses[count] = problem.loss(model)
+        if losses[count] <= FAR or not math.isfinite(losses[count]):
             break
-    near, far = (
-        next((count for count, loss in enumerate(losses, 1) if loss <= target), math.inf) for target in (NEAR, FAR)
-    )
-    return Need(near, far, options)
+    return Need.of(losses, options)
 
 
 def is_quick(latency: float, rate: float) -> bool:
