@@ -61,7 +61,7 @@ def each(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -
 
 def _unless_stopping(function: Callable[[Item], Result], item: Item) -> Result:
     assert _stopping is not None and _received is not None
-    if select.select([_stopping, _received], [], [], 0)[0]:
+    if _stopping.poll() or select.select([_received], [], [], 0)[0]:
         raise KeyboardInterrupt
     return function(item)
 
