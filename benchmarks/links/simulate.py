@@ -4,7 +4,7 @@ Measured are all cells of `links.race` and `links.trips`, as saved. Rounds are r
 computed for the same links, whose latency is what gloo finds it to be. All four workers, and the relay that carries
 their packets, share this machine's cores, and so they do in the model. How fast the machine was, against when the
 rounds were recorded, and what a message cost it are found for each kind of links from the processor times that were
-kept: four numbers for fifteen tasks (three for the presets alone), and one for the relay, whose packets were counted.
+kept: four numbers for 24 tasks (three for the presets alone), and one for the relay, whose packets were counted.
 No time that passed is fitted.
 """
 

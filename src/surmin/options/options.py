@@ -72,15 +72,15 @@ class Options:
         top_factor: "hessian" of the loss, or its "smoothness" bound √L I.
         damping: λ of the first step.
         adapt_damping: test every step and adapt λ; False keeps λ and takes every finite step.
-        accept_above: a step is taken if the loss's actual decrease over the predicted one exceeds this. ¼ overfits
-            mini-batches; use less where a rejected wave is expensive.
+        accept_above: a step is taken if the loss's actual decrease over the predicted one exceeds this. Less takes bolder
+            steps: it spares rejected waves, and overfits mini-batches more (¼ did).
         damping_candidates: multiples of λ solved for and tried in one forward wave; the best is taken.
         momentum_candidates: shares of the last accepted step to add to the new one, tried in the same wave.
         max_tries: rejected steps after which a round gives up.
         decoupling: κ of every trainable block, Σ 1/κ = 1; None for κ = m.
         adapt_decoupling: let the inflation shrink where the bound proves loose (not below κ = 1).
         cubic: ρ of equation (1), the same for every block.
-        delta: δ of Appendix A, in per-sample units.
+        delta: δ of Appendix A, in per-sample units: n times the paper's.
         delta_relative: δ as a multiple of λ_max(H_zz) instead.
         power_steps: products spent on estimating λ_max.
         eigenvalue: "power" iteration or "lanczos".
