@@ -78,6 +78,11 @@ def running(rank: int) -> State:
             [killed(0, signal.SIGABRT), late(1), running(2)],
             Verdict(3, f"worker 2 did not answer within 9 s; {ENDED}", True),
         ),
+        (
+            [killed(0, signal.SIGABRT), running(1)],
+            Verdict(3, f"worker 1 did not answer within 9 s, and worker 0 was aborted; {ENDED}", True),
+        ),
+        ([killed(0, signal.SIGABRT), lost(1)], Verdict(3, f"worker 0 was killed by SIGABRT; {ENDED}", True)),
         ([lost(0), finished(1)], Verdict(3, "worker 0: lost another worker", True)),
         ([lost(1), running(0)], Verdict(3, "worker 1: lost another worker", True)),
         ([interrupted(0), finished(1)], Verdict(130)),
@@ -116,6 +121,7 @@ def test_after_an_interrupt(states: list[State], verdict: Verdict) -> None:
         ([running(0), killed(1)], 1, 0),
         ([running(0), late(1)], 0, 24),
         ([running(0), late(1), failed(2)], 0, 1),
+        ([running(0), killed(1, signal.SIGABRT)], 0, 24),
     ],
 )
 def test_patience(states: list[State], interrupts: int, seconds: float) -> None:

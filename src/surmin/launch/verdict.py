@@ -60,9 +60,9 @@ def patience(states: Sequence[State], interrupts: int, deadlines: Deadlines) -> 
     conditions = {state.condition for state in states}
     if "killed" in conditions:  # no better reason can come
         return 0
-    if conditions & {"aborted", "error"} or interrupts > 1:
+    if "error" in conditions or interrupts > 1:
         return deadlines.grace
-    if "peer late" in conditions:  # others may have started to wait later
+    if conditions & {"aborted", "peer late"}:  # others may have started to wait later
         return deadlines.telling
     if "peer lost" in conditions:
         return deadlines.grace
@@ -87,19 +87,23 @@ def judge(states: Sequence[State], interrupted: bool, waiting: float) -> Verdict
     if those("interrupted") or (interrupted and not ended):  # it may have come after the last round
         orderly = all(state.code in (SUCCESS, INTERRUPTED) and not state.report for state in states)
         return Verdict(INTERRUPTED, "" if orderly else "interrupted")
-    if those("running") and (those("peer late") or those("finished")):
-        return _silence_of(those("running"), those("peer late"), waiting)
+    if those("running") and (those("aborted") or those("peer late") or those("finished")):
+        return _silence_of(those("running"), those("peer late") or those("aborted"), waiting)
     if found := those("aborted") or those("peer late") or those("peer lost"):
         return _fault_of(found, states)
     return Verdict(DIVERGED if any(state.code == DIVERGED for state in states) else SUCCESS)
 
 
-def _silence_of(running: Sequence[State], late: Sequence[State], waiting: float) -> Verdict:
-    """The silence of the workers others waited for by name, or of all that still run if no names are known."""
-    awaited = {state.report.peer for state in late if state.report}
+def _silence_of(running: Sequence[State], waited: Sequence[State], waiting: float) -> Verdict:
+    """The silence of the workers others waited for by name, or of all that still run if no names are known.
+
+    Nobody can tell whether a worker that was aborted had waited.
+    """
+    awaited = {state.report.peer for state in waited if state.report}
     silent = [state for state in running if state.rank in awaited] or running
     names = " and ".join(f"worker {rank}" for rank in sorted(state.rank for state in silent))
-    return Verdict(WORKER_LOST, f"{names} did not answer within {waiting:g} s; {ENDED}", resumable=True)
+    aborted = next((f", and worker {state.rank} was aborted" for state in waited if state.condition == "aborted"), "")
+    return Verdict(WORKER_LOST, f"{names} did not answer within {waiting:g} s{aborted}; {ENDED}", resumable=True)
 
 
 def _fault_of(found: Sequence[State], states: Sequence[State]) -> Verdict:

@@ -72,8 +72,8 @@ class Options:
         top_factor: "hessian" of the loss, or its "smoothness" bound √L I.
         damping: λ of the first step.
         adapt_damping: test every step and adapt λ; False keeps λ and takes every finite step.
-        accept_above: a step is taken if the loss's actual decrease over the predicted one exceeds this. Less takes bolder
-            steps: it spares rejected waves, and overfits mini-batches more (¼ did).
+        accept_above: a step is taken if the loss's actual decrease over the predicted one exceeds this. Less takes
+            bolder steps: it spares rejected waves, and overfits mini-batches more (¼ did).
         damping_candidates: multiples of λ solved for and tried in one forward wave; the best is taken.
         momentum_candidates: shares of the last accepted step to add to the new one, tried in the same wave.
         max_tries: rejected steps after which a round gives up.

@@ -54,6 +54,24 @@ class Route:
         """Through CPU memory, by gloo."""
         return cls(group, CPU, home, posts_ahead=True)
 
+    @classmethod
+    def of_devices(cls, group: dist.ProcessGroup, device: torch.device) -> "Route":
+        """Straight from a GPU to another, by NCCL, which delivers in the order of sending whatever the tags are."""
+        return cls(group, device, device, posts_ahead=False)
+
+
+def connect(route: Route, pipe: Sequence[int]) -> None:
+    """Link this worker to its neighbours in a pipe, while all are known to be there.
+
+    NCCL links two workers at their first message, and the one that sends it would wait without limit for the other.
+    """
+    place = pipe.index(dist.get_rank())
+    token = torch.zeros(1, device=route.device)
+    for peers, pass_on in ((pipe[:place][-1:], dist.recv), (pipe[place + 1 :][:1], dist.send)):
+        for peer in peers:
+            with answer_from(peer):
+                pass_on(token, peer, group=route.group)
+
 
 @dataclass
 class _End:
@@ -62,7 +80,7 @@ class _End:
     Attributes:
         route: to the other worker.
         peer: its rank.
-        tag: distinguishes this channel from others between the two.
+        tag: distinguishes this channel from others between the two, where the route can.
         shapes: of its messages, if both ends know them beforehand; otherwise the first message tells. All messages have
             the same.
     """
@@ -74,11 +92,11 @@ class _End:
 
     @property
     def _header_tag(self) -> int:
-        return 2 * self.tag
+        return 2 * self.tag if self.route.posts_ahead else 0
 
     @property
     def _message_tag(self) -> int:
-        return 2 * self.tag + 1
+        return 2 * self.tag + 1 if self.route.posts_ahead else 0
 
 
 @dataclass

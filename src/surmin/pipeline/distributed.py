@@ -1,6 +1,7 @@
 """The pipeline over processes: each holds its stages and runs the same waves at its place."""
 
 import math
+import os
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from surmin.launch.group import answer_from
 from surmin.losses import ConvexLoss
-from surmin.pipeline.channel import CPU, Route
+from surmin.pipeline.channel import CPU, Route, connect
 from surmin.pipeline.held_stages import Boundaries
 from surmin.pipeline.introduction import Setup, have_a_gpu_each, introduce
 from surmin.pipeline.process_links import CLOSED, ProcessLinks
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 ScheduleName = Literal["posted", "gpipe", "1f1b"]
 TIMEOUT = 300.0
+NO_DUMP = "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", "0"
+"""NCCL otherwise waits a minute after a timeout before it ends the process, in case something wants a dump."""
 
 
 class Pipeline(WorkerPipeline):
@@ -100,18 +103,20 @@ class Pipeline(WorkerPipeline):
         held = [told[rank] for rank in pipe]
         first_layer = sum(own.layers for own in held[: pipe.index(dist.get_rank())])
         backend = "nccl" if is_direct else "gloo"
+        if is_direct:
+            os.environ.setdefault(*NO_DUMP)
         blocks = {"layer": [own.layer_blocks for own in held], "stage": [own.stage_blocks for own in held]}
-        routes = {
-            wave: Route(group, device, device, posts_ahead=False) if is_direct else Route.of_processor(group, device)
-            for wave in ("activations", "curvature")
-            for group in [self._group(backend, everyone)]
-        }
+        route = Route.of_devices if is_direct else Route.of_processor
+        routes = {wave: route(self._group(backend, everyone), device) for wave in ("activations", "curvature")}
+        for to_neighbours in routes.values():
+            connect(to_neighbours, pipe)
         by_tag = self._group("gloo", everyone) if is_direct else routes["activations"].group
         routes |= {"channels": Route.of_processor(by_tag, device), "control": control}
         replicas: Replicas = ONE_REPLICA
         if len(pipes) > 1:
             same_place = list(zip(*pipes, strict=True))
             replicas = ProcessReplicas(self._group(backend, same_place), device if is_direct else CPU, traffic)
+            replicas.connect()
         self._processes = ProcessLinks(pipes, [own.stages for own in held], blocks, routes, replicas)
         own = stages_of(modules, first_layer)
         super().__init__(own, setup.loss, setup.microbatches, self._processes, frozenset(), replicas, traffic)

@@ -33,6 +33,10 @@ class ProcessReplicas:
         self._traffic = traffic
         self._count = dist.get_world_size(group)
 
+    def connect(self) -> None:
+        """Link them while all are known to be there: NCCL does it at the first all-reduce, and waits without limit."""
+        dist.all_reduce(torch.zeros(1, device=self._device), group=self._group)
+
     def mean(self, values: Tensor) -> Tensor:
         """Sum and divide."""
         return self._reduced(values, dist.ReduceOp.SUM) / self._count
