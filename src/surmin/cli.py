@@ -1,6 +1,6 @@
-"""The command line: parsing only. What a command does is in `surmin.commands`.
+"""The command line: parsing only. What a command does is in the function and file of its name in `surmin.commands`.
 
-To add a command: a dataclass of its arguments, and a line in `COMMANDS`.
+To add a command: such a function, which takes the fields of its arguments by name, and a line in `COMMANDS`.
 """
 
 import contextlib
@@ -22,17 +22,14 @@ from surmin.commands.output import drop_lost_output, flush_output, say
 from surmin.errors import did_you_mean
 from surmin.exit_codes import INTERRUPTED
 from surmin.experiments.configs.check import CheckConfig
-from surmin.experiments.configs.lists import names
 from surmin.experiments.configs.paper import QUICK, PaperConfig
 from surmin.experiments.configs.run import CompareConfig, RunConfig
-from surmin.experiments.configs.saved import read_config
+from surmin.experiments.configs.saved import check_own_code, read_config
 from surmin.experiments.configs.simulate import SimulateConfig
 from surmin.experiments.configs.theory import TheoryConfig
 from surmin.experiments.configs.timeline import TimelineConfig
 from surmin.launch.reports import DEBUG_VARIABLE, Report
 from surmin.launch.worker import this_worker
-from surmin.methods.registry import flag
-from surmin.own_code import is_own
 
 Config = TypeVar("Config")
 
@@ -62,40 +59,39 @@ class ResumableArguments(Arguments[Config]):
 
 
 class Command(NamedTuple):
-    """A command: its arguments before any are given, the function that takes their fields by name, and its help."""
+    """A command: its arguments before any are given, and its help."""
 
     default: Arguments[Any]
-    function: str
     help: str
 
 
 COMMANDS = {
     "train": Command(
-        ResumableArguments(RunConfig()), "train:train",
+        ResumableArguments(RunConfig()),
         "Train one network with one method; writes config.json, metrics.jsonl, checkpoint/ and curves.png.",
     ),
     "compare": Command(
-        ResumableArguments(CompareConfig()), "compare:compare",
+        ResumableArguments(CompareConfig()),
         "Compare methods on the same problem; writes results.csv, report.html and plots of the curves.",
     ),
     "paper": Command(
-        ResumableArguments(PaperConfig()), "paper:paper",
+        ResumableArguments(PaperConfig()),
         "Run the paper's grid, every method tuned, with strong baselines; writes results.csv, pages and plots.",
     ),
     "check": Command(
-        Arguments(CheckConfig()), "check:check",
+        Arguments(CheckConfig()),
         "Check gradients, blocks and the bound of a small network against dense algebra; writes check.json.",
     ),
     "timeline": Command(
-        Arguments(TimelineConfig()), "timeline:timeline",
+        Arguments(TimelineConfig()),
         "Trace a few gradient steps and a few rounds of sm on workers; writes timeline.json and timeline.png.",
     ),
     "theory": Command(
-        Arguments(TheoryConfig()), "theory:theory",
+        Arguments(TheoryConfig()),
         "Test Theorem 1 on a smooth network and measure the local losses' tightness; writes tables and plots of both.",
     ),
     "simulate": Command(
-        Arguments(SimulateConfig()), "simulate:simulate",
+        Arguments(SimulateConfig()),
         "Tell which method is fastest over which links, from measured rounds; writes breakeven.csv and breakeven.png.",
     ),
 }  # fmt: skip
@@ -112,8 +108,8 @@ def main(words: Sequence[str] | None = None) -> int:
         command, arguments = parse(sys.argv[1:] if words is None else words)
         if worker is not None and command not in ON_WORKERS:
             raise ValueError(f"surmin {command} runs in one process: start it without torchrun")
-        module, function = COMMANDS[command].function.split(":")
-        code: int = getattr(import_module(f"surmin.commands.{module}"), function)(**vars(arguments))
+        run = getattr(import_module(f"surmin.commands.{command}"), command)
+        code: int = run(**vars(arguments))
         flush_output()
         return code
     except Exception as error:
@@ -145,24 +141,12 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
     if getattr(arguments, "resume", None) is not None:
         given, saved = arguments.config, read_config(arguments.resume, type(arguments.config))
         arguments = _parse(command, rest, replace(default, config=saved))
-        _check_own_code(given, arguments.config, arguments.resume)
+        check_own_code(given, arguments.config, arguments.resume)
         if arguments.out is not None and arguments.out.resolve() == arguments.resume.resolve():
             arguments = replace(arguments, out=arguments.resume)
     elif getattr(arguments.config, "quick", False):
         arguments = _parse(command, rest, replace(default, config=QUICK))
     return command, arguments
-
-
-def _check_own_code(given: Any, config: Any, folder: Path) -> None:
-    """Raise ValueError unless the user, too, names the code that is in the options only because a folder has it."""
-    for option in ("model", "loss", "method", "methods"):
-        known = names(getattr(given, option, ""))
-        for name in names(getattr(config, option, "")):
-            if is_own(name) and name not in known:
-                raise ValueError(
-                    f"{folder} was made with {flag(option)} {name}: pass it again: surmin does not run code just "
-                    "because a saved file names it"
-                )
 
 
 def _keep_to_encodings() -> None:

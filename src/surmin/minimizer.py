@@ -27,7 +27,7 @@ from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.seeds import draw_seed
 from surmin.solvers.result import Reason, named
-from surmin.stages.block import Block, named_steps
+from surmin.stages.block import Block, inner_boundaries, named_steps
 from surmin.surrogates.output_surrogate import NetworkLoss
 from surmin.upper_bound import inflation, output_curvature
 
@@ -76,11 +76,10 @@ class SurrogateMinimizer:
         kappas = inflation(self.options, count)
         self._search = self._way_to_step(kappas)
         keep = self._curvature.needs_cotangents or self.options.local == "nonlinear"
-        self._boundaries = {own[0].stage: [block.start for block in own[1:]] for own in self.blocks if keep and own}
+        self._boundaries = inner_boundaries(self.blocks) if keep else {}
         self._local_phase = LocalPhase(self.options, self.pipeline.work, self.pipeline.replicas)
-        self._damping = Damping(
-            self.options.damping, least_share=1 / max(kappas), adapts_inflation=self.options.adapt_decoupling
-        )
+        least_share = 1 / max(kappas) if self.options.adapt_decoupling else 1.0
+        self._damping = Damping(self.options.damping, least_share=least_share)
         self._round = 0
         self._previous: Mapping[str, Tensor] | None = None
 
@@ -192,11 +191,10 @@ class SurrogateMinimizer:
             self.pipeline.accept(trial.step.wave)
 
     def _way_to_step(self, kappas: Sequence[float]) -> Search | UntestedStep:
-        if not self.options.adapt_damping:
-            return UntestedStep(ParallelOrder(self.pipeline, kappas))
-        is_parallel = self.options.order == "parallel"
-        order = ParallelOrder(self.pipeline, kappas) if is_parallel else SequentialOrder(self.pipeline)
-        return Search(order, self.options)
+        if self.options.order == "sequential":
+            return Search(SequentialOrder(self.pipeline), self.options)
+        order = ParallelOrder(self.pipeline, kappas)
+        return Search(order, self.options) if self.options.adapt_damping else UntestedStep(order)
 
     def _top(self, block: Block, wave: Wave) -> NetworkLoss | None:
         """The loss itself for the network's last stage, if no other stage moves while that one does."""

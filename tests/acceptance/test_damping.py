@@ -84,7 +84,7 @@ def test_a_loss_that_is_not_finite_raises_the_damping_as_far_as_a_rejection_can(
 def test_inflation_shrinks_where_the_bound_was_loose_and_comes_back_on_rejection() -> None:
     assert Damping(1.0).after_acceptance(1.11).inflation_share == 0.8
     assert Damping(1.0).after_acceptance(1.1).inflation_share == 1.0
-    assert Damping(1.0, adapts_inflation=False).after_acceptance(1.2).inflation_share == 1.0
+    assert Damping(1.0, least_share=1.0).after_acceptance(1.2).inflation_share == 1.0
     assert Damping(1.0, inflation_share=0.4).after_rejection(0.3).inflation_share == 0.5
     assert Damping(1.0, inflation_share=0.9).after_rejection(0.3).inflation_share == 1.0
 
@@ -109,7 +109,7 @@ def test_a_good_step_raises_no_damping(value: float) -> None:
 
 def test_a_bolder_candidate_has_less_inflation_by_the_fourth_root() -> None:
     assert Damping(1.0).candidate(1 / 16).inflation_share == 0.5
-    assert Damping(1.0, adapts_inflation=False).candidate(1 / 16).inflation_share == 1.0
+    assert Damping(1.0, least_share=1.0).candidate(1 / 16).inflation_share == 1.0
 
 
 @given(value=st.floats(SMALLEST, LARGEST), rounds=st.sampled_from([0, 1, 10, 3000]), good=st.booleans())

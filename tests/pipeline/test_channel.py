@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from surmin.pipeline.channel import MAX_DIMENSIONS, MAX_TENSORS, MOST_UNDERWAY, Route, Sender, Shape
+from surmin.pipeline.channel import MAX_DIMENSIONS, MAX_TENSORS, MOST_UNDERWAY, Route, Sender, TensorSpec
 
-PAIR: Shape = (torch.float32, (2,))
+PAIR: TensorSpec = (torch.float32, (2,))
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     return found
 
 
-def sender(shapes: list[Shape] | None) -> Sender:
+def sender(shapes: list[TensorSpec] | None) -> Sender:
     route: Any = Route.of_processor
     return Sender(route(None), 1, 1, shapes)
 

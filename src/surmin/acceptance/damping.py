@@ -20,10 +20,15 @@ def reduction_ratio(loss: float, new_loss: float, predicted: float) -> float:
     return (loss - new_loss) / predicted
 
 
+def within_bounds(changed: float, damping: float) -> float:
+    """A changed λ between `SMALLEST` and `LARGEST`, or as far beyond them as it was before."""
+    return min(max(changed, min(damping, SMALLEST)), max(damping, LARGEST))
+
+
 def adapted(damping: float, ratio: float, lower: float, higher: float) -> float:
     """The next λ, within bounds (Levenberg, Marquardt): `lower` times it above ¾, `higher` times below ¼ or at NaN."""
     factor = lower if ratio > GOOD else 1.0 if ratio >= POOR else higher
-    return min(max(damping * factor, min(damping, SMALLEST)), max(damping, LARGEST))
+    return within_bounds(damping * factor, damping)
 
 
 def is_acceptable(loss: float, new_loss: float, predicted: float, least: float, tries: int = 1) -> bool:
@@ -48,14 +53,12 @@ class Damping:
     Attributes:
         value: λ.
         inflation_share: 1 for all of κ, with which the local losses bound the loss by Lemma 1.
-        least_share: the share that leaves κ = 1, below which nothing is gained.
-        adapts_inflation: whether the share may go down.
+        least_share: how far the share may go down: at most to what leaves κ = 1, below which nothing is gained.
     """
 
     value: float
     inflation_share: float = 1.0
     least_share: float = 0.0
-    adapts_inflation: bool = True
 
     def after_rejection(self, ratio: float, spread: float = 1.0) -> "Damping":
         """Every λ above the largest that was tried, inflation back towards the bound.
@@ -69,21 +72,18 @@ class Damping:
             spread: the candidates' largest λ over the smallest.
         """
         shorter = LARGEST_RAISE if math.isnan(ratio) else min(max(2 - ratio, LEAST_RAISE), LARGEST_RAISE)
-        value = min(self.value * shorter * spread, max(self.value, LARGEST))
+        value = within_bounds(self.value * shorter * spread, self.value)
         return self._with(value, self.inflation_share / TIGHTEN)
 
     def after_acceptance(self, ratio: float) -> "Damping":
         """λ down if the model was trusted; less inflation if the bound was loose."""
-        value = max(self.value * LOWER, min(self.value, SMALLEST)) if ratio > GOOD else self.value
-        share = (
-            self.inflation_share * TIGHTEN if self.adapts_inflation and ratio > TIGHTEN_ABOVE else self.inflation_share
-        )
-        return self._with(value, share)
+        value = within_bounds(self.value * LOWER, self.value) if ratio > GOOD else self.value
+        return self._with(value, self.inflation_share * (TIGHTEN if ratio > TIGHTEN_ABOVE else 1.0))
 
     def candidate(self, factor: float) -> "Damping":
-        """Another λ; a bolder candidate also uses less inflation if that may be adapted."""
-        share = self.inflation_share * factor**INFLATION_POWER if self.adapts_inflation else self.inflation_share
-        return self._with(min(max(self.value * factor, min(self.value, SMALLEST)), max(self.value, LARGEST)), share)
+        """Another λ; a bolder candidate also uses less inflation, as far as that may go down."""
+        value = within_bounds(self.value * factor, self.value)
+        return self._with(value, self.inflation_share * factor**INFLATION_POWER)
 
     def at_most(self, value: float) -> "Damping":
         """λ capped: damping so large that steps vanish would never be tested, nor come down."""

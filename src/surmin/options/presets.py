@@ -43,19 +43,18 @@ def resolve_options(preset: str, given: Mapping[str, Any]) -> Options:
     if "solver" not in given:
         options = replace(options, solver=_default_solver(options))
     gives_way: dict[str, Any] = {}
-    if options.local != "nonlinear" or options.blocks != "stage" or not options.adapt_damping:
+    if options.local != "nonlinear" or options.blocks != "stage":
         gives_way["order"] = "parallel"
     elif options.order == "sequential":
         gives_way |= {"adapt_decoupling": False, "momentum_candidates": (0.0,)}
-    if options.curvature != "factor" or options.solver != "cg":
+    if options.solver != "cg":
         gives_way["preconditioner"] = None
     if options.solver != "gauss-newton":
         gives_way |= {"inner_fraction": 1.0, "inner_tolerance": 0.0}
     if options.curvature != "factor":
-        gives_way["wire"] = None
-    if options.curvature != "factor" or not options.adapt_damping:
-        gives_way["adapt_decoupling"] = False
+        gives_way |= {"preconditioner": None, "wire": None, "adapt_decoupling": False}
     if not options.adapt_damping:
+        gives_way |= {"order": "parallel", "adapt_decoupling": False}
         gives_way |= {"damping_candidates": (1.0,), "momentum_candidates": (0.0,)}
     options = replace(options, **{name: value for name, value in gives_way.items() if name not in given})
     check_options(options)

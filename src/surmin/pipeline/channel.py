@@ -11,7 +11,7 @@ from torch import Tensor
 from surmin.curvature.output_curvature import Message
 from surmin.launch.group import answer_from
 
-Shape = tuple[torch.dtype, tuple[int, ...]]
+TensorSpec = tuple[torch.dtype, tuple[int, ...]]
 DTYPES = (
     torch.float32,
     torch.float64,
@@ -88,7 +88,7 @@ class _End:
     route: Route
     peer: int
     tag: int
-    shapes: list[Shape] | None = None
+    shapes: list[TensorSpec] | None = None
 
     @property
     def _header_tag(self) -> int:
@@ -199,11 +199,11 @@ class Receiver(_End):
         self._posted.append(posted)
 
 
-def _shapes(tensors: Sequence[Tensor]) -> list[Shape]:
+def _shapes(tensors: Sequence[Tensor]) -> list[TensorSpec]:
     return [(tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
 
 
-def _header(shapes: Sequence[Shape], device: torch.device) -> Tensor:
+def _header(shapes: Sequence[TensorSpec], device: torch.device) -> Tensor:
     if len(shapes) > MAX_TENSORS:
         raise ValueError(f"a message between stages has at most {MAX_TENSORS} tensors, got {len(shapes)}")
     numbers = [len(shapes)]
@@ -214,7 +214,7 @@ def _header(shapes: Sequence[Shape], device: torch.device) -> Tensor:
     return torch.tensor(numbers + [0] * (HEADER - len(numbers)), device=device)
 
 
-def _parse(numbers: Sequence[int]) -> list[Shape]:
+def _parse(numbers: Sequence[int]) -> list[TensorSpec]:
     width = 2 + MAX_DIMENSIONS
     starts = range(1, 1 + width * numbers[0], width)
     return [(DTYPES[numbers[at]], tuple(numbers[at + 2 : at + 2 + numbers[at + 1]])) for at in starts]

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from surmin.errors import AgreedError
-from surmin.pipeline.channel import Receiver, Route, Sender, Shape
+from surmin.pipeline.channel import Receiver, Route, Sender, TensorSpec
 
 STATUS_BYTES = 1024
 STATUS_TAG = 0
@@ -29,7 +29,7 @@ class StatusComparison:
         self._told: dict[int, Status] = {}
         self._broken: str | None = None
         others = [rank for rank in sorted(places) if rank != dist.get_rank()]
-        shapes: list[Shape] = [(torch.uint8, (STATUS_BYTES,))]
+        shapes: list[TensorSpec] = [(torch.uint8, (STATUS_BYTES,))]
         self._senders = [Sender(route, rank, STATUS_TAG, shapes) for rank in others]
         self._receivers = {rank: Receiver(route, rank, STATUS_TAG, shapes) for rank in others}
         for receiver in self._receivers.values():

@@ -103,4 +103,4 @@ def _find(layer: Layer, name: str) -> nn.Parameter | None:
 
 
 def _described(layer: Layer, name: str) -> str:
-    return f"parameter {name!r} of layer {layer.name} ({type(layer.module).__name__})"
+    return f"parameter {name!r} of {layer}"

@@ -60,7 +60,6 @@ def train(
 
     Returns:
         The run; None if the target was not reached, or the loss is no longer finite.
-        The run; None where the target was not reached, or the loss is no longer finite.
 
     Raises:
         ValueError: if network, batch or an option cannot work.

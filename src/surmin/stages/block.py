@@ -72,6 +72,15 @@ class Block:
         return [layer.moved(piece) for layer, piece in zip(self.layers, self.split(step), strict=True)]
 
 
+def inner_boundaries(cut: Sequence[Sequence[Block]]) -> dict[Stage, list[int]]:
+    """For every stage, the layers at which its second and further blocks begin.
+
+    Args:
+        cut: the blocks of every stage.
+    """
+    return {blocks[0].stage: [block.start for block in blocks[1:]] for blocks in cut}
+
+
 def moved_parameters(
     stages: Sequence[Stage], steps: Iterable[tuple[Block, Tensor]]
 ) -> dict[Stage, list[Mapping[str, Tensor]]]:

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+LEAF_CHANGED = "leaf Variable that requires grad is being used in an in-place operation"
+"""What torch says of it."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -33,6 +36,9 @@ class Layer:
         trainable = {key: value for key, value in named if value.requires_grad}
         return cls(module, name, trainable, any(getattr(part, "inplace", False) for part in module.modules()))
 
+    def __str__(self) -> str:
+        return f"layer {self.name} ({type(self.module).__name__})"
+
     @cached_property
     def size(self) -> int:
         """Number of trainable numbers P."""
@@ -50,41 +56,32 @@ class Layer:
         if self.in_place:
             inputs = inputs.clone()
         version = inputs._version
-        try:
-            output = functional_call(self.module, dict(parameters), (inputs,)) if parameters else self.module(inputs)
-        except RuntimeError as error:
-            if "leaf Variable that requires grad is being used in an in-place operation" in str(error):
-                raise ValueError(self._in_place_message) from error
-            self._note_inputs(error, inputs)
-            raise
-        except IndexError as error:
-            self._note_inputs(error, inputs)
-            raise
+        output = self._run(inputs, parameters)
         if inputs._version != version and not self.in_place:
             raise ValueError(self._in_place_message)
         if not isinstance(output, Tensor):
-            raise TypeError(
-                f"layer {self.name} ({type(self.module).__name__}) returned {type(output).__name__}; "
-                "a layer must map one tensor to one tensor"
-            )
+            raise TypeError(f"{self} returned {type(output).__name__}; a layer must map one tensor to one tensor")
         if output.shape[:1] != inputs.shape[:1]:
             raise ValueError(
-                f"layer {self.name} ({type(self.module).__name__}) turned inputs of shape {tuple(inputs.shape)} into "
-                f"{tuple(output.shape)}, but the first dimension must stay one row per sample: wrap this layer and the "
-                "one that restores the shape in one module"
+                f"{self} turned inputs of shape {tuple(inputs.shape)} into {tuple(output.shape)}, but the first "
+                "dimension must stay one row per sample: wrap this layer and the one that restores the shape in one "
+                "module"
             )
         return output
 
-    def _note_inputs(self, error: Exception, inputs: Tensor) -> None:
-        kind, shape = type(self.module).__name__, tuple(inputs.shape)
-        error.add_note(f"in layer {self.name} ({kind}), on inputs of shape {shape} and type {inputs.dtype}")
+    def _run(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None) -> object:
+        """What the module returns; errors of its own say where and on what."""
+        try:
+            return functional_call(self.module, dict(parameters), (inputs,)) if parameters else self.module(inputs)
+        except (RuntimeError, IndexError) as error:
+            if LEAF_CHANGED in str(error):
+                raise ValueError(self._in_place_message) from error
+            error.add_note(f"in {self}, on inputs of shape {tuple(inputs.shape)} and type {inputs.dtype}")
+            raise
 
     @property
     def _in_place_message(self) -> str:
-        return (
-            f"layer {self.name} ({type(self.module).__name__}) changes its input in place, which the curvature still "
-            "needs: let it work on a copy"
-        )
+        return f"{self} changes its input in place, which the curvature still needs: let it work on a copy"
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """A flat vector (P,) as tensors of the parameters' shapes (views)."""

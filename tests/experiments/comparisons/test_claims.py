@@ -46,6 +46,7 @@ def test_losses_below_the_target_are_equal() -> None:
     stopped = [made(2, "gd", None, [1.0]), reached(2, "sm", 1, [1e-7]), reached(2, "sm", 2, [1e-8])]
     assert verdicts(stopped)[claim, "our SM"] is None and verdicts(stopped)[ahead, "our SM"] is True
     assert figures(stopped, ahead) == "gaps at N = 1, 2: 2 layers ≥ +6.00, ≥ +6.00"
+    assert not any("after" in words and "gap" in words for words, _ in verdicts(stopped))  # there is no round before 0
     grew = [stopped[0], made(2, "sm", 1, [1e-4]), stopped[2]]
     assert verdicts(grew)[claim, "our SM"] is True
     fell = [stopped[0], stopped[1], made(2, "sm", 2, [1e-4])]

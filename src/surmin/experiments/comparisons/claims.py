@@ -102,7 +102,7 @@ def _before_any_stops(name: str, groups: Groups) -> int:
     """The last round before a run of this SM or of its rivals reaches its target; 0 if none does."""
     compared = [result for cell, own in groups.items() if cell.contender in (name, *OTHERS) for result in own]
     ends = [result.last.round for result in compared if result.status == "reached"]
-    return min(ends, default=1) - 1
+    return max(0, min(ends, default=1) - 1)
 
 
 def _gap_claims(name: str, gaps: Gaps) -> list[ClaimVerdict]:

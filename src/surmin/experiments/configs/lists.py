@@ -31,11 +31,11 @@ def numbers(option: str, text: str, *, zero_allowed: bool = False) -> list[float
     return list(dict.fromkeys(found))
 
 
-def counts(option: str, text: str, *, may_be_empty: bool = False) -> list[int]:
-    """Whole numbers from 1, separated by commas, each once."""
+def counts(option: str, text: str, *, may_be_empty: bool = False, zero_allowed: bool = False) -> list[int]:
+    """Whole numbers from 1, or from 0 if that is allowed, separated by commas, each once."""
     if may_be_empty and not names(text):
         return []
-    found = numbers(option, text)
+    found = numbers(option, text, zero_allowed=zero_allowed)
     for value in found:
         if not value.is_integer():
             raise ValueError(f"{option}: {value:g} is not a whole number")

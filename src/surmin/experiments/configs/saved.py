@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from surmin import __version__
+from surmin.experiments.configs.lists import names
 from surmin.experiments.files import read_json
 from surmin.methods.registry import flag
+from surmin.own_code import is_own
 
 MAY_CHANGE = frozenset(
     {
@@ -98,6 +100,18 @@ def check_unchanged(old: Any, new: Any, may_change: Set[str] = MAY_CHANGE) -> No
         before, after = getattr(old, field.name), getattr(new, field.name)
         if before != after and field.name not in may_change:
             raise ValueError(f"{flag(field.name)} cannot change on resuming: the run has {before}, not {after}")
+
+
+def check_own_code(given: Any, config: Any, folder: Path) -> None:
+    """Raise ValueError unless the user, too, names the code that is in the options only because a folder has it."""
+    for option in ("model", "loss", "method", "methods"):
+        known = names(getattr(given, option, ""))
+        for name in names(getattr(config, option, "")):
+            if is_own(name) and name not in known:
+                raise ValueError(
+                    f"{folder} was made with {flag(option)} {name}: pass it again: surmin does not run code just "
+                    "because a saved file names it"
+                )
 
 
 def _options(document: Any, kind: type[CommandConfig]) -> Any:

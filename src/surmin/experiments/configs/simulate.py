@@ -95,9 +95,7 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
             numbers(option, getattr(self, option), zero_allowed=option == "latencies")
         for option in ("stages", "microbatches", "inner_steps"):
             counts(option, getattr(self, option), may_be_empty=option == "inner_steps")
-        for size in numbers("batch_sizes", self.batch_sizes, zero_allowed=True):
-            if not size.is_integer():
-                raise ValueError(f"batch_sizes: {size:g} is not a whole number")
+        counts("batch_sizes", self.batch_sizes, zero_allowed=True)
         if not names(self.schedules):
             raise ValueError("schedules: name at least one")
         check_least(self, rounds=1)

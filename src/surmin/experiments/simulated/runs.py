@@ -9,7 +9,7 @@ import torch
 
 from surmin.data import Dataset
 from surmin.experiments.configs.choices import parse_rates
-from surmin.experiments.configs.lists import counts, numbers
+from surmin.experiments.configs.lists import counts
 from surmin.experiments.configs.simulate import INNER_STEPS, MINI_BATCHES, SimulateConfig
 from surmin.experiments.runs.batches import Batches
 from surmin.experiments.runs.losses import make_loss
@@ -109,7 +109,7 @@ class Measuring:
     def _batch_sizes(self, method: str) -> list[int | None]:
         """None for the full batch."""
         samples = len(self._data.train_inputs)
-        asked = [int(size) for size in numbers("batch_sizes", self._config.batch_sizes, zero_allowed=True)]
+        asked = counts("batch_sizes", self._config.batch_sizes, zero_allowed=True)
         sizes = [size if 0 < size < samples else None for size in asked if method in MINI_BATCHES]
         return list(dict.fromkeys(sizes)) or [None]
 

@@ -40,9 +40,8 @@ def check_independence(stages: Sequence[Stage], tapes: Sequence[Tape]) -> None:
     for layer, has_changed in zip(layers, torch.stack(changed).tolist() if changed else [], strict=True):
         if has_changed:
             raise ValueError(
-                f"layer {layer.name} ({type(layer.module).__name__}) gives a sample a different output when other "
-                "samples change, or on every pass: local losses need one sample's output to depend on that sample "
-                "alone; if it is in training mode, call .eval() on it"
+                f"{layer} gives a sample a different output when other samples change, or on every pass: local losses "
+                "need one sample's output to depend on that sample alone; if it is in training mode, call .eval() on it"
             )
 
 
