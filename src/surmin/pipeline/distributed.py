@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from surmin.pipeline.scheduled import ScheduledGradients
 
 ScheduleName = Literal["posted", "gpipe", "1f1b"]
+Backend = Literal["nccl", "gloo"]
 TIMEOUT = 300.0
 NO_DUMP = "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", "0"
 """NCCL otherwise waits a minute after a timeout before it ends the process, in case something wants a dump."""
@@ -93,38 +94,45 @@ class Pipeline(WorkerPipeline):
             raise
 
     def _join(self, modules: Sequence[nn.Module], setup: Setup) -> None:
-        """Meet the other workers and connect to them."""
-        device, pipes, traffic = self._device, setup.pipes, Traffic()
+        """Meet the other workers and connect to them, group by group in the same order everywhere."""
+        pipes, traffic = setup.pipes, Traffic()
         pipe = next(pipe for pipe in pipes if dist.get_rank() in pipe)
-        everyone = [range(dist.get_world_size())]
-        control = Route.of_processor(self._group("gloo", everyone))
-        told = introduce(modules, setup, device, control.group)
-        is_direct = have_a_gpu_each(told)
+        control = Route.of_processor(self._group("gloo", [range(dist.get_world_size())]))
+        told = introduce(modules, setup, self._device, control.group)
+        backend: Backend = "nccl" if have_a_gpu_each(told) else "gloo"
         held = [told[rank] for rank in pipe]
-        first_layer = sum(own.layers for own in held[: pipe.index(dist.get_rank())])
-        backend = "nccl" if is_direct else "gloo"
-        if is_direct:
-            os.environ.setdefault(*NO_DUMP)
         blocks = {"layer": [own.layer_blocks for own in held], "stage": [own.stage_blocks for own in held]}
-        route = Route.of_devices if is_direct else Route.of_processor
-        routes = {wave: route(self._group(backend, everyone), device) for wave in ("activations", "curvature")}
-        for to_neighbours in routes.values():
-            connect(to_neighbours, pipe)
-        by_tag = self._group("gloo", everyone) if is_direct else routes["activations"].group
-        routes |= {"channels": Route.of_processor(by_tag, device), "control": control}
-        replicas: Replicas = ONE_REPLICA
-        if len(pipes) > 1:
-            same_place = list(zip(*pipes, strict=True))
-            replicas = ProcessReplicas(self._group(backend, same_place), device if is_direct else CPU, traffic)
-            replicas.connect()
+        routes = self._routes(pipe, backend) | {"control": control}
+        replicas = self._replicas(pipes, backend, traffic)
         self._processes = ProcessLinks(pipes, [own.stages for own in held], blocks, routes, replicas)
-        own = stages_of(modules, first_layer)
-        super().__init__(own, setup.loss, setup.microbatches, self._processes, frozenset(), replicas, traffic)
+        stages = stages_of(modules, sum(own.layers for own in held[: pipe.index(dist.get_rank())]))
+        super().__init__(stages, setup.loss, setup.microbatches, self._processes, frozenset(), replicas, traffic)
         self.batches.watch.keep_kinds()
         self._scheduled = None
         if setup.schedule != "posted":
             self._hears_all = True  # once torch's schedule runs, no worker can be told that another does not
             self._scheduled = self._by_torch(setup.schedule, self._group(backend, pipes))
+
+    def _routes(self, pipe: Sequence[int], backend: Backend) -> dict[str, Route]:
+        """What waves go by, linked to this worker's neighbours, and what needs tags, which NCCL does not tell apart."""
+        everyone = [range(dist.get_world_size())]
+        if backend == "nccl":
+            os.environ.setdefault(*NO_DUMP)
+        route = Route.of_devices if backend == "nccl" else Route.of_processor
+        routes = {wave: route(self._group(backend, everyone), self._device) for wave in ("activations", "curvature")}
+        for to_neighbours in routes.values():
+            connect(to_neighbours, pipe)
+        by_tag = self._group("gloo", everyone) if backend == "nccl" else routes["activations"].group
+        return routes | {"channels": Route.of_processor(by_tag, self._device)}
+
+    def _replicas(self, pipes: Sequence[Sequence[int]], backend: Backend, traffic: Traffic) -> Replicas:
+        if len(pipes) == 1:
+            return ONE_REPLICA
+        same_place = list(zip(*pipes, strict=True))
+        device = self._device if backend == "nccl" else CPU
+        replicas = ProcessReplicas(self._group(backend, same_place), device, traffic)
+        replicas.connect()
+        return replicas
 
     def _by_torch(self, schedule: str, group: dist.ProcessGroup) -> "ScheduledGradients":
         from surmin.pipeline.scheduled import ScheduledGradients  # here: importing torch's schedules takes a second
@@ -171,7 +179,7 @@ class Pipeline(WorkerPipeline):
         while self._groups:
             dist.destroy_process_group(self._groups.pop())
 
-    def _group(self, backend: str, sets: Sequence[Sequence[int]]) -> dist.ProcessGroup:
+    def _group(self, backend: Backend, sets: Sequence[Sequence[int]]) -> dist.ProcessGroup:
         """A new group for each of these sets of ranks, made in the same order everywhere; returns this worker's own.
 
         Ranks in a group are ordered as in its set, like places in a pipe.
