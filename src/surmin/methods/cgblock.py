@@ -12,7 +12,7 @@ from surmin.methods.common.checks import check_has_value, check_inner_steps, che
 from surmin.methods.common.loss_and_norm import own_report
 from surmin.methods.hessian.columns import BlockColumns
 from surmin.methods.hessian.lockstep_cg import GuardedConjugateGradient, LockstepConjugateGradient
-from surmin.methods.hessian.wave import HessianAtPoint, TangentWaves
+from surmin.methods.hessian.wave import HessianAtPoint, NetworkHessian
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
@@ -71,7 +71,7 @@ class CgBlock(Stateless):
         self.safeguard = safeguard
         self.damping = (DAMPING if damping is None else damping) if safeguard == "damping" else 0.0
         self.blocks, _ = pipeline.cut("layer")
-        self._waves = TangentWaves(pipeline, BlockColumns())
+        self._hessian = NetworkHessian(pipeline, BlockColumns())
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One round: gradient, N products, and the step.
@@ -79,10 +79,10 @@ class CgBlock(Stateless):
         Without a line search workers exchange no numbers; each reports what it knows (`own_report`).
         """
         meter = StepMeter(self.pipeline)
-        wave = self.pipeline.forward(inputs, targets, self._waves.boundaries)
-        by_layer = self.pipeline.backward(wave, self._waves.boundaries)
+        wave = self.pipeline.forward(inputs, targets, self._hessian.boundaries)
+        by_layer = self.pipeline.backward(wave, self._hessian.boundaries)
         gradients = to_blocks(self.blocks, by_layer)
-        steps = self._solve(gradients, self._waves.at(wave, inputs, targets))
+        steps = self._solve(gradients, self._hessian.at(wave, inputs, targets))
         if self.safeguard == "armijo":
             batch = inputs, targets
             return search_jointly(self.pipeline, wave, batch, gradients, steps).report(meter, wave)

@@ -17,7 +17,7 @@ from surmin.methods.blocks.quadratic_model import combine
 from surmin.methods.common.checks import check_columns, check_has_value, check_positive
 from surmin.methods.common.saved_states import check_keys, check_progress, check_seed
 from surmin.methods.hessian.columns import JointColumns
-from surmin.methods.hessian.wave import TangentWaves
+from surmin.methods.hessian.wave import NetworkHessian
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.wave import BlockWaves
 from surmin.pipeline.worker_pipeline import WorkerPipeline
@@ -71,7 +71,7 @@ class Kfac:
         self.damping = damping
         self.seed = seed
         self.blocks, _ = pipeline.cut("layer")
-        self._waves = TangentWaves(pipeline, JointColumns())
+        self._hessian = NetworkHessian(pipeline, JointColumns())
         with pipeline.agreeing():
             _check_layers(self.blocks)
         self._curvature = FactorCurvature(rank, curvature_fraction)
@@ -83,8 +83,8 @@ class Kfac:
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One round: gradient and curvature wave, the tangents of Δ and δ₀, the step, and the loss after it."""
         meter = StepMeter(self.pipeline)
-        wave = self.pipeline.forward(inputs, targets, self._waves.boundaries, self._curvature)
-        by_layer = self.pipeline.backward(wave, self._waves.boundaries)
+        wave = self.pipeline.forward(inputs, targets, self._hessian.boundaries, self._curvature)
+        by_layer = self.pipeline.backward(wave, self._hessian.boundaries)
         seed = draw_seed(self.seed, self._round)
         waves = self.pipeline.curvature(wave, by_layer, self.blocks, self._curvature, seed)
         gradients = {own.block: own.gradient for own in waves}
@@ -92,7 +92,7 @@ class Kfac:
             moments = {own.block: self._averaged(own) for own in waves}
             newest = {block: -self._precondition(moments, block, own) for block, own in gradients.items()}
         last = self._previous or {block: torch.zeros_like(step) for block, step in newest.items()}
-        hessian = self._waves.at(wave, inputs, targets)
+        hessian = self._hessian.at(wave, inputs, targets)
         best = combine(self.pipeline, wave, hessian, gradients, (newest, last), self.damping)
         there = moved_parameters(self.pipeline.stages, best.step.items())
         (trial,) = self.pipeline.forward_candidates(inputs, targets, [there])
@@ -159,8 +159,7 @@ def _check_layers(blocks: Blocks) -> None:
         if not (is_plain_linear(layer) or is_plain_convolution(layer)):
             raise ValueError(
                 "kfac needs linear layers and convolutions of one group, all of their parameters trained: "
-                f"layer {layer.name} ({type(layer.module).__name__}) is not one; "
-                "sm, cgblock-ggn and adam can train this network"
+                f"{layer} is not one; sm, cgblock-ggn and adam can train this network"
             )
 
 

@@ -139,14 +139,14 @@ def _check_increasing(activation: Layer) -> None:
     falls = isinstance(module, NOT_INCREASING) or getattr(module, "negative_slope", 0.0) < 0
     if falls:
         raise ValueError(
-            "locoprop's matching loss needs activations that never decrease: layer "
-            f"{activation.name} ({type(module).__name__}) is not one; choose another, or local_loss squared"
+            f"locoprop's matching loss needs activations that never decrease: {activation} is not one; "
+            "choose another, or local_loss squared"
         )
 
 
 def _check_first(layer: Layer) -> None:
     if type(layer.module) in ELEMENTWISE:
         raise ValueError(
-            "locoprop's matching loss needs each activation in the same stage as the layer it follows: layer "
-            f"{layer.name} ({type(layer.module).__name__}) begins a stage; cut the network after it"
+            "locoprop's matching loss needs each activation in the same stage as the layer it follows: "
+            f"{layer} begins a stage; cut the network after it"
         )

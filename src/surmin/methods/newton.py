@@ -10,7 +10,7 @@ from surmin.methods.blocks.block_vectors import BlockVectors, to_blocks
 from surmin.methods.blocks.joint_search import search_jointly
 from surmin.methods.common.checks import check_has_value, check_not_negative
 from surmin.methods.hessian.columns import JointColumns
-from surmin.methods.hessian.wave import HessianAtPoint, TangentWaves
+from surmin.methods.hessian.wave import HessianAtPoint, NetworkHessian
 from surmin.pipeline.step_meter import StepMeter
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
@@ -55,14 +55,14 @@ class Newton(Stateless):
         self.safeguard = safeguard
         self.blocks, count = pipeline.cut("layer")
         self._rows = self._own_rows(count)
-        self._waves = TangentWaves(pipeline, JointColumns())
+        self._hessian = NetworkHessian(pipeline, JointColumns())
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One round: the Hessian, and the step."""
         meter = StepMeter(self.pipeline)
-        wave = self.pipeline.forward(inputs, targets, self._waves.boundaries)
-        gradients = to_blocks(self.blocks, self.pipeline.backward(wave, self._waves.boundaries))
-        loss, gradient, hessian = self._everywhere(wave.loss, gradients, self._waves.at(wave, inputs, targets))
+        wave = self.pipeline.forward(inputs, targets, self._hessian.boundaries)
+        gradients = to_blocks(self.blocks, self.pipeline.backward(wave, self._hessian.boundaries))
+        loss, gradient, hessian = self._everywhere(wave.loss, gradients, self._hessian.at(wave, inputs, targets))
         with self.pipeline.tracer.span("U"), self.pipeline.work.phase(("eigenvalues", self._count)):
             whole = self._solve(hessian, gradient)
         steps = {block: whole[rows].to(gradients[block]) for block, rows in self._rows.items()}

@@ -151,7 +151,7 @@ class Exchange:
         self._is_lost = not (self._pipeline.is_first and self._pipeline.is_last)
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
+    def abandoned_on_failure(self) -> Iterator[None]:
         """If the code inside fails, the messages it put and took are abandoned."""
         try:
             yield

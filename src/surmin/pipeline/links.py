@@ -109,7 +109,7 @@ class NoLinks:
 SendingMethod = TypeVar("SendingMethod", bound=Callable[..., Any])
 
 
-def whole(wave: SendingMethod) -> SendingMethod:
+def breaks_off_on_error(wave: SendingMethod) -> SendingMethod:
     """Decorates a pipeline method that sends and takes a wave: after any error but an agreed one, none can follow."""
 
     @wraps(wave)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from surmin.pipeline.held_stages import HeldStages
-from surmin.pipeline.links import whole
+from surmin.pipeline.links import breaks_off_on_error
 from surmin.pipeline.wave import Wave
 from surmin.stages.stage import Stage
 from surmin.stages.tape import LayerParameters, Tape, joined, stacked
@@ -16,10 +16,10 @@ Solve = Callable[[Stage, int, Tensor | None], tuple[LayerParameters | None, Tens
 for the current ones) and the decrease predicted for them, 0-dimensional."""
 
 
-class SolvingWave(HeldStages):
-    """The wave and the answer that comes back down."""
+class SolvingStages(HeldStages):
+    """Stages that solve on the way up: that wave, and the answer that comes back down."""
 
-    @whole
+    @breaks_off_on_error
     def forward_solving(
         self, inputs: Tensor, targets: Tensor, share: Tensor, count: int, solve: Solve
     ) -> tuple[list[Wave], Tensor]:
@@ -69,7 +69,7 @@ class SolvingWave(HeldStages):
             wave.loss = self.mean_loss(wave)
         return waves, torch.cat([sums[: len(share)], *promised])
 
-    @whole
+    @breaks_off_on_error
     def announce(self, values: Tensor) -> list[float]:
         """Pass what the last worker knows down from worker to worker; the others' values only need the same length.
 

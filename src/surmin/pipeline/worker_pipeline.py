@@ -18,10 +18,10 @@ from surmin.pipeline.curvature_wave import CurvatureWave
 from surmin.pipeline.exchange import Exchange
 from surmin.pipeline.held_stages import Boundaries, Candidates
 from surmin.pipeline.leaving import apart_from, memory_of
-from surmin.pipeline.links import Kind, whole
+from surmin.pipeline.links import Kind, breaks_off_on_error
 from surmin.pipeline.reuse import AcceptedWave
 from surmin.pipeline.seen_batches import fit_error
-from surmin.pipeline.solving_wave import SolvingWave
+from surmin.pipeline.solving_wave import SolvingStages
 from surmin.pipeline.wave import BlockWaves, StageParameters, Wave
 from surmin.replicas import ONE_REPLICA
 from surmin.seeds import draw_seed
@@ -31,7 +31,7 @@ from surmin.stages.stage import Stage
 from surmin.stages.tape import stacked
 
 
-class WorkerPipeline(SolvingWave):
+class WorkerPipeline(SolvingStages):
     """The waves, at one worker's place in the pipe; made like `HeldStages`."""
 
     _accepted: AcceptedWave | None = None
@@ -39,7 +39,7 @@ class WorkerPipeline(SolvingWave):
     _hears_all = False
     """Whether no first wave of a batch starts before all workers have agreed to it."""
 
-    @whole
+    @breaks_off_on_error
     def forward(
         self, inputs: Tensor, targets: Tensor, boundaries: Boundaries | None = None,
         curvature: OutputCurvature | None = None, spent: Wave | None = None,
@@ -90,7 +90,7 @@ class WorkerPipeline(SolvingWave):
         wave.loss = self.mean_loss(wave)
         return wave
 
-    @whole
+    @breaks_off_on_error
     def forward_candidates(self, inputs: Tensor, targets: Tensor, candidates: Sequence[StageParameters]) -> list[Wave]:
         """Run the batch at several other parameters in one wave (wave 5), whose messages carry all candidates."""
         waves = self._run(inputs, targets, candidates)
@@ -106,7 +106,7 @@ class WorkerPipeline(SolvingWave):
         """Run a new wave next time. Call it on all workers after changing parameters on only some of them."""
         self._accepted = None
 
-    @whole
+    @breaks_off_on_error
     @torch.no_grad()
     def backward(
         self, wave: Wave, boundaries: Boundaries | None = None, top: Callable[[int], Tensor] | None = None
@@ -138,7 +138,7 @@ class WorkerPipeline(SolvingWave):
                 self._send(kind, (below,))
         return self.averaged(self.completed(total))
 
-    @whole
+    @breaks_off_on_error
     @torch.no_grad()
     def curvature(
         self, wave: Wave, gradients: Mapping[Stage, list[Tensor]], blocks: Sequence[Sequence[Block]],
@@ -171,7 +171,7 @@ class WorkerPipeline(SolvingWave):
         with self.tracer.span("C"):
             return descending.found(gradients)
 
-    @whole
+    @breaks_off_on_error
     def total(self, values: Tensor) -> list[float]:
         """Sum numbers over all stages: an iteration's one collective. The result is the same on every worker.
 

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from surmin.losses import CrossEntropy
 from surmin.methods.hessian.columns import BlockColumns, Columns, JointColumns
-from surmin.methods.hessian.wave import HessianAtPoint, TangentWaves
+from surmin.methods.hessian.wave import HessianAtPoint, NetworkHessian
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.stages.partition import partition
 from tests.cases import CASES, Case
@@ -32,10 +32,10 @@ def dense_blocks(case: Case) -> list[list[Tensor]]:
 
 
 def hessian_of(pipeline: InProcessPipeline, batch: tuple[Tensor, Tensor], columns: Columns) -> HessianAtPoint:
-    waves = TangentWaves(pipeline, columns)
-    wave = pipeline.forward(*batch, waves.boundaries)
-    pipeline.backward(wave, waves.boundaries)
-    return waves.at(wave, *batch)
+    hessian = NetworkHessian(pipeline, columns)
+    wave = pipeline.forward(*batch, hessian.boundaries)
+    pipeline.backward(wave, hessian.boundaries)
+    return hessian.at(wave, *batch)
 
 
 def make_pipeline(case: Case, stages: int, microbatches: int) -> InProcessPipeline:

@@ -129,7 +129,7 @@ def admm_layers(
         else:
             raise ValueError(
                 "dladmm needs trainable linear layers with one activation after each, ReLU or a smooth one, in its "
-                f"stage: layer {layer.name} ({type(layer.module).__name__}) is not one; {OTHERS}"
+                f"stage: {layer} is not one; {OTHERS}"
             )
     if not found:
         raise ValueError(
@@ -137,8 +137,8 @@ def admm_layers(
         )
     if is_last and found[-1].activation is not None:
         raise ValueError(
-            "dladmm needs a network that ends with a linear layer, whose output goes into the loss: layer "
-            f"{stage.layers[-1].name} ({type(stage.layers[-1].module).__name__}) is not one; {OTHERS}"
+            "dladmm needs a network that ends with a linear layer, whose output goes into the loss: "
+            f"{stage.layers[-1]} is not one; {OTHERS}"
         )
     return leading, found
 

@@ -24,8 +24,8 @@ Directions = Mapping[str, Tensor]
 """For every trainable layer here, by its global name, directions in its parameters as rows, (columns, P)."""
 
 
-class TangentWaves:
-    """Computes products with the Hessian of a pipeline's loss.
+class NetworkHessian:
+    """The Hessian of a pipeline's loss as a function of the parameters, by waves of tangents up and changes down.
 
     Args:
         pipeline: the network.
@@ -58,13 +58,13 @@ class TangentWaves:
 
 
 class HessianAtPoint:
-    """∇²h at one point; made by `TangentWaves.at`."""
+    """∇²h at one point; made by `NetworkHessian.at`."""
 
-    def __init__(self, waves: TangentWaves, wave: Wave) -> None:
-        self._pipeline = waves.pipeline
-        self._exchange = waves.exchange
-        self._columns = waves.columns
-        self._starts = waves.starts
+    def __init__(self, hessian: NetworkHessian, wave: Wave) -> None:
+        self._pipeline = hessian.pipeline
+        self._exchange = hessian.exchange
+        self._columns = hessian.columns
+        self._starts = hessian.starts
         self._wave = wave
         self._layers = [
             [self._linearized(position, tape) for tape in tapes] for position, tapes in enumerate(wave.tapes)
@@ -76,7 +76,7 @@ class HessianAtPoint:
     def products(self, directions: Directions) -> dict[str, Tensor]:
         """∇²h times every direction, or its diagonal block times it, by layer like the directions; on all workers."""
         total: dict[str, Tensor] = {}
-        with self._exchange.whole():
+        with self._exchange.abandoned_on_failure():
             for number, (top, low) in enumerate(self._climb_all(directions)):
                 self._descend(number, top, low, directions, total)
         means = self._pipeline.replicas.means([own.flatten() for own in total.values()])
@@ -89,7 +89,7 @@ class HessianAtPoint:
         Returns:
             On the worker with the last stage; nothing elsewhere.
         """
-        with self._exchange.whole():
+        with self._exchange.abandoned_on_failure():
             return [top for top, _ in self._climb_all(directions) if top is not None]
 
     def _climb_all(self, directions: Directions) -> list[tuple[Tensor | None, "_Low"]]:
