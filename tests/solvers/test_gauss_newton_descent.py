@@ -233,7 +233,7 @@ def test_where_nothing_would_change_no_other_step_is_tried(quadratics: list[Quad
     """At a minimum, without damping: it would be the same quadratic at the same damping."""
     loss = top_of_a_network(0.0)
     assert isinstance(loss.surrogate, QuadraticSurrogate)
-    loss = replace(loss, surrogate=replace(loss.surrogate, slope=torch.zeros_like(loss.surrogate.slope)))
+    loss = replace(loss, surrogate=replace(loss.surrogate, gradient=torch.zeros_like(loss.surrogate.gradient)))
     with torch.no_grad():
         result = GaussNewtonDescent(8).solve(loss)
     assert not result.step.any() and len(quadratics) == 1

@@ -34,11 +34,11 @@ class SurrogateGradient:
         self, inputs: Tensor, parameters: Tensor, output: Tensor, *, record: bool = False
     ) -> tuple[Tensor, Tensor]:
         """∇_θ Ψ and ∇_z Ψ where f is this output; ∇_f Ψ = g + L (f - f̄)."""
-        slope = self.cotangent + self.curvature * (output - self.output.detach())
+        output_gradient = self.cotangent + self.curvature * (output - self.output.detach())
         with naming(*self.block.layers):
             if not inputs.is_floating_point():
-                return pull([output], [parameters], [slope], record=record)[0], torch.zeros_like(inputs)
-            own, below = pull([output], [parameters, inputs], [slope], record=record)
+                return pull([output], [parameters], [output_gradient], record=record)[0], torch.zeros_like(inputs)
+            own, below = pull([output], [parameters, inputs], [output_gradient], record=record)
         return own, below
 
 

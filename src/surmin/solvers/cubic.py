@@ -154,8 +154,8 @@ def _cauchy_bound(beta: Tensor, norm: Tensor, rho: float) -> Tensor:
     return half + torch.hypot(half, (norm / rho).sqrt())
 
 
-def _line_minimiser(norm: Tensor, bend: Tensor, rho: float) -> Tensor:
+def _line_minimiser(norm: Tensor, curvature: Tensor, rho: float) -> Tensor:
     """Length t ≥ 0 minimising -t‖g‖ + ½ t² uᵀAu + (ρ̃/3) t³ along u = g/‖g‖."""
-    root = torch.hypot(bend, 2 * (rho * norm).sqrt())
-    positive = 2 * norm / (bend + root).clamp_min(torch.finfo(norm.dtype).tiny)  # where root - bend would cancel
-    return torch.where(bend > 0, positive, (root - bend) / (2 * rho) if rho else torch.zeros_like(norm))
+    root = torch.hypot(curvature, 2 * (rho * norm).sqrt())
+    positive = 2 * norm / (curvature + root).clamp_min(torch.finfo(norm.dtype).tiny)  # where their difference cancels
+    return torch.where(curvature > 0, positive, (root - curvature) / (2 * rho) if rho else torch.zeros_like(norm))

@@ -53,26 +53,26 @@ class ArmijoGradientDescent:
         image = torch.zeros_like(step)
         length = torch.full((), self.learning_rate, dtype=step.dtype, device=step.device)
         for _ in range(self.steps):
-            slope = loss.gradient_at(step, image)
-            bend = loss.product(slope)
-            found = _search(loss, step, slope, bend, length)
-            step, image = step - found * slope, image - found * bend
+            gradient = loss.gradient_at(step, image)
+            product = loss.product(gradient)
+            found = _search(loss, step, gradient, product, length)
+            step, image = step - found * gradient, image - found * product
             length = torch.where(found > 0, 2 * found, 0.5**HALVINGS * length)
         return finish(step, undamped_decrease(loss, step, image))
 
 
-def _search(loss: LocalLoss, step: Tensor, slope: Tensor, bend: Tensor, length: Tensor) -> Tensor:
+def _search(loss: LocalLoss, step: Tensor, gradient: Tensor, product: Tensor, length: Tensor) -> Tensor:
     """The first of α, α/2, α/4, … that decreases enough; all are evaluated at once. Zero if none does.
 
-    With s the slope and n = ‖d - α s‖, ‖·‖³ changes by 3/2 ‖d‖ (n² - ‖d‖²) + (n - ‖d‖)² (n + ‖d‖/2). The part of this
-    that is linear in α is also in -α ‖s‖²: left out of both, it need not cancel.
+    With g the gradient at d and n = ‖d - α g‖, ‖·‖³ changes by 3/2 ‖d‖ (n² - ‖d‖²) + (n - ‖d‖)² (n + ‖d‖/2). The part
+    of this that is linear in α is also in -α ‖g‖²: left out of both, it need not cancel.
     """
     lengths = length * 0.5 ** torch.arange(HALVINGS, dtype=step.dtype, device=step.device)
-    squared, size = slope.dot(slope), step.norm()
-    grown = lengths**2 * squared - 2 * lengths * step.dot(slope)
+    squared, size = gradient.dot(gradient), step.norm()
+    grown = lengths**2 * squared - 2 * lengths * step.dot(gradient)
     norms = (size.square() + grown).clamp_min(0).sqrt()
     longer = grown / (norms + size).clamp_min(torch.finfo(step.dtype).tiny)
-    curved = slope.dot(bend) + 2 * loss.cubic * size * squared
+    curved = gradient.dot(product) + 2 * loss.cubic * size * squared
     cubic = 2 * loss.cubic / 3 * longer.square() * (norms + 0.5 * size)
     change = -lengths * squared + 0.5 * lengths**2 * curved + cubic
     enough = change <= -SUFFICIENT * lengths * squared

@@ -149,7 +149,7 @@ def quadratic_surrogate(
     columns, *rows = zip(*messages, strict=True)
     return QuadraticSurrogate(
         center=layer_inputs(tapes, block.stop),
-        slope=joined([tape.cotangents[block.stop].detach() for tape in tapes]),
+        gradient=joined([tape.cotangents[block.stop].detach() for tape in tapes]),
         message=(joined(columns, dim=1), *map(joined, rows)),
         samples=samples,
     )

@@ -60,14 +60,14 @@ class QuadraticSurrogate:
 
     Attributes:
         center: f̄, (n, *out).
-        slope: g, (n, *out).
+        gradient: g, (n, *out).
         message: R, and the rows it belongs to (left out: all).
         samples: q, how many samples carry the curvature.
         inflation: κ.
     """
 
     center: Tensor
-    slope: Tensor
+    gradient: Tensor
     message: Message
     samples: int
     inflation: float = 1.0
@@ -77,7 +77,7 @@ class QuadraticSurrogate:
         change = output - self.center
         projected = self._project(change)
         curved = self.inflation / (2 * self.samples) * projected.square().sum()
-        return OutputPoint((self.slope * change).sum() + curved, lambda: self._cotangent(projected))
+        return OutputPoint((self.gradient * change).sum() + curved, lambda: self._cotangent(projected))
 
     def columns(self, output: Tensor, fraction: float, seed: int) -> Message:
         """R, the same everywhere, or a part of it."""
@@ -100,7 +100,7 @@ class QuadraticSurrogate:
         """g + (κ/q) R c, where c = Rᵀ(z - f̄)."""
         columns, *rows = self.message
         lifted = weighted_sum(columns, self.inflation / self.samples * projected)
-        return self.slope.index_add(0, rows[0], lifted) if rows else self.slope + lifted
+        return self.gradient.index_add(0, rows[0], lifted) if rows else self.gradient + lifted
 
 
 @dataclass(frozen=True)

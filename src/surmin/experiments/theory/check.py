@@ -132,13 +132,13 @@ def check_network(
 
 def _check_block(found: DecoupledBlock, dense: DenseNetwork, exact: Tensor) -> BlockCheck:
     block, z = dense.blocks[found.position], dense.points[found.position]
-    slope = surrogate_gradient(block, z, found.cotangent.double())
+    gradient = surrogate_gradient(block, z, found.cotangent.double())
     conditions = found.conditions
     layers = block.block.layers
     return BlockCheck(
         layers=(layers[0].name, layers[-1].name),
         parameters=block.size,
-        gradient_error=max(relative_error(slope, exact), relative_error(found.gradient.double(), exact)),
+        gradient_error=max(relative_error(gradient, exact), relative_error(found.gradient.double(), exact)),
         block_error=relative_error(found.matrix, found.reference),
         eigenvalue_error=conditions.eigenvalue_error,
         condition_1=conditions.first,

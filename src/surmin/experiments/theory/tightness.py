@@ -142,12 +142,12 @@ def _block_hessians(
     value = pipeline.loss.sample_losses(state, targets).mean()
     for own in blocks:
         leaves = [leaf for layer in own.block.layers for leaf in layer.parameters.values()]
-        slopes = torch.autograd.grad(value, leaves, create_graph=True)
-        yield partial(_pull, flatten(slopes), leaves)
+        gradients = torch.autograd.grad(value, leaves, create_graph=True)
+        yield partial(_pull, flatten(gradients), leaves)
 
 
-def _pull(slope: Tensor, leaves: Sequence[Tensor], direction: Tensor) -> Tensor:
-    return flatten(torch.autograd.grad(slope, leaves, direction, retain_graph=True))
+def _pull(gradient: Tensor, leaves: Sequence[Tensor], direction: Tensor) -> Tensor:
+    return flatten(torch.autograd.grad(gradient, leaves, direction, retain_graph=True))
 
 
 def _output_curvature(own: LocalBlock) -> float:

@@ -74,8 +74,8 @@ class AdmmLayer:
         rows, columns = self.entering.flatten(0, -2), self._residual(penalty).flatten(0, -2)
         gradient = self.replicas.mean(columns.t() @ rows / samples)
         change = linear(self.entering, gradient)
-        bend = self.replicas.mean(change.square().sum() / samples)
-        length = 1 / _power_of_two(bend / gradient.square().sum())
+        curvature = self.replicas.mean(change.square().sum() / samples)
+        length = 1 / _power_of_two(curvature / gradient.square().sum())
         self.weight.sub_(length * gradient)
         self.made = self.made - length * change
 

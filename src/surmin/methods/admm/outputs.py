@@ -84,9 +84,9 @@ def _polished(activation: Layer, z: Tensor, m: Tensor, b: Tensor) -> Tensor:
     image = activation.forward(z)
     for _ in range(NEWTON_STEPS):
         gap, first = b - image, elementwise_derivative(activation, z)
-        bend = 1 + first.square()
-        full = bend - gap * elementwise_second_derivative(activation, z)
-        trial = z - (z - m - gap * first) / torch.where(full > 0, full, bend)
+        curvature = 1 + first.square()
+        full = curvature - gap * elementwise_second_derivative(activation, z)
+        trial = z - (z - m - gap * first) / torch.where(full > 0, full, curvature)
         there = activation.forward(trial)
         is_good = _value(trial, there, m, b) <= slack * _value(z, image, m, b)
         z, image = torch.where(is_good, trial, z), torch.where(is_good, there, image)

@@ -98,16 +98,16 @@ class BilinearTangents:
 
 
 class ElementwiseTangents:
-    """f = σ(z), which has no parameters; `slope` is σ'."""
+    """f = σ(z), which has no parameters; `derivative` is σ'."""
 
-    def __init__(self, layer: Layer, inputs: Tensor, slope: Tensor, cotangent: Tensor) -> None:
+    def __init__(self, layer: Layer, inputs: Tensor, derivative: Tensor, cotangent: Tensor) -> None:
         self.layer = layer
         self.inputs = inputs
-        self.slope = slope
+        self.derivative = derivative
         self.cotangent = cotangent
 
     @cached_property
-    def bend(self) -> Tensor | None:
+    def second_order(self) -> Tensor | None:
         """σ'' ⊙ g, None for zero."""
         if type(self.layer.module) in PIECEWISE_LINEAR:
             return None
@@ -116,12 +116,14 @@ class ElementwiseTangents:
     def push(self, tangents: Tensor | None, directions: Tensor | None) -> Tensor:
         """σ' ⊙ ż."""
         assert tangents is not None
-        return self.slope * tangents
+        return self.derivative * tangents
 
     def pull_inputs(self, changes: Tensor, tangents: Tensor | None, directions: Tensor | None) -> Tensor:
         """σ' ⊙ ġ + σ'' ⊙ g ⊙ ż."""
-        below = self.slope * changes
-        return below if tangents is None or self.bend is None else below.addcmul_(self.bend, tangents)
+        below = self.derivative * changes
+        if tangents is None or self.second_order is None:
+            return below
+        return below.addcmul_(self.second_order, tangents)
 
     def pull_parameters(self, changes: Tensor, tangents: Tensor | None, directions: Tensor | None) -> Tensor:
         """Nothing."""
