@@ -50,7 +50,7 @@ TIMED = {"adam": 4, "lbfgs": 16}
 TIMED_OVER_QUICK = {**TIMED, "adam": 16}
 """Where Adam's rounds are short too. All of those cost the same; L-BFGS makes more evaluations in the early ones."""
 TIMED_OF_TORCHS = 4
-"""Rounds on torch's own schedules, whose rounds are long over links of every kind."""
+"""Rounds on torch's own schedules, whose messages cost much over links of every kind."""
 TIMED_OF_MINI_BATCHES = 8
 RUNS_OVER_QUICK = 5
 """Of every task: there workers wait for processors more than for links, and single runs vary by a fifth."""

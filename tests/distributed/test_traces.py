@@ -1,9 +1,12 @@
 """What every worker does in a round, and that nothing is sent while the local losses are minimised."""
 
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
@@ -83,6 +86,16 @@ def test_workers_are_in_their_local_phases_at_the_same_time(workers: Workers) ->
     """They are so for long that none can be over before the other begins."""
     found = workers.run(2, trace, Setting(workers=2, stages=2, microbatches=1, network="wide"))
     assert Timeline.merge(spans for spans, _ in found).local_overlap > 0
+
+
+def test_the_command_traces_workers(tmp_path: Path) -> None:
+    words = (
+        "timeline --workers 2 --data digits --train-samples 40 --layers 2 --width 4 --microbatches 2 --gradient-steps 1"
+    )
+    command = [sys.executable, "-m", "surmin", *words.split(), "--rounds", "1", "--out", str(tmp_path / "traced")]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert {path.name for path in (tmp_path / "traced").iterdir()} >= {"timeline.json", "timeline.png"}
 
 
 def has_one(moments: Sequence[int], start: int, end: int) -> bool:

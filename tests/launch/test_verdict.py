@@ -27,8 +27,8 @@ def raised(rank: int, error: Exception) -> State:
     return State(rank, report.code, Report.from_json(report.to_json()))
 
 
-def lost(rank: int) -> State:
-    return State(rank, 3, Report("peer lost", "lost another worker", 3))
+def lost(rank: int, peer: int | None = None) -> State:
+    return State(rank, 3, Report("peer lost", "lost another worker", 3, peer))
 
 
 def late(rank: int, peer: int | None = None) -> State:
@@ -80,7 +80,11 @@ def running(rank: int) -> State:
         ),
         (
             [killed(0, signal.SIGABRT), running(1)],
-            Verdict(3, f"worker 1 did not answer within 9 s, and worker 0 was aborted; {ENDED}", True),
+            Verdict(3, f"worker 1 did not answer when worker 0 was aborted; {ENDED}", True),
+        ),
+        (
+            [killed(0, signal.SIGABRT), lost(1, peer=0), running(2)],
+            Verdict(3, f"worker 0 was killed by SIGABRT; {ENDED}", True),
         ),
         ([killed(0, signal.SIGABRT), lost(1)], Verdict(3, f"worker 0 was killed by SIGABRT; {ENDED}", True)),
         ([lost(0), finished(1)], Verdict(3, "worker 0: lost another worker", True)),

@@ -13,7 +13,7 @@ from surmin.options import Options
 from surmin.options.presets import resolve_options
 from surmin.solvers.conjugate_gradient import ConjugateGradient
 from surmin.solvers.nonlinear import Lbfgs
-from surmin.solvers.result import SolverResult, finish
+from surmin.solvers.result import SolverResult, checked_result, finish
 from surmin.stages.partition import partition
 from surmin.surrogates.local_loss import LocalLoss
 
@@ -121,6 +121,12 @@ def test_a_step_that_requires_gradients_leaves_no_graph() -> None:
     for _ in range(2):
         assert sm.step(*batch()).accepted
     assert not any(step.requires_grad for step in sm.state_dict()["previous_step"].values())
+
+
+def test_a_decrease_that_requires_gradients_leaves_no_graph() -> None:
+    step = torch.zeros(2)
+    given = SolverResult(step, torch.ones(()).requires_grad_(), torch.tensor(0))
+    assert not checked_result(given, Own(lambda loss: given), 2, step).decrease.requires_grad
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,10 @@ def judge(states: Sequence[State], interrupted: bool, waiting: float) -> Verdict
     if those("interrupted") or (interrupted and not ended):  # it may have come after the last round
         orderly = all(state.code in (SUCCESS, INTERRUPTED) and not state.report for state in states)
         return Verdict(INTERRUPTED, "" if orderly else "interrupted")
-    if those("running") and (those("aborted") or those("peer late") or those("finished")):
-        return _silence_of(those("running"), those("peer late") or those("aborted"), waiting)
+    lost = {state.report.peer for state in those("peer lost") if state.report}
+    aborted = [state for state in those("aborted") if state.rank not in lost]  # maybe because of a hang
+    if those("running") and (aborted or those("peer late") or those("finished")):
+        return _silence_of(those("running"), those("peer late") or aborted, waiting)
     if found := those("aborted") or those("peer late") or those("peer lost"):
         return _fault_of(found, states)
     return Verdict(DIVERGED if any(state.code == DIVERGED for state in states) else SUCCESS)
@@ -97,13 +99,14 @@ def judge(states: Sequence[State], interrupted: bool, waiting: float) -> Verdict
 def _silence_of(running: Sequence[State], waited: Sequence[State], waiting: float) -> Verdict:
     """The silence of the workers others waited for by name, or of all that still run if no names are known.
 
-    Nobody can tell whether a worker that was aborted had waited.
+    Nobody can tell whether a worker that was aborted had waited for them.
     """
     awaited = {state.report.peer for state in waited if state.report}
     silent = [state for state in running if state.rank in awaited] or running
     names = " and ".join(f"worker {rank}" for rank in sorted(state.rank for state in silent))
-    aborted = next((f", and worker {state.rank} was aborted" for state in waited if state.condition == "aborted"), "")
-    return Verdict(WORKER_LOST, f"{names} did not answer within {waiting:g} s{aborted}; {ENDED}", resumable=True)
+    aborted = next((state.rank for state in waited if state.condition == "aborted"), None)
+    silence = f"within {waiting:g} s" if aborted is None else f"when worker {aborted} was aborted"
+    return Verdict(WORKER_LOST, f"{names} did not answer {silence}; {ENDED}", resumable=True)
 
 
 def _fault_of(found: Sequence[State], states: Sequence[State]) -> Verdict:

@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from surmin.launch.group import answer_from
 from surmin.pipeline.traffic import Traffic
 
 DIMENSIONS = ("dp", "pp")
@@ -35,7 +36,8 @@ class ProcessReplicas:
 
     def connect(self) -> None:
         """Link them while all are known to be there: NCCL does it at the first all-reduce, and waits without limit."""
-        dist.all_reduce(torch.zeros(1, device=self._device), group=self._group)
+        with answer_from(None):
+            dist.all_reduce(torch.zeros(1, device=self._device), group=self._group)
 
     def mean(self, values: Tensor) -> Tensor:
         """Sum and divide."""

@@ -75,7 +75,8 @@ def checked_result(result: object, solver: object, size: int, parameter: Tensor)
         )
     if any(number.dim() for number in numbers):
         raise ValueError(f"{name} must return its decrease and its code as 0-dimensional tensors")
-    return SolverResult(*(value.detach() for value in fields)) if step.requires_grad else result
+    has_graph = any(value.requires_grad for value in fields)
+    return SolverResult(*(value.detach() for value in fields)) if has_graph else result
 
 
 def _types(values: Iterable[object]) -> str:

@@ -20,7 +20,7 @@ from surmin.experiments.files import write_json
 from surmin.experiments.runs.folder import written_by_one
 from surmin.experiments.runs.metrics import Row, read_rows, write_rows
 from surmin.experiments.runs.run import Run, Status
-from surmin.methods.registry import METHODS
+from surmin.methods.registry import METHODS, flag
 from tests.experiments.runs.cases import contents, resume, rows_of, start, tiny_comparison, tiny_run
 
 CONFIG = tiny_comparison(methods="sm,adam", lr=("0.01,0.1",), seeds=2, rounds=3)
@@ -276,11 +276,11 @@ def test_a_finished_run_counts_to_where_a_resumed_comparison_ends(tmp_path: Path
     assert found(rounds=9) == []
 
 
-@pytest.mark.parametrize("option", ["stages", "microbatches", "threads"])
+@pytest.mark.parametrize("option", ["stages", "microbatches", "threads", "evaluate_every"])
 def test_a_comparison_goes_on_with_the_same_cut_and_threads(option: str, tmp_path: Path) -> None:
     config = tiny_comparison(methods="gd", rounds=1)
     Comparison.start(config, tmp_path / "compared")
-    with pytest.raises(ValueError, match=f"--{option} cannot change on resuming"):
+    with pytest.raises(ValueError, match=f"{flag(option)} cannot change on resuming"):
         Comparison.resume(tmp_path / "compared", replace(config, **{option: 3}), tmp_path / "compared")
 
 

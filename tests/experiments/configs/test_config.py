@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from surmin.cli import parse
-from surmin.experiments.configs.run import CompareConfig, RunConfig
+from surmin.experiments.configs.run import CompareConfig, ExperimentConfig, RunConfig
 from surmin.experiments.configs.saved import parse_options
 from surmin.experiments.configs.simulate import SimulateConfig
 from surmin.experiments.configs.theory import TheoryConfig
@@ -25,9 +25,16 @@ def test_json_and_back(config: RunConfig | CompareConfig) -> None:
     assert parse_options(json.loads(json.dumps(asdict(config))), type(config)) == config
 
 
-def test_words_of_the_command_line_and_back() -> None:
-    config = RunConfig(rounds=3, preset="trips", damping_candidates=(0.03, 0.1, 1.0), target_loss=1e-4)
-    _, arguments = parse(["train", *config.to_words()])
+@pytest.mark.parametrize(
+    "config",
+    [
+        RunConfig(rounds=3, preset="trips", damping_candidates=(0.03, 0.1, 1.0), target_loss=1e-4, evaluate_every=5),
+        TimelineConfig(workers=2, width=64, gradient_steps=3),
+        CompareConfig(methods="sm,adam", lr=("0.1,0.2", "adam=0.001"), evaluate_every=2),
+    ],
+)
+def test_words_of_the_command_line_and_back(config: ExperimentConfig) -> None:
+    _, arguments = parse([config.command, *config.to_words()])
     assert arguments.config == config
 
 

@@ -3,6 +3,7 @@ import math
 import os
 import re
 import shutil
+import signal
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -134,6 +135,26 @@ def test_a_run_evaluated_less_often_stops_and_resumes_at_its_evaluations(tmp_pat
     loss = whole.rows[1].loss
     reached = start(tiny_run(rounds=9, evaluate_every=4, target_loss=loss), tmp_path / "reached")
     assert reached.train() == "reached" and reached.rows[-1].round == 4
+
+
+def test_an_interrupt_does_not_wait_for_the_next_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start(tiny_run(rounds=50, evaluate_every=20), tmp_path / "run")
+    step, interrupted_in = run._step, 2
+
+    def interrupted_step(last: Row) -> Row:
+        if last.round == interrupted_in:
+            signal.raise_signal(signal.SIGINT)
+        return step(last)
+
+    monkeypatch.setattr(run, "_step", interrupted_step)
+    assert run.train() == "interrupted"
+    assert [row.round for row in run.rows] == [0, 3]
+    resumed = resume(tmp_path / "run", rounds=25)
+    resumed.train()
+    whole = start(tiny_run(rounds=25, evaluate_every=20), tmp_path / "whole")
+    whole.train()
+    assert [row.round for row in resumed.rows] == [0, 3, 20, 25]
+    assert resumed.rows[-1].loss == whole.rows[-1].loss
 
 
 def test_divergence_is_noticed_at_the_next_evaluation(tmp_path: Path) -> None:

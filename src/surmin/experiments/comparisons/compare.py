@@ -19,9 +19,9 @@ from surmin.experiments.runs.run import Run
 from surmin.experiments.runs.team import ALONE, choose_device
 from surmin.methods.registry import METHODS
 
-CHANGE_THE_TABLE = frozenset({"stages", "microbatches", "threads"})
-"""Options that may change when a run is continued, but not a comparison: its table counts messages of one cut, and
-times with one number of threads."""
+CHANGE_THE_TABLE = frozenset({"stages", "microbatches", "threads", "evaluate_every"})
+"""Options that may change when a run is continued, but not a comparison: its table counts messages of one cut, times
+with one number of threads, and rounds to one distance between evaluations."""
 GROWS = frozenset({"methods", "seeds", "lr"})
 """Options that may change when a comparison is continued: they add runs, or leave some out."""
 

@@ -123,8 +123,10 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
         return {name: value for name, value in values.items() if value is not None}
 
     def to_words(self) -> list[str]:
-        """The options as written on the command line."""
-        given = ((name, value) for name, value in asdict(self).items() if value is not None)
+        """The options as written on the command line, without those that it does not take."""
+        hints = get_type_hints(type(self), include_extras=True)
+        fixed = {name for name, hint in hints.items() if Fixed in getattr(hint, "__metadata__", ())}
+        given = ((name, value) for name, value in asdict(self).items() if value is not None and name not in fixed)
         words = ((name, value if isinstance(value, tuple) else (value,)) for name, value in given)
         return [word for name, values in words for word in (flag(name), *map(str, values))]
 

@@ -117,7 +117,9 @@ class Run:
             self._record()
 
     def train(self, on_row: Callable[[Row], None] = lambda row: None) -> Status:
-        """Train until the target, the last round, divergence or Ctrl-C, as noticed at evaluations.
+        """Train until the target, the last round or divergence, as noticed at evaluations, or until Ctrl-C.
+
+        An interrupt ends the round in progress; then comes an evaluation, wherever the next was due.
 
         Args:
             on_row: called with every new row.
@@ -133,7 +135,7 @@ class Run:
                 if dues:
                     self._save()
                     saved = time.monotonic()
-                self.rows.append(self._next_row())
+                self.rows.append(self._next_row(is_interrupted))
                 if self._writes:
                     append_row(self.folder.metrics, self.rows[-1])
                 on_row(self.rows[-1])
@@ -151,8 +153,8 @@ class Run:
     def _claimed_folder(self) -> AbstractContextManager[None]:
         return claimed(self.folder.path) if self._writes else nullcontext()
 
-    def _next_row(self) -> Row:
-        """Train until the next evaluation is due, and evaluate."""
+    def _next_row(self, is_interrupted: Callable[[], bool]) -> Row:
+        """Train until the next evaluation is due, or any member is interrupted, and evaluate."""
         row, every = self.rows[-1], self.config.evaluate_every
         due = min((row.round // every + 1) * every, self.config.rounds)
         while row.round < due:
@@ -160,6 +162,8 @@ class Run:
                 row = self._step(row)
             except NonFiniteError:
                 return row.lost()
+            if row.round < due and any(self.team.sum(is_interrupted())):
+                break
         return row.evaluated(self.problem.evaluate())
 
     def _step(self, last: Row) -> Row:
