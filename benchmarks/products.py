@@ -20,7 +20,7 @@ from surmin.local_phase import LocalPhase
 from surmin.models.attention import TransformerBlock
 from surmin.options import Options
 from surmin.pipeline.in_process import InProcessPipeline
-from surmin.pipeline.wave import BlockWaves
+from surmin.pipeline.wave import BlockExpansion
 from surmin.stages.block import cut_blocks
 from surmin.stages.layer import Layer, LayerAtPoint
 from surmin.stages.linear import LinearAtPoint
@@ -51,9 +51,9 @@ def _blocks(result: Result, settings: Settings) -> None:
     rows = []
     for width in (64, 128) if settings.quick else WIDTHS:
         settings.note(f"products at width {width}")
-        waves = hidden_block(width, 1000 if settings.quick else SAMPLES, settings.device)
-        product = _over_bare(_product(waves), _bare_products(waves), settings)
-        phase = _over_bare(_local_phase(waves), _bare_local_phase(waves), settings)
+        expansion = hidden_block(width, 1000 if settings.quick else SAMPLES, settings.device)
+        product = _over_bare(_product(expansion), _bare_products(expansion), settings)
+        phase = _over_bare(_local_phase(expansion), _bare_local_phase(expansion), settings)
         rows.append((str(width), *(text for found in (product, phase) for text in _block_row(found))))
         result.figures["blocks"].append({"width": width, "product": product, "local_phase": phase})
         if width >= 512:
@@ -110,7 +110,7 @@ def _recorded(result: Result, settings: Settings) -> None:
     result.tables.append(Table(title, columns_of_table, rows))
 
 
-def hidden_block(width: int, samples: int, device: torch.device) -> BlockWaves:
+def hidden_block(width: int, samples: int, device: torch.device) -> BlockExpansion:
     """What the waves of a round at the defaults leave in a hidden layer."""
     problem, options = gaussian_mlp(device, BLOCKS, width, samples, features=width), Options()
     pipeline = InProcessPipeline(partition(problem.network(0), 2), CrossEntropy())
@@ -131,33 +131,33 @@ def _block_row(found: dict[str, list[float]]) -> tuple[str, str, str]:
     return ours, bare, spread(found["ratios"], 2)
 
 
-def _product(waves: BlockWaves) -> Callable[[], Any]:
-    direction = torch.randn_like(waves.gradient)
-    return lambda: waves.curvature.product(direction)
+def _product(expansion: BlockExpansion) -> Callable[[], Any]:
+    direction = torch.randn_like(expansion.gradient)
+    return lambda: expansion.curvature.product(direction)
 
 
-def _bare_products(waves: BlockWaves) -> Callable[[], Any]:
+def _bare_products(expansion: BlockExpansion) -> Callable[[], Any]:
     """The two matrix products of G v in a linear layer: z Vᵀ and sᵀ z."""
-    inputs, weight = _inputs(waves), torch.randn(_sizes(waves), device=waves.gradient.device)
+    inputs, weight = _inputs(expansion), torch.randn(_sizes(expansion), device=expansion.gradient.device)
     cotangents = inputs @ weight.t()
     return lambda: (inputs @ weight.t(), cotangents.t() @ inputs)
 
 
-def _local_phase(waves: BlockWaves) -> Callable[[], Any]:
+def _local_phase(expansion: BlockExpansion) -> Callable[[], Any]:
     """Moments, preconditioner and N steps of conjugate gradient."""
     options = Options()
     phase = LocalPhase(options, WorkMeter())
-    return lambda: phase.problem(waves, 0).solve(BLOCKS, options.damping)
+    return lambda: phase.problem(expansion, 0).solve(BLOCKS, options.damping)
 
 
-def _bare_local_phase(waves: BlockWaves) -> Callable[[], Any]:
+def _bare_local_phase(expansion: BlockExpansion) -> Callable[[], Any]:
     """Its matrix products: two a CG step, two an application of the preconditioner, and two moments."""
-    inputs, columns, steps = _inputs(waves), _piece(waves).columns.flatten(0, -2), Options().inner_steps
-    outputs, width = _sizes(waves)
+    inputs, columns, steps = _inputs(expansion), _piece(expansion).columns.flatten(0, -2), Options().inner_steps
+    outputs, width = _sizes(expansion)
     left = torch.randn(outputs, outputs, device=inputs.device)
     right, vector = torch.randn(width + 1, width + 1, device=inputs.device), torch.randn(outputs, width + 1)
     vector = vector.to(inputs.device)
-    products = _bare_products(waves)
+    products = _bare_products(expansion)
 
     def compute() -> None:
         inputs.t() @ inputs
@@ -169,17 +169,17 @@ def _bare_local_phase(waves: BlockWaves) -> Callable[[], Any]:
     return compute
 
 
-def _piece(waves: BlockWaves) -> FactorPiece:
-    assert isinstance(waves.curvature, GaussNewton)
-    return waves.curvature.pieces[0]
+def _piece(expansion: BlockExpansion) -> FactorPiece:
+    assert isinstance(expansion.curvature, GaussNewton)
+    return expansion.curvature.pieces[0]
 
 
-def _inputs(waves: BlockWaves) -> Tensor:
-    point = _piece(waves).point
+def _inputs(expansion: BlockExpansion) -> Tensor:
+    point = _piece(expansion).point
     assert isinstance(point, LinearAtPoint)
     return point.inputs
 
 
-def _sizes(waves: BlockWaves) -> tuple[int, int]:
-    outputs, inputs = waves.block.layers[0].parameters["weight"].shape
+def _sizes(expansion: BlockExpansion) -> tuple[int, int]:
+    outputs, inputs = expansion.block.layers[0].parameters["weight"].shape
     return outputs, inputs

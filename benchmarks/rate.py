@@ -82,10 +82,10 @@ def _matrix_product_rate(device: torch.device, width: int, turns: int) -> float:
 
 
 def _parts(settings: Settings, width: int, turns: int, peak: float) -> list[Rate]:
-    waves, options = hidden_block(width, 1000 if settings.quick else SAMPLES, settings.device), Options()
+    expansion, options = hidden_block(width, 1000 if settings.quick else SAMPLES, settings.device), Options()
 
     def solve(meter: PhaseTimer) -> None:
-        LocalPhase(options, meter).problem(waves, 0).solve(BLOCKS, options.damping)
+        LocalPhase(options, meter).problem(expansion, 0).solve(BLOCKS, options.damping)
 
     with torch.no_grad():
         solve(PhaseTimer(settings.device))  # warm-up

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from surmin import cli
-from surmin.experiments.configs.run import CompareConfig
+from surmin.experiments.configs.compare import CompareConfig
 from surmin.experiments.configs.saved import document
 from surmin.experiments.files import write_json
 from surmin.methods.registry import build_method, find_method, takes

@@ -4,7 +4,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import pytest
 
-from surmin.value_types import check_types
+from surmin.value_types import check_types, is_whole
 
 NAMES = Literal["one", "two"]
 
@@ -43,3 +43,9 @@ def test_values_of_a_type_and_others(kind: Any, fitting: list[Any], others: list
         with pytest.raises(ValueError) as raised:
             check_types({"first": 1, "name": value}, {"first": int, "name": kind})
         assert str(raised.value) == f"name must be {words}, got {value!r}"
+
+
+def test_whole_numbers_from_the_least_up() -> None:
+    assert is_whole(0) and is_whole(3) and is_whole(1, least=1)
+    assert not any(is_whole(value) for value in (-1, 1.0, True, "1", None))
+    assert not is_whole(0, least=1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from surmin.curvature.output_curvature import OutputCurvature
 from surmin.pipeline.in_process import InProcessPipeline
-from surmin.pipeline.wave import BlockWaves
+from surmin.pipeline.wave import BlockExpansion
 from surmin.stages.block import Block, cut_blocks
 from surmin.stages.stage import Stage
 from surmin.surrogates.nonlinear import NonlinearLocalLoss, nonlinear_local_loss, quadratic_surrogate
@@ -16,10 +16,10 @@ from surmin.work import WorkMeter
 from tests.cases import Case
 
 
-def block_waves(
+def block_expansions(
     stages: Sequence[nn.Module], case: Case, batch: tuple[Tensor, Tensor], curvature: OutputCurvature, *,
     blocks: Literal["layer", "stage"] = "layer", microbatches: int = 1, seed: int = 0,
-) -> list[BlockWaves]:  # fmt: skip
+) -> list[BlockExpansion]:  # fmt: skip
     """Waves 1 to 3 over stages, keeping the cotangents at every block's boundary."""
     pipeline = InProcessPipeline(stages, case.loss, microbatches=microbatches)
     own = cut_blocks(pipeline.stages, blocks)
@@ -38,7 +38,7 @@ def only_block(module: nn.Module) -> Block:
     return block
 
 
-def local_loss_of(waves: BlockWaves, samples: int) -> NonlinearLocalLoss:
+def local_loss_of(expansion: BlockExpansion, samples: int) -> NonlinearLocalLoss:
     """The nonlinear local loss of a block, whose curvature comes from so many samples."""
-    surrogate = quadratic_surrogate(waves.block, waves.tapes, waves.messages, samples)
-    return nonlinear_local_loss(waves.block, waves.tapes, surrogate, WorkMeter(), waves.kind)
+    surrogate = quadratic_surrogate(expansion.block, expansion.tapes, expansion.messages, samples)
+    return nonlinear_local_loss(expansion.block, expansion.tapes, surrogate, WorkMeter(), expansion.kind)

@@ -22,8 +22,9 @@ from surmin.commands.output import drop_lost_output, flush_output, say
 from surmin.errors import did_you_mean
 from surmin.exit_codes import INTERRUPTED
 from surmin.experiments.configs.check import CheckConfig
+from surmin.experiments.configs.compare import CompareConfig
 from surmin.experiments.configs.paper import QUICK, PaperConfig
-from surmin.experiments.configs.run import CompareConfig, RunConfig
+from surmin.experiments.configs.run import RunConfig
 from surmin.experiments.configs.saved import check_own_code, read_config
 from surmin.experiments.configs.simulate import SimulateConfig
 from surmin.experiments.configs.theory import TheoryConfig

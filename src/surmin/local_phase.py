@@ -13,7 +13,7 @@ from surmin.curvature.gauss_newton import GaussNewton
 from surmin.curvature.input_moment import InputMomentCache
 from surmin.curvature.sampling import usual_fraction
 from surmin.options import Options
-from surmin.pipeline.wave import BlockWaves
+from surmin.pipeline.wave import BlockExpansion
 from surmin.replicas import ONE_REPLICA, Replicas
 from surmin.solvers.conjugate_gradient import ConjugateGradient
 from surmin.solvers.cubic import CubicGradientDescent, CubicKrylov
@@ -85,33 +85,35 @@ class LocalPhase:
         self.replicas = replicas
         self._first_moment = InputMomentCache(replicas)
 
-    def problem(self, waves: BlockWaves, seed: int, top: NetworkLoss | None = None) -> Problem:
+    def problem(self, expansion: BlockExpansion, seed: int, top: NetworkLoss | None = None) -> Problem:
         """The local loss of one block and its solver.
 
         Args:
-            waves: what the gradient and curvature waves left.
+            expansion: what the gradient and curvature waves left.
             seed: of what solvers draw, and of the probe that scales layers without Kronecker structure.
             top: the loss itself, which the block minimises instead of a quadratic in its output.
         """
-        options, block = self.options, waves.block
+        options, block = self.options, expansion.block
         if options.local == "nonlinear":
-            assert isinstance(waves.curvature, GaussNewton)
-            curvature = waves.curvature
-            surrogate = top or quadratic_surrogate(block, waves.tapes, waves.messages, curvature.samples)
-            loss = nonlinear_local_loss(block, waves.tapes, surrogate, self.work, waves.kind, seed, self.replicas)
+            assert isinstance(expansion.curvature, GaussNewton)
+            curvature = expansion.curvature
+            surrogate = top or quadratic_surrogate(block, expansion.tapes, expansion.messages, curvature.samples)
+            loss = nonlinear_local_loss(
+                block, expansion.tapes, surrogate, self.work, expansion.kind, seed, self.replicas
+            )
             return NonlinearProblem(block, loss, self._nonlinear_solver(block, curvature.samples))
-        own = waves.products(self.work)
-        quadratic = LocalLoss(waves.gradient, lambda v: self.replicas.mean(own(v)), cubic=options.cubic)
-        return QuadraticProblem(block, quadratic, self._quadratic_solver(waves, seed))
+        own = expansion.products(self.work)
+        quadratic = LocalLoss(expansion.gradient, lambda v: self.replicas.mean(own(v)), cubic=options.cubic)
+        return QuadraticProblem(block, quadratic, self._quadratic_solver(expansion, seed))
 
-    def _quadratic_solver(self, waves: BlockWaves, seed: int) -> Solver:
+    def _quadratic_solver(self, expansion: BlockExpansion, seed: int) -> Solver:
         solver = self.options.solver
         if not isinstance(solver, str):
             return cast(Solver, solver)
         if self.options.preconditioner is None:
             return QUADRATIC_SOLVERS[solver](self.options)
-        moments = waves.moments(self._first_moment, seed, self.work, self.replicas)
-        return KroneckerConjugateGradient(self.options.inner_steps, moments, self.work, (waves.kind,))
+        moments = expansion.moments(self._first_moment, seed, self.work, self.replicas)
+        return KroneckerConjugateGradient(self.options.inner_steps, moments, self.work, (expansion.kind,))
 
     def _nonlinear_solver(self, block: Block, samples: int) -> NonlinearSolver:
         """For a block whose curvature so many samples carry."""

@@ -24,6 +24,11 @@ def check_types(values: Mapping[str, Any], types_of: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be {' or '.join(map(_in_words, choices))}, got {value!r}")
 
 
+def is_whole(value: object, least: int = 0) -> bool:
+    """Whether it is a whole number, `least` or more."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def _is_union(kind: Any) -> bool:
     return get_origin(kind) in (Union, types.UnionType)
 

@@ -24,7 +24,7 @@ from tests.oracles import (
     loss_hessians,
     stage_blocks,
 )
-from tests.waves import block_waves
+from tests.waves import block_expansions
 
 EXACT = FactorCurvature(fraction=1)
 by_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -33,13 +33,13 @@ by_case = pytest.mark.parametrize("case", CASES, ids=str)
 @by_case
 def test_layer_blocks_are_exact(case: Case) -> None:
     network, batch = case.network(), case.batch()
-    found = block_waves([network], case, batch, EXACT)
+    found = block_expansions([network], case, batch, EXACT)
     blocks = layer_blocks(network)
     exact, slopes = gauss_newton(blocks, case, *batch), gradients(blocks, case, *batch)
     assert len(found) == len(blocks)
-    for index, waves in enumerate(found):
-        torch.testing.assert_close(waves.gradient, slopes[index], rtol=1e-10, atol=1e-13)
-        assert_is_map_of(exact[index][index], waves.curvature.product, rtol=1e-9, atol=1e-12)
+    for index, expansion in enumerate(found):
+        torch.testing.assert_close(expansion.gradient, slopes[index], rtol=1e-10, atol=1e-13)
+        assert_is_map_of(exact[index][index], expansion.curvature.product, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("cached", [1 << 20, 30, 1])
@@ -51,17 +51,17 @@ def test_stage_blocks_keep_the_coupling_of_their_layers(
     monkeypatch.setattr("surmin.curvature.gauss_newton.CACHED_NUMBERS", cached)
     case = BY_NAME[name]
     stages, batch = partition(case.network(), 2), case.batch()
-    found = block_waves(stages, case, batch, EXACT, blocks="stage")
+    found = block_expansions(stages, case, batch, EXACT, blocks="stage")
     exact = gauss_newton(stage_blocks(stages), case, *batch)
-    for index, waves in enumerate(found):
-        assert_is_map_of(exact[index][index], waves.curvature.product, rtol=1e-9, atol=1e-12)
+    for index, expansion in enumerate(found):
+        assert_is_map_of(exact[index][index], expansion.curvature.product, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["tanh", "softplus"])
 def test_one_block_is_the_generalized_gauss_newton_of_curvlinops(name: str) -> None:
     case = BY_NAME[name]
     network, (inputs, targets) = case.network(), case.batch()
-    (found,) = block_waves([network], case, (inputs, targets), EXACT, blocks="stage")
+    (found,) = block_expansions([network], case, (inputs, targets), EXACT, blocks="stage")
     # curvlinops averages squared error over outputs too, and has no half: 2 outputs make it ours
     loss = nn.CrossEntropyLoss() if case.classes else nn.MSELoss()
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -77,9 +77,9 @@ def test_one_block_is_the_generalized_gauss_newton_of_curvlinops(name: str) -> N
 def test_stages_and_microbatches_change_nothing(case: Case, fraction: float, rank: int | None) -> None:
     network, batch = case.network(), case.batch()
     curvature = FactorCurvature(rank=rank, fraction=fraction)
-    whole = block_waves([network], case, batch, curvature, seed=5)
+    whole = block_expansions([network], case, batch, curvature, seed=5)
     for stages, microbatches in ((2, 1), (1, 3), (2, 6)):
-        cut = block_waves(partition(network, stages), case, batch, curvature, microbatches=microbatches, seed=5)
+        cut = block_expansions(partition(network, stages), case, batch, curvature, microbatches=microbatches, seed=5)
         for left, right in zip(cut, whole, strict=True):
             v = torch.ones(left.block.size, dtype=torch.float64)
             torch.testing.assert_close(left.curvature.product(v), right.curvature.product(v), rtol=1e-9, atol=1e-12)
@@ -93,12 +93,12 @@ def test_sampled_blocks_are_unbiased(name: str, fraction: float, rank: int | Non
     case, draws = BY_NAME[name], 120
     network, batch = case.network(), case.batch()
     curvature = FactorCurvature(rank=rank, fraction=fraction)
-    rounds = [block_waves([network], case, batch, curvature, seed=seed) for seed in range(draws)]
+    rounds = [block_expansions([network], case, batch, curvature, seed=seed) for seed in range(draws)]
     exact = gauss_newton(layer_blocks(network), case, *batch)
     for index in range(len(exact)):
         v = torch.randn(len(exact[index][index]), generator=torch.Generator().manual_seed(9), dtype=torch.float64)
         expected = exact[index][index] @ v
-        found = torch.stack([waves[index].curvature.product(v) for waves in rounds])
+        found = torch.stack([expansions[index].curvature.product(v) for expansions in rounds])
         spread = (found - found.mean(0)).square().sum(1).mean().sqrt() / draws**0.5
         assert (found.mean(0) - expected).norm() < 3 * spread
         assert spread < 0.35 * expected.norm()
@@ -133,7 +133,7 @@ def test_sampled_rows_carry_their_weights_down_the_pipe() -> None:
     assert weights.std() > 0.05
     exact = loss_hessians(case.loss, outputs, targets)[rows]
     torch.testing.assert_close(curvatures, weights.view(-1, 1, 1) * exact)
-    (found,) = block_waves([network], case, (inputs, targets), _Given([(columns, rows)], 4), blocks="stage")
+    (found,) = block_expansions([network], case, (inputs, targets), _Given([(columns, rows)], 4), blocks="stage")
     (columns_of,) = jacobians(stage_blocks([network]), inputs)
     expected = sum(columns_of[row].t() @ curvatures[k] @ columns_of[row] for k, row in enumerate(rows)) / 4
     torch.testing.assert_close(dense(found.curvature.product, found.block.size), expected)
@@ -168,12 +168,12 @@ def test_the_smoothness_factor_bounds_the_exact_one() -> None:
     for name in ("relu", "logistic", "positions", "convolution"):
         case = BY_NAME[name]
         network, batch = case.network(), case.batch()
-        loose = block_waves([network], case, batch, FactorCurvature(fraction=1, top_factor="smoothness"))
-        for waves, exact in zip(loose, block_waves([network], case, batch, EXACT), strict=True):
+        loose = block_expansions([network], case, batch, FactorCurvature(fraction=1, top_factor="smoothness"))
+        for expansion, exact in zip(loose, block_expansions([network], case, batch, EXACT), strict=True):
             difference = dense(
-                lambda v, w=waves, e=exact: w.curvature.product(v) - e.curvature.product(v), waves.block.size
+                lambda v, w=expansion, e=exact: w.curvature.product(v) - e.curvature.product(v), expansion.block.size
             )
-            largest = torch.linalg.eigvalsh(dense(waves.curvature.product, waves.block.size))[-1]
+            largest = torch.linalg.eigvalsh(dense(expansion.curvature.product, expansion.block.size))[-1]
             assert torch.linalg.eigvalsh(difference)[0] > -1e-10 * largest
 
 
@@ -181,7 +181,7 @@ def test_a_gradient_oracle_gives_the_smoothness_factor() -> None:
     case = BY_NAME["softplus"]
     network, batch = case.network(), case.batch()
     oracle = Case("oracle", case.make, case.input_shape, case.target_shape, GradientOracle(lambda z, y: z - y, 1.0))
-    found, exact = block_waves([network], oracle, batch, EXACT), block_waves([network], case, batch, EXACT)
+    found, exact = block_expansions([network], oracle, batch, EXACT), block_expansions([network], case, batch, EXACT)
     for left, right in zip(found, exact, strict=True):
         torch.testing.assert_close(left.gradient, right.gradient)
         v = torch.ones(left.block.size, dtype=torch.float64)
@@ -195,10 +195,10 @@ def test_without_pieces_the_messages_are_the_same_and_the_first_block_does_nothi
 ) -> None:
     case, linearized = BY_NAME[name], Mock(wraps=linearize)
     stages, batch = partition(case.network(), 2), case.batch(samples=6)
-    kept = block_waves(stages, case, batch, EXACT, blocks="stage", microbatches=microbatches)
+    kept = block_expansions(stages, case, batch, EXACT, blocks="stage", microbatches=microbatches)
     monkeypatch.setattr("surmin.curvature.gauss_newton.linearize", linearized)
     bare = FactorCurvature(fraction=1, keeps_pieces=False)
-    found = block_waves(stages, case, batch, bare, blocks="stage", microbatches=microbatches)
+    found = block_expansions(stages, case, batch, bare, blocks="stage", microbatches=microbatches)
     first, *_ = found
     for own, full in zip(found, kept, strict=True):
         assert own.curvature.pieces == [] and full.curvature.pieces
@@ -212,9 +212,9 @@ def test_nothing_comes_down_below_the_first_trainable_layer(monkeypatch: pytest.
     """The frozen first layer is not even linearized: its columns would be the widest of all."""
     case, linearized = BY_NAME["frozen"], Mock(wraps=linearize)
     monkeypatch.setattr("surmin.curvature.gauss_newton.linearize", linearized)
-    found = block_waves([case.network()], case, case.batch(), EXACT)
+    found = block_expansions([case.network()], case, case.batch(), EXACT)
     assert isinstance(found[0].curvature, GaussNewton)
     assert [type(piece.point).__name__ for piece in found[0].curvature.pieces] == ["LinearAtPoint"]
-    for waves in found:
-        waves.curvature.product(torch.ones(waves.block.size, dtype=torch.float64))
+    for expansion in found:
+        expansion.curvature.product(torch.ones(expansion.block.size, dtype=torch.float64))
     assert sorted(call.args[0].name for call in linearized.call_args_list) == ["2", "3", "4", "5", "6"]

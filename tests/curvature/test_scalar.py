@@ -22,7 +22,7 @@ from tests.oracles import (
     points,
     stage_blocks,
 )
-from tests.waves import block_waves
+from tests.waves import block_expansions
 
 STEPS = 1000
 VARIANTS = {
@@ -56,12 +56,12 @@ def relative(variant: str) -> bool:
 def test_blocks_equal_the_dense_recursion(case: Case, variant: str) -> None:
     network, batch = case.network(), case.batch(samples=2 if case.name == "attention" else 6)
     curvature = ScalarCurvature(power_steps=18, eigenvalue="lanczos", **VARIANTS[variant])
-    found = block_waves([network], case, batch, curvature)
+    found = block_expansions([network], case, batch, curvature)
     expected = recursion(layer_blocks(network), case, batch, variant)
     assert len(found) == len(expected)
-    for waves, exact in zip(found, expected, strict=True):
-        assert_is_map_of(exact.local, waves.curvature.product, rtol=1e-8, atol=1e-8 * float(exact.local.norm()))
-        arrived = torch.cat([constant for (constant,) in waves.messages])
+    for expansion, exact in zip(found, expected, strict=True):
+        assert_is_map_of(exact.local, expansion.curvature.product, rtol=1e-8, atol=1e-8 * float(exact.local.norm()))
+        arrived = torch.cat([constant for (constant,) in expansion.messages])
         torch.testing.assert_close(arrived.expand(len(exact.above)), exact.above, rtol=1e-9, atol=1e-12)
 
 
@@ -72,7 +72,7 @@ def test_both_conditions_of_lemma_1_hold(name: str, variant: str) -> None:
     case = BY_NAME[name]
     network, batch = case.network(), case.batch()
     curvature = ScalarCurvature(power_steps=60, eigenvalue="lanczos", **VARIANTS[variant])
-    found = block_waves([network], case, batch, curvature)
+    found = block_expansions([network], case, batch, curvature)
     dense_blocks = recursion(layer_blocks(network), case, batch, variant)
     for index in range(1, len(found)):
         exact, below = dense_blocks[index], found[index - 1]
@@ -90,8 +90,8 @@ def test_both_conditions_of_lemma_1_hold(name: str, variant: str) -> None:
 def test_power_iteration_reaches_the_same_blocks_as_lanczos(name: str) -> None:
     case = BY_NAME[name]
     network, batch = case.network(), case.batch()
-    exact = block_waves([network], case, batch, ScalarCurvature(power_steps=60, eigenvalue="lanczos"))
-    found = block_waves([network], case, batch, ScalarCurvature(power_steps=STEPS))
+    exact = block_expansions([network], case, batch, ScalarCurvature(power_steps=60, eigenvalue="lanczos"))
+    found = block_expansions([network], case, batch, ScalarCurvature(power_steps=STEPS))
     for left, right in zip(found, exact, strict=True):
         v = torch.ones(left.block.size, dtype=torch.float64)
         torch.testing.assert_close(left.curvature.product(v), right.curvature.product(v), rtol=1e-7, atol=1e-9)
@@ -104,9 +104,9 @@ def test_stage_blocks_equal_the_dense_recursion(name: str, variant: str) -> None
     stages = partition(case.network(), 2)
     batch = case.batch()
     curvature = ScalarCurvature(power_steps=60, eigenvalue="lanczos", **VARIANTS[variant])
-    found = block_waves(stages, case, batch, curvature, blocks="stage")
-    for waves, exact in zip(found, recursion(stage_blocks(stages), case, batch, variant), strict=True):
-        assert_is_map_of(exact.local, waves.curvature.product, rtol=1e-8, atol=1e-8 * float(exact.local.norm()))
+    found = block_expansions(stages, case, batch, curvature, blocks="stage")
+    for expansion, exact in zip(found, recursion(stage_blocks(stages), case, batch, variant), strict=True):
+        assert_is_map_of(exact.local, expansion.curvature.product, rtol=1e-8, atol=1e-8 * float(exact.local.norm()))
 
 
 @by_variant
@@ -115,9 +115,9 @@ def test_stages_and_microbatches_change_nothing(name: str, variant: str) -> None
     case = BY_NAME[name]
     network, batch = case.network(), case.batch()
     curvature = ScalarCurvature(power_steps=15, **VARIANTS[variant])
-    whole = block_waves([network], case, batch, curvature)
+    whole = block_expansions([network], case, batch, curvature)
     for stages, microbatches in ((2, 1), (1, 3), (2, 6)):
-        cut = block_waves(partition(network, stages), case, batch, curvature, microbatches=microbatches)
+        cut = block_expansions(partition(network, stages), case, batch, curvature, microbatches=microbatches)
         for left, right in zip(cut, whole, strict=True):
             v = torch.ones(left.block.size, dtype=torch.float64)
             torch.testing.assert_close(left.curvature.product(v), right.curvature.product(v), rtol=1e-9, atol=1e-12)
@@ -148,7 +148,7 @@ def test_a_number_for_each_sample_waits_for_no_other_micro_batch(per_sample: boo
 def test_the_first_block_s_products_leave_its_input_out(per_sample: bool) -> None:
     """J_θ v and J_θᵀ s, with nothing below to hand H_zθ v on to."""
     case = BY_NAME["tanh"]
-    first = block_waves([case.network()], case, case.batch(), ScalarCurvature(per_sample=per_sample))[0]
+    first = block_expansions([case.network()], case, case.batch(), ScalarCurvature(per_sample=per_sample))[0]
     work = WorkMeter()
     work.counted("product", first.curvature.product)(torch.ones(first.block.size, dtype=torch.float64))
     samples, (outputs, inputs) = len(case.batch()[0]), case.network()[0].weight.shape
@@ -161,10 +161,10 @@ def test_a_stage_without_parameters_needs_no_delta() -> None:
     network, batch = case.network(), case.batch()
     curvature = ScalarCurvature(power_steps=60, eigenvalue="lanczos")
     split = [network[:3], network[3:4], network[4:]]
-    found = block_waves(split, case, batch, curvature, blocks="stage")
+    found = block_expansions(split, case, batch, curvature, blocks="stage")
     expected = recursion(stage_blocks(split), case, batch, "scalar")
-    for waves, exact in zip(found, [expected[0], expected[2]], strict=True):
-        assert_is_map_of(exact.local, waves.curvature.product, rtol=1e-9, atol=1e-9)
+    for expansion, exact in zip(found, [expected[0], expected[2]], strict=True):
+        assert_is_map_of(exact.local, expansion.curvature.product, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("per_sample", [True, False], ids=["sample", "scalar"])
@@ -175,5 +175,5 @@ def test_a_dead_layer_leaves_finite_curvature(per_sample: bool) -> None:
     with torch.no_grad():
         network[2].bias.fill_(-100)
     curvature = ScalarCurvature(per_sample=per_sample, delta_relative=0.5)
-    for waves in block_waves([network], case, case.batch(), curvature):
-        assert waves.curvature.product(torch.ones(waves.block.size, dtype=torch.float64)).isfinite().all()
+    for expansion in block_expansions([network], case, case.batch(), curvature):
+        assert expansion.curvature.product(torch.ones(expansion.block.size, dtype=torch.float64)).isfinite().all()

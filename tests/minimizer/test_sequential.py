@@ -15,7 +15,7 @@ from surmin.surrogates.output_surrogate import NetworkLoss
 from surmin.work import WorkMeter
 from tests.cases import BY_NAME
 from tests.oracles import reference_mean_loss
-from tests.waves import block_waves
+from tests.waves import block_expansions
 
 DAMPING = 0.1
 
@@ -110,9 +110,11 @@ def test_candidates_continue_from_the_largest_damping_to_the_smallest(order: tup
     _, _, small_loss = after_a_step(damping_candidates=(0.1,))
     assert loss < min(large_loss, small_loss)
     assert sm.damping <= 0.1 * DAMPING
-    (waves,) = block_waves([case.network()], case, (inputs, targets), FactorCurvature(fraction=1), blocks="stage")
-    top = NetworkLoss(case.loss, targets, FactorCurvature(fraction=1))
-    local = nonlinear_local_loss(waves.block, waves.tapes, top, WorkMeter(), waves.kind).damped(0.1 * DAMPING)
+    curvature = FactorCurvature(fraction=1)
+    (expansion,) = block_expansions([case.network()], case, (inputs, targets), curvature, blocks="stage")
+    top = NetworkLoss(case.loss, targets, curvature)
+    undamped = nonlinear_local_loss(expansion.block, expansion.tapes, top, WorkMeter(), expansion.kind)
+    local = undamped.damped(0.1 * DAMPING)
     origin = local.block.vector()
     with torch.no_grad():
         continued = origin + GaussNewtonDescent(1).solve(local, large - origin).step

@@ -9,7 +9,7 @@ from PIL import Image
 from surmin.experiments.comparisons.completing import Result
 from surmin.experiments.comparisons.grid import plan_runs
 from surmin.experiments.comparisons.results import CompareResult
-from surmin.experiments.configs.run import CompareConfig
+from surmin.experiments.configs.compare import CompareConfig
 from surmin.experiments.runs.folder import write_config
 from surmin.experiments.runs.metrics import Row
 from tests.experiments.runs.cases import tiny_comparison

@@ -10,16 +10,16 @@ from surmin.stages.partition import partition
 from surmin.surrogates.nonlinear import NonlinearLocalLoss
 from surmin.surrogates.output_surrogate import QuadraticSurrogate
 from tests.cases import BY_NAME
-from tests.waves import block_waves, local_loss_of
+from tests.waves import block_expansions, local_loss_of
 
 
 def local_loss(name: str, index: int, *, fraction: float = 1, damping: float = 0.05) -> NonlinearLocalLoss:
     """That of a stage of a case's network, cut in two; the bound is inflated twice."""
     case = BY_NAME[name]
     curvature = FactorCurvature(fraction=fraction)
-    waves = block_waves(partition(case.network(), 2), case, case.batch(), curvature, blocks="stage")[index]
+    expansion = block_expansions(partition(case.network(), 2), case, case.batch(), curvature, blocks="stage")[index]
     samples = curvature.sample_count(6)
-    loss = local_loss_of(waves, samples)
+    loss = local_loss_of(expansion, samples)
     return loss.inflated(2.0).damped(damping)
 
 
@@ -37,9 +37,10 @@ class Underestimated(QuadraticSurrogate):
 def top_of_a_network(damping: float) -> NonlinearLocalLoss:
     """The local loss of a last stage that is one layer: a quadratic."""
     case = BY_NAME["relu"]
-    waves = block_waves(partition(case.network(), 4), case, case.batch(), FactorCurvature(fraction=1), blocks="stage")
+    curvature = FactorCurvature(fraction=1)
+    expansions = block_expansions(partition(case.network(), 4), case, case.batch(), curvature, blocks="stage")
     assert [type(module) for module in case.network()[-1:]] == [nn.Linear]
-    return local_loss_of(waves[-1], 6).damped(damping)
+    return local_loss_of(expansions[-1], 6).damped(damping)
 
 
 def underestimated(loss: NonlinearLocalLoss, times: float) -> NonlinearLocalLoss:

@@ -11,7 +11,7 @@ from surmin.solvers.result import Reason
 from surmin.surrogates.nonlinear import LossPoint, NonlinearLocalLoss
 from tests.cases import BY_NAME
 from tests.solvers.local_losses import local_loss
-from tests.waves import block_waves, local_loss_of
+from tests.waves import block_expansions, local_loss_of
 
 SOLVERS = {
     "lbfgs": lambda steps: Lbfgs(steps),
@@ -98,8 +98,8 @@ def test_the_network_s_parameters_stay_where_they_are(make) -> None:
     case = BY_NAME["tanh"]
     network = case.network()
     before = [p.detach().clone() for p in network.parameters()]
-    (waves,) = block_waves([network], case, case.batch(), FactorCurvature(fraction=1), blocks="stage")
-    loss = local_loss_of(waves, 6).damped(0.1)
+    (expansion,) = block_expansions([network], case, case.batch(), FactorCurvature(fraction=1), blocks="stage")
+    loss = local_loss_of(expansion, 6).damped(0.1)
     with torch.no_grad():
         make(3).solve(loss)
     assert all(torch.equal(p, kept) for p, kept in zip(network.parameters(), before, strict=True))
@@ -113,8 +113,8 @@ def test_a_loss_that_is_not_finite_is_named(make) -> None:
     inputs, targets = case.batch()
     with torch.no_grad():
         network[0].weight.fill_(float("nan"))
-    (waves,) = block_waves([network], case, (inputs, targets), FactorCurvature(fraction=1), blocks="stage")
-    loss = local_loss_of(waves, 6).damped(0.1)
+    (expansion,) = block_expansions([network], case, (inputs, targets), FactorCurvature(fraction=1), blocks="stage")
+    loss = local_loss_of(expansion, 6).damped(0.1)
     with torch.no_grad():
         assert make(3).solve(loss).reason is Reason.NON_FINITE
 
@@ -126,8 +126,8 @@ def test_a_stationary_block_stays(make) -> None:
     network = case.network()
     inputs, _ = case.batch()
     batch = (inputs, network(inputs).detach())
-    (waves,) = block_waves([network], case, batch, FactorCurvature(fraction=1), blocks="stage")
-    loss = local_loss_of(waves, 6).damped(0.1)
+    (expansion,) = block_expansions([network], case, batch, FactorCurvature(fraction=1), blocks="stage")
+    loss = local_loss_of(expansion, 6).damped(0.1)
     with torch.no_grad():
         result = make(3).solve(loss)
     assert not result.step.any()

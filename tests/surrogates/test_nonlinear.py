@@ -23,7 +23,7 @@ from tests.oracles import (
     run,
     stage_blocks,
 )
-from tests.waves import block_waves, local_loss_of
+from tests.waves import block_expansions, local_loss_of
 
 INFLATION, DAMPING = 3.0, 0.2
 SPLITTABLE = [case for case in CASES if case.name != "logistic"]
@@ -33,12 +33,12 @@ def local_losses(
     case: Case, stages: int, curvature: FactorCurvature, microbatches: int = 1
 ) -> tuple[list[NonlinearLocalLoss], list[DenseBlock], tuple[Tensor, Tensor]]:
     parts, batch = partition(case.network(), stages), case.batch()
-    found = block_waves(parts, case, batch, curvature, blocks="stage", microbatches=microbatches, seed=2)
+    found = block_expansions(parts, case, batch, curvature, blocks="stage", microbatches=microbatches, seed=2)
     count = curvature.sample_count(len(batch[0]))
     losses = [
-        local_loss_of(waves, count)
+        local_loss_of(expansion, count)
         .inflated(INFLATION).damped(DAMPING)
-        for waves in found
+        for expansion in found
     ]  # fmt: skip
     return losses, stage_blocks(parts), batch
 

@@ -20,6 +20,7 @@ from torch.distributed import ProcessGroup
 from surmin.checkpoints.round_folder import existing_round, open_round, rank_and_count, round_number, write_round
 from surmin.checkpoints.tensor_tree import StoredTensors, leaves, merge, pack, unpack, without
 from surmin.methods.base import Method
+from surmin.value_types import is_whole
 
 FORMAT = "surmin checkpoint 7"
 STATE = "method"
@@ -158,7 +159,7 @@ def _read_document(stored: StoredTensors) -> dict[str, Any]:
     document = _read_part(stored, 0)
     for rank in range(1, document["workers"]):
         document = merge(document, _read_part(stored, rank))
-    if not (type(document["round"]) is int and document["round"] >= 0 and isinstance(document["state"], dict)):
+    if not (is_whole(document["round"]) and isinstance(document["state"], dict)):
         raise ValueError("round or state is missing or of another kind")
     return document
 

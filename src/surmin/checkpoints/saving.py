@@ -11,6 +11,7 @@ from surmin.checkpoints.checkpoint import Checkpoint
 from surmin.checkpoints.round_folder import existing_round, newest_round, round_number
 from surmin.methods.base import Method
 from surmin.stages.stage import modules_of, parameters_of, stages_of
+from surmin.value_types import is_whole
 
 
 def save_checkpoint(folder: str | PathLike[str], minimizer: Method, round: int) -> None:
@@ -160,7 +161,7 @@ def _check_all_wanted(checkpoint: Checkpoint, trainable: int) -> None:
 
 def _check_round(folder: Path, round: int) -> None:
     """Raise ValueError if it is not a number of rounds, or is before the existing checkpoint."""
-    if isinstance(round, bool) or not isinstance(round, int) or round < 0:
+    if not is_whole(round):
         raise ValueError(f"round must be a whole number from 0 up, got {round!r}")
     newest = newest_round(folder)
     if newest is not None and round_number(newest) > round:

@@ -7,7 +7,7 @@ from surmin.commands.tables import print_table
 from surmin.exit_codes import INTERRUPTED, SUCCESS, UNEXPECTED
 from surmin.experiments.comparisons.compare import Comparison
 from surmin.experiments.comparisons.results import CompareResult, count_seeds, summarize
-from surmin.experiments.configs.run import CompareConfig
+from surmin.experiments.configs.compare import CompareConfig
 from surmin.experiments.runs.folder import default_folder
 from surmin.plots.comparison import draw_comparison
 from surmin.plots.tables import summary_table

@@ -11,7 +11,7 @@ from surmin.exit_codes import INTERRUPTED, OUTPUT_CLOSED, UNEXPECTED, USER_ERROR
 DEBUG_VARIABLE = "SURMIN_DEBUG"
 """Environment variable that shows where an error comes from."""
 
-Kind = Literal["error", "interrupted", "peer lost", "peer late"]
+ReportKind = Literal["error", "interrupted", "peer lost", "peer late"]
 LONGEST = 2000
 
 
@@ -42,7 +42,7 @@ class Report:
         resumable: whether the same work may go on from a checkpoint; not if something was refused.
     """
 
-    kind: Kind
+    kind: ReportKind
     message: str
     code: int
     peer: int | None = None

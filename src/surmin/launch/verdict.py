@@ -7,11 +7,11 @@ from typing import Literal
 
 from surmin.exit_codes import DIVERGED, INTERRUPTED, SUCCESS, USER_ERROR, WORKER_LOST
 from surmin.launch.deadlines import Deadlines
-from surmin.launch.reports import Kind, Report
+from surmin.launch.reports import Report, ReportKind
 
 ENDED = "the other workers were ended"
 
-Condition = Kind | Literal["running", "finished", "killed", "aborted"]
+Condition = ReportKind | Literal["running", "finished", "killed", "aborted"]
 
 
 @dataclass(frozen=True)

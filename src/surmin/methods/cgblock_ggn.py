@@ -14,7 +14,7 @@ from surmin.methods.blocks.joint_search import JointSearch, search_jointly
 from surmin.methods.common.checks import check_columns, check_has_value, check_inner_steps, check_positive
 from surmin.methods.common.saved_states import check_keys, check_progress, check_seed
 from surmin.pipeline.step_meter import StepMeter
-from surmin.pipeline.wave import BlockWaves
+from surmin.pipeline.wave import BlockExpansion
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.seeds import draw_seed
@@ -86,11 +86,11 @@ class CgBlockGaussNewton:
         wave = self.pipeline.forward(inputs, targets, curvature=self._curvature)
         by_layer = self.pipeline.backward(wave)
         seed = draw_seed(self.seed, self._round)
-        waves = self.pipeline.curvature(wave, by_layer, self.blocks, self._curvature, seed)
+        expansions = self.pipeline.curvature(wave, by_layer, self.blocks, self._curvature, seed)
         with self.pipeline.tracer.span("U"):
-            solutions = [self._solve(own) for own in waves]
-        steps = {own.block: solution.step for own, solution in zip(waves, solutions, strict=True)}
-        gradients = {own.block: own.gradient for own in waves}
+            solutions = [self._solve(own) for own in expansions]
+        steps = {own.block: solution.step for own, solution in zip(expansions, solutions, strict=True)}
+        gradients = {own.block: own.gradient for own in expansions}
         model = sum((solution.model.double() for solution in solutions), torch.zeros_like(wave.loss))
         batch = inputs, targets
         found = search_jointly(self.pipeline, wave, batch, gradients, steps, [model])
@@ -114,20 +114,20 @@ class CgBlockGaussNewton:
         self._round, self.damping, self._previous = int(state["round"]), float(state["damping"]), previous
 
     @torch.no_grad()
-    def _solve(self, waves: BlockWaves) -> _Solution:
+    def _solve(self, expansion: BlockExpansion) -> _Solution:
         """Conjugate gradient from d₀: minimising over d - d₀ has the gradient g + (G + λI) d₀."""
-        block, replicas = waves.block, self.pipeline.replicas
-        product = waves.products(self.pipeline.work)
-        start = torch.zeros_like(waves.gradient)
+        block, replicas = expansion.block, self.pipeline.replicas
+        product = expansion.products(self.pipeline.work)
+        start = torch.zeros_like(expansion.gradient)
         image = start
         if self._previous:
             start = DECAY * block.flatten(self._previous)
             image = replicas.mean(product(start))
         loss = LocalLoss(
-            waves.gradient + image + self.damping * start, lambda v: replicas.mean(product(v)), damping=self.damping
+            expansion.gradient + image + self.damping * start, lambda v: replicas.mean(product(v)), damping=self.damping
         )
         found = ConjugateGradient(self.inner_steps).solve(loss)
-        model = waves.gradient.dot(start) + 0.5 * start.dot(image) - found.decrease
+        model = expansion.gradient.dot(start) + 0.5 * start.dot(image) - found.decrease
         return _Solution(start + found.step, model - self.damping * start.dot(found.step))
 
 

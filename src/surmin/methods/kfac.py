@@ -19,7 +19,7 @@ from surmin.methods.common.saved_states import check_keys, check_progress, check
 from surmin.methods.hessian.columns import JointColumns
 from surmin.methods.hessian.wave import NetworkHessian
 from surmin.pipeline.step_meter import StepMeter
-from surmin.pipeline.wave import BlockWaves
+from surmin.pipeline.wave import BlockExpansion
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from surmin.report import StepReport
 from surmin.seeds import draw_seed
@@ -86,10 +86,10 @@ class Kfac:
         wave = self.pipeline.forward(inputs, targets, self._hessian.boundaries, self._curvature)
         by_layer = self.pipeline.backward(wave, self._hessian.boundaries)
         seed = draw_seed(self.seed, self._round)
-        waves = self.pipeline.curvature(wave, by_layer, self.blocks, self._curvature, seed)
-        gradients = {own.block: own.gradient for own in waves}
+        expansions = self.pipeline.curvature(wave, by_layer, self.blocks, self._curvature, seed)
+        gradients = {own.block: own.gradient for own in expansions}
         with self.pipeline.tracer.span("U"), torch.no_grad():
-            moments = {own.block: self._averaged(own) for own in waves}
+            moments = {own.block: self._averaged(own) for own in expansions}
             newest = {block: -self._precondition(moments, block, own) for block, own in gradients.items()}
         last = self._previous or {block: torch.zeros_like(step) for block, step in newest.items()}
         hessian = self._hessian.at(wave, inputs, targets)
@@ -138,12 +138,12 @@ class Kfac:
         self._round, self.damping = int(state["round"]), float(state["damping"])
         self._moments, self._previous = moments, previous
 
-    def _averaged(self, waves: BlockWaves) -> KroneckerMoments:
+    def _averaged(self, expansion: BlockExpansion) -> KroneckerMoments:
         """The averages of a block's moments, including this round's."""
-        (own,) = waves.moments(self._first_moment, self.seed, self.pipeline.work, self.pipeline.replicas)
+        (own,) = expansion.moments(self._first_moment, self.seed, self.pipeline.work, self.pipeline.replicas)
         assert isinstance(own, KroneckerMoments)
         past = min(1 - 1 / (self._round + 1), LONGEST_MEMORY)
-        known = self._moments.get(waves.block, own)
+        known = self._moments.get(expansion.block, own)
         inputs, outputs = known.inputs.lerp(own.inputs, 1 - past), known.outputs.lerp(own.outputs, 1 - past)
         return KroneckerMoments(inputs, outputs, own.bias)
 

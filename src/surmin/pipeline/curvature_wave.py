@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from surmin.curvature.output_curvature import BlockCurvature, Message, OutputCurvature
-from surmin.pipeline.wave import BlockWaves, Wave
+from surmin.pipeline.wave import BlockExpansion, Wave
 from surmin.seeds import draw_seed
 from surmin.stages.block import Block
 from surmin.stages.stage import Stage
@@ -47,11 +47,11 @@ class CurvatureWave:
                 break
         return messages
 
-    def found(self, gradients: Mapping[Stage, list[Tensor]]) -> list[BlockWaves]:
+    def found(self, gradients: Mapping[Stage, list[Tensor]]) -> list[BlockExpansion]:
         """Every trainable block with its share."""
         work = self.wave.shape, repr(self.curvature)
         return [
-            BlockWaves(
+            BlockExpansion(
                 block,
                 torch.cat(gradients[block.stage][block.start : block.stop]),
                 self.curvature.join(self._parts.pop(block)),

@@ -54,7 +54,7 @@ class Wave:
 
 
 @dataclass(frozen=True)
-class BlockWaves:
+class BlockExpansion:
     """What the gradient and curvature waves leave in one trainable block: all it needs for its local phase.
 
     Attributes:

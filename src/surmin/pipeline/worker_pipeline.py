@@ -20,9 +20,9 @@ from surmin.pipeline.held_stages import Boundaries, Candidates
 from surmin.pipeline.leaving import apart_from, memory_of
 from surmin.pipeline.links import Kind, breaks_off_on_error
 from surmin.pipeline.reuse import AcceptedWave
-from surmin.pipeline.seen_batches import fit_error
+from surmin.pipeline.seen_batches import Seen, fit_error
 from surmin.pipeline.solving_wave import SolvingStages
-from surmin.pipeline.wave import BlockWaves, StageParameters, Wave
+from surmin.pipeline.wave import BlockExpansion, StageParameters, Wave
 from surmin.replicas import ONE_REPLICA
 from surmin.seeds import draw_seed
 from surmin.stages.block import Block
@@ -63,16 +63,9 @@ class WorkerPipeline(SolvingStages):
         like, complaint = seen.like, seen.complaint
         reused = self._reused(spent) if seen.is_known else None
         self._accepted = None
-        if like is not None and not seen.is_known:
-            complaint = complaint or self._outputs_error([like], [targets], curvature)
-        if like is None and self.is_first and self.group is not None:  # the others would wait in vain
-            complaint = complaint or self.batches.misfit(inputs.chunk(self.microbatches)[0])
-        known = ["the last batch again"] * seen.is_known
-        if not seen.is_known and complaint is None:
-            known += self._described_targets(targets)
-        known += ["the accepted wave"] * (reused is not None)
-        wait = not seen.is_known or (self._hears_all and reused is None)
-        self._links.compare(", ".join([seen.described, *known]), complaint, wait=wait)
+        if not seen.is_known:
+            complaint = complaint or self._misfit(like, inputs, targets, curvature)
+        self._compare(seen, targets, complaint, reused)
         if reused is not None:
             return reused
         try:
@@ -143,7 +136,7 @@ class WorkerPipeline(SolvingStages):
     def curvature(
         self, wave: Wave, gradients: Mapping[Stage, list[Tensor]], blocks: Sequence[Sequence[Block]],
         curvature: OutputCurvature, seed: int,
-    ) -> list[BlockWaves]:  # fmt: skip
+    ) -> list[BlockExpansion]:  # fmt: skip
         """Send the output curvature down (wave 3), message by message.
 
         Args:
@@ -186,6 +179,30 @@ class WorkerPipeline(SolvingStages):
         made = Exchange(self, self._links, self._crossings, upwards, downwards, len(self._exchanges))
         self._exchanges = (*self._exchanges, made)
         return made
+
+    def _misfit(
+        self, like: Tensor | None, inputs: Tensor, targets: Tensor, curvature: OutputCurvature | None
+    ) -> ValueError | TypeError | None:
+        """What is wrong with a batch that is not known, as far as this worker sees before it is sent anywhere."""
+        if like is not None:
+            return self._outputs_error([like], [targets], curvature)
+        if self.is_first and self.group is not None:  # the others would wait in vain
+            return self.batches.misfit(inputs.chunk(self.microbatches)[0])
+        return None
+
+    def _compare(
+        self, seen: Seen, targets: Tensor, complaint: ValueError | TypeError | None, reused: Wave | None
+    ) -> None:
+        """Tell all workers of a batch and of what is wrong with it, which is raised on all of them."""
+        told = [seen.described]
+        if seen.is_known:
+            told.append("the last batch again")
+        elif complaint is None:
+            told += self._described_targets(targets)
+        if reused is not None:
+            told.append("the accepted wave")
+        wait = not seen.is_known or (self._hears_all and reused is None)
+        self._links.compare(", ".join(told), complaint, wait=wait)
 
     def _described_targets(self, targets: Tensor) -> list[str]:
         """Some of the numbers in targets that all of a pipe's workers should share; replicas have others."""

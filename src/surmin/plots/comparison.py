@@ -7,7 +7,8 @@ from types import MappingProxyType
 
 from surmin.experiments.comparisons.completing import run_folder
 from surmin.experiments.comparisons.results import CHOICE_RULE, CompareResult, Summary, count_seeds, summarize
-from surmin.experiments.configs.run import CompareConfig, RunConfig
+from surmin.experiments.configs.compare import CompareConfig
+from surmin.experiments.configs.run import RunConfig
 from surmin.experiments.configs.saved import read_config
 from surmin.experiments.files import read_json
 from surmin.experiments.runs.folder import RunFolder

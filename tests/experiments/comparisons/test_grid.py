@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from surmin.experiments.comparisons.grid import plan_runs
+from surmin.experiments.configs.compare import CompareConfig
 from surmin.experiments.configs.ranges import MOST
-from surmin.experiments.configs.run import CompareConfig
 from tests.experiments.runs.cases import tiny_comparison
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from surmin.cli import parse
-from surmin.experiments.configs.run import CompareConfig, ExperimentConfig, RunConfig
+from surmin.experiments.configs.compare import CompareConfig
+from surmin.experiments.configs.run import ExperimentConfig, RunConfig
 from surmin.experiments.configs.saved import parse_options
 from surmin.experiments.configs.simulate import SimulateConfig
 from surmin.experiments.configs.theory import TheoryConfig

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from surmin.experiments.configs.run import CompareConfig, RunConfig
+from surmin.experiments.configs.compare import CompareConfig
+from surmin.experiments.configs.run import RunConfig
 from surmin.experiments.runs.metrics import Row, read_rows
 from surmin.experiments.runs.run import Run
 from surmin.experiments.runs.saved import SavedRun

@@ -20,7 +20,7 @@ from surmin.curvature.scalar import ScalarCurvature
 from surmin.experiments.theory import decoupled
 from surmin.experiments.theory.check import CheckResult, check_network
 from surmin.experiments.theory.dense import LARGEST_BLOCK, DenseNetwork, surrogate_hessian
-from surmin.experiments.theory.expansion import block_waves, exactly
+from surmin.experiments.theory.expansion import block_expansions, exactly
 from surmin.losses import CrossEntropy, GradientOracle, SquaredError
 from surmin.options import OptionValues
 from surmin.options.presets import resolve_options
@@ -78,11 +78,11 @@ def test_what_is_judged_is_what_went_down(curvature: Literal["factor", "sample",
     given = {"curvature": curvature, **if_not_the_factor(curvature, power_steps=1)}
     options = exactly(resolve_options("compute", given))
     pipeline = InProcessPipeline(partition(case.network(), 2), case.loss)
-    waves = block_waves(pipeline, pipeline.forward(*case.batch()), options)
-    for below, own in itertools.pairwise(waves):
+    expansions = block_expansions(pipeline, pipeline.forward(*case.batch()), options)
+    for below, own in itertools.pairwise(expansions):
         sent = decoupled._below(own, output_curvature(options), options.seed, len(case.batch()[0]))
         assert sent is not None and torch.equal(sent, below.messages[0][0])
-    assert decoupled._below(waves[0], output_curvature(options), options.seed, len(case.batch()[0])) is None
+    assert decoupled._below(expansions[0], output_curvature(options), options.seed, len(case.batch()[0])) is None
 
 
 def test_single_precision_is_judged_as_such() -> None:

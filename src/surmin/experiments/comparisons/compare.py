@@ -10,7 +10,7 @@ from surmin.data import Dataset
 from surmin.experiments.comparisons.completing import complete, finished_runs
 from surmin.experiments.comparisons.grid import PlannedRun, plan_runs
 from surmin.experiments.comparisons.results import CompareResult, write_results
-from surmin.experiments.configs.run import CompareConfig
+from surmin.experiments.configs.compare import CompareConfig
 from surmin.experiments.configs.saved import MAY_CHANGE, check_unchanged, check_version, read_config
 from surmin.experiments.runs.folder import check_device, claim_folder, write_config
 from surmin.experiments.runs.metrics import Row

@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from surmin.experiments.configs.choices import parse_rates
-from surmin.experiments.configs.run import CompareConfig, ExperimentConfig, RunConfig
+from surmin.experiments.configs.compare import CompareConfig
+from surmin.experiments.configs.run import ExperimentConfig, RunConfig
 from surmin.methods.registry import flag, takes
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from surmin.experiments.runs.position import ALONE, Position
+from surmin.experiments.runs.position import SOLE_POSITION, Position
 from surmin.seeds import draw_seed
 
 
@@ -21,7 +21,9 @@ class Batches:
         ValueError: if there are fewer samples than a batch has, or replicas cannot have equal shares.
     """
 
-    def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int, seed: int, position: Position = ALONE) -> None:
+    def __init__(
+        self, inputs: Tensor, targets: Tensor, batch_size: int, seed: int, position: Position = SOLE_POSITION
+    ) -> None:
         if batch_size > len(inputs):
             raise ValueError(f"batch_size {batch_size} is more than the {len(inputs)} training samples")
         self._share = position.share(batch_size or len(inputs))

@@ -46,4 +46,4 @@ class Position:
         return slice(self.replica * part, (self.replica + 1) * part)
 
 
-ALONE = Position()
+SOLE_POSITION = Position()

@@ -12,10 +12,10 @@ from torch import Tensor
 from surmin.curvature.output_curvature import OutputCurvature
 from surmin.curvature.scalar import DecoupledHessian
 from surmin.experiments.theory.dense import DenseHessian, DenseNetwork, surrogate_hessian
-from surmin.experiments.theory.expansion import block_waves, exactly
+from surmin.experiments.theory.expansion import block_expansions, exactly
 from surmin.options import Options
 from surmin.pipeline.in_process import InProcessPipeline
-from surmin.pipeline.wave import BlockWaves, Wave
+from surmin.pipeline.wave import BlockExpansion, Wave
 from surmin.seeds import draw_seed
 from surmin.upper_bound import inflation, output_curvature
 
@@ -73,10 +73,10 @@ def decoupled_blocks(
     """
     options = exactly(options)
     curvature = output_curvature(options)
-    waves = block_waves(pipeline, wave, options)
-    below = [_below(own, curvature, options.seed, len(dense.inputs)) for own in waves]
+    expansions = block_expansions(pipeline, wave, options)
+    below = [_below(own, curvature, options.seed, len(dense.inputs)) for own in expansions]
     positions = [position for position, block in enumerate(dense.blocks) if block.size]
-    blocks = list(zip(waves, below, positions, inflation(options, len(waves)), strict=True))
+    blocks = list(zip(expansions, below, positions, inflation(options, len(expansions)), strict=True))
     if options.curvature != "factor":
         return [_scalar_block(own, message, position, dense) for own, message, position, _ in blocks]
     by_parameters, by_inputs = dense.jacobians()
@@ -93,7 +93,7 @@ def decoupled_blocks(
 
 
 @torch.no_grad()
-def _below(own: BlockWaves, curvature: OutputCurvature, seed: int, samples: int) -> Tensor | None:
+def _below(own: BlockExpansion, curvature: OutputCurvature, seed: int, samples: int) -> Tensor | None:
     """What went down from a block; nothing from the first that trains."""
     if not own.block.index:
         return None
@@ -101,7 +101,7 @@ def _below(own: BlockWaves, curvature: OutputCurvature, seed: int, samples: int)
     return below[0][0].double()
 
 
-def _scalar_block(own: BlockWaves, below: Tensor | None, position: int, dense: DenseNetwork) -> DecoupledBlock:
+def _scalar_block(own: BlockExpansion, below: Tensor | None, position: int, dense: DenseNetwork) -> DecoupledBlock:
     """ℍ and L_{i-1} against H_θθ + H_zθᵀ H_zθ / δ and λ_max(H_zz), all with the L_i that arrived."""
     samples = len(dense.inputs)
     above = own.messages[0][0].double().expand(samples)
@@ -135,7 +135,7 @@ def _gauss_newton(theta: Tensor, z: Tensor, curvature: Tensor) -> DenseHessian:
 
 
 def _factor_block(
-    own: BlockWaves, below: Tensor | None, position: int, exact: DenseHessian, kappa: float, share: float
+    own: BlockExpansion, below: Tensor | None, position: int, exact: DenseHessian, kappa: float, share: float
 ) -> DecoupledBlock:
     """G, and the columns R that go down, against Jᵀ ∇²ℓ J; all times s_i, so that ℍ_zz = s_i/s_{i-1} R Rᵀ."""
     matrix, tt, bound = _matrix(own), exact.tt / len(exact.zz), share * kappa
@@ -169,17 +169,17 @@ def _lowest(matrix: Tensor, scale: Tensor) -> float:
 
 
 def _decoupled(
-    own: BlockWaves, position: int, matrix: Tensor, reference: Tensor, inflation: float, conditions: Conditions
+    own: BlockExpansion, position: int, matrix: Tensor, reference: Tensor, inflation: float, conditions: Conditions
 ) -> DecoupledBlock:
     return DecoupledBlock(position, own.gradient, _cotangent(own), matrix, reference, inflation, conditions)
 
 
-def _cotangent(own: BlockWaves) -> Tensor:
+def _cotangent(own: BlockExpansion) -> Tensor:
     return own.tapes[0].cotangents[own.block.stop]
 
 
 @torch.no_grad()
-def _matrix(own: BlockWaves) -> Tensor:
+def _matrix(own: BlockExpansion) -> Tensor:
     """The block's curvature, product by product."""
     units = torch.eye(len(own.gradient), dtype=own.gradient.dtype, device=own.gradient.device)
     return torch.stack([own.curvature.product(unit) for unit in units], dim=1).double()

@@ -144,14 +144,14 @@ def surrogate_hessian(block: DenseBlock, inputs: Tensor, cotangent: Tensor, curv
     change = output - output.detach()
     value = (cotangent * change).sum() + 0.5 * (curvature * change.flatten(1).square().sum(1)).sum()
     leaves = [leaf for leaf in (theta, z) if leaf.requires_grad]
-    slopes = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True, materialize_grads=True)
-    tt = _rows(slopes[0], theta)
+    gradients = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True, materialize_grads=True)
+    tt = _rows(gradients[0], theta)
     if len(leaves) == 1:
         return DenseHessian(theta.new_zeros(len(z), 0, 0), theta.new_zeros(len(z), 0, len(theta)), tt)
-    slope = slopes[1].flatten(1)
-    size = slope.shape[1]
-    together = [_pull(slope[:, k].sum(), [z])[0].flatten(1) for k in range(size)]
-    mixed = [_pull(slope[j, k], [theta])[0] for j in range(len(z)) for k in range(size)]
+    gradient = gradients[1].flatten(1)
+    size = gradient.shape[1]
+    together = [_pull(gradient[:, k].sum(), [z])[0].flatten(1) for k in range(size)]
+    mixed = [_pull(gradient[j, k], [theta])[0] for j in range(len(z)) for k in range(size)]
     return DenseHessian(torch.stack(together, dim=1), torch.stack(mixed).view(len(z), size, -1), tt)
 
 
@@ -191,10 +191,10 @@ def _pull(value: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
 
 
-def _rows(slope: Tensor, leaf: Tensor) -> Tensor:
+def _rows(gradient: Tensor, leaf: Tensor) -> Tensor:
     if not len(leaf):
         return leaf.new_zeros(0, 0)
-    return torch.stack([_pull(entry, [leaf])[0] for entry in slope])
+    return torch.stack([_pull(entry, [leaf])[0] for entry in gradient])
 
 
 def _double(targets: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from surmin.curvature.eigenvalue import lanczos
 from surmin.curvature.output_curvature import Message
 from surmin.options import Options
 from surmin.pipeline.in_process import InProcessPipeline
-from surmin.pipeline.wave import BlockWaves, Wave
+from surmin.pipeline.wave import BlockExpansion, Wave
 from surmin.stages.block import Block
 from surmin.surrogates.local_loss import LocalLoss
 from surmin.upper_bound import inflation, output_curvature
@@ -68,7 +68,7 @@ def expand(pipeline: InProcessPipeline, inputs: Tensor, targets: Tensor, options
     """
     options = exactly(options)
     wave = pipeline.forward(inputs, targets)
-    found = block_waves(pipeline, wave, options)
+    found = block_expansions(pipeline, wave, options)
     blocks = [
         LocalBlock(
             own.block, LocalLoss(own.gradient, own.curvature.product, kappa, cubic=options.cubic), own.messages[0]
@@ -83,7 +83,7 @@ def exactly(options: Options) -> Options:
     return replace(options, rank=None, curvature_fraction=1.0, wire=None, order="parallel")
 
 
-def block_waves(pipeline: InProcessPipeline, wave: Wave, options: Options) -> list[BlockWaves]:
+def block_expansions(pipeline: InProcessPipeline, wave: Wave, options: Options) -> list[BlockExpansion]:
     """Waves 2 and 3: what they leave in every trainable block, with the gradient kept at every block's boundary."""
     cut, _ = pipeline.cut(options.blocks)
     boundaries = {own[0].stage: [block.start for block in own if block.start] for own in cut}

@@ -20,10 +20,8 @@ from surmin.replicas import Replicas
 from surmin.seeds import draw_seed
 from surmin.stages.layer import flatten
 
-Shape = Sequence[int]
-"""The shape of one sample."""
-Build = Callable[[Shape, Shape], nn.Module]
-"""Makes a network for such shapes of a stage's output and the network's output, or raises ValueError."""
+Build = Callable[[Sequence[int], Sequence[int]], nn.Module]
+"""Makes a network for the shapes of one sample of a stage's output and of the network's, or raises ValueError."""
 
 
 class Auxiliary:
@@ -36,7 +34,7 @@ class Auxiliary:
         replicas: those that train the same network on other shares of the batch.
     """
 
-    def __init__(self, module: nn.Module, optimizer: Optimizer, shape: Shape, replicas: Replicas) -> None:
+    def __init__(self, module: nn.Module, optimizer: Optimizer, shape: Sequence[int], replicas: Replicas) -> None:
         self.module = module
         self.parameters = list(module.parameters())
         self._optimizer = optimizer
@@ -108,7 +106,7 @@ class AuxiliaryNetworks:
         """Whether the stage at a position has one."""
         return position in self._networks
 
-    def prepare(self, inputs: Tensor, outputs: Shape) -> None:
+    def prepare(self, inputs: Tensor, outputs: Sequence[int]) -> None:
         """Make them all at the first batch, for a network whose output has that shape.
 
         Raises:
@@ -172,7 +170,7 @@ class AuxiliaryNetworks:
         network.load_state_dict(own)
         return network
 
-    def _make(self, position: int, shape: Shape, outputs: Shape, like: Tensor) -> Auxiliary:
+    def _make(self, position: int, shape: Sequence[int], outputs: Sequence[int], like: Tensor) -> Auxiliary:
         stage = self._pipeline.stages[position]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(draw_seed(self._seed, int(stage.name)))

@@ -5,6 +5,7 @@ from typing import Any
 
 from surmin.methods.common.checks import check_positive
 from surmin.stages.stage import Stage
+from surmin.value_types import is_whole
 
 
 def check_keys(state: Mapping[str, Any], keys: Iterable[str], owner: str) -> None:
@@ -21,7 +22,7 @@ def check_seed(saved: int, own: int) -> None:
 
 def check_progress(state: Mapping[str, Any]) -> None:
     """Raise ValueError unless a state's round and damping can be those of a run."""
-    if type(state["round"]) is not int or state["round"] < 0:
+    if not is_whole(state["round"]):
         raise ValueError(f"the state's round must be a whole number from 0 up, got {state['round']!r}")
     check_positive("the state's damping", state["damping"])
 

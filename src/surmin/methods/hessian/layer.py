@@ -56,7 +56,7 @@ def layer_tangents(layer: Layer, inputs: Tensor, parameters: Mapping[str, Tensor
     if isinstance(point, LinearAtPoint | ConvolutionAtPoint):
         return BilinearTangents(point, cotangent)
     if isinstance(point, ElementwiseAtPoint):
-        return ElementwiseTangents(layer, inputs, point.derivative, cotangent)
+        return ElementwiseTangents(layer, inputs, point, cotangent)
     return GenericTangents(layer, inputs, parameters, cotangent)
 
 
@@ -98,12 +98,12 @@ class BilinearTangents:
 
 
 class ElementwiseTangents:
-    """f = σ(z), which has no parameters; `derivative` is σ'."""
+    """f = σ(z), which has no parameters; `point` multiplies by σ'."""
 
-    def __init__(self, layer: Layer, inputs: Tensor, derivative: Tensor, cotangent: Tensor) -> None:
+    def __init__(self, layer: Layer, inputs: Tensor, point: ElementwiseAtPoint, cotangent: Tensor) -> None:
         self.layer = layer
         self.inputs = inputs
-        self.derivative = derivative
+        self.point = point
         self.cotangent = cotangent
 
     @cached_property
@@ -116,11 +116,11 @@ class ElementwiseTangents:
     def push(self, tangents: Tensor | None, directions: Tensor | None) -> Tensor:
         """σ' ⊙ ż."""
         assert tangents is not None
-        return self.derivative * tangents
+        return self.point.input_jvp(tangents)
 
     def pull_inputs(self, changes: Tensor, tangents: Tensor | None, directions: Tensor | None) -> Tensor:
         """σ' ⊙ ġ + σ'' ⊙ g ⊙ ż."""
-        below = self.derivative * changes
+        below = self.point.input_vjp(changes)
         if tangents is None or self.second_order is None:
             return below
         return below.addcmul_(self.second_order, tangents)

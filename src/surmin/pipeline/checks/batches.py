@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from surmin.value_types import is_whole
+
 
 def check_microbatches(count: object) -> None:
     """Raise ValueError unless it is a number of micro-batches."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+    if not is_whole(count, least=1):
         raise ValueError(f"microbatches must be a whole number from 1 up, got {count!r}")
 
 
