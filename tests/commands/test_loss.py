@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from surmin.cli import main
 from surmin.commands import simulate as simulate_module
-from surmin.experiments.runs.metrics import read_rows
+from surmin.commands.training import describe_end
+from surmin.experiments.runs.metrics import Row, read_rows
 from surmin.methods.registry import METHODS
 from surmin.simulation.operations import Overheads
 from tests.experiments.runs.cases import save_regression
@@ -43,6 +44,11 @@ def test_a_run_ends_with_its_test_loss(capfd: pytest.CaptureFixture[str]) -> Non
     assert errors == "" and last.test_loss is not None and last.test_accuracy is None
     assert ", test loss " in output and "accuracy" not in output
     assert json.loads(Path("run/config.json").read_text())["options"]["loss"] == "squared"
+
+
+def test_a_test_loss_that_overflows_is_no_accuracy() -> None:
+    said = describe_end("finished", [Row(0, 1.0, test_loss=1.0), Row(1, 0.5)])
+    assert said.endswith("loss 0.5, test loss –")
 
 
 def test_every_method_trains_or_is_left_out(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from surmin.experiments.comparisons.paper_runs import PaperResult
 from surmin.experiments.runs.metrics import Row
-from surmin.experiments.runs.run import Status
+from surmin.experiments.runs.status import Status
 from surmin.plots.paper import draw_paper
 from tests.experiments.comparisons.test_paper import TINY, made
 

@@ -2,7 +2,7 @@ from dataclasses import replace
 from typing import Literal
 
 from surmin.experiments.runs.metrics import Row
-from surmin.experiments.runs.run import Status
+from surmin.experiments.runs.status import Status
 from surmin.plots.paper_tables import Groups, cell_table, cost_table, final_table
 from tests.experiments.comparisons.test_paper import made, stopping_at
 

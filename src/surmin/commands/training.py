@@ -1,5 +1,6 @@
 """What `surmin train` does in each process that trains."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -7,9 +8,10 @@ from surmin.commands.joining import joined_team
 from surmin.commands.progress import RoundProgress
 from surmin.exit_codes import DIVERGED, INTERRUPTED, SUCCESS
 from surmin.experiments.configs.run import RunConfig
-from surmin.experiments.runs.metrics import Row
-from surmin.experiments.runs.run import Run, Status
+from surmin.experiments.runs.metrics import Row, figures_of
+from surmin.experiments.runs.run import Run
 from surmin.experiments.runs.saved import SavedRun
+from surmin.experiments.runs.status import Status
 from surmin.plots.tables import percent, short
 
 EXIT_CODES: dict[Status, int] = {"interrupted": INTERRUPTED, "diverged": DIVERGED}
@@ -35,7 +37,7 @@ def _show(run: Run, path: Path, status: Status) -> None:
     from surmin.plots.run import draw_run  # here: it imports matplotlib, which the other workers do not need
 
     draw_run(path / "curves.png", run.config, run.rows)
-    print(describe_end(status, run.rows[-1]))
+    print(describe_end(status, run.rows))
     print(f"curves: {path / 'curves.png'}")
 
 
@@ -50,11 +52,12 @@ def _train(run: Run) -> Status:
         return run.train(show)
 
 
-def describe_end(status: Status, row: Row) -> str:
-    """How a run ended, in one line."""
+def describe_end(status: Status, rows: Sequence[Row]) -> str:
+    """How a run with these rows ended, in one line."""
+    row = rows[-1]
     rounds = f"{row.round} round{'' if row.round == 1 else 's'}, {row.seconds:.2f} s of training"
     if row.loss is None:
         return f"{status} after {rounds}: the loss or its gradient is not finite any more"
-    has_labels = row.test_loss is None
+    has_labels = "test_accuracy" in figures_of(rows)
     tested = f"accuracy {percent(row.test_accuracy)}" if has_labels else f"loss {short(row.test_loss)}"
     return f"{status} after {rounds}: loss {short(row.loss)}, test {tested}"

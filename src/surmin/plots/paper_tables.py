@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from surmin.experiments.comparisons.claims import ClaimVerdict
+from surmin.experiments.comparisons.claim import ClaimVerdict
 from surmin.experiments.comparisons.milestones import LOSS, is_out_of_reach, spent_until
 from surmin.experiments.comparisons.paper_results import write_setting
 from surmin.experiments.comparisons.paper_runs import Cell, PaperResult

@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from surmin.experiments.comparisons.claims import HOW_CLAIMS_ARE_JUDGED, ClaimVerdict, judge
+from surmin.experiments.comparisons.claim import ClaimVerdict
+from surmin.experiments.comparisons.claims import HOW_CLAIMS_ARE_JUDGED, judge
 from surmin.experiments.comparisons.gaps import Gap
 from surmin.experiments.comparisons.paper_runs import PaperResult
 from surmin.plots.paper_tables import verdict_table

@@ -19,7 +19,8 @@ from surmin.experiments.configs.saved import document
 from surmin.experiments.files import write_json
 from surmin.experiments.runs.folder import written_by_one
 from surmin.experiments.runs.metrics import Row, read_rows, write_rows
-from surmin.experiments.runs.run import Run, Status
+from surmin.experiments.runs.run import Run
+from surmin.experiments.runs.status import Status
 from surmin.methods.registry import METHODS, flag
 from tests.experiments.runs.cases import contents, resume, rows_of, start, tiny_comparison, tiny_run
 
@@ -274,6 +275,17 @@ def test_a_finished_run_counts_to_where_a_resumed_comparison_ends(tmp_path: Path
     assert found(rounds=2) == [("finished", 3)]
     assert found(target_loss=rows_of(folder)[1].loss) == [("reached", 2)]
     assert found(rounds=9) == []
+
+
+def test_a_comparison_does_not_end_between_evaluations_of_a_run_that_has_gone_on(tmp_path: Path) -> None:
+    config, folder = tiny_comparison(methods="gd", rounds=5, evaluate_every=2), tmp_path / "compared"
+    Comparison.start(config, folder).run()
+    before = contents(folder)
+    with pytest.raises(ValueError, match=r"gd-lr0\.1-seed0 has no figures of round 3 .*: ask for 2 or 4 rounds"):
+        Comparison.resume(folder, replace(config, rounds=3), folder)
+    assert contents(folder) == before
+    (shorter,) = Comparison.resume(folder, replace(config, rounds=4), folder).run()
+    assert shorter.last.round == 4
 
 
 @pytest.mark.parametrize("option", ["stages", "microbatches", "threads", "evaluate_every"])

@@ -28,7 +28,7 @@ from surmin.experiments.configs.ranges import MOST
 from surmin.experiments.configs.saved import document
 from surmin.experiments.files import write_json
 from surmin.experiments.runs.metrics import Row
-from surmin.experiments.runs.run import Status
+from surmin.experiments.runs.status import Status
 from surmin.plots.paper import draw_paper
 from surmin.plots.style import save
 from tests.experiments.comparisons.test_compare import interrupt_during

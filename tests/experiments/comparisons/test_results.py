@@ -7,7 +7,7 @@ from surmin.experiments.comparisons.completing import Result
 from surmin.experiments.comparisons.grid import PlannedRun
 from surmin.experiments.comparisons.results import CompareResult, Spread, choose, summarize, write_results
 from surmin.experiments.runs.metrics import Row
-from surmin.experiments.runs.run import Status
+from surmin.experiments.runs.status import Status
 from surmin.plots.tables import runs_table, summary_table
 from tests.experiments.runs.cases import tiny_run
 

@@ -1,36 +1,25 @@
-"""The paper's claims about its experiments, and ours about our own, checked against the results of the grid."""
+"""The paper's claims about its experiments, checked against the results of the grid, and then our own."""
 
-import math
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
+from surmin.experiments.comparisons.claim import ClaimVerdict, Groups, write_layers
 from surmin.experiments.comparisons.gaps import NOTHING, Gap, every, rises
-from surmin.experiments.comparisons.milestones import (
-    EARLY,
-    LOSS,
-    early_loss,
-    final_loss,
-    is_out_of_reach,
-    loss_after,
-    spent_until,
-    target,
-    write_loss,
-)
-from surmin.experiments.comparisons.paper_runs import Cell, PaperResult, by_cell
+from surmin.experiments.comparisons.milestones import final_loss, loss_after, target, write_loss
+from surmin.experiments.comparisons.own_claims import judge_own
+from surmin.experiments.comparisons.paper_runs import PaperResult, by_cell
 from surmin.experiments.configs.contenders import CONTENDERS
 
 SURROGATES = {"sm-paper": "Appendix A's SM", "sm": "our SM"}
-OURS = {"sm": "our SM", "sm-trips": "our SM with the preset trips"}
 OTHERS = [name for name, contender in CONTENDERS.items() if contender.family == "paper" and name not in SURROGATES]
 SAFEGUARDS = {
     "cgblock": "CGBlock as the paper describes it is worse than GD + Armijo",
     "cgblock-damping": "CGBlock with regularization is worse than GD + Armijo",
     "cgblock-armijo": "CGBlock stopped at negative curvature, with a line search, is worse than GD + Armijo",
 }
-WORDS = {True: "holds", False: "does not hold", None: "cannot be told"}
 HOW_CLAIMS_ARE_JUDGED = (
     "Losses are those that runs ended with, medians over seeds. A gap is the power of ten by which SM's loss is below "
     "the lowest of the paper's other methods at the same depth and N: +2 is a hundredth of it, and below 0 SM is "
@@ -39,33 +28,8 @@ HOW_CLAIMS_ARE_JUDGED = (
     "round before any of these runs is there."
 )
 
-Groups = Mapping[Cell, Sequence[PaperResult]]
 Gaps = Mapping[tuple[int, int], Gap]
 """By depth and N."""
-
-
-@dataclass(frozen=True)
-class ClaimVerdict:
-    """How a claim stands.
-
-    Attributes:
-        claim: what is claimed.
-        subject: about whom.
-        holds: whether it does; None if runs ended too early to tell.
-        figures: the figures that show it.
-        is_catching_up: whether gaps grow as claimed, but only to a smaller lag.
-    """
-
-    claim: str
-    subject: str
-    holds: bool | None
-    figures: str
-    is_catching_up: bool = False
-
-    @property
-    def verdict(self) -> str:
-        """In words."""
-        return "behind everywhere, by less" if self.is_catching_up else WORDS[self.holds]
 
 
 def judge(results: Sequence[PaperResult]) -> list[ClaimVerdict]:
@@ -78,7 +42,7 @@ def judge(results: Sequence[PaperResult]) -> list[ClaimVerdict]:
             early = _gaps(name, groups, partial(_median_after, rounds))
             verdicts += _told_once(early, _growth_claims(name, early, f", after {rounds} rounds"))
     verdicts += _block_claims(groups)
-    verdicts += _own_claims(groups)
+    verdicts += judge_own(groups)
     return verdicts
 
 
@@ -143,7 +107,7 @@ def _by_depth(texts: Mapping[tuple[int, int], str], asides: Mapping[int, str] = 
     """One text for every N at every depth, briefly; a depth may have an aside."""
     depths, steps = _axes(texts)
     lines = [
-        f"{_layers(depth)} {', '.join(texts.get((depth, n), '–') for n in steps)}{asides.get(depth, '')}"
+        f"{write_layers(depth)} {', '.join(texts.get((depth, n), '–') for n in steps)}{asides.get(depth, '')}"
         for depth in depths
     ]
     return f"at N = {', '.join(map(str, steps))}: {'; '.join(lines)}"
@@ -173,70 +137,5 @@ def _is_worse(own: Sequence[PaperResult], other: Sequence[PaperResult]) -> bool 
     return None if mine == theirs == target(own[0]) else mine > theirs
 
 
-def _own_claims(groups: Groups) -> list[ClaimVerdict]:
-    """What our SM should reach at the greatest depth."""
-    deepest = [cell for cell in groups if cell.layers == max(c.layers for c in groups)]
-    own = [cell for cell in deepest if cell.contender in OURS]
-    others = [cell for cell in deepest if cell.contender not in {*SURROGATES, *OURS}]
-    return [verdict for cell in own for verdict in (_early(cell, others, groups), _messages(cell, others, groups))]
-
-
-def _early(cell: Cell, others: Sequence[Cell], groups: Groups) -> ClaimVerdict:
-    claim = f"loss after {EARLY} rounds below the last loss of every method that sends no more messages a round"
-    losses = [loss for loss in map(early_loss, groups[cell]) if loss is not None]
-    if len(losses) < len(groups[cell]):
-        return ClaimVerdict(claim, _subject(cell), None, f"it was given fewer than {EARLY} rounds")
-    mine = statistics.median(losses)
-    rate = _median(groups[cell], _messages_per_round)
-    rivals = {
-        other: final_loss(groups[other]) for other in others if _median(groups[other], _messages_per_round) <= rate
-    }
-    best = min(rivals, key=rivals.__getitem__, default=None)
-    figures = f"{write_loss(mine, groups[cell])}, {rate:.0f} messages a round; " + (
-        f"the best of those others, {best.label}: {write_loss(rivals[best], groups[best])}"
-        if best
-        else "no other sends so few"
-    )
-    holds = math.isfinite(mine) and all(mine < loss for loss in rivals.values())
-    both_stopped = best is not None and mine == rivals[best] == target(groups[cell][0])
-    return ClaimVerdict(claim, _subject(cell), None if both_stopped else holds, figures)
-
-
-def _messages(cell: Cell, others: Sequence[Cell], groups: Groups) -> ClaimVerdict:
-    def messages(result: PaperResult) -> float:
-        row = spent_until(result.rows)
-        return math.inf if row is None else float(row.messages)
-
-    mine = _median(groups[cell], messages)
-    rivals = {other: _median(groups[other], messages) for other in others}
-    best = min(rivals, key=rivals.__getitem__, default=None)
-    least = math.inf if best is None else rivals[best]
-    claim = f"at most a sixth of the messages of the best other method to a loss of {LOSS:g}"
-    figures = (f"{mine:.0f} messages" if math.isfinite(mine) else "not reached") + (
-        f"; {best.label} {least:.0f}" if best and math.isfinite(least) else "; no other gets there"
-    )
-    if is_out_of_reach(groups[cell]):
-        return ClaimVerdict(claim, _subject(cell), None, f"runs stop at a loss of {target(groups[cell][0]):g}")
-    nothing_to_compare = least == 0 or (math.isinf(mine) and math.isinf(least))
-    return ClaimVerdict(claim, _subject(cell), None if nothing_to_compare else mine <= least / 6, figures)
-
-
-def _subject(cell: Cell) -> str:
-    return f"{OURS[cell.contender]}, {_layers(cell.layers)}, N = {cell.inner_steps}"
-
-
-def _layers(depth: int) -> str:
-    return f"{depth} layer{'' if depth == 1 else 's'}"
-
-
-def _messages_per_round(result: PaperResult) -> float:
-    last = result.last
-    return last.messages / max(1, last.round)
-
-
 def _median_after(rounds: int, results: Sequence[PaperResult]) -> float:
-    return _median(results, partial(loss_after, rounds))
-
-
-def _median(results: Sequence[PaperResult], figure: Callable[[PaperResult], float]) -> float:
-    return statistics.median(map(figure, results))
+    return statistics.median(loss_after(rounds, result) for result in results)

@@ -70,6 +70,7 @@ class Comparison:
         check_unchanged(read_config(source, CompareConfig), config, MAY_CHANGE - CHANGE_THE_TABLE | GROWS)
         check_device(source, choose_device(config.device))
         comparison = cls._prepare(config, path)
+        finished_runs(source, comparison.planned)
         if path != source:
             claim_folder(path)
             shutil.copytree(source, path, dirs_exist_ok=True)

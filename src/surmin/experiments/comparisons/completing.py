@@ -13,8 +13,9 @@ from surmin.data import Dataset
 from surmin.experiments.configs.run import RunConfig
 from surmin.experiments.runs.folder import FolderInUseError, RunFolder, written_by_one
 from surmin.experiments.runs.metrics import Row, read_rows
-from surmin.experiments.runs.run import Run, Status, status_of
+from surmin.experiments.runs.run import Run
 from surmin.experiments.runs.saved import SavedRun
+from surmin.experiments.runs.status import Status, status_after
 from surmin.launch.reports import DEBUG_VARIABLE, one_line
 
 
@@ -67,7 +68,11 @@ def run_folder(collection: Path, run: Planned) -> Path:
 
 
 def finished_runs(collection: Path, runs: Iterable[AnyRun]) -> dict[str, Result[AnyRun]]:
-    """The finished ones of some runs, by name."""
+    """The finished ones of some runs, by name.
+
+    Raises:
+        ValueError: if one has gone on past the last of its rounds without an evaluation there.
+    """
     return {run.name: result for run in runs if (result := _finished(collection, run)) is not None}
 
 
@@ -103,9 +108,14 @@ def complete(
 
 def _finished(collection: Path, run: AnyRun) -> Result[AnyRun] | None:
     """None if there is still something to do."""
-    rows = _rows(collection, run)
+    rows, rounds = _rows(collection, run), run.config.rounds
     for number, row in enumerate(rows, start=1):  # it may have gone beyond what is asked for now
-        status = status_of([row], run.config)
+        if row.round > rounds:
+            raise ValueError(
+                f"{run_folder(collection, run)} has no figures of round {rounds} and has gone on: ask for "
+                f"{rows[number - 2].round} or {row.round} rounds"
+            )
+        status = status_after(row, run.config)
         if status != "interrupted":
             return Result(run, rows[:number], status)
     return None

@@ -17,7 +17,7 @@ class Evaluation:
 
     Attributes:
         loss: mean over the whole training set.
-        test_accuracy: share of test labels it gets right, where there are labels.
+        test_accuracy: share of the test labels that it gets right, where there are labels.
         test_loss: mean over the whole test set, where there are none.
     """
 

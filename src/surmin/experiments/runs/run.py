@@ -2,12 +2,10 @@
 
 import sys
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -23,17 +21,14 @@ from surmin.experiments.runs.caveats import caveats
 from surmin.experiments.runs.folder import RunFolder, claimed, write_config, written_by_one
 from surmin.experiments.runs.metrics import Row, append_row, write_rows
 from surmin.experiments.runs.problem import build_problem, load_data, method_options
-from surmin.experiments.runs.processor import set_up_processor
+from surmin.experiments.runs.processor import set_up_processor, warm_up
 from surmin.experiments.runs.saved import SavedRun
+from surmin.experiments.runs.status import Status, status_after
 from surmin.experiments.runs.team import ALONE, Team
 from surmin.launch.interrupts import deferred_interrupt
 from surmin.methods.registry import build_method
 from surmin.pipeline.comparison import complaints_of
 from surmin.report import StepReport
-
-NO_CONTEXT = "Attempting to run cuBLAS"
-"""Start of torch's warning that its gradient thread is the first to use cuBLAS, which does no harm."""
-Status = Literal["reached", "finished", "diverged", "interrupted"]
 
 
 class Run:
@@ -83,7 +78,7 @@ class Run:
     @property
     def status(self) -> Status:
         """How far the run has come."""
-        return status_of(self.rows, self.config)
+        return status_after(self.rows[-1], self.config)
 
     def start(self) -> None:
         """Make the folder and record the starting point.
@@ -124,7 +119,7 @@ class Run:
         Args:
             on_row: called with every new row.
         """
-        _warm_up(self.problem.data.train_inputs.device)
+        warm_up(self.problem.data.train_inputs.device)
         saved = time.monotonic()
         with self._alone_in_folder(), deferred_interrupt() as is_interrupted:
             while self.status == "interrupted":
@@ -213,21 +208,3 @@ class Run:
         batch_size = self._batches.size * self.config.replicas
         for line in caveats(saved, self.config, self._method, self._options, batch_size):
             print(f"surmin: {line}", file=sys.stderr)
-
-
-def _warm_up(device: torch.device) -> None:
-    """Let torch now import and open what it does at the first gradient: half a second that is no method's work."""
-    point = torch.ones(1, 1, device=device, requires_grad=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", NO_CONTEXT)
-        torch.autograd.grad(point @ point, point, torch.ones_like(point))
-
-
-def status_of(rows: Sequence[Row], config: RunConfig) -> Status:
-    """What the rows of a run say about it; a run that was cut off in any way is interrupted."""
-    last = rows[-1]
-    if last.loss is None:
-        return "diverged"
-    if config.target_loss is not None and last.loss <= config.target_loss:
-        return "reached"
-    return "finished" if last.round >= config.rounds else "interrupted"
