@@ -19,7 +19,8 @@ from surmin.launch.group import joined
 from surmin.launch.worker import this_worker
 from surmin.losses import CrossEntropy
 from surmin.models import mlp
-from surmin.pipeline.distributed import Pipeline, ScheduleName
+from surmin.pipeline.distributed import Pipeline
+from surmin.pipeline.schedule_names import ScheduleName
 from surmin.stages.partition import partition
 
 FEATURES, CLASSES, LAYERS = 512, 10, 8

@@ -13,9 +13,10 @@ from surmin import CrossEntropy, StepReport, SurrogateMinimizer, partition
 from surmin.methods.base import Method
 from surmin.methods.registry import build_method
 from surmin.models import cnn, gpt, mlp
-from surmin.pipeline.distributed import Pipeline, ScheduleName
+from surmin.pipeline.distributed import Pipeline
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.placement import spread
+from surmin.pipeline.schedule_names import ScheduleName
 from surmin.pipeline.worker_pipeline import WorkerPipeline
 from tests.cases import Case
 from tests.device import here

@@ -20,11 +20,11 @@ from surmin import CrossEntropy, SurrogateMinimizer
 from surmin.methods.registry import build_method
 from surmin.pipeline.distributed import Pipeline
 from surmin.pipeline.in_process import InProcessPipeline
+from surmin.pipeline.schedule_names import SCHEDULES
 from tests.distributed.settings import SAMPLES, TIMEOUT, Setting, make_method, make_pipeline, running, values
 from tests.distributed.workers import Workers
 
 SETTING = Setting(workers=2, stages=4, microbatches=3)
-SCHEDULES = ["posted", "gpipe", "1f1b"]
 Batch = tuple[Tensor, Tensor]
 
 

@@ -17,6 +17,7 @@ from surmin import StepReport
 from surmin.curvature.output_curvature import Message
 from surmin.pipeline.channel import Receiver, Route, Sender
 from surmin.pipeline.process_links import ProcessLinks
+from surmin.pipeline.schedule_names import SCHEDULES
 from tests.distributed.settings import (
     SAMPLES,
     Outcome,
@@ -135,7 +136,6 @@ Otherwise they have every network, curvature and schedule together over one shap
 DRAW = 745
 """A seed by which every network, curvature and schedule has every number of workers, of stages and of micro-batches."""
 NETWORKS = ("mlp", "cnn", "gpt")
-SCHEDULES = ("posted", "gpipe", "1f1b")
 CURVATURES = ("factor", "fraction", "rank", "sample", "scalar")
 MICROBATCHES = (1, 3, 8)
 SHAPES = [shape for shape in product((1, 2, 4), (2, 4, 8), MICROBATCHES) if shape[0] <= shape[1]]

@@ -12,9 +12,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from surmin import StepReport, SurrogateMinimizer, partition
 from surmin.curvature.factor import FactorCurvature
 from surmin.methods.registry import build_method
-from surmin.pipeline.distributed import Pipeline, ScheduleName
+from surmin.pipeline.distributed import Pipeline
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.process_replicas import ProcessReplicas
+from surmin.pipeline.schedule_names import ScheduleName
 from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.trying_out import check_without_wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline

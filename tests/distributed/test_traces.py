@@ -12,7 +12,7 @@ import pytest
 import torch.distributed as dist
 
 from surmin.experiments.traces.timeline import Timeline
-from surmin.pipeline.distributed import ScheduleName
+from surmin.pipeline.schedule_names import ScheduleName
 from surmin.pipeline.tracing import Span, SpanRecorder, synchronized_clock
 from tests.distributed.settings import SAMPLES, Setting, make_method, running
 from tests.distributed.watching import watched

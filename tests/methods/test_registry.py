@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from surmin.methods.registry import METHODS, build_method, check_options, default_option, find_method, takes
+from surmin.methods.registry import METHODS, build_method, check_takes, default_option, find_method, takes
 from surmin.stages.partition import partition
 from tests.methods.cases import make_batch, make_model, make_pipeline
 
@@ -36,9 +36,9 @@ def test_unknown_methods() -> None:
 
 def test_options_that_a_method_does_not_take() -> None:
     with pytest.raises(ValueError, match="method adam does not take --damping, --inner-steps; it takes --lr"):
-        check_options("adam", ["damping", "inner_steps"])
+        check_takes("adam", ["damping", "inner_steps"])
     with pytest.raises(ValueError, match="does not take --lr; it takes --preset, --curvature"):
-        check_options("sm", ["lr"])
+        check_takes("sm", ["lr"])
     with pytest.raises(ValueError, match="unknown option 'lr'"):
         build_method("sm", make_pipeline(make_model()), lr=1.0)
     with pytest.raises(ValueError, match="method kfac does not take inner_steps; it takes damping, rank, curvature_f"):

@@ -91,7 +91,7 @@ def takes(name: str, option: str) -> bool:
     return option in find_method(name).options.split()
 
 
-def check_options(name: str, options: Iterable[str]) -> None:
+def check_takes(name: str, options: Iterable[str]) -> None:
     """Raise ValueError for options that the method does not take."""
     _check_taken(name, options, find_method(name).options.split(), flag)
 

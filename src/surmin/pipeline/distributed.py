@@ -17,6 +17,7 @@ from surmin.pipeline.held_stages import Boundaries
 from surmin.pipeline.introduction import Setup, have_a_gpu_each, introduce
 from surmin.pipeline.process_links import CLOSED, ProcessLinks
 from surmin.pipeline.process_replicas import Mesh, ProcessReplicas, pipes_of
+from surmin.pipeline.schedule_names import ScheduleName
 from surmin.pipeline.traffic import Traffic
 from surmin.pipeline.wave import Wave
 from surmin.pipeline.worker_pipeline import WorkerPipeline
@@ -26,7 +27,6 @@ from surmin.stages.stage import modules_of, stages_of
 if TYPE_CHECKING:
     from surmin.pipeline.scheduled import ScheduledGradients
 
-ScheduleName = Literal["posted", "gpipe", "1f1b"]
 Backend = Literal["nccl", "gloo"]
 TIMEOUT = 300.0
 NO_DUMP = "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", "0"

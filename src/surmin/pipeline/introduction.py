@@ -16,10 +16,10 @@ from surmin.pipeline.checks.batches import check_microbatches
 from surmin.pipeline.checks.losses import check_loss
 from surmin.pipeline.checks.modules import check_modules
 from surmin.pipeline.comparison import complaints_of, decode_status, encode_status
+from surmin.pipeline.schedule_names import SCHEDULES
 from surmin.stages.block import cut_blocks
 from surmin.stages.stage import Stage
 
-SCHEDULES = ("posted", "gpipe", "1f1b")
 GIVEN = {"microbatches": "numbers of micro-batches", "schedule": "schedules", "mesh": "meshes"}
 GPU_WITHOUT_NCCL = -1
 

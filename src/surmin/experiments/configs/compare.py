@@ -1,13 +1,14 @@
 """What a comparison is: several methods on one problem, as options of the command line. Imports no torch."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from tyro.conf import Fixed, Suppress, arg
 
 from surmin.experiments.configs.choices import parse_methods
 from surmin.experiments.configs.run import ExperimentConfig
 from surmin.methods.registry import METHODS
+from surmin.pipeline.schedule_names import ScheduleName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class CompareConfig(ExperimentConfig):
     ] = "sm,adam,gd-armijo"
     lr: tuple[str, ...] = ()
     seeds: int = 1
-    schedule: Annotated[Literal["posted", "gpipe", "1f1b"], Suppress, Fixed] = "posted"
+    schedule: Annotated[ScheduleName, Suppress, Fixed] = "posted"
     timeout: Annotated[float, Suppress, Fixed] = 300.0
 
     @property

@@ -13,8 +13,9 @@ from surmin.experiments.configs.problem import LOSSES, MODELS, ProblemConfig
 from surmin.experiments.configs.ranges import check_known, check_least, check_most, check_rate
 from surmin.experiments.configs.surrogate import SURROGATE_OPTIONS, SurrogateConfig
 from surmin.launch.deadlines import Deadlines
-from surmin.methods.registry import METHODS, check_options, flag
+from surmin.methods.registry import METHODS, check_takes, flag
 from surmin.own_code import is_own
+from surmin.pipeline.schedule_names import ScheduleName
 from surmin.value_types import check_types
 
 METHOD_OPTIONS = (
@@ -63,7 +64,7 @@ class ExperimentConfig(SurrogateConfig, ProblemConfig):
     workers: int = 1
     replicas: int = 1
     microbatches: int = 1
-    schedule: Literal["posted", "gpipe", "1f1b"] = "posted"
+    schedule: ScheduleName = "posted"
     timeout: float = 300.0
     inner_steps: int | None = None
     inner_lr: float | None = None
@@ -155,7 +156,7 @@ class RunConfig(ExperimentConfig):
         """As above; also, the method must be known and take the given options."""
         super().check()
         if not is_own(self.method):  # that is checked when it is built: nothing is imported because a file says so
-            check_options(self.method, self.given_options())
+            check_takes(self.method, self.given_options())
         if self.lr is not None and not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be a positive number, got {self.lr}")
         if not 0 <= self.checkpoint_seconds < math.inf:

@@ -13,6 +13,7 @@ from surmin.experiments.configs.ranges import check_least, check_rate
 from surmin.experiments.configs.run import ExperimentConfig
 from surmin.experiments.configs.surrogate import SURROGATE_OPTIONS, SurrogateConfig
 from surmin.methods.registry import flag
+from surmin.pipeline.schedule_names import SCHEDULES
 
 SIMULATED = ("sm", "sm-paper", "adam", "sgd", "gd", "gd-armijo", "lbfgs", "cgblock")
 """Methods whose workers all finish a round before any begins the one after the next."""
@@ -23,7 +24,7 @@ MINI_BATCHES = ("adam", "sgd")
 INNER_STEPS = ("sm", "sm-paper", "cgblock")
 """Methods that are given inner steps. L-BFGS has one iteration a round: where rounds end makes no difference to it."""
 DEFAULT_RATES = ("adam=0.003,0.01",)
-SCHEDULES = ("posted", "gpipe", "1f1b", "zero-bubble")
+WITH_ZERO_BUBBLE = (*SCHEDULES, "zero-bubble")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
     methods: Annotated[
         str, arg(help=f"of {', '.join(SIMULATED)}; the first is compared with the best of the others.")
     ] = "sm,adam,lbfgs,cgblock"
-    schedules: str = ",".join(SCHEDULES)
+    schedules: str = ",".join(WITH_ZERO_BUBBLE)
     latencies: str = "0.1,0.3,1,3,10,30,100"
     rates: str = "10000,1000,100,20"
     stages: str = "4"
@@ -89,8 +90,8 @@ class SimulateConfig(SurrogateConfig, ProblemConfig):
                 for rate in filter(None, rates):
                     check_rate("lr", rate, self.dtype)
         for name in names(self.schedules):
-            if name not in SCHEDULES:
-                raise ValueError(f"schedules: unknown {name!r}; choose from {', '.join(SCHEDULES)}")
+            if name not in WITH_ZERO_BUBBLE:
+                raise ValueError(f"schedules: unknown {name!r}; choose from {', '.join(WITH_ZERO_BUBBLE)}")
         for option in ("latencies", "rates"):
             numbers(option, getattr(self, option), zero_allowed=option == "latencies")
         for option in ("stages", "microbatches", "inner_steps"):

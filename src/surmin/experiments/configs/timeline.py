@@ -1,13 +1,14 @@
 """Options of `surmin timeline`. Importing this imports no torch, so that options can be refused at once."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from tyro.conf import Fixed, Suppress
 
 from surmin.experiments.configs.ranges import check_least
 from surmin.experiments.configs.run import ExperimentConfig
-from surmin.methods.registry import check_options
+from surmin.methods.registry import check_takes
+from surmin.pipeline.schedule_names import ScheduleName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class TimelineConfig(ExperimentConfig):
     width: int = 256
     workers: int = 4
     microbatches: int = 4
-    schedule: Literal["posted", "gpipe", "1f1b"] = "gpipe"
+    schedule: ScheduleName = "gpipe"
     gradient_steps: int = 5
     rounds: int = 2
     evaluate_every: Annotated[int, Suppress, Fixed] = 1
@@ -36,7 +37,7 @@ class TimelineConfig(ExperimentConfig):
     def check(self) -> None:
         """As above; there must be something to trace, and sm must take the options given."""
         super().check()
-        check_options("sm", self.given_options())
+        check_takes("sm", self.given_options())
         check_least(self, gradient_steps=1, rounds=1)
         if self.batch_size:
             raise ValueError("surmin timeline traces whole batches: leave batch_size out, and choose train_samples")
