@@ -12,5 +12,18 @@ def digest_of(named: Iterable[tuple[str, Tensor]]) -> str:
     digest = blake2b(digest_size=16)
     for name, tensor in named:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for part in strided_parts(tensor):
+            digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def strided_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """What holds a tensor's numbers in memory: itself, or the places and values of a sparse one."""
+    held = tensor.detach()
+    if held.layout == torch.strided:
+        return (held,)
+    if held.layout == torch.sparse_coo:
+        return held._indices(), held._values()
+    if held.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return held.crow_indices(), held.col_indices(), held.values()
+    return held.ccol_indices(), held.row_indices(), held.values()

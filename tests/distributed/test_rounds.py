@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from surmin.pipeline.in_process import InProcessPipeline
 from surmin.pipeline.worker_pipeline import WorkerPipeline
@@ -96,6 +96,17 @@ def linear(inputs: int, outputs: int, *, frozen: bool = False) -> nn.Module:
     return nn.Sequential(nn.Linear(inputs, outputs), nn.Tanh()).requires_grad_(not frozen)
 
 
+class Mixed(nn.Module):
+    """A fixed sparse matrix between features."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("matrix", torch.eye(features).roll(1, 0).to_sparse())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.sparse.mm(self.matrix, inputs.t()).t()
+
+
 PLACEMENTS: dict[str, Callable[[], list[nn.Module]]] = {
     "no parameters on the first worker": lambda: [nn.Flatten(), linear(5, 4), linear(4, 3)],
     "no parameters in the middle": lambda: [linear(5, 4), nn.Tanh(), linear(4, 3)],
@@ -104,6 +115,7 @@ PLACEMENTS: dict[str, Callable[[], list[nn.Module]]] = {
     "frozen at the bottom": lambda: [linear(5, 4, frozen=True), linear(4, 4), linear(4, 3)],
     "frozen in the middle": lambda: [linear(5, 4), linear(4, 4, frozen=True), linear(4, 3)],
     "all but one frozen": lambda: [linear(5, 4, frozen=True), linear(4, 4, frozen=True), linear(4, 3)],
+    "a sparse buffer on the last worker": lambda: [linear(5, 4), linear(4, 3), nn.Sequential(linear(3, 3), Mixed(3))],
     "two stages on the first worker": lambda: [linear(5, 4), linear(4, 4), linear(4, 4), linear(4, 3)],
     "two layers on the first worker": lambda: [
         nn.Sequential(linear(5, 4), linear(4, 4)),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from surmin import CrossEntropy, SquaredError, SurrogateMinimizer
+from surmin.digest import strided_parts
 from surmin.losses import ConvexLoss
 from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
@@ -133,7 +134,7 @@ def test_after_a_change_the_loss_is_computed_anew(change: Callable[[nn.Sequentia
 
 
 class Held(nn.Module):
-    """Holds a matrix that has no place in memory, or a vector that has no version."""
+    """Holds a matrix in several places in memory, or a vector that has no version."""
 
     def __init__(self, tensor: Tensor) -> None:
         super().__init__()
@@ -143,23 +144,35 @@ class Held(nn.Module):
         return (self.tensor @ inputs.t()).t() if self.tensor.dim() == 2 else inputs + self.tensor
 
 
-def sparse() -> Tensor:
-    return torch.eye(4, dtype=torch.float64).to_sparse()
-
-
 def without_version() -> Tensor:
     with torch.inference_mode():
         return torch.ones(4, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("make", [sparse, without_version])
-def test_with_buffers_that_cannot_be_watched_every_wave_is_new(make: Callable[[], Tensor]) -> None:
+BUFFERS = {
+    "sparse": lambda: torch.eye(4, dtype=torch.float64).to_sparse(),
+    "compressed rows": lambda: torch.eye(4, dtype=torch.float64).to_sparse_csr(),
+    "compressed columns": lambda: torch.eye(4, dtype=torch.float64).to_sparse_csc(),
+    "without version": without_version,
+}
+
+
+@pytest.mark.parametrize("kind", BUFFERS)
+@pytest.mark.filterwarnings("ignore:Sparse (CSR|CSC) tensor support is in beta state")
+def test_changes_of_unusual_buffers_are_seen(kind: str) -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(3, 4).double(), Held(make()), nn.Linear(4, 2).double())
+    held = Held(BUFFERS[kind]())
+    net = nn.Sequential(nn.Linear(3, 4).double(), held, nn.Linear(4, 2).double())
     sm, (inputs, targets) = SurrogateMinimizer([net], SquaredError()), batch()
     first, second = sm.step(inputs, targets), sm.step(inputs, targets)
     assert first.accepted and second.loss == pytest.approx(first.new_loss, rel=1e-12)
-    assert second.forward_waves == 1 + second.tries
+    assert second.forward_waves == second.tries
+    with torch.inference_mode():
+        strided_parts(held.tensor)[-1].mul_(2)
+    expected = 0.5 * (net(inputs) - targets).square().sum(1).mean()
+    third = sm.step(inputs, targets)
+    assert third.loss == pytest.approx(expected.item(), rel=1e-12)
+    assert third.forward_waves == 1 + third.tries
 
 
 def test_without_a_change_the_wave_is_used_again_and_nothing_differs() -> None:

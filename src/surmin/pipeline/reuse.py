@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from surmin.digest import strided_parts
 from surmin.pipeline.wave import Wave
 from surmin.stages.probe import all_equal, probe
 from surmin.stages.stage import Stage
 
-Noted = tuple[tuple[Tensor, int, int], ...]
+Places = tuple[int, ...]
+Noted = tuple[tuple[Tensor, Places, int], ...]
 """Tensors, held so that no other can take their place in memory, with their place and version at the time."""
 
 
@@ -60,10 +61,8 @@ class AcceptedWave:
     modes: Sequence[bool]
 
     @classmethod
-    def of(cls, wave: Wave, stages: Sequence[Stage]) -> "AcceptedWave | None":
+    def of(cls, wave: Wave, stages: Sequence[Stage]) -> "AcceptedWave":
         """Note what the wave ran with: from its tapes, or a copy if its owner has released them."""
-        if not all(map(_can_be_noted, _held(stages))):
-            return None
         tapes = [parts[0].parameters for parts in wave.tapes]
         values = [value.detach() for own in tapes for layer in own for value in layer.values()]
         own = values if tapes else [value.clone() for value in _parameters(stages)]
@@ -86,24 +85,28 @@ class AcceptedWave:
         """None: a copied pipeline has its own parameters and runs a wave there."""
 
 
-def _can_be_noted(tensor: Tensor) -> bool:
-    """Sparse tensors have no place in memory, and those of torch.inference_mode() no version."""
-    return tensor.layout == torch.strided and not tensor.is_inference()
-
-
 def _modes(stages: Sequence[Stage]) -> list[bool]:
     return [module.training for stage in stages for layer in stage.layers for module in layer.module.modules()]
 
 
 def _note(tensors: Sequence[Tensor]) -> Noted:
-    return tuple((tensor, tensor.data_ptr(), tensor._version) for tensor in tensors)
+    return tuple((tensor, _places(tensor), _version(tensor)) for tensor in tensors)
+
+
+def _places(tensor: Tensor) -> Places:
+    return tuple(part.data_ptr() for part in strided_parts(tensor))
+
+
+def _version(tensor: Tensor) -> int:
+    """Tensors made in torch.inference_mode() have none."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _same_tensors(noted: Noted, tensors: Sequence[Tensor]) -> bool:
     """Whether these are the noted tensors, at the same place and version."""
     return len(noted) == len(tensors) and all(
-        old is new and new.data_ptr() == place and new._version == version
-        for (old, place, version), new in zip(noted, tensors, strict=True)
+        old is new and _places(new) == places and _version(new) == version
+        for (old, places, version), new in zip(noted, tensors, strict=True)
     )
 
 
@@ -119,6 +122,11 @@ def _held(stages: Sequence[Stage]) -> list[Tensor]:
 
 
 def _probes(stages: Sequence[Stage]) -> list[Tensor]:
-    """Probes of frozen parameters and buffers."""
+    """Probes of frozen parameters and buffers, or all the numbers of those that have no version."""
     trained = {id(value) for stage in stages for layer in stage.layers for value in layer.parameters.values()}
-    return [probe(tensor) for tensor in _held(stages) if id(tensor) not in trained]
+    return [
+        part.clone() if tensor.is_inference() else probe(part)
+        for tensor in _held(stages)
+        if id(tensor) not in trained
+        for part in strided_parts(tensor)
+    ]
