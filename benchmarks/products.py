@@ -116,7 +116,7 @@ def hidden_block(width: int, samples: int, device: torch.device) -> BlockExpansi
     pipeline = InProcessPipeline(partition(problem.network(0), 2), CrossEntropy())
     curvature = FactorCurvature(options.rank, options.curvature_fraction)
     wave = pipeline.forward(problem.inputs, problem.targets)
-    gradients = pipeline.backward(wave)
+    gradients = pipeline.backward(wave, {})
     return pipeline.curvature(wave, gradients, cut_blocks(pipeline.stages, "layer"), curvature, 0)[1]
 
 

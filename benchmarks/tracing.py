@@ -26,7 +26,7 @@ def run(settings: Settings) -> Result:
         def compute() -> None:
             pipeline.tracer = tracer
             wave = pipeline.forward(problem.inputs, problem.targets)
-            pipeline.curvature(wave, pipeline.backward(wave), blocks, FactorCurvature(), 0)
+            pipeline.curvature(wave, pipeline.backward(wave, {}), blocks, FactorCurvature(), 0)
 
         return compute
 

@@ -166,7 +166,7 @@ def drawn(pipeline: WorkerPipeline) -> list[int]:
     """The rows of the batch that carry the curvature."""
     wave = pipeline.forward(*TANH.batch(32))
     blocks, _ = pipeline.cut("layer")
-    found = pipeline.curvature(wave, pipeline.backward(wave), blocks, FactorCurvature(fraction=0.5), seed=0)
+    found = pipeline.curvature(wave, pipeline.backward(wave, {}), blocks, FactorCurvature(fraction=0.5), seed=0)
     ((_, rows),) = found[0].messages
     return rows.tolist()
 

@@ -83,8 +83,8 @@ class CgBlockGaussNewton:
     def step(self, inputs: Tensor, targets: Tensor) -> StepReport:
         """One round: gradient and curvature wave, conjugate gradient in every block, line search."""
         meter = StepMeter(self.pipeline)
-        wave = self.pipeline.forward(inputs, targets, curvature=self._curvature)
-        by_layer = self.pipeline.backward(wave)
+        wave = self.pipeline.forward(inputs, targets, {}, self._curvature)
+        by_layer = self.pipeline.backward(wave, {})
         seed = draw_seed(self.seed, self._round)
         expansions = self.pipeline.curvature(wave, by_layer, self.blocks, self._curvature, seed)
         with self.pipeline.tracer.span("U"):

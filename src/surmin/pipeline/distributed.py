@@ -193,7 +193,7 @@ class Pipeline(WorkerPipeline):
         self._groups.append(group)
         return group
 
-    def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries, *, is_checked: bool) -> Wave:
+    def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries | None, *, is_checked: bool) -> Wave:
         """By torch's schedule, together with its gradient wave, if one was requested."""
         if self._scheduled is None:
             return super()._run_first(inputs, targets, boundaries, is_checked=is_checked)

@@ -159,23 +159,39 @@ class HeldStages:
             return self.stages[position].forward(state, parameters)
 
     def backward_part(
-        self, wave: Wave, number: int, cotangent: Tensor, boundaries: Boundaries, total: dict[Stage, list[Tensor]]
-    ) -> Tensor | None:
+        self, wave: Wave, number: int, cotangent: Tensor, boundaries: Boundaries | None,
+        total: dict[Stage, list[Tensor]],
+    ) -> Tensor | None:  # fmt: skip
         """Take the gradient of one micro-batch down through the stages here, as far as something trains, into `total`.
+
+        Args:
+            wave: whose micro-batch it is; without `boundaries` its activations are released.
+            number: of the micro-batch.
+            cotangent: the gradient in the last stage's output.
+            boundaries: as in `WorkerPipeline.backward`.
+            total: of all micro-batches so far.
 
         Returns:
             The gradient in the first stage's input, None if nothing trains below that.
         """
         with self.tracer.span("B", number):
-            for position in reversed(range(len(self.stages))):
-                stage, tape = self.stages[position], wave.tapes[position][number]
-                wanted = boundaries.get(stage, ())
-                self.backward_stage(position, tape, cotangent, wave.part_shape, total, wanted)
-                if self.trainable_below(position) == 0:
-                    return None
-                cotangent = tape.cotangents[0]
-                if position in self._crossings:
-                    self.traffic.send((cotangent,))
+            below = self._down_to_first(wave, number, cotangent, boundaries or {}, total)
+        if boundaries is None:
+            for tapes in wave.tapes:
+                tapes[number].release()
+        return below
+
+    def _down_to_first(
+        self, wave: Wave, number: int, cotangent: Tensor, boundaries: Boundaries, total: dict[Stage, list[Tensor]]
+    ) -> Tensor | None:
+        for position in reversed(range(len(self.stages))):
+            stage, tape = self.stages[position], wave.tapes[position][number]
+            self.backward_stage(position, tape, cotangent, wave.part_shape, total, boundaries.get(stage, ()))
+            if self.trainable_below(position) == 0:
+                return None
+            cotangent = tape.cotangents[0]
+            if position in self._crossings:
+                self.traffic.send((cotangent,))
         return cotangent
 
     def backward_stage(

@@ -35,7 +35,7 @@ class ScheduledGradients:
         self._group = group
         self._schedules: dict[tuple[torch.Size, torch.dtype], tuple[Any, _StageModule]] = {}
 
-    def run(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries, *, is_checked: bool) -> Wave:
+    def run(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries | None, *, is_checked: bool) -> Wave:
         """A forward wave with its gradients; those in the inputs of `boundaries` are kept."""
         key = (inputs.shape, inputs.dtype)
         if key not in self._schedules:
@@ -76,12 +76,12 @@ class _StageModule(nn.Module):
         self.anchor = nn.Parameter(torch.zeros((), device=pipeline.device))
         self.pipeline = pipeline
         self.wave: Wave | None = None
-        self.boundaries: Boundaries = {}
+        self.boundaries: Boundaries | None = None
         self.is_checked = False
 
-    def begin(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries, *, is_checked: bool) -> Wave:
-        """A new, still empty wave."""
-        self.boundaries = boundaries
+    def begin(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries | None, *, is_checked: bool) -> Wave:
+        """A new, still empty wave; one that is not checked yet keeps its activations for that."""
+        self.boundaries = boundaries if is_checked else boundaries or {}
         self.is_checked = is_checked
         labels = targets.chunk(self.pipeline.microbatches)
         self.wave = Wave(inputs.shape, labels, [[] for _ in self.pipeline.stages], gradients={})

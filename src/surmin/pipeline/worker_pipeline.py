@@ -51,7 +51,7 @@ class WorkerPipeline(SolvingStages):
         Args:
             inputs: the whole batch, the same on every worker of the pipe; its replicas have others as large.
             targets: of the whole batch.
-            boundaries: what `backward` will be asked to keep, for schedules that run it together with this wave.
+            boundaries: as `backward` will be given them, for schedules that run it together with this wave.
             curvature: what goes down after it.
             spent: an accepted wave whose tapes its owner has released, which is good enough here.
 
@@ -69,7 +69,7 @@ class WorkerPipeline(SolvingStages):
         if reused is not None:
             return reused
         try:
-            wave = self._run_first(inputs, targets, boundaries or {}, is_checked=like is not None)
+            wave = self._run_first(inputs, targets, boundaries, is_checked=like is not None)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, IndexError) as error:
@@ -108,7 +108,8 @@ class WorkerPipeline(SolvingStages):
 
         Args:
             wave: of a forward pass with gradients enabled.
-            boundaries: layers for whose inputs the gradient must be kept on the tapes.
+            boundaries: layers for whose inputs the gradient must be kept on the tapes. If None, only the gradient is
+                wanted of the wave: activations are released on the way down, and no curvature can follow.
             top: by micro-batch, the gradient in the network's output to start from, if it is that of another function
                 than the mean loss; only called on the worker with the last stage.
 
@@ -126,7 +127,7 @@ class WorkerPipeline(SolvingStages):
                 cotangent = self.top_cotangent(wave, number) if top is None else top(number)
             else:
                 (cotangent,) = self._receive(kind, number)
-            below = self.backward_part(wave, number, cotangent, boundaries or {}, total)
+            below = self.backward_part(wave, number, cotangent, boundaries, total)
             if below is not None:
                 self._send(kind, (below,))
         return self.averaged(self.completed(total))
@@ -140,7 +141,7 @@ class WorkerPipeline(SolvingStages):
         """Send the output curvature down (wave 3), message by message.
 
         Args:
-            wave: after `backward`.
+            wave: after `backward` with `boundaries`, {} for none.
             gradients: what `backward` returned.
             blocks: the blocks of every stage here.
             curvature: the kind of curvature that goes down.
@@ -148,7 +149,12 @@ class WorkerPipeline(SolvingStages):
 
         Returns:
             Every trainable block here with its share, from the first to the last.
+
+        Raises:
+            RuntimeError: if `backward` had no `boundaries` and released what is needed.
         """
+        if any(tapes[0].is_released for tapes in wave.tapes):
+            raise RuntimeError("the gradient wave released its activations: give backward its boundaries, {} for none")
         sizes = curvature.message_sizes(wave.shape[0], len(wave.targets))
         kinds: list[Kind] = [("curvature", wave.shape, repr(curvature), size) for size in sizes]
         for kind, count in Counter(kinds).items():
@@ -232,7 +238,7 @@ class WorkerPipeline(SolvingStages):
         complaint = outputs_error(self.loss, zip(outputs, targets, strict=True))
         return complaint or (curvature.outputs_error(outputs[0]) if curvature else None)
 
-    def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries, *, is_checked: bool) -> Wave:
+    def _run_first(self, inputs: Tensor, targets: Tensor, boundaries: Boundaries | None, *, is_checked: bool) -> Wave:
         """A forward wave, which may bring its gradients along; targets are checked before or after it."""
         (wave,) = self._run(inputs, targets, [None])
         return wave

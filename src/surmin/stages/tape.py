@@ -18,16 +18,22 @@ class Tape:
         inputs: every layer's input, and last the stage's output; attached to the graph until `backward`.
         parameters: those the pass ran with.
         cotangents: after `backward`, the gradient of the mean loss in `inputs[i]`, for the requested i.
+        is_released: whether only the output is left of `inputs`.
     """
 
     inputs: Sequence[Tensor]
     parameters: LayerParameters
     cotangents: dict[int, Tensor] = field(default_factory=dict)
+    is_released: bool = False
 
     @property
     def output(self) -> Tensor:
         """The stage's output."""
         return self.inputs[-1]
+
+    def release(self) -> None:
+        """Let go of all but the output, once nothing more will be asked of the pass."""
+        self.inputs, self.cotangents, self.is_released = (self.output.detach(),), {}, True
 
 
 class SelectedInputs(Sequence[Tensor]):
