@@ -2,6 +2,8 @@
 
 import copy
 import math
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from surmin.methods.base import Method
 from surmin.methods.fdg import FullyDecoupled
 from surmin.methods.registry import build_method
 from surmin.pipeline.in_process import InProcessPipeline
@@ -181,12 +184,18 @@ def test_batches_that_come_in_the_same_tensors(name: str) -> None:
     assert largest_difference(model, other_model) == 0
 
 
+def pickled(method: Method) -> Method:
+    copied: Method = pickle.loads(pickle.dumps(method))
+    return copied
+
+
+@pytest.mark.parametrize("copied_by", [copy.deepcopy, pickled])
 @pytest.mark.parametrize("name", METHODS)
-def test_a_copy_goes_on_by_itself(name: str) -> None:
+def test_a_copy_goes_on_by_itself(name: str, copied_by: Callable[[Method], Method]) -> None:
     method = build_method(name, make_pipeline(make_model(), 3), lr=LR)
     for number in range(3):
         method.step(*make_batch(number))
-    copied = copy.deepcopy(method)
+    copied = copied_by(method)
     found = [[own.step(*make_batch(number)).loss for number in range(3, 8)] for own in (method, copied)]
     assert found[0] == found[1]
 

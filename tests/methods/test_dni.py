@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from surmin import CrossEntropy, build_method
 from tests.methods.cases import largest_difference
 from tests.methods.local_cases import (
     SETTINGS,
@@ -129,6 +130,18 @@ def test_the_next_batch_may_be_put_into_the_last_one_s_tensors() -> None:
         found.append(method.auxiliary[0].state_dict()["weights"])
     for name, value in found[0].items():
         assert torch.equal(value, found[1][name]), name
+
+
+@pytest.mark.parametrize("ignored", [-1, 3])
+def test_ignored_labels_are_of_no_class(ignored: int) -> None:
+    """Positions that the loss ignores have zeros where a class would be, whatever their label."""
+    torch.manual_seed(0)
+    stages = [nn.Sequential(nn.Linear(5, 4), nn.Tanh()), nn.Linear(4, 3)]
+    method = build_method("dni", stages, CrossEntropy(ignore_index=ignored), lr=0.05)
+    inputs, targets = torch.randn(24, 5), torch.arange(24) % 3
+    targets[::4] = ignored
+    losses = [method.step(inputs, targets).loss for _ in range(20)]
+    assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,25 @@ def test_choices_that_are_refused() -> None:
         build_method("locoprop", make_pipeline(make_model()), inner_optimizer="armijo")
 
 
+class Unused(nn.Module):
+    """Has parameters that its output does not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.tanh()
+
+
+def test_parameters_that_do_nothing_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 4), Unused(), nn.Linear(4, 3)).double()
+    method = LocoProp(make_pipeline(network), local_loss="squared")
+    losses = [method.step(*make_batch()).loss for _ in range(3)]
+    assert torch.equal(network[1].weight, torch.ones(3).double()) and losses[2] < losses[0]
+
+
 def test_a_stage_without_layers_has_nothing_to_do() -> None:
     model, other = make_model(), make_model()
     lower, upper = partition(model, 2)

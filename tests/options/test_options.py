@@ -1,6 +1,7 @@
 import math
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 
 import surmin.options as options_module
@@ -26,6 +27,13 @@ def test_presets() -> None:
 
 def test_every_option_can_be_given_as_a_keyword() -> None:
     assert set(OptionValues.__annotations__) == set(Options.__annotations__)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    given = {"inner_steps": np.int64(7), "seed": np.uint8(3), "damping": np.float32(0.5)}
+    resolved = resolve_options("compute", given)
+    assert [type(getattr(resolved, name)) for name in given] == [int, int, float]
+    assert resolved == resolve_options("compute", {"inner_steps": 7, "seed": 3, "damping": 0.5})
 
 
 def test_explicit_options_override_the_preset() -> None:

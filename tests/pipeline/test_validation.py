@@ -194,6 +194,9 @@ GOOD_NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
     "an activation used twice": lambda: [nn.Sequential(nn.Linear(3, 4), (act := nn.Tanh()), nn.Linear(4, 2), act)],
     "a frozen layer used twice": lambda: frozen_twice(),
     "tied inside one module": lambda: [_Tied(), nn.Linear(3, 2)],
+    "a part used three times": lambda: [_Repeated(), nn.Linear(3, 2)],
+    "a part with two names": lambda: [_Named(), nn.Linear(3, 2)],
+    "a parameter without numbers": lambda: [nn.Linear(3, 2), _WithoutNumbers()],
 }
 
 
@@ -213,6 +216,65 @@ class _Tied(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.second(self.first(inputs).tanh())
+
+
+class _Repeated(nn.Module):
+    """The same layer three times over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([nn.Linear(3, 3)] * 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        for part in self.parts:
+            inputs = part(inputs).tanh()
+        return inputs
+
+
+class _Named(nn.Module):
+    """A layer that can be reached in two ways and is used once, and a parameter with two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({"encoder": nn.Linear(3, 3)})
+        self.encoder = self.parts["encoder"]
+        self.scale = nn.Parameter(torch.ones(3))
+        self.register_parameter("same_scale", self.scale)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.encoder(inputs).tanh() * self.scale + self.same_scale
+
+
+class _WithoutNumbers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing = nn.Parameter(torch.zeros(0))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return 2 * inputs
+
+
+@pytest.mark.parametrize("make", [_Tied, _Repeated, _Named])
+def test_a_rejected_step_leaves_parts_with_several_names_as_they_were(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(make(), nn.Linear(3, 2))
+    held, before = list(network.parameters()), [parameter.detach().clone() for parameter in network.parameters()]
+    sm = SurrogateMinimizer(network, CrossEntropy(), accept_above=0.999, max_tries=1, damping=1e-9)
+    for _ in range(2):
+        assert not sm.step(INPUTS, LABELS).accepted
+    assert all(now is then for now, then in zip(network.parameters(), held, strict=True))
+    assert all(torch.equal(now, then) for now, then in zip(held, before, strict=True))
+
+
+@pytest.mark.parametrize("make", [_Tied, _Repeated, _Named])
+def test_a_candidate_s_loss_is_that_of_the_network_there(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(make(), nn.Linear(3, 2)).double()
+    sm, inputs = SurrogateMinimizer(network, CrossEntropy()), INPUTS.double()
+    for _ in range(3):
+        report = sm.step(inputs, LABELS)
+        expected = nn.functional.cross_entropy(network(inputs), LABELS)
+        assert report.accepted and report.new_loss == pytest.approx(expected.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("options", [{}, {"curvature": "scalar"}], ids=["factor", "scalar"])
@@ -426,6 +488,28 @@ def test_parameters_replaced_or_frozen_behind_the_minimizer_s_back() -> None:
     network[2].bias.requires_grad_(False)
     with pytest.raises(ValueError, match=r"parameter 'bias' of layer 2 \(Linear\) was frozen since"):
         other.step(INPUTS, LABELS)
+
+
+def replaced(network: nn.Sequential) -> None:
+    network[1] = nn.ReLU()
+
+
+def appended(network: nn.Sequential) -> None:
+    network.append(nn.Softplus())
+
+
+def hooked(network: nn.Sequential) -> None:
+    network.register_forward_hook(lambda _module, _inputs, output: 2 * output)
+
+
+@pytest.mark.parametrize("change", [replaced, appended, hooked])
+def test_layers_changed_behind_the_minimizer_s_back(change: Callable[[nn.Sequential], None]) -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    sm = minimizer(nn.Linear(3, 3), network)
+    assert sm.step(INPUTS, LABELS).accepted
+    change(network)
+    with pytest.raises(ValueError, match=r"layers of stage 1 were added, removed or replaced, or .* given hooks"):
+        sm.step(INPUTS, LABELS)
 
 
 def test_a_parameter_that_is_gone_from_within_a_layer() -> None:

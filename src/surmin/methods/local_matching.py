@@ -91,6 +91,8 @@ class LocalMatching:
                 outputs = self.layer.forward(self.inputs)
             with torch.no_grad():
                 cotangent = (self.transfer(outputs.detach()) - self.target) / len(outputs)
+            if not outputs.requires_grad:  # they do not depend on the parameters
+                return torch.zeros_like(flatten(own))
             pieces = torch.autograd.grad(outputs, own, cotangent, allow_unused=True, materialize_grads=True)
         return flatten(pieces)
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
+
 from surmin.errors import did_you_mean
 from surmin.options import CUBIC_SOLVERS, NONLINEAR_SOLVERS, Options, SolverName
 from surmin.options.rules import check_effects, check_options
@@ -39,6 +41,7 @@ def resolve_options(preset: str, given: Mapping[str, Any]) -> Options:
     for name in given:
         if name not in known:
             raise ValueError(f"unknown option {name!r}: {did_you_mean(name, known)}see surmin.options.Options for all")
+    given = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
     options = replace(PRESETS[preset], **given)
     if "solver" not in given:
         options = replace(options, solver=_default_solver(options))

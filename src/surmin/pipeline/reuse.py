@@ -64,7 +64,7 @@ class AcceptedWave:
     def of(cls, wave: Wave, stages: Sequence[Stage]) -> "AcceptedWave":
         """Note what the wave ran with: from its tapes, or a copy if its owner has released them."""
         tapes = [parts[0].parameters for parts in wave.tapes]
-        values = [value.detach() for own in tapes for layer in own for value in layer.values()]
+        values = [value.detach() for own in tapes for layer in own for value in layer.values() if value.numel()]
         own = values if tapes else [value.clone() for value in _parameters(stages)]
         return cls(wave, _note(_held(stages)), own, _probes(stages), _modes(stages))
 
@@ -111,8 +111,9 @@ def _same_tensors(noted: Noted, tensors: Sequence[Tensor]) -> bool:
 
 
 def _parameters(stages: Sequence[Stage]) -> list[Tensor]:
-    """The trainable ones, by stage and layer."""
-    return [value.detach() for stage in stages for layer in stage.layers for value in layer.parameters.values()]
+    """The trainable ones that have numbers, by stage and layer."""
+    held = (value for stage in stages for layer in stage.layers for value in layer.parameters.values())
+    return [value.detach() for value in held if value.numel()]
 
 
 def _held(stages: Sequence[Stage]) -> list[Tensor]:

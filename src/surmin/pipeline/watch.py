@@ -39,8 +39,8 @@ class NetworkWatch:
         """Raise ValueError if a step cannot be made now.
 
         Gradients are switched off or autocast is on; a module is in a training mode it must not be in, or has a hook on
-        its backward pass; a parameter has a hook, or is not the one that training began with, so that its gradient
-        would be lost silently; or it was converted though it must not be.
+        its backward pass; a layer or a parameter is not the one that training began with, so that its gradient would
+        be lost silently; a parameter has a hook; or it was converted though it must not be.
         """
         for (layer, name, parameter), (dtype, device) in zip(self._parameters, self._kinds, strict=False):
             if (parameter.dtype, parameter.device) != (dtype, device):
@@ -58,6 +58,12 @@ class NetworkWatch:
                 check_mode(layer.module, f"layer {layer.name}")
             self._check_samples_again()
             self._modes = modes
+        for position, stage in enumerate(self._stages):
+            if stage.has_changed:
+                raise ValueError(
+                    f"layers of stage {position} were added, removed or replaced, or its nn.Sequential was given "
+                    "hooks, since the pipeline was made: make a new one"
+                )
         for layer, name, parameter in self._parameters:
             if _find(layer, name) is not parameter:
                 raise ValueError(

@@ -40,6 +40,19 @@ class Layer:
         return f"layer {self.name} ({type(self.module).__name__})"
 
     @cached_property
+    def _names(self) -> Mapping[str, Sequence[str]]:
+        """For every trainable parameter all names that it has in the module; a part with several names counts once."""
+        found: dict[int, list[str]] = {id(parameter): [] for parameter in self.parameters.values()}
+        places = set()
+        for name, parameter in self.module.named_parameters(remove_duplicate=False):
+            path, _, own = name.rpartition(".")
+            place = id(self.module.get_submodule(path)), own
+            if id(parameter) in found and place not in places:
+                places.add(place)
+                found[id(parameter)].append(name)
+        return {name: found[id(parameter)] for name, parameter in self.parameters.items()}
+
+    @cached_property
     def size(self) -> int:
         """Number of trainable numbers P."""
         return sum(parameter.numel() for parameter in self.parameters.values())
@@ -72,7 +85,11 @@ class Layer:
     def _run(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None) -> object:
         """What the module returns; errors of its own say where and on what."""
         try:
-            return functional_call(self.module, dict(parameters), (inputs,)) if parameters else self.module(inputs)
+            if not parameters:
+                return self.module(inputs)
+            # torch's own way with tied weights leaves a part that has two names with the other values
+            values = {name: value for first, value in parameters.items() for name in self._names[first]}
+            return functional_call(self.module, values, (inputs,), tie_weights=False)
         except (RuntimeError, IndexError) as error:
             if LEAF_CHANGED in str(error):
                 raise ValueError(self._in_place_message) from error

@@ -14,10 +14,12 @@ class Stage:
 
     Args:
         layers: what the stage consists of, from its input to its output.
+        module: that they were found in.
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[Layer], module: nn.Module | None = None) -> None:
         self.layers = list(layers)
+        self._module = module
 
     @classmethod
     def of(cls, module: nn.Module, first_index: int = 0) -> "Stage":
@@ -27,12 +29,18 @@ class Stage:
             module: the stage as a module.
             first_index: the number of layers before it, so that layers are numbered through the whole network.
         """
-        return cls([Layer.of(leaf, str(index)) for index, leaf in enumerate(leaf_modules(module), start=first_index)])
+        leaves = enumerate(leaf_modules(module), start=first_index)
+        return cls([Layer.of(leaf, str(index)) for index, leaf in leaves], module)
 
     @property
     def name(self) -> str:
         """The name of the first layer, by which a stage with layers is known in saved states."""
         return self.layers[0].name
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether the module it was found in now has other layers, or hooks where they were none."""
+        return self._module is not None and [*leaf_modules(self._module)] != [layer.module for layer in self.layers]
 
     @property
     def parameters(self) -> LayerParameters:

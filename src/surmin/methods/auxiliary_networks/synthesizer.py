@@ -52,7 +52,7 @@ class Synthesizer(nn.Module):
             state: h, (n, *state).
             targets: y, of n samples.
         """
-        y = F.one_hot(targets.long(), self._outputs[-1]) if _are_labels(targets, self._outputs) else targets
+        y = _one_hot(targets, self._outputs[-1]) if _are_labels(targets, self._outputs) else targets
         y = y.to(state.dtype)
         if self._layout == "image":
             y = y[:, :, None, None].expand(*y.shape, *state.shape[2:])
@@ -63,6 +63,12 @@ class Synthesizer(nn.Module):
             joined = torch.cat([state.flatten(1), y], 1)
         predicted: Tensor = self.network(joined)
         return predicted.view_as(state)
+
+
+def _one_hot(labels: Tensor, classes: int) -> Tensor:
+    """Zeros for a label that is of no class, which the loss ignores."""
+    known = (labels >= 0) & (labels < classes)
+    return F.one_hot(labels.long().where(known, 0), classes) * known.unsqueeze(-1)
 
 
 def check_targets(targets: Tensor, outputs: Sequence[int]) -> None:

@@ -1,7 +1,6 @@
 """What a stage keeps of a batch until its gradient comes."""
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,13 +29,15 @@ class Underway:
     inputs: list[Tensor] = field(default_factory=list)
     tapes: list[Tape] = field(default_factory=list)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Underway":
-        """Tapes hold graphs, which cannot be copied: a copy's tapes are made anew."""
-        stage, weights, inputs = deepcopy((self.stage, self.weights, self.inputs), memo)
-        batch = Underway(self.shape, stage, weights, inputs)
-        if self.tapes:
-            batch.run_again()
-        return batch
+    def __getstate__(self) -> dict[str, Any]:
+        """Tapes hold graphs, which can be neither copied nor pickled: a copy's tapes are made anew."""
+        return {**vars(self), "tapes": bool(self.tapes)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Run again if there were tapes."""
+        vars(self).update(state, tapes=[])
+        if state["tapes"]:
+            self.run_again()
 
     def run_again(self) -> None:
         """Make the tapes anew."""
